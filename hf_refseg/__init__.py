@@ -1,0 +1,46 @@
+"""hf_refseg: an image or a video and a sentence in, the mask of what the sentence means out."""
+
+from importlib import import_module
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+# In a checkout `modeling/` and `datasets_scripts/` lie beside the package; installed, they lie inside it.
+if not (Path(__file__).parent / "modeling").is_dir():
+    __path__.append(str(Path(__file__).parent.parent))
+
+from .auto import AutoModelForReferringSegmentation, register
+from .modeling.configuration_lavt import LavtConfig
+from .modeling.image_processing_refseg import RefSegImageProcessor
+from .modeling.modeling_lavt import LavtForReferringSegmentation
+from .modeling.modeling_refseg import ReferringSegmentationOutput
+from .modeling.pipeline_refseg import ReferringImageSegmentationPipeline
+from .modeling.processing_refseg import RefSegProcessor
+
+register()
+
+# Imported on first use: what they need is slow to import, and those who only run a model never need it.
+_LAZY = {
+    "RefSegTrainer": ".training.trainer",
+    "RefSegTrainingArguments": ".training.arguments",
+    "evaluate_masks": ".evaluation.protocols",
+    "evaluate_model": ".evaluation.evaluator",
+    "load_refseg": ".data.loading",
+}
+
+__all__ = [
+    "AutoModelForReferringSegmentation",
+    "LavtConfig",
+    "LavtForReferringSegmentation",
+    "RefSegImageProcessor",
+    "RefSegProcessor",
+    "ReferringImageSegmentationPipeline",
+    "ReferringSegmentationOutput",
+    *_LAZY,
+]
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name], __name__), name)
+    raise AttributeError(f"module 'hf_refseg' has no attribute '{name}'")

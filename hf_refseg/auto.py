@@ -1,0 +1,49 @@
+"""Makes the models known to transformers' Auto classes and pipelines."""
+
+from collections import OrderedDict
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
+from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping, auto_class_update
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from .modeling.configuration_lavt import LavtConfig
+from .modeling.image_processing_refseg import RefSegImageProcessor
+from .modeling.modeling_lavt import LavtForReferringSegmentation
+from .modeling.pipeline_refseg import ReferringImageSegmentationPipeline
+from .modeling.processing_refseg import RefSegProcessor
+
+
+class AutoModelForReferringSegmentation(_BaseAutoModelClass):
+    """Loads any model for referring segmentation by its configuration, as `AutoModel` does."""
+
+    _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
+
+
+AutoModelForReferringSegmentation = auto_class_update(
+    AutoModelForReferringSegmentation, head_doc="referring segmentation"
+)
+
+MODELS = {LavtConfig: LavtForReferringSegmentation}
+
+
+def register() -> None:
+    """Registers every method; done on `import hf_refseg`. Saved folders then carry the code they need."""
+    for config_class, model_class in MODELS.items():
+        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+        AutoModel.register(config_class, model_class, exist_ok=True)
+        AutoModelForReferringSegmentation.register(config_class, model_class, exist_ok=True)
+        AutoImageProcessor.register(
+            config_class, image_processor_classes={"torchvision": RefSegImageProcessor}, exist_ok=True
+        )
+        AutoProcessor.register(config_class, RefSegProcessor, exist_ok=True)
+        config_class.register_for_auto_class()
+        model_class.register_for_auto_class("AutoModel")
+    RefSegImageProcessor.register_for_auto_class()
+    RefSegProcessor.register_for_auto_class()
+    PIPELINE_REGISTRY.register_pipeline(
+        "referring-image-segmentation",
+        pipeline_class=ReferringImageSegmentationPipeline,
+        pt_model=AutoModel,
+        type="multimodal",
+    )

@@ -1,0 +1,1 @@
+"""Loading, masks and examples of referring segmentation data."""

@@ -1,0 +1,1 @@
+"""Training referring segmentation models with the Trainer."""

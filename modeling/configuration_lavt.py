@@ -1,0 +1,139 @@
+"""Configuration of LAVT (https://huggingface.co/papers/2112.02244)."""
+
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from .configuration_refseg import RefSegConfig
+
+
+@strict
+class LavtConfig(RefSegConfig):
+    r"""
+    Configuration of [`LavtForReferringSegmentation`]. With no arguments it is the main model of the paper: Swin-B with
+    window 12 and BERT base. Each ablation of the paper's tables 5 and 6 is a field.
+
+    Args:
+        backbone_config (`PreTrainedConfig` or `dict`, *optional*):
+            Swin configuration of the image encoder; defaults to Swin-B, window 12, drop path 0.3.
+        text_config (`PreTrainedConfig` or `dict`, *optional*):
+            Configuration of the text encoder; defaults to BERT base, uncased.
+        text_dropout (`bool`, *optional*, defaults to `True`):
+            Whether the text encoder's dropout is on in training. The released two-module variant trains with `False`,
+            the one-module variant ("lavt_one") with `True`.
+        fusion_type (`str`, *optional*, defaults to `"pixel_word"`):
+            `"pixel_word"`: the pixel-word attention module (section 3.1.2). `"pooled_sentence"`: its language maps are
+            replaced by the mean of all words (table 5, row 3).
+        fusion_num_heads (`list[int]`, *optional*, defaults to `(1, 1, 1, 1)`):
+            Attention heads of the pixel-word attention, per stage.
+        fusion_activation (`str`, *optional*, defaults to `"gelu"`):
+            Nonlinearity of the projections of equations 6 and 7: `"gelu"` (released weights) or `"relu"` (as printed).
+        fusion_norm (`str`, *optional*, defaults to `"instance"`):
+            Normalization of the query and of the language maps: `"instance"`, `"layer"`, `"batch"` or `"none"`
+            (table 6 b).
+        fusion_dropout (`float`, *optional*, defaults to 0.0):
+            Dropout after the output projection of equation 7.
+        language_pathway (`bool`, *optional*, defaults to `True`):
+            Whether fused features go on into the next stage (equations 8 and 9; table 5, row 2).
+        gate_activation (`str`, *optional*, defaults to `"tanh"`):
+            Last nonlinearity of the language gate: `"tanh"`, `"sigmoid"`, or `"none"` for a pathway without a gate
+            (table 6 a and c).
+        decoder_features (`str`, *optional*, defaults to `"F"`):
+            Features the decoder reads: `"F"` (fused), `"E"` (after the language pathway) or `"V"` (visual, stages 2 to
+            4) (table 6 c).
+        decoder_hidden_size (`int`, *optional*):
+            Width of the decoder; defaults to half the width of the last stage.
+        loss_type (`str`, *optional*, defaults to `"cross_entropy"`):
+            `"cross_entropy"` (conference), `"dice"` (journal), `"dice_focal"` or `"dice_boundary"`.
+        class_weights (`list[float]`, *optional*, defaults to `(0.9, 1.1)`):
+            Weights of background and foreground in the cross-entropy.
+        boundary_loss_weight (`float`, *optional*, defaults to 0.05):
+            Weight of the boundary loss in `"dice_boundary"`.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the truncated normal that the language gates start from.
+
+    Example:
+
+    ```python
+    >>> from hf_refseg import LavtConfig, LavtForReferringSegmentation
+
+    >>> configuration = LavtConfig(gate_activation="sigmoid")
+    >>> model = LavtForReferringSegmentation(configuration)
+    ```"""
+
+    model_type = "lavt"
+    sub_configs_defaults = {
+        "backbone_config": SubConfigSpec(
+            config_class=AutoConfig,
+            model_type="swin",
+            init_kwargs={
+                "image_size": 480,
+                "embed_dim": 128,
+                "depths": [2, 2, 18, 2],
+                "num_heads": [4, 8, 16, 32],
+                "window_size": 12,
+                "drop_path_rate": 0.3,
+            },
+        ),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
+    }
+
+    backbone_config: PreTrainedConfig | dict | None = None
+    text_config: PreTrainedConfig | dict | None = None
+    text_dropout: bool = True
+    fusion_type: Literal["pixel_word", "pooled_sentence"] = "pixel_word"
+    fusion_num_heads: list[int] | tuple[int, ...] = (1, 1, 1, 1)
+    fusion_activation: Literal["gelu", "relu"] = "gelu"
+    fusion_norm: Literal["instance", "layer", "batch", "none"] = "instance"
+    fusion_dropout: float | int = 0.0
+    language_pathway: bool = True
+    gate_activation: Literal["tanh", "sigmoid", "none"] = "tanh"
+    decoder_features: Literal["F", "E", "V"] = "F"
+    decoder_hidden_size: int | None = None
+    loss_type: Literal["cross_entropy", "dice", "dice_focal", "dice_boundary"] = "cross_entropy"
+    class_weights: list[float | int] | tuple[float | int, ...] = (0.9, 1.1)
+    boundary_loss_weight: float | int = 0.05
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.decoder_hidden_size is None:
+            self.decoder_hidden_size = self.stage_widths[-1] // 2
+
+    @property
+    def stage_widths(self) -> list[int]:
+        """Channels of the visual features of each stage."""
+        return [self.backbone_config.embed_dim * 2**stage for stage in range(len(self.backbone_config.depths))]
+
+    @property
+    def num_decoder_stages(self) -> int:
+        """How many of the last stages the decoder reads: V_1 holds no language, so it is left out (section 4.3.1)."""
+        return len(self.stage_widths) - (self.decoder_features == "V")
+
+    def validate_architecture(self):
+        """Checks that the parts fit together; called on construction."""
+        if self.backbone_config.model_type != "swin":
+            raise ValueError(
+                f"backbone_config: LAVT fuses language between the stages of a Swin transformer, got model_type "
+                f"'{self.backbone_config.model_type}'. Pass a SwinConfig."
+            )
+        if len(self.fusion_num_heads) != len(self.stage_widths):
+            raise ValueError(
+                f"fusion_num_heads: one number per stage is needed, {len(self.stage_widths)} in all, "
+                f"got {list(self.fusion_num_heads)}."
+            )
+        for width, heads in zip(self.stage_widths, self.fusion_num_heads, strict=True):
+            if heads < 1 or width % heads:
+                raise ValueError(f"fusion_num_heads: {heads} heads do not divide a stage of {width} channels.")
+        if len(self.class_weights) != 2 or min(self.class_weights) <= 0:
+            raise ValueError(f"class_weights: two positive numbers are needed, got {list(self.class_weights)}.")
+        if self.decoder_features in ("E", "V") and not self.language_pathway:
+            raise ValueError(
+                f'decoder_features="{self.decoder_features}" holds no language without the language pathway: set '
+                'language_pathway=True, or decoder_features="F".'
+            )
+
+
+__all__ = ["LavtConfig"]

@@ -1,0 +1,120 @@
+"""The encoders that methods pick from, cut into stages so that language can enter between them."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.swin.modeling_swin import (
+    SwinAttention,
+    SwinLayer,
+    eager_attention_forward,
+    window_partition,
+    window_reverse,
+)
+
+
+class WindowAttention(SwinAttention):
+    """Attention within windows whose additive scores (position bias and shift mask) are given as one tensor."""
+
+    def forward(self, windows: Tensor, added_scores: Tensor) -> Tensor:
+        """`windows` (batch * windows, area, channels); `added_scores` (1 or batch * windows, heads, area, area)."""
+        by_head = (*windows.shape[:-1], self.num_attention_heads, self.head_dim)
+        query, key, value = (
+            project(windows).view(by_head).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        dropout = self.attention_dropout if self.training else 0.0
+        attended, _ = attend(self, query, key, value, added_scores, dropout=dropout, scaling=self.scaling)
+        return self.o_proj(attended.reshape(windows.shape))
+
+
+class WindowLayer(SwinLayer):
+    """A Swin layer that pads a map to whole windows, however small, and never shrinks window or shift.
+
+    What is added to the attention scores depends on the map's size and on trained values alone: without gradients it
+    is kept for the last size seen, with gradients it is computed in every call.
+    """
+
+    def __init__(self, config: PreTrainedConfig, dim: int, num_heads: int, drop_path_rate: float, shift_size: int):
+        super().__init__(config, dim, (0, 0), num_heads, drop_path_rate, shift_size)
+        self.attention = WindowAttention(config, dim, num_heads, config.window_size)
+        self.kept_scores: tuple[tuple, Tensor] | None = None
+
+    def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        """`tokens` (batch, height * width, channels), `size` (height, width); returns the same shape."""
+        batch, _, channels = tokens.shape
+        maps, _ = self.maybe_pad(self.layernorm_before(tokens).view(batch, *size, channels), *size)
+        padded_size = maps.shape[1:3]
+        windows = window_partition(self.cyclic_shift(maps), self.window_size)
+        attended = self.attention(windows.flatten(1, 2), self.added_scores(padded_size, batch))
+        maps = window_reverse(attended.view(windows.shape), self.window_size, *padded_size)
+        maps = self.cyclic_shift(maps, reverse=True)[:, : size[0], : size[1]]
+        tokens = tokens + self.drop_path(self.dropout(maps.reshape(tokens.shape)))
+        return tokens + self.drop_path(self.dropout(self.mlp(self.layernorm_after(tokens))))
+
+    def added_scores(self, padded_size: torch.Size, batch: int) -> Tensor:
+        """Position bias plus shift mask, (1 or batch * windows, heads, area, area)."""
+        table = self.attention.relative_position_bias.relative_position_bias_table
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or table.is_inference():
+            return self.compute_added_scores(padded_size, batch)
+        wanted = (padded_size, batch, table.data_ptr(), table._version, table.dtype)
+        if self.kept_scores is None or self.kept_scores[0] != wanted:
+            self.kept_scores = (wanted, self.compute_added_scores(padded_size, batch))
+        return self.kept_scores[1]
+
+    def compute_added_scores(self, padded_size: torch.Size, batch: int) -> Tensor:
+        bias = self.attention.relative_position_bias()
+        if self.shift_size == 0:
+            return bias
+        shift_mask = self.get_attn_mask(*padded_size, dtype=bias.dtype, device=bias.device)
+        return (bias + shift_mask.unsqueeze(1)).repeat(batch, 1, 1, 1)
+
+
+class SwinStages(nn.Module):
+    """transformers' Swin transformer, run stage by stage, without its final normalization.
+
+    A fresh or pretrained `SwinModel` lies inside as `model`, so that its weights load and save as in transformers.
+    """
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.model = AutoModel.from_config(config, add_pooling_layer=False)
+        self.model.layernorm = nn.Identity()
+        first_layer = 0
+        for index, stage in enumerate(self.model.encoder.layers):
+            stage.blocks = nn.ModuleList(
+                WindowLayer(
+                    config,
+                    dim=config.embed_dim * 2**index,
+                    num_heads=config.num_heads[index],
+                    # Stochastic depth grows linearly from the first layer of all to the last.
+                    drop_path_rate=config.drop_path_rate * (first_layer + layer) / max(sum(config.depths) - 1, 1),
+                    shift_size=config.window_size // 2 * (layer % 2),
+                )
+                for layer in range(config.depths[index])
+            )
+            first_layer += config.depths[index]
+
+    def load_encoder(self, pretrained: PreTrainedModel) -> None:
+        """Takes over the weights of a pretrained `SwinModel` of the same configuration, all but its final norm."""
+        weights = {name: value for name, value in pretrained.state_dict().items() if not name.startswith("layernorm.")}
+        self.model.load_state_dict(weights)
+
+    def embed(self, pixel_values: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Patch tokens (batch, height * width, channels) and their (height, width); odd sizes are padded."""
+        return self.model.embeddings(pixel_values)
+
+    def run_stage(self, index: int, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        """The transformer layers of one stage; keeps the shape of `tokens`."""
+        for layer in self.model.encoder.layers[index].blocks:
+            tokens = layer(tokens, size)
+        return tokens
+
+    def merge(self, index: int, tokens: Tensor, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+        """Patch merging after a stage: half the size (rounded up), twice the channels."""
+        height, width = size
+        return self.model.encoder.layers[index].downsample(tokens, size), ((height + 1) // 2, (width + 1) // 2)

@@ -1,0 +1,165 @@
+"""Images and masks on their way into a model, and logits on their way back to masks at the image's own size."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision.transforms.v2.functional as tvF
+from PIL import Image, ImageOps
+from torch import Tensor
+from transformers.image_processing_backends import TorchvisionBackend
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    ChannelDimension,
+    ImageInput,
+    PILImageResampling,
+    SizeDict,
+)
+from transformers.processing_utils import ImagesKwargs, Unpack
+from transformers.utils import ModelOutput, TensorType
+
+
+class RefSegImageProcessorKwargs(ImagesKwargs, total=False):
+    """
+    mask_threshold (`float`, *optional*, defaults to 0.5):
+        Foreground probability above which a pixel belongs to the mask.
+    """
+
+    mask_threshold: float
+
+
+class RefSegImageProcessor(TorchvisionBackend):
+    """Resizes images without keeping their aspect ratio and normalizes them; masks are resized to match.
+
+    The defaults are those of LAVT (section 3.3): 480 by 480 pixels, antialiased bilinear, ImageNet mean and standard
+    deviation; masks take the nearest pixel. Images may be PIL images of any mode (EXIF orientation is applied), numpy
+    arrays, torch tensors, or paths and URLs.
+    """
+
+    valid_kwargs = RefSegImageProcessorKwargs
+    model_input_names = ["pixel_values"]
+    resample = PILImageResampling.BILINEAR
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    size = {"height": 480, "width": 480}
+    default_to_square = True
+    do_resize = True
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = True
+    do_convert_rgb = True
+    mask_threshold = 0.5
+
+    def __init__(self, **kwargs: Unpack[RefSegImageProcessorKwargs]) -> None:
+        super().__init__(**kwargs)
+
+    def preprocess(
+        self,
+        images: ImageInput,
+        segmentation_maps: ImageInput | None = None,
+        **kwargs: Unpack[RefSegImageProcessorKwargs],
+    ) -> BatchFeature:
+        """Returns `pixel_values` (batch, 3, height, width) and, with `segmentation_maps`, `mask_labels`.
+
+        Args:
+            images: one image or a list.
+            segmentation_maps: one (height, width) mask per image or a list, nonzero = target, as large as the image;
+                returned as int64 0 or 1, (batch, height, width).
+        """
+        return super().preprocess(images, segmentation_maps, **kwargs)
+
+    def process_image(self, image: ImageInput, do_convert_rgb: bool | None = None, **kwargs) -> Tensor:
+        if isinstance(image, Image.Image) and do_convert_rgb:
+            image = upright_rgb(image)
+        return super().process_image(image, do_convert_rgb=do_convert_rgb, **kwargs)
+
+    def resize(self, image: Tensor, size: SizeDict, resample: PILImageResampling | None = None, **kwargs) -> Tensor:
+        """Resizes images (batch, channels, height, width); those of the papers, 8-bit RGB, with PIL as the papers did.
+
+        torchvision rounds differently in up to a fifth of the values.
+        """
+        is_8_bit_rgb = image.dtype == torch.uint8 and image.shape[1] == 3
+        if image.device.type != "cpu" or not is_8_bit_rgb or not isinstance(resample, int):
+            return super().resize(image, size, resample=resample, **kwargs)
+        pictures = (Image.fromarray(array) for array in image.permute(0, 2, 3, 1).numpy())
+        arrays = [np.asarray(picture.resize((size.width, size.height), resample)) for picture in pictures]
+        return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+
+    def _preprocess_image_like_inputs(
+        self,
+        images: ImageInput,
+        segmentation_maps: ImageInput | None,
+        do_convert_rgb: bool,
+        input_data_format: ChannelDimension,
+        return_tensors: str | TensorType | None,
+        device: str | torch.device | None = None,
+        **kwargs,
+    ) -> BatchFeature:
+        images = self._prepare_image_like_inputs(
+            images=images, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, device=device
+        )
+        data = {"pixel_values": self._preprocess(images, return_tensors=None, **kwargs)["pixel_values"]}
+        if segmentation_maps is not None:
+            data["mask_labels"] = self._preprocess_masks(segmentation_maps, device, **kwargs)
+        return BatchFeature(data=data, tensor_type=return_tensors)
+
+    def _preprocess_masks(self, segmentation_maps: ImageInput, device: str | torch.device | None, **kwargs) -> list:
+        masks = self._prepare_image_like_inputs(
+            images=segmentation_maps,
+            expected_ndims=2,
+            do_convert_rgb=False,
+            input_data_format=ChannelDimension.FIRST,
+            device=device,
+        )
+        masks = [(mask != 0).to(torch.uint8) for mask in masks]
+        unscaled = {"do_normalize": False, "do_rescale": False, "resample": tvF.InterpolationMode.NEAREST_EXACT}
+        masks = self._preprocess(masks, return_tensors=None, **{**kwargs, **unscaled})["pixel_values"]
+        return [mask.squeeze(0).to(torch.int64) for mask in masks]
+
+    def post_process_referring_segmentation(
+        self, outputs: ModelOutput, target_sizes: list[tuple[int, int]] | None = None, threshold: float | None = None
+    ) -> list[dict]:
+        """Turns logits into one mask per text.
+
+        Args:
+            outputs ([`ReferringSegmentationOutput`]): what the model returned.
+            target_sizes: height and width of each mask, usually those of the (upright) image; the size of the logits
+                if absent.
+            threshold: foreground probability above which a pixel belongs to the mask; the processor's `mask_threshold`
+                if absent.
+
+        Returns:
+            A dictionary per text: `mask` (bool tensor (height, width)), `score` (the mean foreground probability
+            inside the mask, 0 for an empty one) and `present` (whether the mask holds any pixel).
+
+        Raises:
+            ValueError: where the numbers of logits and sizes differ.
+        """
+        threshold = self.mask_threshold if threshold is None else threshold
+        sizes = [tuple(outputs.logits.shape[-2:])] * len(outputs.logits) if target_sizes is None else target_sizes
+        if len(sizes) != len(outputs.logits):
+            raise ValueError(f"Pass one target size per text: got {len(sizes)} sizes for {len(outputs.logits)} texts.")
+        return [
+            self._post_process_one(logits, size, threshold) for logits, size in zip(outputs.logits, sizes, strict=True)
+        ]
+
+    @staticmethod
+    def _post_process_one(logits: Tensor, size: tuple[int, int], threshold: float) -> dict:
+        height, width = (int(side) for side in size)
+        resized = F.interpolate(logits[None, None].float(), (height, width), mode="bilinear", align_corners=False)
+        probabilities = resized[0, 0].sigmoid()
+        mask = probabilities > threshold
+        present = bool(mask.any())
+        return {"mask": mask, "score": probabilities[mask].mean().item() if present else 0.0, "present": present}
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A PIL image of any mode as RGB, turned the way its EXIF orientation says; 16-bit gray keeps its contrast."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    return image.convert("RGB")
+
+
+__all__ = ["RefSegImageProcessor", "upright_rgb"]

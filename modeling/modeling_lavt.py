@@ -1,0 +1,328 @@
+"""LAVT: language-aware vision transformer for referring segmentation (https://huggingface.co/papers/2112.02244).
+
+Equations, sections and tables are those of the journal version. Where the released weights differ from the paper,
+they are followed and a configuration field gives the paper's form.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModel
+from transformers import initialization as init
+
+from .configuration_lavt import LavtConfig
+from .encoders_refseg import SwinStages
+from .layers_refseg import PixelNorm, resize_aligned, to_map
+from .losses_refseg import two_class_boundary_loss, two_class_dice_loss, two_class_focal_loss, weighted_cross_entropy
+from .modeling_refseg import ImageFeatures, RefSegPreTrainedModel
+
+ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+
+
+def build_fusion_norm(kind: str, channels: int) -> nn.Module:
+    """The normalization inside the pixel-word attention (table 6 b), for features with the channels last."""
+    norms = {
+        "instance": lambda: PixelNorm(nn.InstanceNorm1d(channels)),
+        "batch": lambda: PixelNorm(nn.BatchNorm1d(channels)),
+        "layer": lambda: nn.LayerNorm(channels),
+        "none": nn.Identity,
+    }
+    return norms[kind]()
+
+
+class PixelWordAttention(nn.Module):
+    """For every pixel, the words that matter to it: the language maps G_i (section 3.1.2, equations 1 to 5).
+
+    Shapes: `pixels` (batch, positions, channels), `words` (batch, tokens, text_channels), `word_mask` (batch, tokens)
+    with 1 = word. Returns (batch, positions, channels).
+    """
+
+    def __init__(self, channels: int, text_channels: int, num_heads: int, norm: str) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(channels, channels)
+        self.query_norm = build_fusion_norm(norm, channels)
+        self.key = nn.Linear(text_channels, channels)
+        self.value = nn.Linear(text_channels, channels)
+        self.output = nn.Linear(channels, channels)
+        self.output_norm = build_fusion_norm(norm, channels)
+
+    def forward(self, pixels: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
+        query = self.query_norm(self.query(pixels))  # equation 1
+        key = self.key(words) * word_mask.unsqueeze(-1)  # equation 2
+        value = self.value(words) * word_mask.unsqueeze(-1)  # equation 3
+        added_scores = (1e4 * word_mask - 1e4)[:, None, None, :]
+        # The scale is that of all channels, also with several heads.
+        attended = F.scaled_dot_product_attention(
+            *(self.split_heads(features) for features in (query, key, value)),
+            attn_mask=added_scores,
+            scale=pixels.shape[-1] ** -0.5,
+        )  # equation 4
+        return self.output_norm(self.output(attended.transpose(1, 2).flatten(2)))  # equation 5
+
+    def split_heads(self, features: Tensor) -> Tensor:
+        return features.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class PooledSentence(nn.Module):
+    """The mean of all words at every pixel, in the place of `PixelWordAttention` (table 5, row 3); same shapes."""
+
+    def __init__(self, channels: int, text_channels: int, num_heads: int, norm: str) -> None:
+        super().__init__()
+        self.value = nn.Linear(text_channels, channels)
+
+    def forward(self, pixels: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
+        weights = (word_mask / word_mask.sum(1, keepdim=True).clamp(min=1)).unsqueeze(-1)
+        return self.value((words * weights).sum(1, keepdim=True)).expand_as(pixels)
+
+
+class MultiModalFusion(nn.Module):
+    """The multi-modal features F_i of a stage: visual features times language maps (equations 6 and 7).
+
+    Shapes as in `PixelWordAttention`.
+    """
+
+    LANGUAGE_MAPS = {"pixel_word": PixelWordAttention, "pooled_sentence": PooledSentence}
+
+    def __init__(self, config: LavtConfig, stage: int) -> None:
+        super().__init__()
+        channels = config.stage_widths[stage]
+        activation = ACTIVATIONS[config.fusion_activation]
+        self.language_maps = self.LANGUAGE_MAPS[config.fusion_type](
+            channels, config.text_config.hidden_size, config.fusion_num_heads[stage], config.fusion_norm
+        )
+        self.project_pixels = nn.Sequential(nn.Linear(channels, channels), activation())
+        self.project_fused = nn.Sequential(
+            nn.Linear(channels, channels), activation(), nn.Dropout(config.fusion_dropout)
+        )
+
+    def forward(self, pixels: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
+        language = self.language_maps(pixels, words, word_mask)
+        return self.project_fused(self.project_pixels(pixels) * language)  # equations 6 and 7
+
+
+class LanguageGate(nn.Module):
+    """How much of each fused feature goes on, per element (section 3.1.3, equation 8); keeps the shape."""
+
+    def __init__(self, channels: int, activation: str) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(channels, channels, bias=False)
+        self.expand = nn.Linear(channels, channels, bias=False)
+        self.activation = ACTIVATIONS[activation]()
+
+    def forward(self, fused: Tensor) -> Tensor:
+        return self.activation(self.expand(F.relu(self.reduce(fused))))
+
+
+class GatedPathway(nn.Module):
+    """Language features on their way into the next stage: E_i (equation 9)."""
+
+    def __init__(self, config: LavtConfig, channels: int) -> None:
+        super().__init__()
+        self.gate = LanguageGate(channels, config.gate_activation)
+
+    def forward(self, visual: Tensor, fused: Tensor) -> Tensor:
+        return visual + self.gate(fused) * fused
+
+
+class UngatedPathway(nn.Module):
+    """Equation 9 without the gate (table 6 c, "NG")."""
+
+    def forward(self, visual: Tensor, fused: Tensor) -> Tensor:
+        return visual + fused
+
+
+class ClosedPathway(nn.Module):
+    """No language goes on into the next stage (table 5, row 2, and the last stage of all)."""
+
+    def forward(self, visual: Tensor, fused: Tensor) -> Tensor:
+        return visual
+
+
+def build_pathway(config: LavtConfig, stage: int) -> nn.Module:
+    is_last = stage == len(config.stage_widths) - 1
+    if not config.language_pathway or (is_last and config.decoder_features != "E"):
+        return ClosedPathway()
+    if config.gate_activation == "none":
+        return UngatedPathway()
+    return GatedPathway(config, config.stage_widths[stage])
+
+
+class FusionStage(nn.Module):
+    """What follows the transformer layers of a stage: fusion, language pathway, and the features for the decoder.
+
+    Returns E_i and the normalized decoder features (F_i unless the configuration says otherwise), both
+    (batch, positions, channels).
+    """
+
+    def __init__(self, config: LavtConfig, stage: int) -> None:
+        super().__init__()
+        self.fusion = MultiModalFusion(config, stage)
+        self.pathway = build_pathway(config, stage)
+        self.decoder_features = "VFE".index(config.decoder_features)
+        is_decoded = stage >= len(config.stage_widths) - config.num_decoder_stages
+        self.decoder_norm = nn.LayerNorm(config.stage_widths[stage]) if is_decoded else nn.Identity()
+
+    def forward(self, visual: Tensor, words: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
+        fused = self.fusion(visual, words, word_mask)
+        enhanced = self.pathway(visual, fused)
+        return enhanced, self.decoder_norm((visual, fused, enhanced)[self.decoder_features])
+
+
+class VisualStage(nn.Module):
+    """The last stage where the decoder reads V_i alone: nothing would use its fusion."""
+
+    def __init__(self, config: LavtConfig, stage: int) -> None:
+        super().__init__()
+        self.decoder_norm = nn.LayerNorm(config.stage_widths[stage])
+
+    def forward(self, visual: Tensor, words: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
+        return visual, self.decoder_norm(visual)
+
+
+class DecoderStep(nn.Module):
+    """Joins the coarser map Y_{i+1} with the features of a stage (section 3.1.4, equation 10)."""
+
+    def __init__(self, coarse_channels: int, channels: int, hidden_size: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(coarse_channels + channels, hidden_size, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(hidden_size)
+        self.conv2 = nn.Conv2d(hidden_size, hidden_size, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(hidden_size)
+
+    def forward(self, coarse: Tensor, features: Tensor) -> Tensor:
+        maps = torch.cat([resize_aligned(coarse, features.shape[-2:]), features], 1)
+        maps = F.relu(self.norm1(self.conv1(maps)))
+        return F.relu(self.norm2(self.conv2(maps)))
+
+
+class LavtDecoder(nn.Module):
+    """From the features of the stages, finest first, to background and foreground maps (section 3.1.4).
+
+    `features`: maps (batch, channels, height, width). Returns (batch, 2, height, width) at the finest map's size.
+    """
+
+    def __init__(self, widths: list[int], hidden_size: int) -> None:
+        super().__init__()
+        coarse_to_fine = widths[::-1]
+        coarse_widths = [coarse_to_fine[0]] + [hidden_size] * (len(widths) - 2)
+        self.steps = nn.ModuleList(
+            DecoderStep(coarse, width, hidden_size)
+            for coarse, width in zip(coarse_widths, coarse_to_fine[1:], strict=True)
+        )
+        self.classifier = nn.Conv2d(hidden_size, 2, 1)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        *finer, maps = features  # Y_4 = F_4
+        for step, skip in zip(self.steps, reversed(finer), strict=True):
+            maps = step(maps, skip)
+        return self.classifier(maps)
+
+
+class LavtForReferringSegmentation(RefSegPreTrainedModel):
+    """LAVT for images (figure 2): language enters the visual encoder after each of its stages.
+
+    Example:
+
+    ```python
+    >>> from hf_refseg import LavtForReferringSegmentation
+
+    >>> model = LavtForReferringSegmentation.from_encoders(
+    ...     "microsoft/swin-base-patch4-window12-384-in22k", "google-bert/bert-base-uncased", loss_type="dice"
+    ... )
+    ```"""
+
+    config: LavtConfig
+    _no_split_modules = ["WindowLayer", "FusionStage", "LavtDecoder"]
+
+    def __init__(self, config: LavtConfig) -> None:
+        super().__init__(config)
+        self.backbone = SwinStages(config.backbone_config)
+        self.text_encoder = AutoModel.from_config(config.text_config, add_pooling_layer=False)
+        last = len(config.stage_widths) - 1
+        self.stages = nn.ModuleList(
+            VisualStage(config, stage)
+            if stage == last and config.decoder_features == "V"
+            else FusionStage(config, stage)
+            for stage in range(last + 1)
+        )
+        self.decoder = LavtDecoder(config.stage_widths[-config.num_decoder_stages :], config.decoder_hidden_size)
+        self.loss_weights = {
+            "cross_entropy": {"cross_entropy": 1.0},
+            "dice": {"dice": 1.0},
+            "dice_focal": {"dice": 1.0, "focal": 1.0},
+            "dice_boundary": {"dice": 1.0, "boundary": config.boundary_loss_weight},
+        }[config.loss_type]
+        self.post_init()
+
+    @classmethod
+    def from_encoders(
+        cls, vision_name_or_path: str, text_name_or_path: str, drop_path_rate: float = 0.3, **config
+    ) -> "LavtForReferringSegmentation":
+        """A new model on a pretrained Swin transformer and a pretrained text encoder (section 3.3).
+
+        Args:
+            vision_name_or_path: a Swin checkpoint on the Hub or on disk.
+            text_name_or_path: a BERT-like checkpoint on the Hub or on disk.
+            drop_path_rate: stochastic depth of the Swin transformer in training.
+            config: fields of [`LavtConfig`].
+        """
+        vision = AutoModel.from_pretrained(vision_name_or_path, add_pooling_layer=False)
+        text = AutoModel.from_pretrained(text_name_or_path, add_pooling_layer=False)
+        vision.config.drop_path_rate = drop_path_rate
+        model = cls(LavtConfig(backbone_config=vision.config, text_config=text.config, **config))
+        model.backbone.load_encoder(vision)
+        model.text_encoder.load_state_dict(text.state_dict())
+        return model.eval()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, LanguageGate):
+            for layer in (module.reduce, module.expand):
+                init.trunc_normal_(layer.weight, std=self.config.initializer_range)
+
+    def train(self, mode: bool = True) -> "LavtForReferringSegmentation":
+        super().train(mode)
+        self.text_encoder.train(mode and self.config.text_dropout)
+        return self
+
+    def encode_image(self, pixel_values: Tensor) -> ImageFeatures:
+        """V_1: all that the encoder computes before language enters."""
+        tokens, size = self.backbone.embed(pixel_values)
+        visual = self.backbone.run_stage(0, tokens, size)
+        return ImageFeatures(features=visual, map_size=size, image_size=tuple(pixel_values.shape[-2:]))
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """The word features L (section 3.1.1), (batch, tokens, channels)."""
+        return self.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+    def fuse(self, image: ImageFeatures, words: Tensor, word_mask: Tensor) -> list[Tensor]:
+        """Language-aware visual encoding (section 3.1.1): the decoder's feature maps, finest first."""
+        visual, size = image.features, image.map_size
+        enhanced, features = self.stages[0](visual, words, word_mask)
+        maps = [to_map(features, size)]
+        for index in range(1, len(self.stages)):
+            tokens, size = self.backbone.merge(index - 1, enhanced, size)
+            visual = self.backbone.run_stage(index, tokens, size)
+            enhanced, features = self.stages[index](visual, words, word_mask)
+            maps.append(to_map(features, size))
+        return maps
+
+    def decode(self, features: list[Tensor], image_size: tuple[int, int]) -> Tensor:
+        """Foreground minus background at the input size, (batch, height, width)."""
+        background, foreground = self.decoder(features[-self.config.num_decoder_stages :]).unbind(1)
+        return resize_aligned((foreground - background).unsqueeze(1), image_size).squeeze(1)
+
+    def compute_losses(self, logits: Tensor, mask_labels: Tensor) -> dict[str, Tensor]:
+        """The unweighted losses of the configuration's `loss_type`, each averaged over the batch."""
+        losses = {
+            "cross_entropy": lambda: weighted_cross_entropy(logits, mask_labels, self.config.class_weights),
+            "dice": lambda: two_class_dice_loss(logits, mask_labels),
+            "focal": lambda: two_class_focal_loss(logits, mask_labels),
+            "boundary": lambda: two_class_boundary_loss(logits, mask_labels),
+        }
+        return {name: losses[name]() for name in self.loss_weights}
+
+
+__all__ = ["LavtForReferringSegmentation"]

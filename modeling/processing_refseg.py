@@ -1,0 +1,117 @@
+"""Images, texts and masks together on their way into any model for referring segmentation, and back."""
+
+from typing import Literal
+
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import ImageInput
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
+from transformers.tokenization_utils_base import TextInput
+from transformers.utils import ModelOutput, logging
+
+from .image_processing_refseg import RefSegImageProcessorKwargs
+
+logger = logging.get_logger(__name__)
+
+
+class RefSegImagesKwargs(RefSegImageProcessorKwargs, total=False):
+    segmentation_maps: ImageInput | None
+
+
+class RefSegProcessorKwargs(ProcessingKwargs, total=False):
+    images_kwargs: RefSegImagesKwargs
+    _defaults = {"text_kwargs": {"padding": True, "return_token_type_ids": False, "return_attention_mask": True}}
+
+
+class RefSegProcessor(ProcessorMixin):
+    """An image processor and a tokenizer in one.
+
+    Args:
+        image_processor ([`RefSegImageProcessor`]): for images and masks.
+        tokenizer: for the texts.
+        max_text_length (`int`, *optional*, defaults to 20):
+            Tokens per text, the special ones included. A longer text is cut, with one warning.
+        text_truncation (`str`, *optional*, defaults to `"keep_end_token"`):
+            `"keep_end_token"`: a cut text still ends with the end token ([SEP] for BERT). `"released"`: the end token
+            is cut off with the rest, as LAVT's released weights have seen it.
+    """
+
+    valid_processor_kwargs = RefSegProcessorKwargs
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        max_text_length: int = 20,
+        text_truncation: Literal["keep_end_token", "released"] = "keep_end_token",
+        **kwargs,
+    ) -> None:
+        if text_truncation not in ("keep_end_token", "released"):
+            raise ValueError(f"text_truncation is 'keep_end_token' or 'released', got '{text_truncation}'.")
+        self.max_text_length = max_text_length
+        self.text_truncation = text_truncation
+        super().__init__(image_processor, tokenizer, **kwargs)
+
+    def __call__(
+        self,
+        images: ImageInput | None = None,
+        text: TextInput | list[TextInput] | None = None,
+        segmentation_maps: ImageInput | None = None,
+        **kwargs: Unpack[RefSegProcessorKwargs],
+    ) -> BatchFeature:
+        """Prepares the inputs of a model.
+
+        Args:
+            images: one image, or a list with one image per text. One image with several texts is encoded once.
+            text: a sentence or a list.
+            segmentation_maps: one (height, width) mask per text, nonzero = target, for training.
+
+        Returns:
+            `pixel_values` (images, 3, height, width), `input_ids` and `attention_mask` (texts, tokens), and
+            `mask_labels` (masks, height, width) where masks were given.
+
+        Raises:
+            ValueError: where nothing is given, or a text is empty.
+        """
+        if images is None and text is None:
+            raise ValueError("Pass `images`, `text` or both.")
+        merged = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        data: dict = {}
+        if images is not None:
+            data.update(self.image_processor(images, segmentation_maps=segmentation_maps, **merged["images_kwargs"]))
+        if text is not None:
+            data.update(self._tokenize([text] if isinstance(text, str) else list(text), **merged["text_kwargs"]))
+        return BatchFeature(data)
+
+    def _tokenize(self, texts: list[str], **kwargs) -> dict:
+        for index, text in enumerate(texts):
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"Text {index} of {len(texts)} is empty or no string ({text!r}): pass a sentence.")
+        limit = kwargs.pop("max_length", None) or self.max_text_length
+        kwargs.pop("truncation", None)
+        padding, return_tensors = kwargs.pop("padding"), kwargs.pop("return_tensors", None)
+        whole = self.tokenizer(texts, **kwargs)
+        if max(len(ids) for ids in whole["input_ids"]) > limit:
+            logger.warning_once(
+                f"A text has more than {limit} tokens and is cut; the processor's `max_text_length` is the limit."
+            )
+            whole = self._cut(whole, texts, limit, **kwargs)
+        max_length = limit if padding == "max_length" else None
+        return self.tokenizer.pad(whole, padding=padding, max_length=max_length, return_tensors=return_tensors)
+
+    def _cut(self, whole: dict, texts: list[str], limit: int, **kwargs) -> dict:
+        if self.text_truncation == "released":
+            return {name: [values[:limit] for values in rows] for name, rows in whole.items()}
+        return self.tokenizer(texts, truncation=True, max_length=limit, **kwargs)
+
+    def post_process_referring_segmentation(
+        self, outputs: ModelOutput, target_sizes: list[tuple[int, int]] | None = None, threshold: float | None = None
+    ) -> list[dict]:
+        """See [`RefSegImageProcessor.post_process_referring_segmentation`]."""
+        return self.image_processor.post_process_referring_segmentation(outputs, target_sizes, threshold)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["pixel_values", "input_ids", "attention_mask"]
+
+
+__all__ = ["RefSegProcessor"]
