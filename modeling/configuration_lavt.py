@@ -99,6 +99,11 @@ class LavtConfig(RefSegConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        if self.backbone_config.model_type != "swin":
+            raise ValueError(
+                f"backbone_config: LAVT fuses language between the stages of a Swin transformer, got model_type "
+                f"'{self.backbone_config.model_type}'. Pass a SwinConfig."
+            )
         if self.decoder_hidden_size is None:
             self.decoder_hidden_size = self.stage_widths[-1] // 2
 
@@ -114,11 +119,6 @@ class LavtConfig(RefSegConfig):
 
     def validate_architecture(self):
         """Checks that the parts fit together; called on construction."""
-        if self.backbone_config.model_type != "swin":
-            raise ValueError(
-                f"backbone_config: LAVT fuses language between the stages of a Swin transformer, got model_type "
-                f"'{self.backbone_config.model_type}'. Pass a SwinConfig."
-            )
         if len(self.fusion_num_heads) != len(self.stage_widths):
             raise ValueError(
                 f"fusion_num_heads: one number per stage is needed, {len(self.stage_widths)} in all, "

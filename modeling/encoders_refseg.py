@@ -36,7 +36,7 @@ class WindowLayer(SwinLayer):
     """A Swin layer that pads a map to whole windows, however small, and never shrinks window or shift.
 
     What is added to the attention scores depends on the map's size and on trained values alone: without gradients it
-    is kept for the last size seen, with gradients it is computed in every call.
+    is kept for the last size seen, with gradients it is computed in every call, and what was kept is forgotten.
     """
 
     def __init__(self, config: PreTrainedConfig, dim: int, num_heads: int, drop_path_rate: float, shift_size: int):
@@ -56,10 +56,16 @@ class WindowLayer(SwinLayer):
         tokens = tokens + self.drop_path(self.dropout(maps.reshape(tokens.shape)))
         return tokens + self.drop_path(self.dropout(self.mlp(self.layernorm_after(tokens))))
 
+    def train(self, mode: bool = True) -> "WindowLayer":
+        self.kept_scores = None
+        return super().train(mode)
+
     def added_scores(self, padded_size: torch.Size, batch: int) -> Tensor:
         """Position bias plus shift mask, (1 or batch * windows, heads, area, area)."""
         table = self.attention.relative_position_bias.relative_position_bias_table
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or table.is_inference():
+            # Fused optimizers change values without raising their version.
+            self.kept_scores = None
             return self.compute_added_scores(padded_size, batch)
         wanted = (padded_size, batch, table.data_ptr(), table._version, table.dtype)
         if self.kept_scores is None or self.kept_scores[0] != wanted:

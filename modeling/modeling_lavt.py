@@ -101,13 +101,20 @@ class MultiModalFusion(nn.Module):
         return self.project_fused(self.project_pixels(pixels) * language)  # equations 6 and 7
 
 
+class GateProjection(nn.Linear):
+    """A linear layer without bias; a class of its own, since it starts from other values than linear layers do."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, bias=False)
+
+
 class LanguageGate(nn.Module):
     """How much of each fused feature goes on, per element (section 3.1.3, equation 8); keeps the shape."""
 
     def __init__(self, channels: int, activation: str) -> None:
         super().__init__()
-        self.reduce = nn.Linear(channels, channels, bias=False)
-        self.expand = nn.Linear(channels, channels, bias=False)
+        self.reduce = GateProjection(channels)
+        self.expand = GateProjection(channels)
         self.activation = ACTIVATIONS[activation]()
 
     def forward(self, fused: Tensor) -> Tensor:
@@ -180,6 +187,11 @@ class VisualStage(nn.Module):
         return visual, self.decoder_norm(visual)
 
 
+def build_stage(config: LavtConfig, stage: int) -> nn.Module:
+    is_last = stage == len(config.stage_widths) - 1
+    return VisualStage(config, stage) if is_last and config.decoder_features == "V" else FusionStage(config, stage)
+
+
 class DecoderStep(nn.Module):
     """Joins the coarser map Y_{i+1} with the features of a stage (section 3.1.4, equation 10)."""
 
@@ -239,13 +251,7 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel):
         super().__init__(config)
         self.backbone = SwinStages(config.backbone_config)
         self.text_encoder = AutoModel.from_config(config.text_config, add_pooling_layer=False)
-        last = len(config.stage_widths) - 1
-        self.stages = nn.ModuleList(
-            VisualStage(config, stage)
-            if stage == last and config.decoder_features == "V"
-            else FusionStage(config, stage)
-            for stage in range(last + 1)
-        )
+        self.stages = nn.ModuleList(build_stage(config, stage) for stage in range(len(config.stage_widths)))
         self.decoder = LavtDecoder(config.stage_widths[-config.num_decoder_stages :], config.decoder_hidden_size)
         self.loss_weights = {
             "cross_entropy": {"cross_entropy": 1.0},
@@ -278,9 +284,8 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, LanguageGate):
-            for layer in (module.reduce, module.expand):
-                init.trunc_normal_(layer.weight, std=self.config.initializer_range)
+        if isinstance(module, GateProjection):
+            init.trunc_normal_(module.weight, std=self.config.initializer_range)
 
     def train(self, mode: bool = True) -> "LavtForReferringSegmentation":
         super().train(mode)

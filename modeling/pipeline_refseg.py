@@ -72,7 +72,7 @@ class ReferringImageSegmentationPipeline(Pipeline):
         ]
 
     def save_pretrained(self, save_directory: str, **kwargs) -> None:
-        """Saves model, processor and this pipeline's code, so that `pipeline(model=save_directory)` finds all three."""
+        """Saves model, processor and this pipeline's code, all that `pipeline(model=save_directory)` needs."""
         super().save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
 

@@ -1,0 +1,115 @@
+"""Latency of a model against the floor that its matrix products and convolutions set on this machine; JSON lines out.
+
+The floor is the FLOPs of matrix products over the measured peak of matrix products, plus the FLOPs of convolutions
+over the measured peak of convolutions. Peaks and latency are measured in turns, so that all of them see the same
+machine; the figures are medians.
+
+    python benchmarks/latency.py --threads 2 --rounds 9
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from hf_refseg import LavtConfig, LavtForReferringSegmentation
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=480, help="height and width of the image in pixels")
+    parser.add_argument("--tokens", type=int, default=20, help="tokens of the text")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=9, help="measurements of each figure")
+    parser.add_argument("--output", help="file that the JSON lines are appended to")
+    return parser.parse_args()
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def count_flops(work: Callable[[], object]) -> dict[str, int]:
+    """FLOPs of convolutions and of everything else that is a matrix product (attention included)."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    by_operation = counter.get_flop_counts()["Global"]
+    convolutions = sum(flops for operation, flops in by_operation.items() if "conv" in str(operation))
+    return {"matmul": sum(by_operation.values()) - convolutions, "convolution": convolutions}
+
+
+def peak_workloads(dtype: torch.dtype) -> dict[str, tuple[Callable[[], object], int]]:
+    """A large matrix product and a large convolution of the decoder's kind, with their FLOPs."""
+    left, right = torch.randn(2048, 2048, dtype=dtype), torch.randn(2048, 2048, dtype=dtype)
+    image = torch.randn(1, 512, 60, 60, dtype=dtype).to(memory_format=torch.channels_last)
+    kernel = torch.randn(512, 512, 3, 3, dtype=dtype).to(memory_format=torch.channels_last)
+    return {
+        "matmul": (lambda: left @ right, 2 * 2048**3),
+        "convolution": (lambda: F.conv2d(image, kernel, padding=1), 2 * 60 * 60 * 512 * 512 * 9),
+    }
+
+
+def measure(dtype: torch.dtype, model: LavtForReferringSegmentation, arguments: argparse.Namespace) -> dict:
+    inputs = {
+        "pixel_values": torch.randn(1, 3, arguments.size, arguments.size, dtype=dtype),
+        "input_ids": torch.randint(1000, 20000, (1, arguments.tokens)),
+        "attention_mask": torch.ones(1, arguments.tokens, dtype=torch.long),
+    }
+    peaks = peak_workloads(dtype)
+    workloads = {"latency": lambda: model(**inputs)} | {name: work for name, (work, _) in peaks.items()}
+    flops = count_flops(workloads["latency"])
+    for work in workloads.values():
+        work()
+    times: dict[str, list[float]] = {name: [] for name in workloads}
+    for _ in range(arguments.rounds):
+        for name, work in workloads.items():
+            times[name].append(seconds_of(work))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    rates = {name: flops_of_peak / medians[name] for name, (_, flops_of_peak) in peaks.items()}
+    floor = sum(flops[name] / rates[name] for name in peaks)
+    return {
+        "model": "LAVT, Swin-B window 12, BERT base",
+        "size": arguments.size,
+        "threads": arguments.threads,
+        "dtype": str(dtype).removeprefix("torch."),
+        "rounds": arguments.rounds,
+        "latency_seconds": round(medians["latency"], 4),
+        "floor_seconds": round(floor, 4),
+        "latency_over_floor": round(medians["latency"] / floor, 3),
+        "gigaflops": {name: round(value / 1e9, 1) for name, value in flops.items()},
+        "peak_gigaflops_per_second": {name: round(value / 1e9, 1) for name, value in rates.items()},
+        "torch": torch.__version__,
+        "processor": platform.processor() or platform.machine(),
+    }
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    model = LavtForReferringSegmentation(LavtConfig()).eval()
+    with torch.inference_mode():
+        pass
+    rows = []
+    with torch.no_grad():
+        for dtype in (torch.float32, torch.bfloat16):
+            rows.append(measure(dtype, model.to(dtype), arguments))
+    rows[1]["latency_over_float32"] = round(rows[1]["latency_seconds"] / rows[0]["latency_seconds"], 3)
+    for row in rows:
+        line = json.dumps(row)
+        print(line)
+        if arguments.output:
+            with open(arguments.output, "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""RefShapes: generated scenes of textured shapes with sentences whose masks are computed from their exact meaning."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import datasets
+import numpy as np
+from PIL import Image
+
+from hf_refseg.data.loading import row_features
+from hf_refseg.data.masks import encode_mask, mask_to_bbox
+
+from .refshapes_drawing import draw_mask, render_scene
+from .refshapes_meaning import REFSHAPES_WORDS, Expression, Scene, ShapeObject
+from .refshapes_sampling import MIXTURES, Referent, sample_referents, sample_scene
+
+# Part of the cache's key: raise it with every change of what is generated.
+VERSION = datasets.Version("1.0.2")
+SPLITS = ("train", "val", "test")
+MINIMUM_IMAGE_SIZE = 64
+
+
+@dataclass
+class RefShapesConfig(datasets.BuilderConfig):
+    """Sizes are numbers of scenes (up to four rows each), `image_size` is the side in pixels."""
+
+    train_size: int = 8000
+    val_size: int = 500
+    test_size: int = 500
+    image_size: int = 128
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raises ValueError for a size, image size or seed that is no whole number or too small."""
+        least = {"train_size": 1, "val_size": 1, "test_size": 1, "image_size": MINIMUM_IMAGE_SIZE, "seed": 0}
+        for name, minimum in least.items():
+            value = getattr(self, name)
+            if type(value) is not int or value < minimum:
+                raise ValueError(f"RefShapes: {name} must be a whole number of at least {minimum}, got {value!r}")
+
+
+class RefShapes(datasets.GeneratorBasedBuilder):
+    """Builder of the configs `refshapes`, `refshapes+` (no place words) and `grefshapes` (plural, no target)."""
+
+    BUILDER_CONFIG_CLASS = RefShapesConfig
+    BUILDER_CONFIGS = [RefShapesConfig(name=name, version=VERSION) for name in MIXTURES]
+
+    def _info(self) -> datasets.DatasetInfo:
+        self.config.check()
+        return datasets.DatasetInfo(description=__doc__, features=row_features(), license="apache-2.0")
+
+    def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
+        sizes = (self.config.train_size, self.config.val_size, self.config.test_size)
+        return [
+            datasets.SplitGenerator(name=split, gen_kwargs={"split": split, "size": size})
+            for split, size in zip(SPLITS, sizes, strict=True)
+        ]
+
+    def _generate_examples(self, split: str, size: int) -> Iterator[tuple[str, dict]]:
+        for index in range(size):
+            for row in make_rows(self.config.name, self.config.seed, split, index, self.config.image_size):
+                yield row["ref_id"], row
+
+
+def make_rows(config_name: str, seed: int, split: str, index: int, image_size: int) -> list[dict]:
+    """The rows (one per referent) of one scene, as the data set holds them; the image is PNG bytes."""
+    scene = sample_scene(seed, split, index)
+    referents = sample_referents(config_name, scene, random.Random(f"{scene.background_seed}-{config_name}"))
+    pixels, owner = render_scene(scene, image_size)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
+    image = {"bytes": buffer.getvalue(), "path": None}
+    image_id = f"{split}-{index:06d}"
+    # Six objects at most per scene, so annotation ids never meet.
+    first_ann_id = (SPLITS.index(split) * 10**9 + index) * 10
+    return [
+        _make_row(referent, scene, owner, image, image_id, f"{image_id}-{number}", first_ann_id)
+        for number, referent in enumerate(referents)
+    ]
+
+
+def _make_row(
+    referent: Referent, scene: Scene, owner: np.ndarray, image: dict, image_id: str, ref_id: str, first_ann_id: int
+) -> dict:
+    mask = draw_mask(owner, referent.targets)
+    shapes = {scene.objects[i].shape for i in referent.targets}
+    texts = [expression.text for _, expression in referent.expressions]
+    return {
+        "image": image,
+        "image_id": image_id,
+        "ref_id": ref_id,
+        "ann_ids": [first_ann_id + i for i in sorted(referent.targets)],
+        "category": " ".join(sorted(shapes)),
+        "mask": encode_mask(mask),
+        "bbox": mask_to_bbox(mask),
+        "no_target": not referent.targets,
+        "sentences": [
+            {"sent_id": f"{ref_id}-{number}", "raw": text, "sent": text} for number, text in enumerate(texts)
+        ],
+    }
+
+
+def build_refshapes(
+    config_name: str = "refshapes",
+    train_size: int = 8000,
+    val_size: int = 500,
+    test_size: int = 500,
+    image_size: int = 128,
+    seed: int = 0,
+    cache_dir: str | None = None,
+) -> datasets.DatasetDict:
+    """RefShapes with the splits train, val and test, generated once and then read from the cache.
+
+    Sizes are numbers of scenes; a scene gives up to four rows, one per referent, with one to three sentences each.
+    `cache_dir` is where the generated Arrow files lie (default: the cache of the datasets library). The same options
+    give the same bytes; scenes depend on the seed, the split and their number alone, so no two splits share one, while
+    the three configs describe the same scenes in different sentences.
+
+    Raises ValueError for a config name that does not exist and for sizes that are no positive whole numbers (pixels:
+    at least 64).
+    """
+    if config_name not in MIXTURES:
+        raise ValueError(f"unknown RefShapes config {config_name!r}; available: {', '.join(MIXTURES)}")
+    builder = RefShapes(
+        config_name=config_name,
+        cache_dir=cache_dir,
+        train_size=train_size,
+        val_size=val_size,
+        test_size=test_size,
+        image_size=image_size,
+        seed=seed,
+    )
+    builder.download_and_prepare()
+    return builder.as_dataset()
+
+
+__all__ = [
+    "REFSHAPES_WORDS",
+    "Expression",
+    "RefShapes",
+    "RefShapesConfig",
+    "Scene",
+    "ShapeObject",
+    "build_refshapes",
+    "make_rows",
+    "render_scene",
+    "sample_referents",
+    "sample_scene",
+]

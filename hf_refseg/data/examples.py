@@ -1,0 +1,202 @@
+"""Rows of a data set as training and evaluation examples, decoded on access, and the collator that batches them."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from hf_refseg.data.loading import DataFormatError
+from hf_refseg.data.masks import InvalidMaskError, decode_mask
+
+REQUIRED_COLUMNS = ("image", "image_id", "ref_id", "mask", "no_target", "sentences")
+
+
+class InvalidRowError(ValueError):
+    """A row that cannot become an example: an image that does not open, a mask of another size, an empty sentence."""
+
+
+class ReferentExamples(Dataset):
+    """For training: one item per row (referent), with one of its sentences.
+
+    The sentence depends on nothing but `seed`, the epoch and the index, so a run that resumes, or that splits the rows
+    among processes and workers otherwise, reads the same sentences. `set_epoch` also reaches worker processes that
+    live on between epochs (`persistent_workers=True`): the epoch lies in shared memory.
+
+    An item is {"image": PIL image (RGB), "text": str (the raw sentence), "mask": bool (H, W), "image_id": str,
+    "ref_id": str, "sent_id": str, "no_target": bool}. The image stays in the orientation in which its pixels are
+    stored, EXIF rotation is not applied: annotations such as COCO's outline the stored pixels.
+
+    Raises `DataFormatError` when a column is missing and, on access, `InvalidRowError` or `InvalidMaskError` for a row
+    whose image, sentence or mask is unusable.
+    """
+
+    def __init__(self, dataset: datasets.Dataset, seed: int = 0):
+        self.rows = _undecoded(dataset)
+        self.seed = seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the items those of this epoch, in worker processes too."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = range(len(self))[index]
+        row = self.rows[index]
+        sentences = _checked_sentences(row)
+        drawn = random.Random(f"{self.seed}-{self._epoch.item()}-{index}").randrange(len(sentences))
+        return _item(row, sentences[drawn])
+
+
+class SentenceExamples(Dataset):
+    """For evaluation: one item per sentence, in the order of the rows, so sentences of one image stay adjacent.
+
+    Items and errors as in `ReferentExamples`.
+    """
+
+    def __init__(self, dataset: datasets.Dataset):
+        self.rows = _undecoded(dataset)
+        counts = [len(sentences) for sentences in self.rows.select_columns("sentences")[:]["sentences"]]
+        self._row_of_item = np.repeat(np.arange(len(counts)), counts)
+        self._first_item_of_row = np.cumsum(counts) - counts
+
+    def __len__(self) -> int:
+        return len(self._row_of_item)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = range(len(self))[index]
+        row_index = int(self._row_of_item[index])
+        row = self.rows[row_index]
+        return _item(row, _checked_sentences(row)[index - int(self._first_item_of_row[row_index])])
+
+
+class ImageExamples(Dataset):
+    """For evaluation that encodes an image once: one item per image (run of rows with one `image_id`), all sentences.
+
+    An item is {"image": PIL image (RGB), "image_id": str} and lists with one entry per sentence: "texts", "masks"
+    (bool (H, W); sentences of one referent share the array), "ref_ids", "sent_ids", "no_targets". Rows of one image
+    have to be adjacent, as in every data set that this library writes; otherwise the image is an item more than once.
+    Orientation and errors as in `ReferentExamples`.
+    """
+
+    def __init__(self, dataset: datasets.Dataset):
+        self.rows = _undecoded(dataset)
+        self._rows_without_image = self.rows.remove_columns("image")
+        image_ids = np.asarray(self.rows.select_columns("image_id")[:]["image_id"], dtype=object)
+        starts = np.flatnonzero(np.r_[True, image_ids[1:] != image_ids[:-1]]) if len(image_ids) else []
+        self._bounds = [int(start) for start in starts] + [len(image_ids)]
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = range(len(self))[index]
+        start, stop = self._bounds[index], self._bounds[index + 1]
+        first = self.rows[start]
+        image = _open_image(first)
+        item = {"image": image, "image_id": first["image_id"]}
+        item |= {name: [] for name in ("texts", "masks", "ref_ids", "sent_ids", "no_targets")}
+        columns = self._rows_without_image[start:stop]
+        for row in (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)):
+            sentences = _checked_sentences(row)
+            item["texts"] += [sentence["raw"] for sentence in sentences]
+            item["masks"] += [_open_mask(row, image)] * len(sentences)
+            item["ref_ids"] += [row["ref_id"]] * len(sentences)
+            item["sent_ids"] += [sentence["sent_id"] for sentence in sentences]
+            item["no_targets"] += [row["no_target"]] * len(sentences)
+        return item
+
+
+@dataclass(frozen=True)
+class RefSegCollator:
+    """Turns items of `ReferentExamples` or `SentenceExamples` into a batch that a model takes.
+
+    Calls `processor(images=..., text=..., segmentation_maps=..., return_tensors="pt")`, which gives `pixel_values`,
+    `input_ids`, `attention_mask` and `mask_labels`.
+    """
+
+    processor: Callable[..., Any]
+
+    def __call__(self, items: Iterable[dict[str, Any]]) -> Any:
+        items = list(items)
+        return self.processor(
+            images=[item["image"] for item in items],
+            text=[item["text"] for item in items],
+            segmentation_maps=[item["mask"] for item in items],
+            return_tensors="pt",
+        )
+
+
+def _undecoded(dataset: datasets.Dataset) -> datasets.Dataset:
+    """The data set with images as bytes or paths: decoding by `datasets` would apply EXIF rotation."""
+    missing = [name for name in REQUIRED_COLUMNS if name not in dataset.column_names]
+    if missing:
+        raise DataFormatError(
+            f"The data set has no column {', '.join(missing)}; found {', '.join(dataset.column_names)}. "
+            "Load it with hf_refseg.data.loading.load_refseg."
+        )
+    return dataset.cast_column("image", datasets.Image(decode=False))
+
+
+def _item(row: dict[str, Any], sentence: dict[str, str]) -> dict[str, Any]:
+    image = _open_image(row)
+    return {
+        "image": image,
+        "text": sentence["raw"],
+        "mask": _open_mask(row, image),
+        "image_id": row["image_id"],
+        "ref_id": row["ref_id"],
+        "sent_id": sentence["sent_id"],
+        "no_target": row["no_target"],
+    }
+
+
+def _checked_sentences(row: dict[str, Any]) -> list[dict[str, str]]:
+    if not row["sentences"]:
+        raise InvalidRowError(f"Row {row['ref_id']} has no sentence. Remove the row from the data set.")
+    for sentence in row["sentences"]:
+        if not sentence["raw"].strip():
+            raise InvalidRowError(
+                f"Sentence {sentence['sent_id']} of row {row['ref_id']} is empty. Remove the sentence from the row."
+            )
+    return row["sentences"]
+
+
+def _open_image(row: dict[str, Any]) -> Image.Image:
+    source = row["image"]
+    name = source["path"] or "embedded in the data set"
+    try:
+        with Image.open(io.BytesIO(source["bytes"]) if source["bytes"] is not None else source["path"]) as image:
+            picture = image.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InvalidRowError(
+            f"The image of row {row['ref_id']} ({name}) cannot be read: {error}. "
+            "Put the complete file there, or prepare the data set again without that row."
+        ) from error
+    # Without its metadata the picture stays as stored: a processor would turn it by its EXIF orientation.
+    picture.info = {}
+    return picture
+
+
+def _open_mask(row: dict[str, Any], image: Image.Image) -> np.ndarray:
+    try:
+        mask = decode_mask(row["mask"])
+    except InvalidMaskError as error:
+        raise InvalidMaskError(f"The mask of row {row['ref_id']} cannot be decoded: {error}") from error
+    if mask.shape != (image.height, image.width):
+        raise InvalidRowError(
+            f"The mask of row {row['ref_id']} is {mask.shape[0]} x {mask.shape[1]} (height x width), its image "
+            f"{image.height} x {image.width}. Use the image that was annotated, in its original size."
+        )
+    return mask

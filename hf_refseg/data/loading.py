@@ -1,0 +1,151 @@
+"""load_refseg: every data set of the library by its name, as a DatasetDict whose rows all have the same columns."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .masks import MASK_OVERLAPS
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict, Features
+
+# The splits that each partition (split_by) of a data set has; the first partition is the default one.
+REFER_SPLITS = {
+    "refcoco": {"unc": ("train", "val", "testA", "testB"), "google": ("train", "val", "test")},
+    "refcoco+": {"unc": ("train", "val", "testA", "testB"), "google": ("train", "val", "test")},
+    "refcocog": {"umd": ("train", "val", "test"), "google": ("train", "val")},
+    "refclef": {"unc": ("train", "val", "testA", "testB", "testC"), "berkeley": ("train", "val", "test")},
+    "grefcoco": {"unc": ("train", "val", "testA", "testB")},
+}
+REFSHAPES = ("refshapes", "refshapes+", "grefshapes")
+DATASET_NAMES = (*REFER_SPLITS, *REFSHAPES)
+
+
+class DataFormatError(ValueError):
+    """Files of a data set which are absent, damaged or not in the layout and format of that data set."""
+
+
+def row_features() -> Features:
+    """The columns of every image data set of the library: one row for each referent of an image.
+
+    `mask` is COCO's compressed run-length encoding of the union of the annotations, `bbox` is x, y, width, height in
+    pixels. A referent without a target has an empty mask, `no_target` True and a `bbox` of four zeros.
+    """
+    from datasets import Features, Image, List, Value
+
+    return Features(
+        {
+            "image": Image(),
+            "image_id": Value("string"),
+            "ref_id": Value("string"),
+            "ann_ids": List(Value("int64")),
+            "category": Value("string"),
+            "mask": {"size": List(Value("int32"), length=2), "counts": Value("string")},
+            "bbox": List(Value("float64"), length=4),
+            "no_target": Value("bool"),
+            "sentences": List({"sent_id": Value("string"), "raw": Value("string"), "sent": Value("string")}),
+        }
+    )
+
+
+def load_refseg(
+    name: str, data_dir: str | PathLike[str] | None = None, split_by: str | None = None, **options: Any
+) -> DatasetDict:
+    """Load a data set for referring segmentation; `row_features` describes its rows.
+
+    Args:
+        name: "refcoco", "refcoco+", "refcocog", "refclef" or "grefcoco" (original files under `data_dir`);
+            "refshapes", "refshapes+" or "grefshapes" (generated); else a folder or a Hub id that `prepare` wrote.
+        data_dir: the folder that holds `<name>/` and, unless the option `image_dir` names another place, `images/`.
+        split_by: who split the data set: "unc", "google", "umd" or "berkeley"; by default the usual one.
+        options: for the REFER family `mask_overlap` ("union" or "background", see `rasterize_polygons`), `image_dir`
+            (any folder of COCO's train2014 images) and `cache_dir`; for RefShapes `train_size`, `val_size`,
+            `test_size`, `image_size` and `seed`; otherwise those of `datasets.load_dataset`.
+
+    Rows of one image are adjacent. Splits come in the order train, val, testA, testB or train, val, test.
+    Raises `ValueError` for an unknown name or option value, and `DataFormatError`, which names file, record and
+    remedy, for files that are absent, damaged or in another layout.
+    """
+    if name in REFER_SPLITS:
+        return _load_refer(name, data_dir, split_by, **options)
+    if data_dir is not None or split_by is not None:
+        raise ValueError(
+            f"'{name}' takes no data_dir or split_by. Leave them out, or choose one of: {', '.join(REFER_SPLITS)}."
+        )
+    if name in REFSHAPES:
+        from hf_refseg.datasets_scripts.refshapes import build_refshapes
+
+        return build_refshapes(config_name=name, **options)
+    return _load_prepared(name, **options)
+
+
+def _load_refer(
+    name: str,
+    data_dir: str | PathLike[str] | None,
+    split_by: str | None,
+    mask_overlap: str = "union",
+    image_dir: str | PathLike[str] | None = None,
+    cache_dir: str | PathLike[str] | None = None,
+) -> DatasetDict:
+    from datasets.exceptions import DatasetGenerationError
+
+    from hf_refseg.datasets_scripts.grefcoco import GRefCoco
+    from hf_refseg.datasets_scripts.refer import Refer, find_image_dir, fingerprint_files
+
+    partitions = REFER_SPLITS[name]
+    split_by = split_by or next(iter(partitions))
+    if split_by not in partitions:
+        raise ValueError(f"Unknown split_by '{split_by}' for {name}. Choose one of: {', '.join(partitions)}.")
+    if mask_overlap not in MASK_OVERLAPS:
+        raise ValueError(f"Unknown mask_overlap '{mask_overlap}'. Choose one of: {', '.join(MASK_OVERLAPS)}.")
+    if data_dir is None:
+        raise ValueError(f"{name} is read from its original files: pass data_dir, the folder that holds '{name}/'.")
+
+    builder_class = GRefCoco if name == "grefcoco" else Refer
+    root = Path(data_dir).resolve()
+    fingerprint = fingerprint_files(builder_class.annotation_files(root, name, split_by))
+    builder = builder_class(
+        config_name=f"{name}_{split_by}",
+        data_dir=str(root),
+        cache_dir=None if cache_dir is None else str(cache_dir),
+        dataset=name,
+        split_by=split_by,
+        mask_overlap=mask_overlap,
+        image_dir=str(find_image_dir(root, name, image_dir)),
+        fingerprint=fingerprint,
+    )
+    try:
+        builder.download_and_prepare()
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, DataFormatError):
+            raise error.__cause__ from None
+        raise
+    return builder.as_dataset()
+
+
+def _load_prepared(name: str, **options: Any) -> DatasetDict:
+    from datasets import load_dataset
+
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "README.md").is_file():
+            found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+            raise DataFormatError(
+                f"{folder} is no prepared data set: expected README.md and data/*.parquet, found {found}. Finish or "
+                f"run `hf-refseg prepare`, or load original files with load_refseg('refcoco', data_dir='{folder}')."
+            )
+    elif name.count("/") != 1 or name.startswith((".", "/")):
+        raise ValueError(
+            f"Unknown data set '{name}'. Choose one of: {', '.join(DATASET_NAMES)}; or pass a folder that "
+            "`hf-refseg prepare` wrote, or a Hub id such as 'user/name'."
+        )
+    dataset = load_dataset(name, **options)
+    missing = set(row_features()) - set(next(iter(dataset.values())).column_names)
+    if missing:
+        raise DataFormatError(
+            f"'{name}' is no data set for referring segmentation: it lacks the columns {', '.join(sorted(missing))}. "
+            "Write it with `hf-refseg prepare`."
+        )
+    return dataset

@@ -1,0 +1,202 @@
+"""Masks as COCO run-length encodings and polygons, checked in Python before any number reaches C code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+MASK_OVERLAPS = ("union", "background")
+
+# Twice PIL's default pixel limit: the size from which PIL refuses to open an image as a decompression bomb.
+MAX_PIXELS = 178_956_970
+# pycocotools allocates memory in proportion to the outline; no hand-drawn outline comes near this length.
+MAX_OUTLINE_PIXELS = 1_000_000
+
+
+class InvalidMaskError(ValueError):
+    """A mask, polygon or run-length encoding which cannot be what its author meant."""
+
+
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """Encode a boolean mask (H, W) as `{"size": [H, W], "counts": str}`, COCO's compressed run-length encoding.
+
+    Raises `InvalidMaskError` when the array is not boolean, not two-dimensional or empty.
+    """
+    from pycocotools import mask as coco_mask
+
+    if mask.dtype != bool or mask.ndim != 2 or mask.size == 0:
+        raise InvalidMaskError(
+            f"Expected a boolean mask of shape (height, width), got {mask.dtype} {mask.shape}. "
+            "Threshold the mask and drop extra dimensions first."
+        )
+    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(side) for side in mask.shape], "counts": encoded["counts"].decode("ascii")}
+
+
+def decode_mask(rle: Mapping[str, Any]) -> np.ndarray:
+    """Decode `{"size": [H, W], "counts": ...}` into a boolean mask (H, W).
+
+    `counts` is COCO's compressed text (str or bytes) or the uncompressed list of run lengths, which alternate between
+    background and foreground in column order, background first.
+    Raises `InvalidMaskError` on a size or counts of the wrong kind, and when the runs do not add up to H * W.
+    """
+    height, width = _checked_size(rle)
+    runs = _run_lengths(rle.get("counts"))
+    if (runs < 0).any() or (runs > height * width).any() or runs.sum() != height * width:
+        raise InvalidMaskError(
+            f"The runs of the RLE cover {int(runs.sum())} pixels, its size {height} x {width} has {height * width}. "
+            "The counts were cut off, or belong to another size."
+        )
+    foreground = np.arange(len(runs)) % 2 == 1
+    return np.ascontiguousarray(np.repeat(foreground, runs).reshape(width, height).T)
+
+
+def rasterize_polygons(
+    polygons: Sequence[Sequence[float]], height: int, width: int, overlap: str = "union"
+) -> np.ndarray:
+    """Fill polygons `[x0, y0, x1, y1, ...]` (pixels) as COCO does; returns a boolean mask (height, width).
+
+    `overlap` says what pixels inside more than one polygon become: "union" foreground, "background" background, as in
+    the released evaluation of LAVT, which keeps only the pixels whose polygon count is exactly one.
+    Raises `InvalidMaskError` for a polygon with an odd number of coordinates, fewer than three points, a coordinate
+    that is not finite or lies further outside the image than the image's longer side, or an endless outline.
+    """
+    return _combine((_rasterize(polygon, height, width) for polygon in polygons), height, width, overlap)
+
+
+def annotation_to_mask(segmentation: Any, height: int, width: int, overlap: str = "union") -> np.ndarray:
+    """Turn a COCO `segmentation` (an RLE, a list of RLEs or a list of polygons) into a boolean mask (height, width).
+
+    `overlap` as in `rasterize_polygons`. Raises `InvalidMaskError` when a part is invalid, when an RLE's size is not
+    (height, width), or when there is no part at all.
+    """
+    parts = [segmentation] if isinstance(segmentation, Mapping) else segmentation
+    if not isinstance(parts, Sequence) or isinstance(parts, str) or not parts:
+        raise InvalidMaskError(
+            f"Expected polygons or an RLE as segmentation, found {_short(segmentation)}. Give the object an outline."
+        )
+    return _combine((_part_to_mask(part, height, width) for part in parts), height, width, overlap)
+
+
+def mask_to_bbox(mask: np.ndarray) -> list[float]:
+    """The tight box `[x, y, width, height]` (pixels) around a boolean mask (H, W); four zeros for an empty mask."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if len(rows) == 0:
+        return [0.0, 0.0, 0.0, 0.0]
+    x, y = columns[0], rows[0]
+    return [float(x), float(y), float(columns[-1] - x + 1), float(rows[-1] - y + 1)]
+
+
+def _part_to_mask(part: Any, height: int, width: int) -> np.ndarray:
+    if not isinstance(part, Mapping):
+        return _rasterize(part, height, width)
+    if _checked_size(part) != (height, width):
+        raise InvalidMaskError(
+            f"The RLE's size is {list(part['size'])}, the image's [{height}, {width}]. "
+            "The annotation belongs to another image or to another size of this one."
+        )
+    return decode_mask(part)
+
+
+def _combine(masks: Iterable[np.ndarray], height: int, width: int, overlap: str) -> np.ndarray:
+    if overlap not in MASK_OVERLAPS:
+        raise ValueError(f"Unknown mask_overlap '{overlap}'. Choose one of: {', '.join(MASK_OVERLAPS)}.")
+    covered = np.zeros((height, width), dtype=bool)
+    covered_twice = np.zeros((height, width), dtype=bool)
+    for mask in masks:
+        covered_twice |= covered & mask
+        covered |= mask
+    return covered & ~covered_twice if overlap == "background" else covered
+
+
+def _rasterize(polygon: Any, height: int, width: int) -> np.ndarray:
+    from pycocotools import mask as coco_mask
+
+    coordinates = _checked_polygon(polygon, height, width)
+    return coco_mask.decode(coco_mask.frPyObjects([coordinates], height, width))[..., 0].astype(bool)
+
+
+def _checked_polygon(polygon: Any, height: int, width: int) -> list[float]:
+    """The coordinates as floats; pycocotools would end the process on infinite or huge ones, and guess on odd ones."""
+    if not isinstance(polygon, Sequence) or not all(_is_number(value) for value in polygon):
+        raise InvalidMaskError(
+            f"Expected a polygon as a list of numbers, found {_short(polygon)}. Correct the outline."
+        )
+    if len(polygon) % 2 or len(polygon) < 6:
+        raise InvalidMaskError(
+            f"A polygon has {len(polygon)} numbers; it needs an even count of at least 6 (x and y of three points). "
+            "Correct or remove it."
+        )
+    margin = max(height, width)
+    x_inside = all(-margin <= x <= width + margin for x in polygon[0::2])
+    y_inside = all(-margin <= y <= height + margin for y in polygon[1::2])
+    if not (x_inside and y_inside):
+        raise InvalidMaskError(
+            f"A polygon has a coordinate which is not finite or lies far outside the image of {width} x {height} "
+            f"pixels: {_short(polygon)}. Correct or remove it."
+        )
+    points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
+    if np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum() > MAX_OUTLINE_PIXELS:
+        raise InvalidMaskError(
+            f"A polygon's outline is longer than {MAX_OUTLINE_PIXELS} pixels in an image of {width} x {height}. "
+            "Simplify or remove it."
+        )
+    return points.ravel().tolist()
+
+
+def _checked_size(rle: Mapping[str, Any]) -> tuple[int, int]:
+    size = rle.get("size")
+    sides = list(size) if isinstance(size, (Sequence, np.ndarray)) else []
+    if len(sides) != 2 or not all(isinstance(side, (int, np.integer)) and side > 0 for side in sides):
+        raise InvalidMaskError(f"Expected the RLE's size as two positive integers, found {_short(size)}. Correct it.")
+    height, width = int(sides[0]), int(sides[1])
+    if height * width > MAX_PIXELS:
+        raise InvalidMaskError(f"The RLE's size {height} x {width} exceeds {MAX_PIXELS} pixels. Correct it.")
+    return height, width
+
+
+def _run_lengths(counts: Any) -> np.ndarray:
+    if isinstance(counts, str) and counts.isascii():
+        return _decompress(counts.encode("ascii"))
+    if isinstance(counts, bytes):
+        return _decompress(counts)
+    if isinstance(counts, Sequence) and all(isinstance(run, int) and abs(run) < 2**40 for run in counts):
+        return np.asarray(counts, dtype=np.int64)
+    raise InvalidMaskError(
+        f"Expected an RLE's counts as COCO's compressed text or a list of integers, found {_short(counts)}. "
+        "Correct it."
+    )
+
+
+def _decompress(counts: bytes) -> np.ndarray:
+    """Run lengths (int64) from COCO's text: little-endian groups of 5 bits, from the fourth run on as differences."""
+    runs: list[int] = []
+    value = bits = 0
+    for character in counts:
+        code = character - 48
+        if not 0 <= code < 64 or bits > 35:
+            raise InvalidMaskError("The RLE's counts hold text which no encoder writes. Encode the mask again.")
+        value |= (code & 31) << bits
+        bits += 5
+        if code & 32:
+            continue
+        if code & 16:
+            value -= 1 << bits
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        value = bits = 0
+    if bits:
+        raise InvalidMaskError("The RLE's counts end in the middle of a number. The text was cut off.")
+    if any(abs(run) > MAX_PIXELS for run in runs):
+        raise InvalidMaskError(f"The RLE has a run of more than {MAX_PIXELS} pixels. Encode the mask again.")
+    return np.asarray(runs, dtype=np.int64)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

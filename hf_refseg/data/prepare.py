@@ -1,0 +1,265 @@
+"""prepare_dataset: a data set as Parquet with embedded images and a card, resumable, ready for `load_dataset`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+from tqdm.auto import tqdm
+
+from .loading import DATASET_NAMES, REFER_SPLITS, DataFormatError, load_refseg
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+MANIFEST = ".prepare.json"
+
+# Referents and sentences of a complete copy as published; None where no number is published.
+PUBLISHED_COUNTS: dict[tuple[str, str], dict[str, tuple[int, int | None]]] = {
+    ("refcoco", "unc"): {"train": (42404, None), "val": (3811, 10834), "testA": (1975, 5657), "testB": (1810, 5095)},
+    ("refcoco+", "unc"): {"train": (42278, None), "val": (3805, 10758), "testA": (1975, 5726), "testB": (1798, 4889)},
+    ("refcocog", "umd"): {"train": (42226, None), "val": (2573, None), "test": (5023, None)},
+    ("refcocog", "google"): {"train": (44822, None), "val": (5000, 9536)},
+}
+
+
+def prepare_dataset(
+    name: str,
+    data_dir: str | PathLike[str] | None,
+    output: str | PathLike[str],
+    split_by: str | None = None,
+    mask_overlap: str = "union",
+    verify: bool = False,
+    push_to_hub: str | None = None,
+    max_shard_rows: int = 1000,
+    **options: Any,
+) -> Path:
+    """Write a data set to the folder `output`, from which `datasets.load_dataset` reads every split.
+
+    Every image is decoded once to see that it is whole and has the size of its mask. Shards appear under their final
+    name only when complete, so that a killed run goes on where it was when it is started again with the same inputs.
+
+    Args:
+        name, data_dir, split_by, options: as in `load_refseg`.
+        mask_overlap: as in `load_refseg`; RefShapes has no overlapping polygons and takes only "union".
+        verify: compare the numbers of referents and sentences with the published ones before anything is written.
+        push_to_hub: a repository "user/name" to upload the finished folder to.
+        max_shard_rows: rows in one Parquet file; 1000 COCO images take about 170 MB of memory.
+
+    Returns the folder. Raises `DataFormatError`, which names file, record and remedy, for damaged input, for counts
+    that differ from the published ones, and for an output folder that belongs to other inputs or options; and
+    `ValueError` for an unknown name or option value. Finished shards are left as they are.
+    """
+    if name not in DATASET_NAMES:
+        raise ValueError(f"Unknown data set '{name}'. Choose one of: {', '.join(DATASET_NAMES)}.")
+    if max_shard_rows < 1:
+        raise ValueError(f"max_shard_rows is {max_shard_rows}; choose at least 1.")
+    if name in REFER_SPLITS:
+        split_by = split_by or next(iter(REFER_SPLITS[name]))
+        options["mask_overlap"] = mask_overlap
+    elif mask_overlap != "union":
+        raise ValueError(f"{name} takes only mask_overlap='union'.")
+
+    dataset = load_refseg(name, data_dir, split_by, **options)
+    counts = {split: count_rows(rows) for split, rows in dataset.items()}
+    if verify:
+        verify_counts(name, split_by, counts)
+
+    folder = Path(output)
+    inputs = {"name": name, "split_by": split_by, "max_shard_rows": max_shard_rows, **_named(options)}
+    _open_folder(folder, {**inputs, "rows": fingerprint_rows(dataset)})
+    _write_shards(dataset, folder, max_shard_rows, f"{name} to {folder}")
+    _write_card(folder, name, counts, {"split_by": split_by, **_named(options)})
+    if push_to_hub is not None:
+        upload_dataset(folder, push_to_hub)
+    return folder
+
+
+def count_rows(rows: Dataset) -> dict[str, int]:
+    """The numbers of "referents" (rows), "sentences" and different "images" of a split."""
+    return {
+        "referents": len(rows),
+        "sentences": sum(len(sentences) for sentences in rows["sentences"]),
+        "images": len(set(rows["image_id"])),
+    }
+
+
+def verify_counts(name: str, split_by: str | None, counts: Mapping[str, Mapping[str, int]]) -> None:
+    """Compare counts (see `count_rows`) with `PUBLISHED_COUNTS`; raises `DataFormatError` with a table if they differ.
+
+    Raises `ValueError` when nothing is published to compare with.
+    """
+    from hf_refseg.hub.dataset_card import markdown_table
+
+    published = PUBLISHED_COUNTS.get((name, split_by or ""))
+    if published is None:
+        known = ", ".join(f"{dataset} {by}" for dataset, by in PUBLISHED_COUNTS)
+        raise ValueError(f"No counts are published for {name} {split_by}: prepare it without verify. Known: {known}.")
+    comparisons = []
+    for split in dict.fromkeys((*published, *counts)):
+        wanted = published.get(split, (0, 0))
+        found = counts.get(split, {"referents": 0, "sentences": 0})
+        comparisons.append((split, "referents", wanted[0], found["referents"]))
+        if wanted[1] is not None:
+            comparisons.append((split, "sentences", wanted[1], found["sentences"]))
+    if any(wanted != found for _, _, wanted, found in comparisons):
+        table = markdown_table(
+            ("split", "what", "published", "found", "difference"),
+            ((*comparison, f"{comparison[3] - comparison[2]:+d}") for comparison in comparisons),
+        )
+        raise DataFormatError(
+            f"{name} {split_by} is not the complete published data set:\n{table}\n"
+            "Download its annotation files again, or prepare it without verify."
+        )
+
+
+def fingerprint_rows(dataset: DatasetDict) -> str:
+    """A hash of every row of every split; an image counts with its path, or its bytes where it has no file."""
+    from datasets import Image as ImageFeature
+
+    digest = hashlib.sha256()
+    for split, rows in dataset.items():
+        digest.update(f"{split}: {rows.features}".encode())
+        for row in rows.cast_column("image", ImageFeature(decode=False)):
+            image = row.pop("image")
+            digest.update(image["bytes"] or str(image["path"]).encode())
+            digest.update(repr(row).encode())
+    return digest.hexdigest()
+
+
+def verify_image(image: Mapping[str, Any], size: tuple[int, int], where: str) -> None:
+    """Decode an image `{"path", "bytes"}` wholly; raises `DataFormatError` unless it is sound and of `size` (H, W)."""
+    from datasets import Image as ImageFeature
+
+    path = image["path"] if image["bytes"] is None else "the embedded image"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            decoded = ImageFeature().decode_example(dict(image))
+            decoded.load()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataFormatError(
+            f"{path} ({where}) is too large to open: {error} Replace it with the original."
+        ) from error
+    except FileNotFoundError as error:
+        raise DataFormatError(f"{path} ({where}) does not exist. Download it.") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise DataFormatError(
+            f"{path} ({where}) is damaged or no image ({error}). Download it again, then run prepare again: finished "
+            "shards are kept."
+        ) from error
+    if decoded.size != (size[1], size[0]):
+        raise DataFormatError(
+            f"{path} ({where}) has {decoded.width} x {decoded.height} pixels, its mask {size[1]} x {size[0]}. "
+            "Replace it with the original, not a resized or rotated copy."
+        )
+
+
+def upload_dataset(folder: Path, repo_id: str) -> None:
+    """Upload a prepared folder to the Hub's data set `repo_id`, replacing the shards that are there."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    api.create_repo(repo_id, repo_type="dataset", exist_ok=True)
+    api.upload_folder(
+        repo_id=repo_id,
+        repo_type="dataset",
+        folder_path=folder,
+        allow_patterns=["README.md", "data/*.parquet"],
+        delete_patterns=["data/*.parquet"],
+        commit_message="Upload data set",
+    )
+
+
+def _named(options: Mapping[str, Any]) -> dict[str, str | int]:
+    """The options that say what the data is; the others only say where files lie."""
+    return {key: value for key, value in options.items() if key not in ("image_dir", "cache_dir")}
+
+
+def _open_folder(folder: Path, manifest: dict[str, Any]) -> None:
+    """Make the folder, or see that what lies in it was begun with the same manifest."""
+    path = folder / MANIFEST
+    if not path.exists():
+        # A hidden file may be a manifest which a kill cut off.
+        if folder.exists() and (
+            not folder.is_dir() or any(not item.name.startswith(".") for item in folder.iterdir())
+        ):
+            raise DataFormatError(f"{folder} holds other files. Choose a new or an empty folder as output.")
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_text(path, json.dumps(manifest, indent=1))
+        return
+    try:
+        begun = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataFormatError(f"{path} is damaged ({error}). Delete {folder} and prepare it again.") from error
+    differing = [key for key in manifest if begun.get(key) != manifest[key]] if isinstance(begun, dict) else ["all"]
+    if differing:
+        raise DataFormatError(
+            f"{folder} was begun with other inputs or options (different: {', '.join(differing)}). "
+            "Choose another output folder, or delete this one."
+        )
+
+
+def _write_shards(dataset: DatasetDict, folder: Path, max_shard_rows: int, title: str) -> None:
+    (folder / "data").mkdir(exist_ok=True)
+    total = sum(len(rows) for rows in dataset.values())
+    with tqdm(total=total, desc=title, unit="row") as progress:
+        for split, rows in dataset.items():
+            starts = range(0, len(rows), max_shard_rows)
+            for index, start in enumerate(starts):
+                shard = rows.select(range(start, min(start + max_shard_rows, len(rows))))
+                path = folder / "data" / f"{split}-{index:05d}-of-{len(starts):05d}.parquet"
+                if path.exists():
+                    _check_shard(path, len(shard))
+                else:
+                    _write_shard(shard, path)
+                progress.update(len(shard))
+
+
+def _check_shard(path: Path, rows: int) -> None:
+    import pyarrow.parquet as parquet
+    from pyarrow import ArrowInvalid
+
+    try:
+        found = parquet.read_metadata(path).num_rows
+    except (ArrowInvalid, OSError) as error:
+        raise DataFormatError(f"{path} is damaged ({error}). Delete it and run prepare again.") from error
+    if found != rows:
+        raise DataFormatError(f"{path} has {found} rows instead of {rows}. Delete it and run prepare again.")
+
+
+def _write_shard(shard: Dataset, path: Path) -> None:
+    import pyarrow.parquet as parquet
+    from datasets import Image as ImageFeature
+    from datasets.table import embed_table_storage
+
+    previous = None
+    for row in shard.cast_column("image", ImageFeature(decode=False)):
+        source = (row["image"]["path"], row["mask"]["size"])
+        if row["image"]["path"] is None or source != previous:
+            verify_image(row["image"], row["mask"]["size"], f"ref {row['ref_id']}")
+        previous = source
+    partial = path.with_suffix(".partial")
+    # The rows hold the paths of the images. Small row groups let a reader stream a few images at a time.
+    parquet.write_table(embed_table_storage(shard.with_format("arrow")[:]), partial, row_group_size=100)
+    partial.replace(path)
+
+
+def _write_card(
+    folder: Path, name: str, counts: Mapping[str, Mapping[str, int]], options: Mapping[str, str | int | None]
+) -> None:
+    from hf_refseg.hub.dataset_card import build_dataset_card
+
+    _write_text(folder / "README.md", str(build_dataset_card(name, counts, options)))
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

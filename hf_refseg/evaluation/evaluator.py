@@ -1,0 +1,304 @@
+"""Streaming evaluation of a model on a data set: every image is encoded once and only pixel counts are kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, concatenate_datasets
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+from tqdm.auto import tqdm
+
+from ..data.examples import ImageExamples
+from ..visualization import ComparisonRow
+from .protocols import (
+    Protocol,
+    bootstrap_intervals,
+    get_protocol,
+    mask_counts,
+    per_sample_iou,
+    scores_from_counts,
+)
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What `evaluate_model` found.
+
+    Attributes:
+        metrics: scores in percent, see `scores_from_counts`.
+        intervals: 95 % bootstrap interval `(low, high)` in percent for every score; empty when none were asked for.
+        protocol: the protocol's name.
+        images: number of images.
+        sentences: number of sentences.
+        seconds: wall-clock time.
+        records: one dict per sentence with `image_id`, `ref_id`, `sent_id`, `text`, `intersection` and `union` in
+            pixels, and `iou` in [0, 1].
+    """
+
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    protocol: str
+    images: int
+    sentences: int
+    seconds: float
+    records: list[Record]
+
+    def to_json(self, path: str | os.PathLike) -> None:
+        """Write everything to a JSON file; a file that is there stays whole until the new one is."""
+        path = Path(path)
+        unfinished = path.with_name(f"{path.name}.unfinished")
+        unfinished.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        unfinished.replace(path)
+
+
+def evaluate_model(
+    model: nn.Module,
+    processor: Any,
+    dataset: Dataset,
+    protocol: str | Protocol = "original",
+    *,
+    batch_size: int = 16,
+    bootstrap_samples: int = 1000,
+    seed: int = 0,
+    progress: bool = True,
+    device: str | torch.device | None = None,
+    max_images: int | None = None,
+) -> EvaluationResult:
+    """Score a model on every sentence of a data set.
+
+    Args:
+        model: follows the library's contract (`get_image_features`, `image_embeds=`); its training mode is restored.
+        processor: the model's processor.
+        dataset: rows of `load_refseg`, those of one image adjacent.
+        protocol: a protocol or its name.
+        batch_size: sentences per forward pass; it changes speed and memory, not the scores.
+        bootstrap_samples: resamples (of images) for the 95 % intervals; 0 = no intervals.
+        seed: of the resampling.
+        progress: show a progress bar over the images.
+        device: where to run, the model is moved there; None = where it is.
+        max_images: stop after so many images; None = all.
+
+    Raises:
+        ValueError: unknown protocol, numbers out of range, no image, or a mask that does not have its image's size
+            (the message names image and sentence).
+    """
+    protocol = get_protocol(protocol)
+    _check_at_least_one(batch_size=batch_size, max_images=max_images)
+    if bootstrap_samples < 0:
+        raise ValueError(f"bootstrap_samples must not be negative, not {bootstrap_samples}; 0 = no intervals.")
+    if len(dataset) == 0:
+        raise ValueError("There is nothing to evaluate: the data set has no row.")
+    if device is not None:
+        model.to(device)
+    start = time.perf_counter()
+    examples = ImageExamples(dataset)
+    images = len(examples) if max_images is None else min(max_images, len(examples))
+    records: list[Record] = []
+    with _evaluation_mode(model):
+        for index in tqdm(range(images), desc=f"evaluate ({protocol.name})", unit="image", disable=not progress):
+            records += _score_image(model, processor, examples[index], protocol, batch_size)
+    intersections = [record["intersection"] for record in records]
+    unions = [record["union"] for record in records]
+    for record, iou in zip(records, per_sample_iou(intersections, unions, protocol).tolist(), strict=True):
+        record["iou"] = iou
+    intervals = {}
+    if bootstrap_samples:
+        groups = [record["image_id"] for record in records]
+        intervals = bootstrap_intervals(
+            intersections, unions, protocol, groups=groups, samples=bootstrap_samples, seed=seed
+        )
+    return EvaluationResult(
+        metrics=scores_from_counts(intersections, unions, protocol),
+        intervals=intervals,
+        protocol=protocol.name,
+        images=images,
+        sentences=len(records),
+        seconds=time.perf_counter() - start,
+        records=records,
+    )
+
+
+def with_shuffled_sentences(dataset: Dataset, seed: int = 0) -> Dataset:
+    """The same images and masks, every row with the sentences of a row of another image.
+
+    A model that reads must score far lower on it: what is left is what it can guess from the image alone.
+
+    Args:
+        dataset: rows of `load_refseg`; it is not changed.
+        seed: of the permutation.
+
+    Raises:
+        ValueError: one image holds more than half of the rows, so that no such permutation exists.
+    """
+    rows_of_image: dict[str, list[int]] = {}
+    for row, image_id in enumerate(dataset["image_id"]):
+        rows_of_image.setdefault(image_id, []).append(row)
+    most_rows = max(map(len, rows_of_image.values()), default=0)
+    if 2 * most_rows > len(dataset):
+        raise ValueError(
+            f"One image holds {most_rows} of the {len(dataset)} rows: its sentences cannot all go to other images. "
+            "Use a data set with more images."
+        )
+    generator = np.random.default_rng(seed)
+    groups = list(rows_of_image.values())
+    order = [
+        row for group in generator.permutation(len(groups)) for row in generator.permutation(groups[group]).tolist()
+    ]
+    # Rows of one image lie side by side in `order`: a step as long as the longest such run always leaves the image.
+    source = np.empty(len(dataset), dtype=np.int64)
+    source[order] = np.roll(order, -most_rows)
+    # Flattened alone, so that joining the columns does not copy the images.
+    sentences = dataset.select_columns("sentences").select(source).flatten_indices()
+    shuffled = concatenate_datasets([dataset.remove_columns("sentences"), sentences], axis=1)
+    return shuffled.select_columns(dataset.column_names)
+
+
+def select_worst_and_best(records: Sequence[Record], k: int) -> list[Record]:
+    """The k records of lowest IoU, worst first, then the k of highest, best last; none twice.
+
+    With fewer than 2k records all of them are returned. Equal IoUs keep their order.
+    """
+    _check_at_least_one(k=k)
+    ranked = sorted(records, key=lambda record: record["iou"])
+    return ranked[:k] + ranked[max(k, len(ranked) - k) :]
+
+
+def predict_cases(
+    model: nn.Module,
+    processor: Any,
+    dataset: Dataset,
+    records: Sequence[Record],
+    protocol: str | Protocol = "original",
+) -> list[ComparisonRow]:
+    """Predict single sentences again, at the image's own size, for `hf_refseg.visualization.draw_comparison`.
+
+    Args:
+        model: as in `evaluate_model`.
+        processor: the model's processor.
+        dataset: the data set the records come from.
+        records: some of `EvaluationResult.records`; their `iou` is shown, as the evaluation measured it.
+        protocol: whose mask threshold is used.
+
+    Returns:
+        One row per record, in the records' order.
+
+    Raises:
+        ValueError: a record's sentence is not in the data set.
+    """
+    protocol = get_protocol(protocol)
+    wanted = {(record["ref_id"], record["sent_id"]): record for record in records}
+    ref_ids = {record["ref_id"] for record in records}
+    rows = [row for row, ref_id in enumerate(dataset["ref_id"]) if ref_id in ref_ids]
+    drawn: dict[tuple[str, str], ComparisonRow] = {}
+    with _evaluation_mode(model):
+        for example in _iterate(ImageExamples(dataset.select(rows))):
+            keys = list(zip(example["ref_ids"], example["sent_ids"], strict=True))
+            chosen = [index for index, key in enumerate(keys) if key in wanted]
+            image, texts = example["image"], [example["texts"][index] for index in chosen]
+            size = (image.height, image.width)
+            predictions = _predict(model, processor, image, texts, size, protocol, batch_size=16)
+            for index, prediction in zip(chosen, predictions, strict=True):
+                drawn[keys[index]] = ComparisonRow(
+                    image=image,
+                    text=example["texts"][index],
+                    truth=example["masks"][index],
+                    prediction=prediction,
+                    iou=wanted[keys[index]]["iou"],
+                )
+    missing = [key for key in wanted if key not in drawn]
+    if missing:
+        raise ValueError(f"Reference {missing[0][0]!r}, sentence {missing[0][1]!r} is not in this data set.")
+    return [drawn[record["ref_id"], record["sent_id"]] for record in records]
+
+
+def _score_image(
+    model: nn.Module, processor: Any, example: dict[str, Any], protocol: Protocol, batch_size: int
+) -> list[Record]:
+    image, texts, references = example["image"], example["texts"], example["masks"]
+    size = (image.height, image.width)
+    if protocol.resolution == "model":
+        references = _resize_as_processor(processor, image, references)
+        size = references[0].shape
+    predictions = _predict(model, processor, image, texts, size, protocol, batch_size)
+    records = []
+    for index, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
+        record = {
+            "image_id": example["image_id"],
+            "ref_id": example["ref_ids"][index],
+            "sent_id": example["sent_ids"][index],
+            "text": texts[index],
+        }
+        try:
+            intersection, union = mask_counts(prediction, reference)
+        except ValueError as error:
+            raise ValueError(f"Image {record['image_id']!r}, sentence {record['sent_id']!r}: {error}") from error
+        records.append({**record, "intersection": intersection, "union": union})
+    return records
+
+
+def _predict(
+    model: nn.Module,
+    processor: Any,
+    image: Image.Image,
+    texts: Sequence[str],
+    size: tuple[int, int],
+    protocol: Protocol,
+    batch_size: int,
+) -> Iterator[NDArray[np.bool_]]:
+    """One boolean mask of the given size (height, width) per text, made a batch at a time."""
+    parameter = next(model.parameters())
+    pixel_values = processor(images=image, return_tensors="pt")["pixel_values"]
+    image_embeds = model.get_image_features(pixel_values.to(parameter.device, parameter.dtype))
+    for start in range(0, len(texts), batch_size):
+        batch = list(texts[start : start + batch_size])
+        text_inputs = processor(text=batch, return_tensors="pt").to(parameter.device)
+        outputs = model(image_embeds=image_embeds, **text_inputs)
+        results = processor.post_process_referring_segmentation(
+            outputs, target_sizes=[size] * len(batch), threshold=protocol.mask_threshold
+        )
+        for result in results:
+            yield result["mask"].cpu().numpy()
+
+
+def _resize_as_processor(
+    processor: Any, image: Image.Image, masks: Sequence[NDArray[np.bool_]]
+) -> list[NDArray[np.bool_]]:
+    """The true masks as the model is trained on them: resized to its input by its processor."""
+    inputs = processor(images=image, segmentation_maps=list(masks), return_tensors="pt")
+    return list(inputs["mask_labels"].numpy() != 0)
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """No gradients and no dropout inside; afterwards every module is back in its own mode (frozen parts as well)."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _iterate(examples: ImageExamples) -> Iterator[dict[str, Any]]:
+    return (examples[index] for index in range(len(examples)))
+
+
+def _check_at_least_one(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be at least 1, not {number}.")

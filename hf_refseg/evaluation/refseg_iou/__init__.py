@@ -1,0 +1,1 @@
+"""The `refseg_iou` module for Hugging Face evaluate."""

@@ -1,0 +1,220 @@
+"""Model cards: README.md with the metadata the Hub reads, written from what really was measured and done."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import PreTrainedModel
+
+LAVT_IMAGE = """@inproceedings{yang2022lavt,
+  title={{LAVT}: Language-Aware Vision Transformer for Referring Image Segmentation},
+  author={Yang, Zhao and Wang, Jiaqi and Tang, Yansong and Chen, Kai and Zhao, Hengshuang and Torr, Philip H. S.},
+  booktitle={Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year={2022}
+}"""
+LAVT_JOURNAL = """@article{yang2024language,
+  title={Language-Aware Vision Transformer for Referring Segmentation},
+  author={Yang, Zhao and Wang, Jiaqi and Ye, Xubing and Tang, Yansong and Chen, Kai and Zhao, Hengshuang and
+          Torr, Philip H. S.},
+  journal={IEEE Transactions on Pattern Analysis and Machine Intelligence},
+  year={2024}
+}"""
+CITATIONS = {
+    "lavt": LAVT_IMAGE,
+    "video_lavt": LAVT_JOURNAL,
+    "unified_lavt": LAVT_JOURNAL,
+    "magnet": """@inproceedings{chng2024mask,
+  title={Mask Grounding for Referring Image Segmentation},
+  author={Chng, Yong Xien and Zheng, Henry and Han, Yizeng and Qiu, Xuchong and Huang, Gao},
+  booktitle={Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year={2024}
+}""",
+    "m3att": """@article{liu2023multimodal,
+  title={Multi-Modal Mutual Attention and Iterative Interaction for Referring Image Segmentation},
+  author={Liu, Chang and Ding, Henghui and Zhang, Yulun and Jiang, Xudong},
+  journal={IEEE Transactions on Image Processing},
+  year={2023}
+}""",
+    "btmae": """@article{lee2023synchronizing,
+  title={Synchronizing Vision and Language: Bidirectional Token-Masking AutoEncoder for Referring Image Segmentation},
+  author={Lee, Minhyeok and Lee, Dogyoon and Lee, Jungho and Cho, Suhwan and Choi, Heeseung and Kim, Ig-Jae and
+          Lee, Sangyoun},
+  journal={arXiv preprint},
+  year={2023}
+}""",
+    "risam": """@article{zhang2024risam,
+  title={{RISAM}: Referring Image Segmentation via Mutual-Aware Attention Features},
+  author={Zhang, Mengxi and Liu, Yiming and Yin, Xiangjun and Yue, Huanjing and Yang, Jingyu},
+  journal={arXiv preprint},
+  year={2024}
+}""",
+}
+
+SNIPPET = """```python
+{first_line}from PIL import Image
+from transformers import AutoModel, AutoProcessor
+
+processor = AutoProcessor.from_pretrained("{name}"{option})
+model = AutoModel.from_pretrained("{name}"{option})
+image = Image.open("photo.jpg")
+outputs = model(**processor(image, "the left dog", return_tensors="pt"))
+sizes = [(image.height, image.width)]
+result = processor.post_process_referring_segmentation(outputs, target_sizes=sizes)[0]
+mask = result["mask"]  # bool, (height, width)
+```"""
+
+
+def write_model_card(
+    output_dir: str | PathLike[str],
+    *,
+    model: PreTrainedModel,
+    metrics: Mapping[tuple[str, str, str], Mapping[str, float]] | None = None,
+    training: Mapping[str, object] | None = None,
+    pictures: Sequence[str | PathLike[str]] = (),
+    datasets: Sequence[str] = (),
+    base_model: str | Sequence[str] | None = None,
+    repo_id: str | None = None,
+    license: str = "apache-2.0",
+    intended_use: str | None = None,
+    limitations: str | None = None,
+) -> Path:
+    """Writes `output_dir/README.md` for a saved model and returns its path.
+
+    A section appears only if it was given: the card claims nothing that was not measured or done.
+
+    Args:
+        output_dir: The folder that holds (or will hold) the model and its processor; made where it is missing.
+        model: The model; its class, `config.model_type` and parameter count go into the card.
+        metrics: Scores in percent, `{(data set, split, protocol): {"oIoU": 61.2, ...}}`.
+        training: What really happened, name to value: data set, optimizer, steps, seconds, seed ...
+        pictures: Image files to show; those outside `output_dir` are copied into it.
+        datasets: The training data, as ids on the Hub or names.
+        base_model: Id or ids on the Hub of the models this one started from.
+        repo_id: The name the usage examples load; default: the name of `output_dir`.
+        license: License id as on the Hub.
+        intended_use: A paragraph.
+        limitations: A paragraph.
+
+    Raises:
+        FileNotFoundError: if a picture does not exist (nothing is written then).
+    """
+    folder = Path(output_dir)
+    check_pictures(pictures)
+    name = repo_id or folder.resolve().name
+    data = ModelCardData(
+        library_name="hf_refseg",
+        pipeline_tag="image-segmentation",
+        tags=["referring-image-segmentation", model.config.model_type],
+        license=license,
+        datasets=list(datasets) or None,
+        base_model=base_model if base_model is None or isinstance(base_model, str) else list(base_model),
+        model_name=name.split("/")[-1],
+        eval_results=to_eval_results(metrics or {}) or None,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    sections = [
+        f"# {name.split('/')[-1]}",
+        describe_model(model),
+        *(embed_picture(Path(picture), folder) for picture in pictures),
+        describe_usage(name),
+        describe_section("Intended use", intended_use),
+        describe_section("Limits", limitations),
+        describe_results(metrics or {}),
+        describe_training(training or {}, datasets),
+        describe_citation(model.config.model_type),
+    ]
+    body = "\n\n".join(section for section in sections if section)
+    path = folder / "README.md"
+    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n").save(path)
+    return path
+
+
+def to_eval_results(metrics: Mapping[tuple[str, str, str], Mapping[str, float]]) -> list[EvalResult]:
+    """The entries of the card's `model-index`: one per score, named by metric, protocol and split."""
+    return [
+        EvalResult(
+            task_type="image-segmentation",
+            task_name="Referring image segmentation",
+            dataset_type=dataset,
+            dataset_name=dataset,
+            dataset_split=split,
+            metric_type=metric,
+            metric_name=f"{metric} ({protocol} protocol, {split})",
+            metric_value=round(float(value), 4),
+            metric_args={"protocol": protocol},
+        )
+        for (dataset, split, protocol), scores in metrics.items()
+        for metric, value in scores.items()
+    ]
+
+
+def describe_model(model: PreTrainedModel) -> str:
+    """The first line of the class's docstring, its name and its size."""
+    purpose = (type(model).__doc__ or "").strip().partition("\n")[0]
+    size = f"`{type(model).__name__}`, {model.num_parameters() / 1e6:.2f} million parameters."
+    return f"{purpose}\n\n{size}" if purpose else size
+
+
+def check_pictures(pictures: Iterable[str | PathLike[str]]) -> None:
+    for picture in pictures:
+        if not Path(picture).is_file():
+            raise FileNotFoundError(f"picture {picture} does not exist; write it before the model card")
+
+
+def embed_picture(picture: Path, folder: Path) -> str:
+    """Markdown that shows `picture` from within `folder`, where it is copied to if it lies elsewhere."""
+    if not picture.resolve().is_relative_to(folder.resolve()):
+        picture = Path(shutil.copy(picture, folder))
+    relative = picture.resolve().relative_to(folder.resolve()).as_posix()
+    return f"![{picture.stem.replace('_', ' ')}](<{relative}>)"
+
+
+def describe_usage(name: str) -> str:
+    installed = SNIPPET.format(name=name, first_line="import hf_refseg\n", option="")
+    remote = SNIPPET.format(name=name, first_line="", option=", trust_remote_code=True")
+    return (
+        f"## Usage\n\nWith `hf_refseg` installed:\n\n{installed}\n\n"
+        f"Without it, by the code that lies beside the weights:\n\n{remote}"
+    )
+
+
+def describe_section(title: str, text: str | None) -> str:
+    return f"## {title}\n\n{text.strip()}" if text else ""
+
+
+def describe_results(metrics: Mapping[tuple[str, str, str], Mapping[str, float]]) -> str:
+    """One row per data set, split and protocol, one column per metric, in percent."""
+    if not metrics:
+        return ""
+    names = list(dict.fromkeys(name for scores in metrics.values() for name in scores))
+    rows = [
+        [*key, *(f"{scores[name]:.2f}" if name in scores else "" for name in names)] for key, scores in metrics.items()
+    ]
+    table = to_table(["data set", "split", "protocol", *names], rows)
+    note = "Scores in percent. Numbers of different protocols cannot be compared; see `hf_refseg.evaluation`."
+    return f"## Results\n\n{note}\n\n{table}"
+
+
+def describe_training(training: Mapping[str, object], datasets: Sequence[str]) -> str:
+    rows = [["data", ", ".join(datasets)]] if datasets else []
+    rows += [[key, str(value)] for key, value in training.items()]
+    return f"## Training\n\n{to_table(['', 'value'], rows)}" if rows else ""
+
+
+def describe_citation(model_type: str) -> str:
+    citation = CITATIONS.get(model_type)
+    return f"## Citation\n\nThe method:\n\n```bibtex\n{citation}\n```" if citation else ""
+
+
+def to_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; what would break a cell is escaped."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(escape_cell(cell) for cell in line)} |" for line in lines)
+
+
+def escape_cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())

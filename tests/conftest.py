@@ -1,0 +1,25 @@
+"""Fixtures that several test files share."""
+
+from collections.abc import Callable
+
+import pytest
+from hub_server import hub  # noqa: F401
+from torch import nn
+
+
+@pytest.fixture
+def count_calls(monkeypatch: pytest.MonkeyPatch) -> Callable[[nn.Module, str], list[tuple]]:
+    """`count_calls(module, method)` gives a list that grows by the arguments of every call."""
+
+    def watch(module: nn.Module, method: str) -> list[tuple]:
+        calls: list[tuple] = []
+        original = getattr(module, method)
+
+        def recorded(*arguments, **keywords):
+            calls.append(arguments)
+            return original(*arguments, **keywords)
+
+        monkeypatch.setattr(module, method, recorded)
+        return calls
+
+    return watch

@@ -1,0 +1,154 @@
+"""What every method must do, as a test class to inherit from; a method adds its tiny configuration."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from hf_refseg import AutoModelForReferringSegmentation
+
+
+class MethodTests:
+    """Inherit, and define `model_class` and `tiny_config`."""
+
+    model_class: type
+    size = (64, 72)
+
+    def tiny_config(self, **overrides):
+        raise NotImplementedError
+
+    def build(self, **overrides) -> nn.Module:
+        torch.manual_seed(0)
+        return self.model_class(self.tiny_config(**overrides)).eval()
+
+    def inputs(self, batch: int = 2, tokens: int = 6) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(1)
+        return {
+            "pixel_values": torch.randn(batch, 3, *self.size, generator=generator),
+            "input_ids": torch.randint(5, 90, (batch, tokens), generator=generator),
+            "attention_mask": torch.ones(batch, tokens, dtype=torch.long),
+        }
+
+    def labels(self, batch: int = 2) -> Tensor:
+        labels = torch.zeros(batch, *self.size, dtype=torch.long)
+        labels[:, 10:40, 20:50] = 1
+        return labels
+
+    def test_output_shapes(self) -> None:
+        output = self.build()(**self.inputs(), mask_labels=self.labels())
+        assert output.logits.shape == (2, *self.size)
+        assert output.loss.shape == () and output.loss.isfinite()
+        assert all(value.shape == () and not value.requires_grad for value in output.loss_components.values())
+
+    def test_loss_is_the_weighted_sum_of_its_components(self) -> None:
+        model = self.build()
+        model.loss_weights = {name: 0.5 + index for index, name in enumerate(model.loss_weights)}
+        output = model(**self.inputs(), mask_labels=self.labels())
+        expected = sum(model.loss_weights[name] * value for name, value in output.loss_components.items())
+        assert_close(output.loss, expected)
+
+    def test_every_parameter_gets_a_gradient(self) -> None:
+        model = self.build().train()
+        model(**self.inputs(), mask_labels=self.labels()).loss.backward()
+        assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+        assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+    def test_empty_masks_are_legal_labels(self) -> None:
+        output = self.build()(**self.inputs(), mask_labels=torch.zeros(2, *self.size, dtype=torch.long))
+        assert output.loss.isfinite()
+
+    @torch.no_grad()
+    def test_padding_does_not_change_the_mask(self) -> None:
+        model, inputs = self.build(), self.inputs(batch=1, tokens=6)
+        alone = model(**inputs).logits
+        padded = dict(inputs)
+        padded["input_ids"] = torch.cat([inputs["input_ids"], torch.zeros(1, 9, dtype=torch.long)], 1)
+        padded["attention_mask"] = torch.cat([inputs["attention_mask"], torch.zeros(1, 9, dtype=torch.long)], 1)
+        assert_close(model(**padded).logits, alone, atol=1e-4, rtol=0)
+        padded["input_ids"] = padded["input_ids"].masked_fill(padded["attention_mask"] == 0, 7)
+        assert_close(model(**padded).logits, alone, atol=1e-4, rtol=0)
+
+    @torch.no_grad()
+    def test_a_batch_gives_what_its_parts_give(self) -> None:
+        model, inputs = self.build(), self.inputs(batch=3)
+        together = model(**inputs).logits
+        for index in range(3):
+            alone = model(**{name: value[index : index + 1] for name, value in inputs.items()}).logits
+            assert_close(together[index : index + 1], alone, atol=1e-4, rtol=0)
+
+    @torch.no_grad()
+    def test_the_text_matters(self) -> None:
+        model, inputs = self.build(), self.inputs(batch=1)
+        other = {**inputs, "input_ids": inputs["input_ids"].flip(1) + 1}
+        assert (model(**inputs).logits - model(**other).logits).abs().max() > 1e-4
+
+    @torch.no_grad()
+    def test_one_image_with_many_texts_is_encoded_once(self, count_calls: Callable) -> None:
+        model, inputs = self.build(), self.inputs(batch=3)
+        image = inputs["pixel_values"][:1]
+        repeated = model(**{**inputs, "pixel_values": image.expand(3, -1, -1, -1)}).logits
+        calls = count_calls(model, "encode_image")
+        once = model(**{**inputs, "pixel_values": image}).logits
+        assert [call[0].shape[0] for call in calls] == [1]
+        assert_close(once, repeated, atol=1e-4, rtol=0)
+        embeds = model.get_image_features(image)
+        words = model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
+        calls.clear()
+        given = model(image_embeds=embeds, text_embeds=words, attention_mask=inputs["attention_mask"]).logits
+        assert calls == []
+        assert_close(given, once, atol=1e-5, rtol=0)
+
+    @torch.no_grad()
+    def test_save_and_load_keep_the_logits(self, tmp_path) -> None:
+        model, inputs = self.build(), self.inputs()
+        model.save_pretrained(tmp_path)
+        for loader in (self.model_class, AutoModelForReferringSegmentation):
+            loaded, report = loader.from_pretrained(tmp_path, output_loading_info=True)
+            assert type(loaded) is self.model_class
+            assert not report["missing_keys"] and not report["unexpected_keys"]
+            assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+
+    @torch.no_grad()
+    def test_bfloat16_agrees_with_float32(self) -> None:
+        model, inputs = self.build(), self.inputs()
+        expected = model(**inputs).logits
+        inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
+        actual = model.to(torch.bfloat16)(**inputs).logits
+        assert actual.dtype == torch.bfloat16
+        assert (actual.float() - expected).abs().mean() < 0.1 * expected.std()
+
+    @torch.no_grad()
+    def test_eager_attention_agrees_with_sdpa(self) -> None:
+        model, inputs = self.build(), self.inputs()
+        expected = model(**inputs).logits
+        model.set_attn_implementation("eager")
+        assert_close(model(**inputs).logits, expected, atol=1e-4, rtol=0)
+
+    def test_gradient_checkpointing_gives_the_same_gradients(self) -> None:
+        plain, checkpointed = self.build().train(), self.build().train()
+        checkpointed.activation_checkpointing_enable()
+        assert checkpointed.is_activation_checkpointing
+        for model in (plain, checkpointed):
+            torch.manual_seed(0)
+            model(**self.inputs(), mask_labels=self.labels()).loss.backward()
+        for (name, expected), actual in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
+            assert_close(actual.grad, expected.grad, atol=1e-6, rtol=1e-4, msg=lambda text, name=name: name + text)
+
+    def test_tuple_output(self) -> None:
+        model, inputs = self.build(), self.inputs()
+        assert torch.equal(model(**inputs, return_dict=False)[0], model(**inputs).logits)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"pixel_values": None}, "exactly one of `pixel_values` and `image_embeds`"),
+            ({"input_ids": None}, "exactly one of `input_ids` and `text_embeds`"),
+            ({"pixel_values": torch.zeros(3, 3, 64, 72)}, "got 3 and 2"),
+            ({"mask_labels": torch.zeros(2, 32, 36)}, "segmentation_maps"),
+        ],
+    )
+    def test_wrong_inputs_are_named(self, change: dict, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            self.build()(**{**self.inputs(), **change})

@@ -1,0 +1,321 @@
+"""Evaluation of a model: right numbers, one encoding per image, counts and no masks, a model left as it was."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from PIL import Image
+from tiny_lavt import WORDS, tiny_lavt, tiny_processor
+from torch import Tensor, nn
+from transformers import BatchFeature
+
+from hf_refseg.data.loading import row_features
+from hf_refseg.data.masks import decode_mask, encode_mask
+from hf_refseg.evaluation import (
+    evaluate_masks,
+    evaluate_model,
+    predict_cases,
+    select_worst_and_best,
+    with_shuffled_sentences,
+)
+from hf_refseg.visualization import draw_comparison
+
+COLORS = ["red", "green", "blue"]
+SIZES = [(40, 30), (30, 50), (64, 64)]
+INPUT_SIZE = 32
+
+
+class ColorModel(nn.Module):
+    """Finds the named color: the last word's channel of the image, as a logit that is 0 at half brightness."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(4.0))
+        self.frozen = nn.BatchNorm2d(3).eval()
+        self.encoded_images = 0
+        self.text_batches: list[int] = []
+
+    def get_image_features(self, pixel_values: Tensor) -> Tensor:
+        assert not self.training
+        assert torch.is_inference_mode_enabled()
+        self.encoded_images += len(pixel_values)
+        return pixel_values
+
+    def forward(self, image_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
+        self.text_batches.append(len(input_ids))
+        last_words = input_ids.gather(1, attention_mask.sum(dim=1, keepdim=True) - 1)[:, 0]
+        return SimpleNamespace(logits=self.scale * (image_embeds[0, last_words] - 0.5))
+
+
+class ColorProcessor:
+    """Words become channel numbers, images and masks are resized to 32x32 pixels."""
+
+    def __call__(self, images=None, text=None, segmentation_maps=None, return_tensors=None) -> BatchFeature:
+        inputs = {}
+        if images is not None:
+            images = images if isinstance(images, list) else [images]
+            inputs["pixel_values"] = torch.stack([self.resize(np.asarray(image) / 255) for image in images])
+        if text is not None:
+            words = [[COLORS.index(word) for word in sentence.split() if word in COLORS] for sentence in text]
+            longest = max(map(len, words))
+            inputs["input_ids"] = torch.tensor([ids + [0] * (longest - len(ids)) for ids in words])
+            inputs["attention_mask"] = torch.tensor([[1] * len(i) + [0] * (longest - len(i)) for i in words])
+        if segmentation_maps is not None:
+            masks = [self.resize(np.asarray(mask, dtype=float)[..., None])[0] for mask in segmentation_maps]
+            inputs["mask_labels"] = torch.stack(masks)
+        return BatchFeature(inputs)
+
+    def resize(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array).float().permute(2, 0, 1)[None]
+        return nn.functional.interpolate(tensor, size=(INPUT_SIZE, INPUT_SIZE), mode="nearest")[0]
+
+    def post_process_referring_segmentation(self, outputs, target_sizes, threshold=None) -> list[dict]:
+        threshold = 0.5 if threshold is None else threshold
+        results = []
+        for logits, size in zip(outputs.logits, target_sizes, strict=True):
+            resized = nn.functional.interpolate(logits[None, None], size=size, mode="nearest")[0, 0]
+            results.append({"mask": resized.sigmoid() > threshold, "score": 1.0, "present": True})
+        return results
+
+
+def rectangles(width: int, height: int) -> list[np.ndarray]:
+    masks = []
+    for index in range(3):
+        mask = np.zeros((height, width), dtype=bool)
+        mask[height // 4 : height // 2, index * width // 3 : (index + 1) * width // 3 - 1] = True
+        masks.append(mask)
+    return masks
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    """Three images with a red, a green and a blue (dim) rectangle; the third image's sentences are partly wrong."""
+    rows = []
+    for number, (width, height) in enumerate(SIZES):
+        masks = rectangles(width, height)
+        pixels = np.zeros((height, width, 3), dtype=np.uint8)
+        for channel, mask in enumerate(masks):
+            pixels[mask, channel] = 255 if channel < 2 else 115
+        for channel, color in enumerate(COLORS):
+            named = COLORS[(channel + 1) % 2] if number == 2 and channel < 2 else color
+            texts = [named, f"the {COLORS[0]} no the {named}"][: 1 + channel % 2]
+            ref_id = f"{number}{channel}"
+            rows.append(
+                {
+                    "image": Image.fromarray(pixels),
+                    "image_id": str(number),
+                    "ref_id": ref_id,
+                    "ann_ids": [channel],
+                    "category": "rectangle",
+                    "mask": encode_mask(masks[channel]),
+                    "bbox": [0.0, 0.0, 1.0, 1.0],
+                    "no_target": False,
+                    "sentences": [
+                        {"sent_id": f"{ref_id}{index}", "raw": text, "sent": text} for index, text in enumerate(texts)
+                    ],
+                }
+            )
+    return Dataset.from_list(rows, features=row_features())
+
+
+def evaluate(dataset: Dataset, model: ColorModel | None = None, **options):
+    options = {"progress": False, "bootstrap_samples": 50, **options}
+    return evaluate_model(model or ColorModel(), ColorProcessor(), dataset, **options)
+
+
+def expected_masks(size: tuple[int, int] | None, threshold: float) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Predictions and references of every sentence, worked out from the rectangles alone."""
+    predictions, references = [], []
+    for number, (width, height) in enumerate(SIZES):
+        rows = np.arange(INPUT_SIZE) * height // INPUT_SIZE
+        columns = np.arange(INPUT_SIZE) * width // INPUT_SIZE
+        small = [mask[np.ix_(rows, columns)] for mask in rectangles(width, height)]
+        seen = [small[0], small[1], small[2] & (threshold < 0.45)]
+        target = size or (height, width)
+        back = np.ix_(np.arange(target[0]) * INPUT_SIZE // target[0], np.arange(target[1]) * INPUT_SIZE // target[1])
+        truths = small if size else rectangles(width, height)
+        for channel in range(3):
+            named = (channel + 1) % 2 if number == 2 and channel < 2 else channel
+            for _ in range(1 + channel % 2):
+                predictions.append(seen[named][back])
+                references.append(truths[channel])
+    return predictions, references
+
+
+@pytest.mark.parametrize(
+    ("protocol", "size", "threshold"),
+    [("original", None, 0.5), ("lavt", (INPUT_SIZE, INPUT_SIZE), 0.5), ("vlt", None, 0.35), ("cris", None, 0.35)],
+)
+def test_scores_follow_the_protocol(dataset, protocol, size, threshold):
+    result = evaluate(dataset, protocol=protocol)
+    expected = evaluate_masks(*expected_masks(size, threshold), protocol)
+    assert 10 < expected["oIoU"] < 90
+    assert result.metrics == pytest.approx(expected, rel=1e-9)
+    assert (result.protocol, result.images, result.sentences) == (protocol, 3, 12)
+
+
+def test_every_image_is_encoded_once_whatever_the_batch_size(dataset):
+    model = ColorModel()
+    small = evaluate(dataset, model, batch_size=3)
+    assert model.encoded_images == 3
+    assert model.text_batches == [3, 1, 3, 1, 3, 1]
+    large = evaluate(dataset, batch_size=100)
+    assert small.records == large.records
+    assert small.metrics == large.metrics
+    assert small.intervals == large.intervals
+
+
+def test_records_hold_counts_and_no_mask(dataset):
+    result = evaluate(dataset)
+    assert [record["sent_id"] for record in result.records[:4]] == ["000", "010", "011", "020"]
+    for record in result.records:
+        assert {key: type(value) for key, value in record.items()} == {
+            "image_id": str,
+            "ref_id": str,
+            "sent_id": str,
+            "text": str,
+            "intersection": int,
+            "union": int,
+            "iou": float,
+        }
+        assert record["iou"] == record["intersection"] / record["union"]
+
+
+def test_intervals_resample_images(dataset):
+    """Of 27 resamples of three images one holds the failing image alone: at 3.7 % it is the interval's lower end."""
+    result = evaluate(dataset, bootstrap_samples=4000)
+    failing = [record for record in result.records if record["image_id"] == "2"]
+    alone = sum(record["intersection"] for record in failing) / sum(record["union"] for record in failing)
+    low, high = result.intervals["oIoU"]
+    assert low == pytest.approx(100 * alone)
+    assert low < result.metrics["oIoU"] < high
+    assert evaluate(dataset, bootstrap_samples=0).intervals == {}
+
+
+def test_the_model_is_left_as_it_was(dataset):
+    model = ColorModel().train()
+    model.frozen.eval()
+    evaluate(dataset, model)
+    assert model.training
+    assert not model.frozen.training
+    # Also when the evaluation breaks off.
+    broken = dataset.map(lambda row: {"mask": encode_mask(np.ones((5, 6), dtype=bool))})
+    with pytest.raises(ValueError, match="5"):
+        evaluate(broken, model)
+    assert model.training
+    assert not model.frozen.training
+
+
+def test_max_images_and_bad_options(dataset):
+    assert evaluate(dataset, max_images=2).sentences == 8
+    assert evaluate(dataset, max_images=50).images == 3
+    with pytest.raises(ValueError, match="Unknown protocol 'iou'"):
+        evaluate(dataset, protocol="iou")
+    with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
+        evaluate(dataset, batch_size=0)
+    with pytest.raises(ValueError, match="bootstrap_samples"):
+        evaluate(dataset, bootstrap_samples=-1)
+    with pytest.raises(ValueError, match="no row"):
+        evaluate(dataset.select([]))
+
+
+def test_result_is_written_whole(dataset, tmp_path):
+    result = evaluate(dataset)
+    path = tmp_path / "metrics.json"
+    result.to_json(path)
+    written = json.loads(path.read_text(encoding="utf-8"))
+    assert written["metrics"] == result.metrics
+    assert written["intervals"]["mIoU"] == list(result.intervals["mIoU"])
+    assert written["records"] == result.records
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_shuffled_sentences_come_from_other_images(dataset):
+    shuffled = with_shuffled_sentences(dataset, seed=3)
+    assert shuffled.features == dataset.features
+    assert shuffled.remove_columns("sentences")["mask"][:] == dataset["mask"][:]
+    images = [row["image_id"] for row in shuffled]
+    sources = [row["sentences"][0]["sent_id"][0] for row in shuffled]
+    assert all(image != source for image, source in zip(images, sources, strict=True))
+    sent_ids = sorted(sentence["sent_id"] for row in shuffled for sentence in row["sentences"])
+    assert sent_ids == sorted(sentence["sent_id"] for row in dataset for sentence in row["sentences"])
+    again = with_shuffled_sentences(dataset, seed=3)
+    assert again["sentences"][:] == shuffled["sentences"][:]
+    assert any(with_shuffled_sentences(dataset, seed)["sentences"][:] != again["sentences"][:] for seed in range(3))
+
+
+def test_a_model_that_reads_falls_on_shuffled_sentences(dataset):
+    """Colors follow from the ref id, so a model that reads must lose; one image cannot be shuffled at all."""
+    assert evaluate(with_shuffled_sentences(dataset)).metrics["oIoU"] < evaluate(dataset).metrics["oIoU"]
+    with pytest.raises(ValueError, match="3 of the 4 rows"):
+        with_shuffled_sentences(dataset.select(range(4)))
+
+
+def test_uneven_images_still_shuffle(dataset):
+    uneven = dataset.select([0, 1, 2, 3, 6, 7])
+    for seed in range(20):
+        shuffled = with_shuffled_sentences(uneven, seed)
+        assert all(row["sentences"][0]["sent_id"][0] != row["image_id"] for row in shuffled)
+
+
+def test_worst_and_best_are_drawn(dataset):
+    result = evaluate(dataset)
+    cases = select_worst_and_best(result.records, 2)
+    ious = [record["iou"] for record in result.records]
+    assert [case["iou"] for case in cases] == sorted(ious)[:2] + sorted(ious)[-2:]
+    assert len(select_worst_and_best(result.records[:3], 2)) == 3
+    rows = predict_cases(ColorModel(), ColorProcessor(), dataset, cases)
+    for row, case in zip(rows, cases, strict=True):
+        assert (row.text, row.iou) == (case["text"], case["iou"])
+        assert row.truth.shape == row.prediction.shape == (row.image.height, row.image.width)
+        union = (row.truth | row.prediction).sum()
+        assert (row.truth & row.prediction).sum() / union == pytest.approx(case["iou"])
+    assert draw_comparison(rows).height > 4 * 100
+
+
+def test_cases_of_another_data_set_are_refused(dataset):
+    case = {"ref_id": "99", "sent_id": "990", "iou": 0.0}
+    with pytest.raises(ValueError, match="'99', sentence '990' is not in this data set"):
+        predict_cases(ColorModel(), ColorProcessor(), dataset, [case])
+
+
+@pytest.mark.parametrize("protocol", ["original", "lavt", "vlt"])
+def test_lavt_scores_as_in_one_plain_call_per_sentence(dataset, protocol):
+    model, processor = tiny_lavt(), tiny_processor()
+    with torch.no_grad():
+        # Random weights call everything foreground: with the median as threshold, half of a picture is.
+        logits = model(**processor(images=dataset[0]["image"], text="the red", return_tensors="pt")).logits
+        model.decoder.classifier.bias[1] -= logits.median()
+        model.decoder.classifier.weight *= 10
+        model.decoder.classifier.bias *= 10
+    sentences = iter(WORDS[5:] * 3)
+
+    def use_known_words(row: dict) -> dict:
+        texts = [f"{next(sentences)} {row['category']}" for _ in row["sentences"]]
+        return {"sentences": [{**old, "raw": new} for old, new in zip(row["sentences"], texts, strict=True)]}
+
+    dataset = dataset.map(use_known_words, load_from_cache_file=False)
+    predictions, references = [], []
+    for row in dataset:
+        mask = decode_mask(row["mask"])
+        for sentence in row["sentences"]:
+            inputs = processor(
+                images=row["image"], text=sentence["raw"], segmentation_maps=[mask], return_tensors="pt"
+            )
+            labels = inputs.pop("mask_labels")
+            with torch.no_grad():
+                outputs = model(**inputs)
+            reference = labels[0].bool().numpy() if protocol == "lavt" else mask
+            (result,) = processor.post_process_referring_segmentation(
+                outputs, target_sizes=[reference.shape], threshold=0.35 if protocol == "vlt" else None
+            )
+            predictions.append(result["mask"])
+            references.append(reference)
+    expected = evaluate_masks(predictions, references, protocol)
+    result = evaluate_model(model, processor, dataset, protocol, batch_size=3, bootstrap_samples=0, progress=False)
+    assert 0 < expected["oIoU"] < 90
+    assert len({int(prediction.sum()) for prediction in predictions}) > 3
+    assert result.metrics == pytest.approx(expected, abs=0.5)

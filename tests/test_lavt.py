@@ -1,0 +1,225 @@
+"""LAVT's own behavior: ablations, encoders, windows, text encoder, configuration."""
+
+import pytest
+import torch
+from method_tests import MethodTests
+from torch import nn
+from torch.testing import assert_close
+from transformers import BertConfig, BertModel, SwinConfig, SwinModel
+
+from hf_refseg import LavtConfig, LavtForReferringSegmentation
+from hf_refseg.modeling.encoders_refseg import SwinStages, WindowLayer
+from hf_refseg.modeling.modeling_lavt import (
+    ClosedPathway,
+    GatedPathway,
+    LanguageGate,
+    PixelWordAttention,
+    PooledSentence,
+    UngatedPathway,
+    VisualStage,
+)
+
+SWIN = {
+    "model_type": "swin",
+    "image_size": 64,
+    "embed_dim": 16,
+    "depths": [1, 2, 2, 1],
+    "num_heads": [1, 2, 2, 4],
+    "window_size": 4,
+    "drop_path_rate": 0.1,
+}
+BERT = {
+    "model_type": "bert",
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 32,
+}
+ABLATIONS = [
+    {"language_pathway": False},
+    {"fusion_type": "pooled_sentence"},
+    {"gate_activation": "sigmoid"},
+    {"gate_activation": "none"},
+    {"fusion_norm": "layer"},
+    {"fusion_norm": "batch"},
+    {"fusion_norm": "none"},
+    {"decoder_features": "E"},
+    {"decoder_features": "E", "gate_activation": "none"},
+    {"decoder_features": "V"},
+    {"decoder_features": "V", "gate_activation": "none"},
+    {"fusion_num_heads": [1, 2, 4, 8]},
+    {"fusion_activation": "relu"},
+    {"fusion_dropout": 0.1},
+    {"text_dropout": False},
+    {"loss_type": "dice"},
+    {"loss_type": "dice_focal"},
+    {"loss_type": "dice_boundary", "boundary_loss_weight": 0.1},
+]
+
+
+class TestLavt(MethodTests):
+    model_class = LavtForReferringSegmentation
+
+    def tiny_config(self, **overrides) -> LavtConfig:
+        return LavtConfig(**{"backbone_config": SWIN, "text_config": BERT, **overrides})
+
+    @pytest.mark.parametrize("ablation", ABLATIONS, ids=str)
+    def test_every_ablation_trains_and_reloads(self, ablation: dict, tmp_path) -> None:
+        model = self.build(**ablation).train()
+        model(**self.inputs(), mask_labels=self.labels()).loss.backward()
+        assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+        model.eval().save_pretrained(tmp_path)
+        loaded = LavtForReferringSegmentation.from_pretrained(tmp_path)
+        for name, value in ablation.items():
+            assert getattr(loaded.config, name) == value
+        with torch.no_grad():
+            assert torch.equal(loaded(**self.inputs()).logits, model(**self.inputs()).logits)
+
+    @torch.no_grad()
+    @pytest.mark.parametrize(
+        "ablation", [ablation for ablation in ABLATIONS[:13] if "loss" not in str(ablation)], ids=str
+    )
+    def test_every_ablation_changes_the_logits(self, ablation: dict) -> None:
+        plain, changed = self.build(), self.build(**ablation)
+        for name, weight in plain.named_parameters():
+            if ".gate." in name:
+                weight *= 20  # new gates are almost closed
+        shapes = {name: value.shape for name, value in changed.state_dict().items()}
+        common = {name: value for name, value in plain.state_dict().items() if shapes.get(name) == value.shape}
+        changed.load_state_dict(common, strict=False)
+        assert (changed(**self.inputs()).logits - plain(**self.inputs()).logits).abs().max() > 1e-4
+
+    def test_ablations_choose_their_parts(self) -> None:
+        kinds = {
+            "plain": [GatedPathway, GatedPathway, GatedPathway, ClosedPathway],
+            "no pathway": [ClosedPathway] * 4,
+            "ungated": [UngatedPathway] * 3 + [ClosedPathway],
+            "E": [GatedPathway] * 4,
+        }
+        options = {"plain": {}, "no pathway": {"language_pathway": False}, "ungated": {"gate_activation": "none"}}
+        options["E"] = {"decoder_features": "E"}
+        for name, expected in kinds.items():
+            assert [type(stage.pathway) for stage in self.build(**options[name]).stages] == expected
+        assert isinstance(self.build(decoder_features="V").stages[-1], VisualStage)
+        assert len(self.build(decoder_features="V").decoder.steps) == 2
+        assert isinstance(self.build().stages[0].fusion.language_maps, PixelWordAttention)
+        pooled = self.build(fusion_type="pooled_sentence").stages[0].fusion.language_maps
+        assert isinstance(pooled, PooledSentence)
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("size", [(40, 40), (67, 90), (99, 33)])
+    def test_any_image_size(self, size: tuple[int, int]) -> None:
+        model, inputs = self.build(), self.inputs()
+        inputs["pixel_values"] = torch.randn(2, 3, *size)
+        assert model(**inputs).logits.shape == (2, *size)
+        # A small map must leave no trace in the windows of later, larger maps.
+        assert_close(model(**self.inputs()).logits, self.build()(**self.inputs()).logits)
+
+    def test_without_a_text_dropout_the_text_encoder_stays_in_evaluation_mode(self) -> None:
+        assert not self.build(text_dropout=False).train().text_encoder.training
+        model = self.build(text_dropout=True).train()
+        assert model.text_encoder.training
+        assert not model.eval().text_encoder.training
+
+    def test_new_weights_start_as_the_paper_says(self) -> None:
+        model = self.build()
+        gate = next(module for module in model.modules() if isinstance(module, LanguageGate))
+        assert gate.reduce.weight.std().item() == pytest.approx(0.02, rel=0.2)
+        projection = model.stages[3].fusion.project_pixels[0].weight
+        assert projection.abs().max().item() == pytest.approx(128**-0.5, rel=0.01)  # uniform, as PyTorch does
+        assert model.text_encoder.encoder.layer[0].attention.self.query.weight.std().item() == pytest.approx(
+            0.02, rel=0.2
+        )
+
+    def test_from_encoders_takes_over_pretrained_weights(self, tmp_path) -> None:
+        swin = SwinModel(SwinConfig(**{**SWIN, "drop_path_rate": 0.1})).eval()
+        bert = BertModel(BertConfig(**BERT)).eval()
+        swin.save_pretrained(tmp_path / "swin")
+        bert.save_pretrained(tmp_path / "bert")
+        model = LavtForReferringSegmentation.from_encoders(tmp_path / "swin", tmp_path / "bert", loss_type="dice")
+        assert model.config.loss_type == "dice" and model.config.backbone_config.drop_path_rate == 0.3
+        inputs = self.inputs()
+        with torch.no_grad():
+            tokens, size = swin.embeddings(inputs["pixel_values"])
+            for layer in swin.encoder.layers[0].blocks:
+                tokens, _ = layer(tokens, size, always_partition=True)
+            assert_close(model.get_image_features(inputs["pixel_values"]).features, tokens)
+            words = bert(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
+            assert_close(model.get_text_features(inputs["input_ids"], inputs["attention_mask"]), words)
+
+    @torch.no_grad()
+    def test_stages_equal_the_whole_swin_transformer(self) -> None:
+        config = SwinConfig(**SWIN)
+        swin = SwinModel(config, add_pooling_layer=False).eval()
+        swin.layernorm = nn.Identity()
+        stages = SwinStages(config).eval()
+        stages.load_encoder(swin)
+        image = torch.randn(2, 3, 64, 96)
+        tokens, size = stages.embed(image)
+        for index in range(4):
+            tokens = stages.run_stage(index, tokens, size)
+            if index < 3:
+                tokens, size = stages.merge(index, tokens, size)
+        assert_close(tokens, swin(image, always_partition=True).last_hidden_state, atol=1e-5, rtol=1e-4)
+
+    @torch.no_grad()
+    def test_shift_masks_and_position_tables_are_computed_once_per_size(self, count_calls) -> None:
+        model, inputs = self.build(), self.inputs()
+        layers = [module for module in model.modules() if isinstance(module, WindowLayer)]
+        calls = [count_calls(layer, "compute_added_scores") for layer in layers]
+        for _ in range(3):
+            model(**inputs)
+        assert [len(call) for call in calls] == [1] * len(layers)
+        inputs["pixel_values"] = torch.randn(2, 3, 136, 64)
+        model(**inputs)
+        assert [len(call) for call in calls] == [2] * len(layers)
+
+    @pytest.mark.parametrize("fused", [False, True])
+    def test_kept_tables_follow_the_weights(self, fused: bool) -> None:
+        """Fused optimizers change weights without a trace in their version counter."""
+        model, inputs = self.build(), self.inputs()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=fused)
+        with torch.no_grad():
+            model(**inputs)
+        model(**inputs, mask_labels=self.labels()).loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            after = model(**inputs).logits
+            fresh = LavtForReferringSegmentation(model.config).eval()
+            fresh.load_state_dict(model.state_dict())
+            assert torch.equal(after, fresh(**inputs).logits)
+            model.load_state_dict(self.build().state_dict())
+            assert torch.equal(model(**inputs).logits, self.build()(**inputs).logits)
+
+    @pytest.mark.parametrize(
+        ("overrides", "message"),
+        [
+            ({"loss_type": "iou"}, "'cross_entropy', 'dice', 'dice_focal', 'dice_boundary'"),
+            ({"gate_activation": "relu"}, "'tanh', 'sigmoid', 'none'"),
+            ({"fusion_norm": "group"}, "'instance', 'layer', 'batch', 'none'"),
+            ({"fusion_type": "concat"}, "'pixel_word', 'pooled_sentence'"),
+            ({"decoder_features": "G"}, "'F', 'E', 'V'"),
+            ({"fusion_num_heads": [1, 1]}, "4 in all"),
+            ({"fusion_num_heads": [3, 1, 1, 1]}, "3 heads do not divide"),
+            ({"class_weights": [1.0]}, "two positive numbers"),
+            ({"decoder_features": "E", "language_pathway": False}, "language_pathway=True"),
+            ({"backbone_config": {"model_type": "resnet"}}, "Pass a SwinConfig"),
+        ],
+        ids=str,
+    )
+    def test_wrong_configurations_are_named(self, overrides: dict, message: str) -> None:
+        with pytest.raises(Exception, match=message):
+            self.tiny_config(**overrides)
+
+
+def test_the_default_configuration_is_the_paper_s_main_model() -> None:
+    config = LavtConfig()
+    assert (config.backbone_config.embed_dim, list(config.backbone_config.depths)) == (128, [2, 2, 18, 2])
+    assert (config.backbone_config.window_size, config.backbone_config.drop_path_rate) == (12, 0.3)
+    assert (config.text_config.num_hidden_layers, config.text_config.hidden_size) == (12, 768)
+    assert config.decoder_hidden_size == 512
+    with torch.device("meta"):
+        model = LavtForReferringSegmentation(config)
+    assert 210e6 < model.num_parameters() < 230e6

@@ -1,0 +1,128 @@
+"""The model card says what was given and nothing else, its metadata is valid, and its usage examples run."""
+
+import re
+
+import pytest
+from fresh_process import run_python
+from huggingface_hub import ModelCard
+from PIL import Image
+from tiny_lavt import tiny_lavt, tiny_processor
+from transformers import BertConfig, BertModel
+
+from hf_refseg.hub.model_card import write_model_card
+
+METRICS = {
+    ("refshapes", "val", "original"): {"oIoU": 61.23456, "mIoU": 58.5, "Pr@0.5": 70},
+    ("refshapes", "val", "lavt"): {"oIoU": 60.0},
+    ("refcoco", "testA", "original"): {"oIoU": 12.5, "mIoU": 10.25},
+}
+
+
+@pytest.fixture(scope="module")
+def lavt():
+    return tiny_lavt()
+
+
+def section(card: ModelCard, title: str) -> str:
+    """The text of one section of a card; raises where there is none."""
+    return re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", card.text, re.DOTALL | re.MULTILINE).group(1)
+
+
+def titles(card: ModelCard) -> list[str]:
+    return re.findall(r"^## (.*)$", card.text, re.MULTILINE)
+
+
+def test_metadata_reads_back_as_given(lavt, tmp_path):
+    path = write_model_card(
+        tmp_path,
+        model=lavt,
+        metrics=METRICS,
+        datasets=["refshapes"],
+        base_model=["microsoft/swin-tiny", "google-bert/bert-base-uncased"],
+        repo_id="someone/my-model",
+    )
+    assert path == tmp_path / "README.md"
+    data = ModelCard.load(path).data
+    assert data.library_name == "hf_refseg"
+    assert data.pipeline_tag == "image-segmentation"
+    assert data.tags == ["referring-image-segmentation", "lavt"]
+    assert data.license == "apache-2.0"
+    assert data.datasets == ["refshapes"]
+    assert data.base_model == ["microsoft/swin-tiny", "google-bert/bert-base-uncased"]
+    assert data.model_name == "my-model"
+    read = {
+        (result.dataset_type, result.dataset_split, result.metric_args["protocol"], result.metric_type): result
+        for result in data.eval_results
+    }
+    expected = {(*key, name): value for key, scores in METRICS.items() for name, value in scores.items()}
+    assert read.keys() == expected.keys()
+    for key, value in expected.items():
+        assert read[key].metric_value == pytest.approx(value, abs=5e-5)
+        assert key[1] in read[key].metric_name and key[2] in read[key].metric_name
+
+
+def test_results_table_names_protocols_and_leaves_gaps(lavt, tmp_path):
+    card = ModelCard.load(write_model_card(tmp_path, model=lavt, metrics=METRICS))
+    rows = [line.split("|")[1:-1] for line in section(card, "Results").splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in row] for row in rows]
+    assert rows[0] == ["data set", "split", "protocol", "oIoU", "mIoU", "Pr@0.5"]
+    assert rows[2:] == [
+        ["refshapes", "val", "original", "61.23", "58.50", "70.00"],
+        ["refshapes", "val", "lavt", "60.00", "", ""],
+        ["refcoco", "testA", "original", "12.50", "10.25", ""],
+    ]
+
+
+def test_nothing_is_claimed_that_was_not_given(tmp_path):
+    config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=9)
+    card = ModelCard.load(write_model_card(tmp_path / "model", model=BertModel(config)))
+    assert titles(card) == ["Usage"]
+    assert card.data.eval_results is None and card.data.datasets is None and card.data.base_model is None
+    assert card.data.tags == ["referring-image-segmentation", "bert"]
+
+
+def test_given_sections_pictures_and_citation_appear(lavt, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    inside, outside = folder / "predictions.png", tmp_path / "worst cases.png"
+    Image.new("RGB", (4, 4), "red").save(inside)
+    Image.new("RGB", (4, 4), "blue").save(outside)
+    path = write_model_card(
+        folder,
+        model=lavt,
+        training={"steps": 120, "learning rate": 5e-5, "note": "a | b\nc"},
+        datasets=["refshapes"],
+        pictures=[inside, outside],
+        intended_use="Teaching.",
+        limitations="Knows shapes only.",
+    )
+    card = ModelCard.load(path)
+    assert titles(card) == ["Usage", "Intended use", "Limits", "Training", "Citation"]
+    assert section(card, "Limits").strip() == "Knows shapes only."
+    training = section(card, "Training")
+    assert "| data | refshapes |" in training
+    assert "| steps | 120 |" in training and "| learning rate | 5e-05 |" in training
+    assert "| note | a \\| b c |" in training
+    assert "yang2022lavt" in section(card, "Citation")
+    pictures = re.findall(r"!\[(.*?)\]\(<(.*?)>\)", card.text)
+    assert pictures == [("predictions", "predictions.png"), ("worst cases", "worst cases.png")]
+    assert Image.open(folder / "worst cases.png").getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_a_missing_picture_is_an_error_and_writes_nothing(lavt, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.png does not exist"):
+        write_model_card(tmp_path / "model", model=lavt, pictures=[tmp_path / "absent.png"])
+    assert not (tmp_path / "model").exists()
+
+
+def test_usage_examples_run_with_and_without_the_package(lavt, tmp_path):
+    folder = tmp_path / "my-model"
+    lavt.save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
+    card = ModelCard.load(write_model_card(folder, model=lavt))
+    with_package, without_package = re.findall(r"```python\n(.*?)```", section(card, "Usage"), re.DOTALL)
+    Image.new("RGB", (50, 40), "green").save(tmp_path / "photo.jpg")
+    check = "\nprint(mask.dtype, tuple(mask.shape))"
+    for snippet, hidden in ((with_package, False), (without_package, True)):
+        printed = run_python(snippet + check, cwd=tmp_path, hide_package=hidden)
+        assert printed.splitlines()[-1] == "torch.bool (40, 50)"

@@ -1,0 +1,117 @@
+"""A saved folder loads in a fresh process, by the package and, where it is not installed, by the code it carries."""
+
+import json
+
+import pytest
+import torch
+from fresh_process import run_python
+from PIL import Image
+from safetensors.torch import save_file
+from tiny_lavt import tiny_lavt, tiny_processor
+from transformers import pipeline
+
+TEXTS = ["the left dog", "red circle"]
+
+COMPARE = """
+import json, sys
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, pipeline
+
+photo = Image.open("photo.png")
+expected = load_file("expected.safetensors")
+
+def difference(processor, model):
+    inputs = processor([photo, photo], ["the left dog", "red circle"], return_tensors="pt")
+    with torch.no_grad():
+        outputs = model(**inputs)
+    assert not model.training
+    results = processor.post_process_referring_segmentation(outputs, [(40, 50)] * 2, expected["threshold"].item())
+    masks = torch.stack([result["mask"] for result in results])
+    assert torch.equal(masks, expected["masks"])
+    return (outputs.logits - expected["logits"]).abs().max().item()
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Holds `model` (model and processor), `with_pipeline`, `photo.png` and what the model makes of it."""
+    folder = tmp_path_factory.mktemp("remote_code")
+    torch.manual_seed(1)
+    photo = Image.fromarray(torch.randint(0, 256, (40, 50, 3), dtype=torch.uint8).numpy())
+    photo.save(folder / "photo.png")
+    model, processor = tiny_lavt(), tiny_processor()
+    with torch.no_grad():
+        outputs = model(**processor([photo, photo], TEXTS, return_tensors="pt"))
+    threshold = outputs.logits.sigmoid().median()
+    results = processor.post_process_referring_segmentation(outputs, [(40, 50)] * 2, threshold.item())
+    masks = torch.stack([result["mask"] for result in results])
+    assert 0.1 < masks.float().mean() < 0.9
+    expected = {"logits": outputs.logits, "masks": masks, "threshold": threshold}
+    save_file(expected, folder / "expected.safetensors")
+    model.save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    segment = pipeline("referring-image-segmentation", model=model, processor=processor)
+    segment.save_pretrained(folder / "with_pipeline")
+    return folder
+
+
+def test_code_beside_the_weights_is_enough(folder):
+    code = """
+    config = AutoConfig.from_pretrained("model", trust_remote_code=True)
+    model = AutoModel.from_pretrained("model", trust_remote_code=True)
+    processor = AutoProcessor.from_pretrained("model", trust_remote_code=True)
+    image_processor = AutoImageProcessor.from_pretrained("model", trust_remote_code=True)
+    model.save_pretrained("again")
+    processor.save_pretrained("again")
+    again = AutoModel.from_pretrained("again", trust_remote_code=True)
+    processor_again = AutoProcessor.from_pretrained("again", trust_remote_code=True)
+    segment = pipeline(model="with_pipeline", trust_remote_code=True)
+    (result,) = segment(photo, text="the left dog", threshold=expected["threshold"].item())
+    print(json.dumps({
+        "difference": difference(processor, model),
+        "difference_again": difference(processor_again, again),
+        "modules": sorted({type(part).__module__.split(".")[0] for part in (config, model, processor, again)}),
+        "image_processor": type(image_processor).__name__,
+        "label": result["label"],
+        "mask_agrees": result["mask"].size == photo.size
+        and (np.asarray(result["mask"]) > 0).tolist() == expected["masks"][0].tolist(),
+        "package_imported": any(name.split(".")[0] == "hf_refseg" for name in sys.modules),
+    }))
+    """
+    printed = run_python(COMPARE, code, cwd=folder, hide_package=True)
+    assert json.loads(printed.splitlines()[-1]) == {
+        "difference": pytest.approx(0, abs=1e-6),
+        "difference_again": pytest.approx(0, abs=1e-6),
+        "modules": ["transformers_modules"],
+        "image_processor": "RefSegImageProcessor",
+        "label": "the left dog",
+        "mask_agrees": True,
+        "package_imported": False,
+    }
+
+
+def test_the_installed_package_needs_no_trust(folder):
+    code = """
+    import hf_refseg
+
+    model = AutoModel.from_pretrained("model")
+    processor = AutoProcessor.from_pretrained("model")
+    named = hf_refseg.AutoModelForReferringSegmentation.from_pretrained("model")
+    (result,) = pipeline("referring-image-segmentation", model="model")(photo, text="red circle")
+    print(json.dumps({
+        "difference": difference(processor, model),
+        "same_class": type(named) is type(model) is hf_refseg.LavtForReferringSegmentation,
+        "processor": type(processor) is hf_refseg.RefSegProcessor,
+        "label": result["label"],
+    }))
+    """
+    printed = run_python(COMPARE, code, cwd=folder)
+    assert json.loads(printed.splitlines()[-1]) == {
+        "difference": pytest.approx(0, abs=1e-6),
+        "same_class": True,
+        "processor": True,
+        "label": "red circle",
+    }

@@ -1,0 +1,329 @@
+"""Training gives the same result however it is split, killed or resumed, and its scores are those of all masks."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from train_tiny import build_model, build_processor, build_trainer
+from transformers import TrainerCallback
+
+from hf_refseg import AutoModelForReferringSegmentation
+from hf_refseg.data.examples import RefSegCollator, SentenceExamples
+from hf_refseg.datasets_scripts.refshapes import build_refshapes
+from hf_refseg.evaluation import evaluate_masks
+from hf_refseg.training.arguments import RefSegTrainingArguments
+from hf_refseg.training.callbacks import LossWeightSchedule, PredictionPictures
+from hf_refseg.training.trainer import EpochSampler, find_checkpoint_fault, last_complete_checkpoint
+
+TESTS = Path(__file__).parent
+EIGHT_AT_ONCE = {"per_device_train_batch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def train_in_subprocess(
+    launcher: list[str], output_dir: Path, cache: Path, **arguments
+) -> subprocess.CompletedProcess:
+    command = [*launcher, str(TESTS / "train_tiny.py"), str(output_dir), str(cache), json.dumps(arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(TESTS.parent), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def logged(log_history: list[dict], key: str) -> list[float]:
+    return [entry[key] for entry in log_history if key in entry]
+
+
+@pytest.fixture(scope="module")
+def reference(cache, tmp_path_factory):
+    """One process, one step of eight: the trainer after training and evaluation."""
+    trainer = build_trainer(tmp_path_factory.mktemp("reference"), cache, **EIGHT_AT_ONCE)
+    trainer.train()
+    trainer.evaluate()
+    return trainer
+
+
+def assert_same_training(weights: dict[str, torch.Tensor], log_history: list[dict], reference) -> None:
+    initial = build_model().state_dict()
+    for name, expected in reference.model.state_dict().items():
+        torch.testing.assert_close(weights[name], expected, atol=2e-6, rtol=0, msg=name)
+    moved = max((reference.model.state_dict()[name] - value).abs().max() for name, value in initial.items())
+    assert moved > 1e-3
+    for key in ("loss", "loss_dice", "learning_rate", "eval_oIoU", "eval_mIoU", "eval_Pr@0.5"):
+        expected = logged(reference.state.log_history, key)
+        assert expected and logged(log_history, key) == pytest.approx(expected, abs=2e-6), key
+
+
+def test_four_accumulation_steps_of_two_equal_one_step_of_eight(cache, reference, tmp_path) -> None:
+    trainer = build_trainer(tmp_path, cache, per_device_train_batch_size=2, total_train_batch_size=8)
+    assert trainer.args.gradient_accumulation_steps == 4
+    trainer.train()
+    trainer.evaluate()
+    assert_same_training(trainer.model.state_dict(), trainer.state.log_history, reference)
+    assert logged(trainer.state.log_history, "loss_dice") == pytest.approx(logged(trainer.state.log_history, "loss"))
+
+
+def test_two_processes_equal_one(cache, reference, tmp_path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    # 2 processes times 2 accumulation steps of 2; the 19 sentences do not divide among 2 processes of 4.
+    done = train_in_subprocess(launcher, tmp_path, cache, per_device_train_batch_size=2, total_train_batch_size=8)
+    assert done.returncode == 0, done.stderr
+    assert len(reference.eval_dataset) % 8 not in (0, 4)
+    log_history = json.loads((tmp_path / "final" / "log.json").read_text())
+    weights = build_model()
+    weights.load_state_dict(
+        AutoModelForReferringSegmentation.from_pretrained(tmp_path / "final").state_dict(), strict=True
+    )
+    assert_same_training(weights.state_dict(), log_history, reference)
+
+
+def test_streaming_scores_are_those_of_all_masks(cache, reference) -> None:
+    dataset = SentenceExamples(
+        build_refshapes(train_size=6, val_size=3, test_size=1, image_size=64, cache_dir=str(cache))["val"]
+    )
+    batch = RefSegCollator(build_processor())(dataset[index] for index in range(len(dataset)))
+    labels = batch["mask_labels"]
+    reference.model.eval()
+    with torch.no_grad():
+        outputs = reference.model(**batch)
+    expected = evaluate_masks(list(outputs.logits > 0), list(labels != 0), protocol="lavt")
+    assert 0 < expected["oIoU"] < 100
+    for name, value in expected.items():
+        assert logged(reference.state.log_history, f"eval_{name}") == pytest.approx([value])
+    assert logged(reference.state.log_history, "eval_loss_dice") == pytest.approx([outputs.loss.item()], abs=1e-5)
+
+
+def test_the_mask_threshold_is_the_processors(cache, reference) -> None:
+    before = reference.evaluate()["eval_oIoU"]
+    threshold = reference.logit_threshold
+    reference.logit_threshold = 1e9
+    assert reference.evaluate()["eval_oIoU"] == 0 < before
+    reference.logit_threshold = threshold
+
+
+@pytest.fixture(scope="module")
+def killed_and_whole(cache, tmp_path_factory):
+    """Output folder of a run that was killed after step 6, and the trainer of the same run that was not."""
+    arguments = {
+        "dropout": 0.3,
+        "max_steps": 9,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "eval_strategy": "steps",
+        "eval_steps": 3,
+        "save_total_limit": 9,
+        "per_device_train_batch_size": 4,
+        "logging_steps": 3,
+        "loss_type": "dice_boundary",
+        "loss_weight_schedules": {"boundary": {"start": 0.0, "end": 1.0, "end_fraction": 0.8}},
+    }
+    killed = tmp_path_factory.mktemp("killed")
+    done = train_in_subprocess([sys.executable], killed, cache, **arguments, kill_at_step=7)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    whole = build_trainer(tmp_path_factory.mktemp("whole"), cache, **arguments)
+    whole.train()
+    torch.set_num_threads(threads)
+    return killed, whole, arguments
+
+
+def test_a_killed_run_resumes_to_the_same_weights(cache, killed_and_whole, caplog) -> None:
+    killed, whole, arguments = killed_and_whole
+    assert sorted(path.name for path in killed.glob("checkpoint-*")) == [f"checkpoint-{step}" for step in (2, 4, 6)]
+    assert not (killed / "final").exists()
+    # The newest checkpoint, too, was cut off: it is passed over. Step 4 is the end of an epoch, step 2 its middle.
+    weights = killed / "checkpoint-6" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with caplog.at_level(logging.WARNING):
+        newest = last_complete_checkpoint(killed)
+    assert newest == str(killed / "checkpoint-4")
+    assert "checkpoint-6 is not complete" in caplog.text and "model.safetensors is cut off" in caplog.text
+    torch.set_num_threads(1)
+    trainer = build_trainer(killed, cache, **arguments)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 9
+    for name, expected in whole.model.state_dict().items():
+        torch.testing.assert_close(trainer.model.state_dict()[name], expected, atol=1e-7, rtol=0, msg=name)
+    for key in ("loss", "loss_boundary", "eval_oIoU"):
+        assert logged(trainer.state.log_history, key)[-1] == pytest.approx(logged(whole.state.log_history, key)[-1])
+    assert trainer.model.loss_weights == {"dice": 1.0, "boundary": 1.0}
+    # A checkpoint can be loaded like any model, and carries its processor.
+    assert last_complete_checkpoint(killed) == str(killed / "checkpoint-8")
+    assert (
+        AutoModelForReferringSegmentation.from_pretrained(killed / "checkpoint-8").config.loss_type == "dice_boundary"
+    )
+    assert (killed / "checkpoint-8" / "processor_config.json").is_file()
+
+
+def test_resuming_in_the_middle_of_an_epoch_gives_the_same_weights(cache, killed_and_whole, tmp_path) -> None:
+    _, whole, arguments = killed_and_whole
+    middle = Path(whole.args.output_dir) / "checkpoint-6"
+    state = json.loads((middle / "trainer_state.json").read_text())
+    assert state["epoch"] % 1 != 0 and state["epoch"] > 1
+    torch.set_num_threads(1)
+    trainer = build_trainer(tmp_path, cache, **arguments)
+    trainer.train(resume_from_checkpoint=str(middle))
+    for name, expected in whole.model.state_dict().items():
+        torch.testing.assert_close(trainer.model.state_dict()[name], expected, atol=1e-7, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("file", "fault"),
+    [
+        ("model.safetensors", "cut off"),
+        ("optimizer.pt", "cut off"),
+        ("scheduler.pt", "cut off"),
+        ("rng_state.pth", "cut off"),
+        ("trainer_state.json", "cut off"),
+        ("model.safetensors", "missing"),
+        ("optimizer.pt", "missing"),
+        ("scheduler.pt", "missing"),
+        ("rng_state.pth", "missing"),
+        ("trainer_state.json", "missing"),
+    ],
+)
+def test_each_damaged_file_of_a_checkpoint_is_noticed(killed_and_whole, tmp_path, file, fault) -> None:
+    source = Path(killed_and_whole[1].args.output_dir) / "checkpoint-8"
+    folder = tmp_path / "checkpoint-8"
+    folder.mkdir()
+    for path in source.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    assert find_checkpoint_fault(folder) is None
+    content = (folder / file).read_bytes()
+    (folder / file).unlink()
+    if fault == "cut off":
+        (folder / file).write_bytes(content[: len(content) // 2])
+    found = find_checkpoint_fault(folder)
+    assert file.split(".")[0] in found and fault in found
+    assert last_complete_checkpoint(tmp_path) is None
+
+
+def test_a_folder_without_checkpoints_gives_none_and_resuming_from_it_is_an_error(cache, tmp_path) -> None:
+    assert last_complete_checkpoint(tmp_path / "absent") is None
+    (tmp_path / "checkpoint-best").mkdir()
+    assert last_complete_checkpoint(tmp_path) is None
+    with pytest.raises(ValueError, match="no complete checkpoint"):
+        build_trainer(tmp_path, cache, **EIGHT_AT_ONCE).train(resume_from_checkpoint=True)
+
+
+class SeenSentences(TrainerCallback):
+    """Collects which sentence stood for which referent in each epoch, as the training read them."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, str, str]] = []
+
+
+def sentences_read(cache: Path, output_dir: Path, **arguments) -> list[tuple[int, str, str]]:
+    """(epoch, ref_id, sent_id) of every training item, in order of epoch and referent."""
+    trainer = build_trainer(output_dir, cache, max_steps=4, **arguments)
+    dataset = trainer.train_dataset
+    seen = []
+    collate = trainer.data_collator
+
+    def spy(items):
+        items = list(items)
+        if "train" in items[0]["image_id"]:
+            seen.extend((int(dataset._epoch), item["ref_id"], item["sent_id"]) for item in items)
+        return collate(items)
+
+    trainer.data_collator = spy
+    trainer.train()
+    return sorted(seen)
+
+
+def test_sentences_depend_on_seed_epoch_and_index_alone(cache, tmp_path) -> None:
+    first = sentences_read(cache, tmp_path / "a", per_device_train_batch_size=8)
+    second = sentences_read(cache, tmp_path / "b", per_device_train_batch_size=2, total_train_batch_size=8)
+    assert first == second
+    by_epoch = [{ref: sent for epoch, ref, sent in first if epoch == number} for number in (0, 1)]
+    common = by_epoch[0].keys() & by_epoch[1].keys()
+    assert {epoch for epoch, _, _ in first} == {0, 1} and len(first) == 32
+    assert any(by_epoch[0][ref] != by_epoch[1][ref] for ref in common)
+
+
+def test_the_order_of_referents_depends_on_seed_and_epoch_and_drops_the_rest() -> None:
+    sampler = EpochSampler(19, batch_size=8, seed=1)
+    orders = []
+    for epoch in (0, 1):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+    again = EpochSampler(19, batch_size=8, seed=1)
+    assert list(again) == orders[0] != orders[1]
+    assert list(EpochSampler(19, batch_size=8, seed=2)) != orders[0]
+    assert all(len(set(order)) == len(sampler) == 16 and max(order) < 19 for order in orders)
+    with pytest.raises(ValueError, match="19 referents, fewer than one batch of 20"):
+        EpochSampler(19, batch_size=20, seed=1)
+
+
+def test_a_loss_weight_follows_its_schedule() -> None:
+    schedule = LossWeightSchedule("boundary", 0.2, 1.0, start_fraction=0.25, end_fraction=0.75)
+    fractions = (0, 0.25, 0.5, 0.75, 1)
+    assert [schedule.weight_at(fraction) for fraction in fractions] == pytest.approx([0.2, 0.2, 0.6, 1.0, 1.0])
+    assert LossWeightSchedule("focal", 0.0, 1.0, 0.5, 0.5).weight_at(0.5) == 1.0
+    with pytest.raises(ValueError, match="start_fraction <= end_fraction"):
+        LossWeightSchedule("boundary", 0.0, 1.0, 0.5, 0.4)
+
+
+def test_a_schedule_of_a_loss_that_the_model_lacks_is_an_error(cache, tmp_path) -> None:
+    trainer = build_trainer(
+        tmp_path, cache, **EIGHT_AT_ONCE, loss_weight_schedules={"boundry": {"start": 0, "end": 1}}
+    )
+    with pytest.raises(ValueError, match="no loss 'boundry', only dice"):
+        trainer.train()
+
+
+def test_pictures_show_truth_and_prediction_at_evaluations_and_checkpoints(cache, tmp_path) -> None:
+    dataset = SentenceExamples(
+        build_refshapes(train_size=6, val_size=3, test_size=1, image_size=64, cache_dir=str(cache))["val"]
+    )
+    pictures = PredictionPictures(build_processor(), [dataset[0], dataset[7]])
+    trainer = build_trainer(
+        tmp_path,
+        cache,
+        **EIGHT_AT_ONCE,
+        max_steps=3,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="steps",
+        save_steps=3,
+        callbacks=(pictures,),
+    )
+    trainer.train()
+    drawn = sorted((tmp_path / "pictures").iterdir())
+    assert [path.name for path in drawn] == ["step-2.png", "step-3.png"]
+    with Image.open(drawn[0]) as two_rows:
+        assert two_rows.height > 2 * 240 and two_rows.width > 4 * 240
+
+
+def test_the_batch_of_all_processes_sets_the_accumulation(tmp_path) -> None:
+    common = {"output_dir": str(tmp_path), "use_cpu": True, "per_device_train_batch_size": 8}
+    assert RefSegTrainingArguments(**common, total_train_batch_size=32).gradient_accumulation_steps == 4
+    for total in (4, 20):
+        with pytest.raises(ValueError, match=f"total_train_batch_size is {total}, which is no multiple of the 8"):
+            RefSegTrainingArguments(**common, total_train_batch_size=total)
+
+
+def test_arguments_that_would_change_the_evaluation_are_refused(tmp_path) -> None:
+    with pytest.raises(ValueError, match="dataloader_drop_last would drop sentences"):
+        RefSegTrainingArguments(output_dir=str(tmp_path), dataloader_drop_last=True)
+    with pytest.raises(ValueError, match="drawn from seed and epoch"):
+        RefSegTrainingArguments(output_dir=str(tmp_path), train_sampling_strategy="sequential")
+
+
+def test_the_defaults_are_the_papers_recipe_and_another_schedule_keeps_its_own_options(tmp_path) -> None:
+    arguments = RefSegTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    assert (arguments.learning_rate, arguments.weight_decay, arguments.num_train_epochs) == (5e-5, 0.01, 40)
+    assert arguments.lr_scheduler_kwargs == {"lr_end": 0.0, "power": 0.9}
+    assert (arguments.max_grad_norm, arguments.warmup_steps) == (0, 0)
+    cosine = RefSegTrainingArguments(output_dir=str(tmp_path), use_cpu=True, lr_scheduler_type="cosine")
+    assert not cosine.lr_scheduler_kwargs

@@ -1,0 +1,129 @@
+"""Trains a tiny LAVT on a few scenes of RefShapes, as a function or as a program; for tests of the trainer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+from pathlib import Path
+
+import torch
+from transformers import BertConfig, BertTokenizer, SwinConfig, TrainerCallback
+
+from hf_refseg import LavtConfig, LavtForReferringSegmentation, RefSegImageProcessor, RefSegProcessor
+from hf_refseg.data.examples import ReferentExamples, SentenceExamples
+from hf_refseg.datasets_scripts.refshapes import REFSHAPES_WORDS, build_refshapes
+from hf_refseg.training.arguments import RefSegTrainingArguments
+from hf_refseg.training.trainer import RefSegTrainer
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *REFSHAPES_WORDS]
+
+
+def build_processor() -> RefSegProcessor:
+    tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(WORDS)})
+    return RefSegProcessor(RefSegImageProcessor(size={"height": 64, "width": 64}), tokenizer)
+
+
+def build_model(dropout: float = 0.0, loss_type: str = "dice") -> LavtForReferringSegmentation:
+    """The same random weights each time."""
+    torch.manual_seed(0)
+    backbone = SwinConfig(
+        image_size=64,
+        embed_dim=8,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 1, 2, 2],
+        window_size=4,
+        drop_path_rate=dropout,
+        hidden_dropout_prob=dropout,
+    )
+    text = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+    model = LavtForReferringSegmentation(LavtConfig(backbone_config=backbone, text_config=text, loss_type=loss_type))
+    with torch.no_grad():
+        # Predictions that differ from place to place, so that scores are not all 0.
+        model.decoder.classifier.weight.mul_(20)
+    return model
+
+
+def freeze_batch_statistics(model: torch.nn.Module) -> None:
+    """Keeps batch norms in evaluation mode: statistics of a batch depend on its size."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+            module.train = lambda mode=True, module=module: module
+
+
+class KillItself(TrainerCallback):
+    """Ends the process by SIGKILL after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def build_trainer(
+    output_dir: str | Path,
+    cache_dir: str | Path,
+    dropout: float = 0.0,
+    loss_type: str = "dice",
+    kill_at_step: int | None = None,
+    callbacks: tuple[TrainerCallback, ...] = (),
+    **arguments,
+) -> RefSegTrainer:
+    """Arguments beyond those of the data and the model are those of `RefSegTrainingArguments`."""
+    data = build_refshapes(train_size=6, val_size=3, test_size=1, image_size=64, cache_dir=str(cache_dir))
+    model = build_model(dropout, loss_type)
+    if dropout == 0:
+        freeze_batch_statistics(model)
+    defaults = {
+        "use_cpu": True,
+        "learning_rate": 1e-3,
+        # A gradient that is zero but for rounding would otherwise become a step as long as any other.
+        "adam_epsilon": 1e-3,
+        "logging_steps": 1,
+        "max_steps": 4,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "per_device_eval_batch_size": 4,
+        "pictures": 0,
+    }
+    return RefSegTrainer(
+        model=model,
+        args=RefSegTrainingArguments(output_dir=str(output_dir), **{**defaults, **arguments}),
+        processing_class=build_processor(),
+        train_dataset=ReferentExamples(data["train"], seed=3),
+        eval_dataset=SentenceExamples(data["val"]),
+        callbacks=[*callbacks, *([KillItself(kill_at_step)] if kill_at_step else [])],
+    )
+
+
+def main() -> None:
+    """Trains, evaluates, and saves the weights and the log into OUTPUT/final; JSON gives further arguments."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("output_dir")
+    parser.add_argument("cache_dir")
+    parser.add_argument("arguments", type=json.loads)
+    options = parser.parse_args()
+    trainer = build_trainer(options.output_dir, options.cache_dir, **options.arguments)
+    trainer.train()
+    trainer.evaluate()
+    final = Path(options.output_dir) / "final"
+    trainer.save_model(final)
+    if trainer.is_world_process_zero():
+        (final / "log.json").write_text(json.dumps(trainer.state.log_history))
+
+
+if __name__ == "__main__":
+    main()
