@@ -69,6 +69,11 @@ class RefSegImageProcessor(TorchvisionBackend):
         """
         return super().preprocess(images, segmentation_maps, **kwargs)
 
+    def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> ImageInput:
+        if expected_ndims == 3:
+            images = [_with_channel(each) for each in images] if isinstance(images, list) else _with_channel(images)
+        return super()._prepare_images_structure(images, expected_ndims=expected_ndims)
+
     def process_image(self, image: ImageInput, do_convert_rgb: bool | None = None, **kwargs) -> Tensor:
         if isinstance(image, Image.Image) and do_convert_rgb:
             image = upright_rgb(image)
@@ -152,6 +157,11 @@ class RefSegImageProcessor(TorchvisionBackend):
         mask = probabilities > threshold
         present = bool(mask.any())
         return {"mask": mask, "score": probabilities[mask].mean().item() if present else 0.0, "present": present}
+
+
+def _with_channel(image: ImageInput) -> ImageInput:
+    """A gray array or tensor (height, width) gets a channel axis in front; anything else stays as it is."""
+    return image[None] if isinstance(image, np.ndarray | Tensor) and image.ndim == 2 else image
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

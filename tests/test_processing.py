@@ -1,0 +1,205 @@
+"""Image processor, processor and pipeline: every kind of input, and masks back at the image's own size."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_lavt import tiny_lavt, tiny_processor
+from torch.testing import assert_close
+from transformers import AutoImageProcessor, AutoProcessor, pipeline
+
+from hf_refseg import ReferringImageSegmentationPipeline, RefSegImageProcessor, RefSegProcessor
+from hf_refseg.modeling.modeling_refseg import ReferringSegmentationOutput
+
+
+def photograph(height: int = 50, width: int = 70) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def pixel_values(image, **options) -> torch.Tensor:
+    return tiny_processor()(image, return_tensors="pt", **options)["pixel_values"]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "HSV", "I;16", "I", "F"])
+def test_every_picture_mode(mode: str) -> None:
+    picture = photograph().convert("L").convert("I").convert("I;16") if mode == "I;16" else photograph().convert(mode)
+    values = pixel_values(picture)
+    assert values.shape == (1, 3, 64, 64) and values.isfinite().all()
+
+
+def test_sixteen_bit_gray_keeps_its_contrast() -> None:
+    ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64)
+    sixteen = pixel_values(Image.fromarray(ramp.astype(np.uint16)))
+    eight = pixel_values(Image.fromarray((ramp // 257).astype(np.uint8)))
+    assert_close(sixteen, eight, atol=0.05, rtol=0)
+
+
+def test_exif_orientation_is_applied(tmp_path) -> None:
+    upright = photograph()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "rotate by 90 degrees to the right to see it upright"
+    upright.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
+    turned = Image.open(tmp_path / "turned.png")
+    assert turned.size == (50, 70)
+    assert torch.equal(pixel_values(turned), pixel_values(upright))
+
+
+def test_arrays_and_tensors_equal_the_picture() -> None:
+    picture = photograph()
+    array = np.asarray(picture)
+    expected = pixel_values(picture)
+    assert torch.equal(pixel_values(array), expected)
+    assert torch.equal(pixel_values(array.transpose(2, 0, 1)), expected)
+    assert torch.equal(pixel_values(torch.from_numpy(array.copy())), expected)
+    gray = np.asarray(picture.convert("L"))
+    assert_close(pixel_values(gray), pixel_values(picture.convert("L")), atol=0.02, rtol=0)
+
+
+def test_images_of_different_sizes_make_one_batch() -> None:
+    images = [photograph(), photograph(31, 90), photograph(64, 64)]
+    inputs = tiny_processor()(images, ["the left dog", "red circle", "right"], return_tensors="pt")
+    assert inputs["pixel_values"].shape == (3, 3, 64, 64)
+    assert inputs["input_ids"].shape == inputs["attention_mask"].shape == (3, 5)
+    assert set(inputs) == {"pixel_values", "input_ids", "attention_mask"}
+    for index, image in enumerate(images):
+        assert torch.equal(inputs["pixel_values"][index], pixel_values(image)[0])
+
+
+def test_one_image_with_several_texts_stays_one_image() -> None:
+    inputs = tiny_processor()(photograph(), ["the left dog", "red circle"], return_tensors="pt")
+    assert inputs["pixel_values"].shape[0] == 1 and inputs["input_ids"].shape[0] == 2
+    assert tiny_lavt()(**inputs).logits.shape == (2, 64, 64)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.bool_, np.int64])
+def test_masks_become_labels(kind: type) -> None:
+    mask = np.zeros((50, 70), dtype=kind)
+    mask[10:30, 20:60] = 1 if kind is np.bool_ else 255
+    inputs = tiny_processor()(photograph(), "red", mask, return_tensors="pt")
+    labels = inputs["mask_labels"]
+    expected = Image.fromarray(mask.astype(np.uint8) * (1 if kind is not np.bool_ else 255)).resize((64, 64), 0)
+    assert labels.dtype == torch.int64 and labels.shape == (1, 64, 64)
+    assert torch.equal(labels[0] != 0, torch.from_numpy(np.asarray(expected) != 0))
+    assert labels.max() == 1
+
+
+def test_post_processing_gives_masks_at_the_asked_sizes() -> None:
+    logits = torch.full((3, 8, 8), -4.0)
+    logits[0, :, :4] = 4.0
+    logits[1, :, :4] = -0.3  # probability 0.43
+    results = tiny_processor().post_process_referring_segmentation(
+        ReferringSegmentationOutput(logits=logits), target_sizes=[(40, 80), (17, 9), (5, 5)]
+    )
+    assert [result["mask"].shape for result in results] == [(40, 80), (17, 9), (5, 5)]
+    assert all(result["mask"].dtype == torch.bool for result in results)
+    assert results[0]["mask"][:, :35].all() and not results[0]["mask"][:, 45:].any()
+    assert results[0]["present"] and results[0]["score"] > 0.9
+    assert not results[1]["present"] and results[1]["score"] == 0.0
+    lower = tiny_processor().post_process_referring_segmentation(
+        ReferringSegmentationOutput(logits=logits), threshold=0.35
+    )
+    assert lower[1]["present"] and 0.35 < lower[1]["score"] < 0.5
+    assert lower[0]["mask"].shape == (8, 8)
+
+
+def test_a_processor_s_own_threshold_is_saved_and_used(tmp_path) -> None:
+    RefSegImageProcessor(mask_threshold=0.35).save_pretrained(tmp_path)
+    loaded = RefSegImageProcessor.from_pretrained(tmp_path)
+    output = ReferringSegmentationOutput(logits=torch.full((1, 4, 4), -0.3))
+    assert loaded.post_process_referring_segmentation(output)[0]["mask"].all()
+
+
+def test_post_processing_wants_one_size_per_text() -> None:
+    output = ReferringSegmentationOutput(logits=torch.zeros(2, 8, 8))
+    with pytest.raises(ValueError, match="got 1 sizes for 2 texts"):
+        tiny_processor().post_process_referring_segmentation(output, target_sizes=[(8, 8)])
+
+
+@pytest.mark.parametrize("text", ["", "   ", ["red", ""], [None]])
+def test_an_empty_text_is_refused(text) -> None:
+    with pytest.raises(ValueError, match="empty"):
+        tiny_processor()(photograph(), text)
+
+
+def test_nothing_at_all_is_refused() -> None:
+    with pytest.raises(ValueError, match="`images`, `text` or both"):
+        tiny_processor()()
+
+
+def test_an_over_long_text_is_cut_with_one_warning() -> None:
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger = logging.getLogger("hf_refseg.modeling.processing_refseg")
+    logger.addHandler(handler)
+    processor = RefSegProcessor(tiny_processor().image_processor, tiny_processor().tokenizer, max_text_length=7)
+    for _ in range(3):
+        inputs = processor(text="red " * 50, return_tensors="pt")
+    logger.removeHandler(handler)
+    assert inputs["input_ids"].shape == (1, 7)
+    assert processor.tokenizer.decode(inputs["input_ids"][0, -1:]) == "[SEP]"
+    assert [record.getMessage() for record in records] == [
+        "A text has more than 7 tokens and is cut; the processor's `max_text_length` is the limit."
+    ]
+
+
+def test_an_unknown_truncation_is_refused() -> None:
+    with pytest.raises(ValueError, match="'keep_end_token' or 'released'"):
+        RefSegProcessor(tiny_processor().image_processor, tiny_processor().tokenizer, text_truncation="drop")
+
+
+def test_the_processor_reloads_as_it_was(tmp_path) -> None:
+    processor = RefSegProcessor(
+        RefSegImageProcessor(size={"height": 32, "width": 48}),
+        tiny_processor().tokenizer,
+        max_text_length=9,
+        text_truncation="released",
+    )
+    processor.save_pretrained(tmp_path)
+    tiny_lavt().save_pretrained(tmp_path)
+    loaded = AutoProcessor.from_pretrained(tmp_path)
+    assert type(loaded) is RefSegProcessor
+    assert (loaded.max_text_length, loaded.text_truncation) == (9, "released")
+    assert type(AutoImageProcessor.from_pretrained(tmp_path)) is RefSegImageProcessor
+    first, second = (each(photograph(), "the left red dog " * 4, return_tensors="pt") for each in (processor, loaded))
+    assert first["pixel_values"].shape == (1, 3, 32, 48)
+    for name in first:
+        assert torch.equal(first[name], second[name])
+
+
+@pytest.fixture
+def segment() -> ReferringImageSegmentationPipeline:
+    return pipeline("referring-image-segmentation", model=tiny_lavt(), processor=tiny_processor())
+
+
+def test_pipeline_gives_masks_as_large_as_the_image(segment: ReferringImageSegmentationPipeline, count_calls) -> None:
+    calls = count_calls(segment.model, "encode_image")
+    results = segment(photograph(), text=["the left dog", "red circle"], threshold=0.4)
+    assert [result["label"] for result in results] == ["the left dog", "red circle"]
+    assert all(result["mask"].size == (70, 50) and result["mask"].mode == "L" for result in results)
+    assert len(calls) == 1 and len(calls[0][0]) == 1
+    inputs = segment.processor(photograph(), ["the left dog", "red circle"], return_tensors="pt")
+    with torch.no_grad():
+        expected = segment.processor.post_process_referring_segmentation(
+            segment.model(**inputs), target_sizes=[(50, 70)] * 2, threshold=0.4
+        )
+    for result, wanted in zip(results, expected, strict=True):
+        assert torch.equal(torch.from_numpy(np.asarray(result["mask"]) == 255), wanted["mask"])
+        assert result["score"] == pytest.approx(wanted["score"], abs=1e-5)
+
+
+def test_pipeline_takes_paths_and_lists(segment: ReferringImageSegmentationPipeline, tmp_path) -> None:
+    photograph().save(tmp_path / "photo.png")
+    one = segment(str(tmp_path / "photo.png"), text="red circle")
+    many = segment([str(tmp_path / "photo.png"), photograph(31, 90)], text="red circle")
+    assert [len(results) for results in many] == [1, 1]
+    assert np.array_equal(np.asarray(many[0][0]["mask"]), np.asarray(one[0]["mask"]))
+    assert many[1][0]["mask"].size == (90, 31)
+
+
+def test_pipeline_refuses_unknown_options(segment: ReferringImageSegmentationPipeline) -> None:
+    with pytest.raises(TypeError, match="takes `text` and `threshold`"):
+        segment(photograph(), text="red", treshold=0.3)
