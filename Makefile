@@ -1,0 +1,31 @@
+# The two commands of a new user: `make demo` and `make test`. Each makes `.venv` and installs what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo demo-real test lint format
+
+# Trains a small LAVT on generated scenes (at most 10 minutes on two cores) and shows what it learned.
+demo: $(INSTALLED)
+	$(BIN)/python examples/demo.py
+
+# The same path on real photographs; says so and stops where they are not at hand.
+demo-real: $(INSTALLED)
+	$(BIN)/python examples/demo_real.py
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(INSTALLED): setup.py pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -e ".[dev]"
+	touch $@
