@@ -1,4 +1,4 @@
-"""Package layout and dependencies: `modeling/` and `datasets_scripts/` lie beside the package and install inside it."""
+"""Package layout and dependencies; `modeling/` and `datasets_scripts/` lie beside the package, install inside it."""
 
 from pathlib import Path
 
@@ -44,8 +44,10 @@ setup(
         "hf_refseg.modeling",
         "hf_refseg.training",
     ],
+    # Outside the package, so that `hf-refseg --help` answers without importing torch.
+    py_modules=["hf_refseg_cli"],
     package_dir={"hf_refseg.modeling": "modeling", "hf_refseg.datasets_scripts": "datasets_scripts"},
     install_requires=DEPENDENCIES,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["hf-refseg = hf_refseg.cli:main"]},
+    entry_points={"console_scripts": ["hf-refseg = hf_refseg_cli:app"]},
 )

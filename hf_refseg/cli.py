@@ -1,0 +1,419 @@
+"""What the commands of `hf-refseg` do; `hf_refseg_cli.py` beside the package holds their arguments and help."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict, load_dataset
+from datasets.exceptions import DatasetGenerationError
+from PIL import Image
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoProcessor,
+    AutoTokenizer,
+    BertTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    pipeline,
+)
+
+from . import AutoModelForReferringSegmentation, RefSegImageProcessor, RefSegProcessor
+from .auto import MODELS
+from .convert import CheckpointError, convert_lavt_checkpoint, load_checkpoint
+from .data.loading import DATASET_NAMES, REFER_SPLITS, DataFormatError, load_refseg
+from .data.prepare import count_rows, prepare_dataset
+from .evaluation import (
+    EvaluationResult,
+    evaluate_model,
+    get_protocol,
+    predict_cases,
+    select_worst_and_best,
+    with_shuffled_sentences,
+)
+from .evaluation.protocols import PROTOCOLS
+from .modeling.image_processing_refseg import upright_rgb
+from .visualization import draw_comparison, draw_masks
+
+SHOWN_CASES = 5
+# In every saved configuration, whatever the model.
+SAVED_WITH_A_MODEL = ("_name_or_path", "architectures", "dtype", "transformers_version")
+REFER_OPTIONS = ("mask_overlap", "image_dir")
+REFSHAPES_OPTIONS = ("train_size", "val_size", "test_size", "image_size", "seed")
+
+
+def predict(
+    model_name: str,
+    images: Sequence[Path],
+    texts: Sequence[str],
+    output: Path,
+    *,
+    threshold: float | None,
+    device: str | None,
+    dtype: str,
+) -> Iterator[str]:
+    """Writes `<image>_overlay.png` for each image and `<image>_<number>_<text>.png` (0 or 255) for each text on it.
+
+    Yields a line for each mask, once its image is done: path, score and share of pixels.
+    """
+    for text in texts:
+        if not text.strip():
+            raise ValueError("An expression is empty: pass a sentence to every --text.")
+    for path in images:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: there is no such image file.")
+    model, processor = load_model(model_name, device, dtype)
+    segment = pipeline("referring-image-segmentation", model=model, processor=processor, device=model.device)
+    output.mkdir(parents=True, exist_ok=True)
+    for path, name in zip(images, unique_names(path.stem for path in images), strict=True):
+        image = open_image(path)
+        results = segment(image, text=list(texts), threshold=threshold)
+        masks = [np.asarray(result["mask"]) != 0 for result in results]
+        for number, (result, mask) in enumerate(zip(results, masks, strict=True), start=1):
+            mask_path = output / ("_".join(filter(None, [name, str(number), slug(result["label"])])) + ".png")
+            write_whole(mask_path, partial(result["mask"].save, format="PNG"))
+            yield f"{mask_path}  score {result['score']:.3f}  {100 * mask.mean():.1f} % of pixels"
+        picture = draw_masks(image, masks, [result["label"] for result in results])
+        write_whole(output / f"{name}_overlay.png", partial(picture.save, format="PNG"))
+
+
+def evaluate(
+    model_name: str,
+    dataset_name: str,
+    split: str,
+    protocol: str,
+    *,
+    data_options: Mapping[str, Any],
+    batch_size: int,
+    max_images: int | None,
+    shuffle_sentences: bool,
+    output: Path | None,
+    device: str | None,
+    dtype: str,
+) -> str:
+    """Writes `<data set>_<split>_<protocol>.json` and `.png`, and returns a table of the scores."""
+    get_protocol(protocol)
+    options = given_options(dataset_name, data_options)
+    rows = select_split(open_dataset(dataset_name, partial(load_refseg, dataset_name, **options)), dataset_name, split)
+    if shuffle_sentences:
+        rows = with_shuffled_sentences(rows)
+    model, processor = load_model(model_name, device, dtype)
+    folder = Path("runs", "evaluate", slug(Path(model_name).name)) if output is None else output
+    folder.mkdir(parents=True, exist_ok=True)
+    result = evaluate_model(model, processor, rows, protocol, batch_size=batch_size, max_images=max_images)
+    picture = draw_comparison(
+        predict_cases(model, processor, rows, select_worst_and_best(result.records, SHOWN_CASES), protocol)
+    )
+
+    parts = [slug(Path(dataset_name).name), options.get("split_by"), split, protocol]
+    name = "_".join(filter(None, [*parts, "shuffled" if shuffle_sentences else None]))
+    settings = {"model": model_name, "dataset": dataset_name, "split": split, **options, "dtype": dtype}
+    report = {**settings, "shuffled_sentences": shuffle_sentences, "max_images": max_images, **asdict(result)}
+    text = json.dumps(report, indent=1, default=str)
+    write_whole(folder / f"{name}.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_whole(folder / f"{name}.png", partial(picture.save, format="PNG"))
+    return "\n".join(
+        [
+            f"{model_name} on {dataset_name} {split}, protocol {protocol}: "
+            f"{result.sentences} sentences, {result.images} images, {result.seconds:.0f} s",
+            score_table(result),
+            f"{folder / name}.json",
+            f"{folder / name}.png",
+        ]
+    )
+
+
+def prepare(
+    name: str,
+    data_dir: Path | None,
+    output: Path,
+    *,
+    split_by: str | None,
+    mask_overlap: str,
+    verify: bool,
+    push_to_hub: str | None,
+    options: Mapping[str, Any],
+) -> str:
+    """Writes a data set with `prepare_dataset` and returns a table of what the folder holds."""
+    folder = prepare_dataset(
+        name,
+        data_dir,
+        output,
+        split_by=split_by,
+        mask_overlap=mask_overlap,
+        verify=verify,
+        push_to_hub=push_to_hub,
+        **given_options(name, options),
+    )
+    return describe_dataset(folder)
+
+
+def convert_lavt(
+    checkpoint_path: Path, output: Path, tokenizer_name: str, *, text_heads: int | None, **config_overrides: Any
+) -> str:
+    """Writes model and processor of a released LAVT checkpoint; the processor cuts texts as the released one did."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"{output} holds other files. Choose a new or an empty folder as output.")
+    checkpoint = load_checkpoint(checkpoint_path)
+    tokenizer = load_tokenizer(tokenizer_name)
+    try:
+        model = convert_lavt_checkpoint(checkpoint, **config_overrides)
+        if text_heads is not None:
+            text_config = {**model.config.text_config.to_dict(), "num_attention_heads": text_heads}
+            model = convert_lavt_checkpoint(checkpoint, text_config=text_config, **config_overrides)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint_path}: {error}") from error
+    words = model.config.text_config.vocab_size
+    if len(tokenizer) != words:
+        raise ValueError(
+            f"The tokenizer {tokenizer_name} has {len(tokenizer)} words, the checkpoint {checkpoint_path} {words}: "
+            "pass the tokenizer that it was trained with to --tokenizer."
+        )
+    processor = RefSegProcessor(RefSegImageProcessor(), tokenizer, text_truncation="released")
+    processor.save_pretrained(output)
+    model.save_pretrained(output)
+    return f"{output}  {model.config.model_type}, {model.num_parameters() / 1e6:.1f} M parameters"
+
+
+def info(folder: Path | None) -> str:
+    """What is installed, or what a folder holds."""
+    if folder is None:
+        return describe_installation()
+    if (folder / "config.json").is_file():
+        return describe_model(folder)
+    if (folder / "data").is_dir() and (folder / "README.md").is_file():
+        return describe_dataset(folder)
+    raise ValueError(
+        f"{folder} is neither a model (config.json) nor a prepared data set (README.md and data/*.parquet): "
+        f"{what_is_in(folder)}."
+    )
+
+
+def describe_installation() -> str:
+    """Versions, device, and everything that can be named on the command line."""
+    packages = ("hf_refseg", "torch", "transformers", "datasets", "huggingface_hub")
+    lines = {
+        **{package: version(package) for package in packages},
+        "python": platform.python_version(),
+        "device": find_device(None),
+        "methods": ", ".join(config_class.model_type for config_class in MODELS),
+        "data sets": ", ".join(DATASET_NAMES),
+        "protocols": ", ".join(PROTOCOLS),
+    }
+    return align(lines.items())
+
+
+def describe_model(folder: Path) -> str:
+    """Method, options that differ from the paper's, parts and their parameters, input size; loads no weights."""
+    config = load_config(str(folder))
+    processor = load_processor(str(folder))
+    with torch.device("meta"):
+        model = AutoModelForReferringSegmentation.from_config(config)
+    encoders = {name: getattr(config, name).model_type for name in config.sub_configs if getattr(config, name)}
+    paper = type(config)().to_dict()
+    differing = {
+        name: value
+        for name, value in config.to_dict().items()
+        if name in paper and value != paper[name] and not isinstance(value, dict) and name not in SAVED_WITH_A_MODEL
+    }
+    size = processor.image_processor.size
+    header = {
+        "method": f"{config.model_type} ({type(model).__name__})",
+        "input": f"{size['height']} x {size['width']} pixels (height x width), {processor.max_text_length} tokens",
+        **encoders,
+        **differing,
+    }
+    parameters = [("part", "parameters", "trainable")]
+    for name, part in (*model.named_children(), ("total", model)):
+        trainable = sum(parameter.numel() for parameter in part.parameters() if parameter.requires_grad)
+        parameters.append((name, f"{sum(parameter.numel() for parameter in part.parameters()):,}", f"{trainable:,}"))
+    return f"{align(header.items())}\n\n{align(parameters)}"
+
+
+def describe_dataset(folder: Path) -> str:
+    """A table of the splits of a prepared data set: referents, sentences and images."""
+    # Two columns alone: load_refseg would copy every image to the cache.
+    dataset = open_dataset(folder, partial(load_dataset, str(folder), columns=["image_id", "sentences"]))
+    counts = {split: count_rows(rows) for split, rows in dataset.items()}
+    header = ("split", "referents", "sentences", "images")
+    return align([header, *((split, *(f"{count:,}" for count in counts[split].values())) for split in counts)])
+
+
+def load_model(name: str, device: str | None, dtype: str) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The model (in evaluation mode, on the device) and its processor, from a folder or the Hub.
+
+    Raises:
+        ValueError: where the folder holds no model of this library, or its weights are damaged or incomplete.
+        OSError: where the Hub has no such model, or it cannot be reached.
+    """
+    found = find_device(device)
+    config = load_config(name)
+    processor = load_processor(name)
+    try:
+        model, loading = AutoModelForReferringSegmentation.from_pretrained(
+            name, config=config, dtype=getattr(torch, dtype), output_loading_info=True
+        )
+    except SafetensorError as error:
+        raise ValueError(f"{name}: the weights are damaged ({error}). Save or download them again.") from error
+    if loading["missing_keys"]:
+        raise ValueError(
+            f"{name}: {len(loading['missing_keys'])} weights are missing, such as {min(loading['missing_keys'])}. "
+            "Save or download the model again."
+        )
+    return model.to(found), processor
+
+
+def load_config(name: str) -> Any:
+    """The configuration of a model of this library; raises as `load_model`."""
+    folder = Path(name)
+    if not (folder / "config.json").is_file() and (folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name)):
+        raise ValueError(
+            f"{name} is no model: expected a folder with config.json, or a Hub id such as user/name; "
+            f"{what_is_in(folder)}."
+        )
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except OSError as error:
+        raise OSError(f"{name} cannot be loaded: {error}") from error
+    if type(config) not in MODELS:
+        methods = ", ".join(config_class.model_type for config_class in MODELS)
+        raise ValueError(f"{name} is a model of type {config.model_type}; known methods: {methods}.")
+    return config
+
+
+def load_processor(name: str) -> ProcessorMixin:
+    """The processor beside a model; raises ValueError where its folder holds none."""
+    folder = Path(name)
+    if folder.is_dir() and not (folder / "processor_config.json").is_file():
+        raise ValueError(
+            f"{folder} holds a model, but no processor_config.json: save its processor there with "
+            "`processor.save_pretrained`."
+        )
+    return AutoProcessor.from_pretrained(name)
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or the Hub, or BERT's with the words of a vocab.txt, one per line."""
+    if not name.endswith(".txt"):
+        return AutoTokenizer.from_pretrained(name)
+    words = Path(name).read_text(encoding="utf-8").splitlines()
+    return BertTokenizer(vocab={word: index for index, word in enumerate(words)})
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device of this name; the accelerator, else the CPU, where there is no name."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if name is None:
+        return accelerator or torch.device("cpu")
+    available = ["cpu"]
+    if accelerator is not None:
+        numbers = range(torch.accelerator.device_count())
+        available += [accelerator.type, *(f"{accelerator.type}:{number}" for number in numbers)]
+    if name not in available:
+        raise ValueError(f"There is no device '{name}' here. Choose one of: {', '.join(available)}.")
+    return torch.device(name)
+
+
+def open_image(path: Path) -> Image.Image:
+    """A photograph as RGB, upright; raises ValueError, naming the file, where it is damaged or too large."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                return upright_rgb(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"{path} is too large to open: {error} Scale it down first.") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} is damaged or no image ({error}). Replace it with the complete file.") from error
+
+
+def open_dataset(name: object, load: Callable[[], DatasetDict]) -> DatasetDict:
+    """What `load` returns; raises DataFormatError, naming the data set, where its Parquet files are damaged."""
+    try:
+        return load()
+    except DatasetGenerationError as error:
+        raise DataFormatError(
+            f"{name} is damaged ({error.__cause__}). Prepare it again with the same options, "
+            "which names the damaged file, or download it again."
+        ) from error
+
+
+def select_split(dataset: DatasetDict, name: str, split: str) -> Dataset:
+    """One split; raises ValueError, naming those that are there."""
+    if split not in dataset:
+        raise ValueError(f"{name} has no split '{split}'. Choose one of: {', '.join(dataset)}.")
+    return dataset[split]
+
+
+def given_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a data set that were given; raises ValueError for one that belongs to the other kind."""
+    given = {option: value for option, value in options.items() if value is not None}
+    wrong = sorted(given.keys() & (REFSHAPES_OPTIONS if name in REFER_SPLITS else REFER_OPTIONS))
+    if wrong:
+        raise ValueError(f"'{name}' takes no --{wrong[0].replace('_', '-')}. Leave it out.")
+    return given
+
+
+def slug(text: str) -> str:
+    """A text as a safe part of a file name: a to z, digits, "+" and "-", at most 40; may be empty."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9+]+", "-", plain)[:40].strip("-")
+
+
+def unique_names(stems: Iterable[str]) -> list[str]:
+    """A safe name for each file; those of equal stems are numbered in order."""
+    names: list[str] = []
+    for stem in stems:
+        base = slug(stem) or "image"
+        name, number = base, 1
+        while name in names:
+            number += 1
+            name = f"{base}-{number}"
+        names.append(name)
+    return names
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Writes a file so that one that is there stays whole until the new one is."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    write(unfinished)
+    unfinished.replace(path)
+
+
+def score_table(result: EvaluationResult) -> str:
+    """Scores in percent with their 95 % intervals."""
+    rows = [("score", "percent", "95 % interval")]
+    for name, value in result.metrics.items():
+        low, high = result.intervals[name]
+        rows.append((name, f"{value:.2f}", f"{low:.2f} to {high:.2f}"))
+    return align(rows)
+
+
+def align(rows: Iterable[Sequence[object]]) -> str:
+    """Rows as lines, their columns two spaces apart."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
+    )
+
+
+def what_is_in(folder: Path) -> str:
+    """What lies in a folder, for an error."""
+    if not folder.is_dir():
+        return "it is a file" if folder.exists() else "there is no such folder"
+    names = sorted(path.name for path in folder.iterdir())
+    return f"found {', '.join(names[:8]) or 'nothing'}"

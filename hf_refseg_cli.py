@@ -1,0 +1,202 @@
+"""The command line `hf-refseg`: arguments, help and errors. Beside the package, whose import is slow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from typer.core import TyperGroup
+
+
+class OneLineErrors(TyperGroup):
+    """Turns the errors that bad input is expected to raise into one line on stderr and exit status 1."""
+
+    def invoke(self, ctx: typer.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort):
+            raise
+        # Evaluated only when something else was raised: by then the libraries are imported.
+        except _expected_errors() as error:
+            if ctx.params["debug"]:
+                raise
+            typer.echo(f"Error: {_message(error)}", err=True)
+            raise typer.Exit(1) from error
+
+
+def _expected_errors() -> tuple[type[Exception], ...]:
+    from huggingface_hub.errors import StrictDataclassError
+
+    return ValueError, OSError, StrictDataclassError
+
+
+def _message(error: Exception) -> str:
+    """The message in one line; of the library's own errors all lines, as some hold a table."""
+    message = str(error).strip()
+    return message if type(error).__module__.startswith("hf_refseg.") else " ".join(message.split())
+
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+convert_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Turn released checkpoints into models.")
+app.add_typer(convert_app, name="convert")
+
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved model, or its id on the Hub.")]
+Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:1; by default the accelerator if there is one.")]
+Dtype = Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Type of the weights.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of the original files: holds <name>/ and images/.")]
+ImageDir = Annotated[Path | None, typer.Option(help="Folder of COCO's train2014 images, if not in --data-dir.")]
+SplitBy = Annotated[str | None, typer.Option(help="Who split the data set: unc, google, umd or berkeley.")]
+Text = Annotated[list[str], typer.Option("--text", "-t", help="What to segment; repeat it for several expressions.")]
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    """Referring segmentation: an image and a sentence in, the mask out."""
+
+
+@app.command()
+def predict(
+    model: ModelName,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    text: Text,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures; made where it is missing.")],
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Foreground probability; by default the processor's.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = "float32",
+) -> None:
+    """Segment every expression in every image: a mask PNG for each, and an overlay of all for each image."""
+    from hf_refseg import cli
+
+    for prediction in cli.predict(model, images, text, output, threshold=threshold, device=device, dtype=dtype):
+        typer.echo(prediction)
+
+
+@app.command()
+def evaluate(
+    model: ModelName,
+    dataset: Annotated[str, typer.Argument(help="Name of a data set, or folder or Hub id of a prepared one.")],
+    split: Annotated[str, typer.Option(help="Such as val, testA or test.")] = "val",
+    protocol: Annotated[str, typer.Option(help="How masks are scored: original, lavt, vlt or cris.")] = "original",
+    data_dir: DataDir = None,
+    split_by: SplitBy = None,
+    mask_overlap: Annotated[str | None, typer.Option(help="Overlapping polygons: union or background.")] = None,
+    image_dir: ImageDir = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sentences per forward pass.")] = 16,
+    max_images: Annotated[int | None, typer.Option(min=1, help="Stop after so many images.")] = None,
+    shuffle_sentences: Annotated[
+        bool, typer.Option("--shuffle-sentences", help="Ask for other images' sentences: shows whether a model reads.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for results; by default runs/evaluate/<model>.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = "float32",
+) -> None:
+    """Score a model on a split: a table with 95 % intervals, a JSON file, and a picture of worst and best cases."""
+    from hf_refseg import cli
+
+    report = cli.evaluate(
+        model,
+        dataset,
+        split,
+        protocol,
+        data_options={
+            "data_dir": data_dir,
+            "split_by": split_by,
+            "mask_overlap": mask_overlap,
+            "image_dir": image_dir,
+        },
+        batch_size=batch_size,
+        max_images=max_images,
+        shuffle_sentences=shuffle_sentences,
+        output=output,
+        device=device,
+        dtype=dtype,
+    )
+    typer.echo(report)
+
+
+@app.command()
+def prepare(
+    name: Annotated[str, typer.Argument(help="Such as refcoco, refcocog, grefcoco or refshapes.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="New or empty folder, or one that a kill cut off.")],
+    data_dir: DataDir = None,
+    split_by: SplitBy = None,
+    mask_overlap: Annotated[str, typer.Option(help="Overlapping polygons: union or background.")] = "union",
+    image_dir: ImageDir = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare counts with the published ones first.")] = False,
+    push_to_hub: Annotated[str | None, typer.Option(help="Repository user/name to upload the folder to.")] = None,
+    train_size: Annotated[int | None, typer.Option(help="RefShapes: number of training scenes.")] = None,
+    val_size: Annotated[int | None, typer.Option(help="RefShapes: number of validation scenes.")] = None,
+    test_size: Annotated[int | None, typer.Option(help="RefShapes: number of test scenes.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="RefShapes: width and height in pixels.")] = None,
+    seed: Annotated[int | None, typer.Option(help="RefShapes: of all randomness.")] = None,
+) -> None:
+    """Write a data set as Parquet files with images and a card, which `datasets.load_dataset` reads."""
+    from hf_refseg import cli
+
+    shapes_options = {
+        "train_size": train_size,
+        "val_size": val_size,
+        "test_size": test_size,
+        "image_size": image_size,
+        "seed": seed,
+    }
+    report = cli.prepare(
+        name,
+        data_dir,
+        output,
+        split_by=split_by,
+        mask_overlap=mask_overlap,
+        verify=verify,
+        push_to_hub=push_to_hub,
+        options={"image_dir": image_dir, **shapes_options},
+    )
+    typer.echo(report)
+
+
+@convert_app.command("lavt")
+def convert_lavt(
+    checkpoint: Annotated[Path, typer.Argument(help="Released file, such as refcoco.pth.")],
+    output: Annotated[Path, typer.Argument(help="New or empty folder for model and processor.")],
+    tokenizer: Annotated[
+        str, typer.Option(help="Hub id or folder of a tokenizer, or a vocab.txt.")
+    ] = "google-bert/bert-base-uncased",
+    fusion_num_heads: Annotated[
+        tuple[int, int, int, int], typer.Option(help="Heads of the pixel-word attention in each stage.")
+    ] = (1, 1, 1, 1),
+    text_heads: Annotated[
+        int | None, typer.Option(min=1, help="Attention heads of BERT; by default one for 64 channels.")
+    ] = None,
+    loss_type: Annotated[str, typer.Option(help="Loss of further training.")] = "cross_entropy",
+) -> None:
+    """LAVT, both variants: write a folder that AutoModel and AutoProcessor load."""
+    from hf_refseg import cli
+
+    report = cli.convert_lavt(
+        checkpoint, output, tokenizer, text_heads=text_heads, fusion_num_heads=fusion_num_heads, loss_type=loss_type
+    )
+    typer.echo(report)
+
+
+@app.command()
+def info(
+    folder: Annotated[Path | None, typer.Argument(help="Folder of a saved model or of a prepared data set.")] = None,
+) -> None:
+    """Tell about a model folder or a prepared data set; without one about this installation."""
+    from hf_refseg import cli
+
+    typer.echo(cli.info(folder))
+
+
+if __name__ == "__main__":
+    app(prog_name="hf-refseg")

@@ -1,0 +1,452 @@
+"""The command line: what each command writes and prints, its errors in one line, and a light --help."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+import zlib
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from fresh_process import CHECKOUT, run_python
+from golden_lavt import FOLDER as GOLDEN_LAVT
+from golden_lavt import golden_case, model_inputs, released_checkpoint
+from PIL import Image
+from tiny_lavt import tiny_lavt, tiny_processor
+from torch.testing import assert_close
+from transformers import AutoModel, AutoProcessor
+from typer.testing import CliRunner, Result
+
+from hf_refseg import LavtForReferringSegmentation
+from hf_refseg.data.loading import load_refseg
+from hf_refseg.data.prepare import prepare_dataset
+from hf_refseg.evaluation import evaluate_model, with_shuffled_sentences
+from hf_refseg_cli import app
+
+REFER_API = Path(__file__).parent / "fixtures" / "refer_api"
+# The random model's probabilities lie around it, so that masks are neither empty nor full.
+THRESHOLD = 0.455
+COMMANDS = (["predict"], ["evaluate"], ["prepare"], ["convert"], ["convert", "lavt"], ["info"])
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    processor = tiny_processor()
+    processor.image_processor.mask_threshold = THRESHOLD
+    tiny_lavt().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shapes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("shapes")
+    sizes = {"train_size": 2, "val_size": 3, "test_size": 2, "image_size": 64}
+    return prepare_dataset("refshapes", None, root / "shapes", cache_dir=str(root / "cache"), **sizes)
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test works in its own folder, offline, and caches data sets there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def output_of(*arguments: object) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def error_of(*arguments: object) -> str:
+    """The one line with which the command fails."""
+    result = run(*arguments)
+    assert result.exit_code == 1, result.output
+    *before, last = result.stderr.splitlines()
+    assert last.startswith("Error: ")
+    assert not any("Traceback" in line or line.startswith("Error: ") for line in before), result.stderr
+    return last.removeprefix("Error: ")
+
+
+def noise(path: Path, size: tuple[int, int] = (50, 40), **options: object) -> Path:
+    """A picture of random pixels; `size` is width, height."""
+    generator = np.random.default_rng(0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(generator.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(path, **options)
+    return path
+
+
+def huge_png(path: Path) -> Path:
+    """A small file that says it has 20000 x 20000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 20000, 20000, 8, 2, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"")), chunk(b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    return path
+
+
+def test_help_imports_nothing_heavy(tmp_path):
+    code = f"""
+    import sys
+    from typer.testing import CliRunner
+    from hf_refseg_cli import app
+    for command in [[], *{COMMANDS}]:
+        result = CliRunner().invoke(app, [*command, "--help"])
+        assert result.exit_code == 0, result.output
+        assert "Usage" in result.output
+    print([name for name in ("hf_refseg", "torch", "transformers", "datasets", "numpy", "PIL") if name in sys.modules])
+    """
+    assert run_python(code, cwd=tmp_path) == "[]\n"
+
+
+def test_the_console_script_is_this_app():
+    (script,) = entry_points(group="console_scripts", name="hf-refseg")
+    assert script.load() is app
+
+
+def test_bad_input_in_a_process_of_its_own(tmp_path):
+    command = [sys.executable, str(CHECKOUT / "hf_refseg_cli.py"), "info", "nowhere"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("Error: nowhere is neither a model")
+    assert done.stderr.count("\n") == 1
+
+
+def test_debug_shows_the_traceback(model_folder):
+    result = run("--debug", "predict", model_folder, "none.png", "--text", "dog", "--output", "out")
+    assert isinstance(result.exception, FileNotFoundError)
+
+
+def test_predict_writes_masks_and_overlays(model_folder, monkeypatch):
+    batches = []
+    forward = LavtForReferringSegmentation.forward
+
+    def counting_forward(self, pixel_values=None, input_ids=None, **inputs):
+        batches.append((len(pixel_values), len(input_ids)))
+        return forward(self, pixel_values=pixel_values, input_ids=input_ids, **inputs)
+
+    monkeypatch.setattr(LavtForReferringSegmentation, "forward", counting_forward)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # To be turned by 90 degrees.
+    images = [noise(Path("a/photo.png")), noise(Path("b/photo.jpg"), exif=exif)]
+    texts = ["the left dog", "../Red  circle/é!"]
+    model, processor = AutoModel.from_pretrained(model_folder), AutoProcessor.from_pretrained(model_folder)
+    outputs = {}
+    with torch.no_grad():
+        for path in images:
+            for text in texts:
+                outputs[path, text] = model(**processor(Image.open(path), text, return_tensors="pt"))
+    threshold = torch.stack([output.logits for output in outputs.values()]).sigmoid().median().item()
+    batches.clear()
+    options = ["--text", texts[0], "--text", texts[1], "--output", "out", "--threshold", threshold]
+    printed = output_of("predict", model_folder, *images, *options)
+
+    names = ["photo_1_the-left-dog", "photo_2_red-circle-e", "photo-2_1_the-left-dog", "photo-2_2_red-circle-e"]
+    assert batches == [(1, 2), (1, 2)]
+    expected_files = {*names, "photo_overlay", "photo-2_overlay"}
+    assert {path.name for path in Path("out").iterdir()} == {f"{name}.png" for name in expected_files}
+
+    shares = []
+    lines = printed.splitlines()
+    for line, name, (path, text) in zip(lines, names, outputs, strict=True):
+        height, width = (40, 50) if path.suffix == ".png" else (50, 40)
+        (expected,) = processor.post_process_referring_segmentation(outputs[path, text], [(height, width)], threshold)
+        mask = np.asarray(Image.open(f"out/{name}.png"))
+        assert set(np.unique(mask)) <= {0, 255}
+        assert mask.shape == (height, width)
+        assert np.mean((mask == 255) != expected["mask"].numpy()) < 0.01
+        shares.append(np.mean(mask == 255))
+        assert line == f"out/{name}.png  score {expected['score']:.3f}  {100 * shares[-1]:.1f} % of pixels"
+        overlay = Image.open(f"out/{name.split('_')[0]}_overlay.png")
+        assert overlay.width == width
+        assert overlay.height > height
+    assert any(0.1 < share < 0.9 for share in shares)
+
+
+def test_predict_threshold_and_dtype(model_folder):
+    image = noise(Path("photo.png"))
+    arguments = ["predict", model_folder, image, "--text", "dog", "--output", "out", "--dtype", "bfloat16"]
+    assert output_of(*arguments, "--threshold", 0.99).endswith("0.0 % of pixels\n")
+    assert output_of(*arguments, "--threshold", 0.01).endswith("100.0 % of pixels\n")
+
+
+def test_predict_needs_whole_images(model_folder):
+    def predict_error(path: Path) -> str:
+        return error_of("predict", model_folder, path, "--text", "dog", "--output", "out")
+
+    truncated = noise(Path("truncated.png"))
+    truncated.write_bytes(truncated.read_bytes()[:2000])
+    Path("text.jpg").write_text("no image")
+    assert predict_error(Path("none.png")).startswith("none.png: there is no such image file")
+    assert predict_error(truncated).startswith("truncated.png is damaged or no image")
+    assert predict_error(Path("text.jpg")).startswith("text.jpg is damaged or no image")
+    assert predict_error(huge_png(Path("huge.png"))).startswith("huge.png is too large to open")
+
+
+def test_a_bad_image_leaves_finished_masks(model_folder):
+    good, bad = noise(Path("good.png")), Path("bad.png")
+    bad.write_text("no image")
+    assert "bad.png" in error_of("predict", model_folder, good, bad, "--text", "dog", "--output", "out")
+    assert sorted(path.name for path in Path("out").iterdir()) == ["good_1_dog.png", "good_overlay.png"]
+
+
+def test_predict_needs_text_and_device(model_folder):
+    arguments = ["predict", model_folder, noise(Path("photo.png")), "--output", "out"]
+    assert "expression is empty" in error_of(*arguments, "--text", "dog", "--text", " ")
+    assert "no device 'abacus'" in error_of(*arguments, "--text", "dog", "--device", "abacus")
+    assert run(*arguments).exit_code == 2
+    assert not Path("out").exists()
+
+
+def test_predict_needs_a_model_of_this_library(model_folder, tmp_path):
+    def predict_error(folder: object) -> str:
+        return error_of("predict", folder, image, "--text", "dog", "--output", "out")
+
+    image = noise(Path("photo.png"))
+    for name in ("other", "bert", "lone", "cut", "part"):
+        Path(name).mkdir()
+    Path("other/notes.txt").write_text("hello")
+    assert "config.json, or a Hub id such as user/name; found notes.txt" in predict_error("other")
+    assert "there is no such folder" in predict_error("missing")
+    assert predict_error("user/missing").startswith("user/missing cannot be loaded")
+    Path("bert/config.json").write_text('{"model_type": "bert"}')
+    assert "bert is a model of type bert; known methods: " in predict_error("bert")
+
+    tiny_lavt().save_pretrained("lone")
+    assert "no processor_config.json" in predict_error("lone")
+    AutoProcessor.from_pretrained(model_folder).save_pretrained("lone")
+    weights = Path("lone/model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:5000])
+    assert "the weights are damaged" in predict_error("lone")
+
+
+def test_incomplete_weights_are_an_error(model_folder):
+    model = tiny_lavt()
+    state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("decoder.classifier")}
+    model.save_pretrained("part", state_dict=state)
+    AutoProcessor.from_pretrained(model_folder).save_pretrained("part")
+    error = error_of("predict", "part", noise(Path("photo.png")), "--text", "dog", "--output", "out")
+    assert "2 weights are missing, such as decoder.classifier.bias" in error
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_evaluate_writes_scores_and_cases(model_folder, shapes_folder, shuffled):
+    options = ["--shuffle-sentences"] if shuffled else ["--max-images", 2]
+    printed = output_of("evaluate", model_folder, shapes_folder, *options, "--batch-size", 3, "--output", "results")
+
+    name = "shapes_val_original_shuffled" if shuffled else "shapes_val_original"
+    written = json.loads(Path(f"results/{name}.json").read_text())
+    rows = load_refseg(str(shapes_folder))["val"]
+    model, processor = AutoModel.from_pretrained(model_folder), AutoProcessor.from_pretrained(model_folder)
+    expected = evaluate_model(
+        model, processor, with_shuffled_sentences(rows) if shuffled else rows, max_images=None if shuffled else 2
+    )
+    assert 0 < expected.metrics["oIoU"] < 100
+    assert written["metrics"] == pytest.approx(expected.metrics)
+    assert written["images"] == (3 if shuffled else 2)
+    assert written["sentences"] == len(written["records"]) == expected.sentences
+    assert (written["model"], written["dataset"]) == (str(model_folder), str(shapes_folder))
+    assert (written["split"], written["protocol"], written["shuffled_sentences"]) == ("val", "original", shuffled)
+    low, high = written["intervals"]["oIoU"]
+    scores = [line.split() for line in printed.splitlines()]
+    assert ["oIoU", f"{written['metrics']['oIoU']:.2f}", f"{low:.2f}", "to", f"{high:.2f}"] in scores
+    assert printed.splitlines()[-2:] == [f"results/{name}.json", f"results/{name}.png"]
+    # Four columns, and one row for each of the five worst and five best sentences.
+    picture = Image.open(f"results/{name}.png")
+    assert picture.height > 10 * 200
+
+
+def test_evaluate_names_its_results_by_data_set_split_and_protocol(model_folder):
+    arguments = ["--data-dir", REFER_API, "--split-by", "umd", "--split", "test", "--protocol", "lavt"]
+    output_of("evaluate", model_folder, "refcocog", *arguments, "--max-images", 1)
+    folder = Path("runs/evaluate/tiny")
+    names = {"refcocog_umd_test_lavt.json", "refcocog_umd_test_lavt.png"}
+    assert {path.name for path in folder.iterdir()} == names
+    written = json.loads((folder / "refcocog_umd_test_lavt.json").read_text())
+    assert (written["data_dir"], written["split_by"]) == (str(REFER_API), "umd")
+
+
+def test_evaluate_names_what_is_wrong(model_folder, shapes_folder):
+    def evaluate_error(*arguments: object) -> str:
+        return error_of("evaluate", model_folder, *arguments)
+
+    Path("empty").mkdir()
+    assert "Unknown protocol 'nope': choose one of cris" in evaluate_error(shapes_folder, "--protocol", "nope")
+    assert "no split 'testA'. Choose one of: train, val, test" in evaluate_error(shapes_folder, "--split", "testA")
+    assert "Unknown data set 'nope'. Choose one of: refcoco" in evaluate_error("nope")
+    assert "expected README.md and data/*.parquet, found nothing" in evaluate_error("empty")
+    assert "pass data_dir" in evaluate_error("refcoco")
+    assert "Expected refcoco/refs(unc).p" in evaluate_error("refcoco", "--data-dir", "empty")
+    assert "takes no --mask-overlap" in evaluate_error(shapes_folder, "--mask-overlap", "union")
+    assert "takes no data_dir" in evaluate_error("refshapes", "--data-dir", "empty")
+    assert not Path("runs").exists()
+
+
+def test_evaluate_names_a_damaged_data_set(model_folder):
+    sizes = {"train_size": 1, "val_size": 1, "test_size": 1, "image_size": 64}
+    prepare_dataset("refshapes", None, "shapes", **sizes)
+    (shard,) = Path("shapes/data").glob("val-*")
+    shard.write_bytes(shard.read_bytes()[:500])
+    assert error_of("evaluate", model_folder, "shapes").startswith("shapes is damaged (")
+    assert error_of("info", "shapes").startswith("shapes is damaged (")
+
+
+def test_prepare_writes_what_load_dataset_reads():
+    printed = output_of("prepare", "refcoco", "--data-dir", REFER_API, "--output", "refcoco")
+    read = datasets.load_dataset("refcoco")
+    assert {split: len(rows) for split, rows in read.items()} == {"train": 17, "val": 6, "testA": 6, "testB": 6}
+    assert printed.splitlines()[1].split()[:2] == ["train", "17"]
+    assert output_of("info", "refcoco") == printed
+
+
+def test_prepare_passes_its_options_on(monkeypatch):
+    uploads = []
+    monkeypatch.setattr("hf_refseg.data.prepare.upload_dataset", lambda *arguments: uploads.append(arguments))
+    sizes = ["--train-size", 1, "--val-size", 2, "--test-size", 1, "--image-size", 80, "--seed", 7]
+    output_of("prepare", "refshapes", "--output", "shapes", *sizes, "--push-to-hub", "user/shapes")
+    rows = datasets.load_dataset("shapes", split="val")
+    assert len(set(rows["image_id"])) == 2
+    assert rows[0]["image"].size == (80, 80)
+    assert uploads == [(Path("shapes"), "user/shapes")]
+    begun = json.loads(Path("shapes/.prepare.json").read_text())
+    assert begun["seed"] == 7
+
+    arguments = ["prepare", "refcocog", "--data-dir", REFER_API, "--split-by", "google"]
+    output_of(*arguments, "--mask-overlap", "background", "--output", "refcocog")
+    begun = json.loads(Path("refcocog/.prepare.json").read_text())
+    assert (begun["split_by"], begun["mask_overlap"]) == ("google", "background")
+
+
+def test_prepare_names_what_is_wrong():
+    arguments = ["prepare", "refcoco", "--data-dir", REFER_API, "--output", "refcoco"]
+    assert "Unknown data set 'nope'" in error_of("prepare", "nope", "--output", "out")
+    assert "Unknown split_by 'umd' for refcoco. Choose one of: unc" in error_of(*arguments, "--split-by", "umd")
+    assert "Unknown mask_overlap 'xor'" in error_of(*arguments, "--mask-overlap", "xor")
+    assert "'refcoco' takes no --seed" in error_of(*arguments, "--seed", 1)
+    assert "'refshapes' takes no --image-dir" in error_of("prepare", "refshapes", "-o", "out", "--image-dir", "x")
+    assert not Path("refcoco").exists()
+
+    verified = run(*arguments, "--verify")
+    assert verified.exit_code == 1
+    assert "| train | referents | 42404 | 17 | -42387 |" in verified.stderr.splitlines()
+    assert not Path("refcoco").exists()
+
+    Path("refcoco").mkdir()
+    Path("refcoco/thesis.txt").write_text("all of it")
+    assert "refcoco holds other files" in error_of(*arguments)
+    assert [path.name for path in Path("refcoco").iterdir()] == ["thesis.txt"]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A released checkpoint beside the vocabulary it was trained with."""
+    torch.save(released_checkpoint(), tmp_path / "lavt.pth")
+    words = (GOLDEN_LAVT / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "vocab.txt").write_text("\n".join(words[:97]), encoding="utf-8")
+    return tmp_path / "lavt.pth"
+
+
+def test_convert_lavt_writes_what_auto_classes_load(checkpoint):
+    heads = ["--text-heads", 4, "--fusion-num-heads", 1, 1, 1, 1]
+    printed = output_of("convert", "lavt", checkpoint, "lavt", "--tokenizer", "vocab.txt", *heads)
+    assert printed.startswith("lavt  lavt, 1.0 M parameters")
+    model, processor = AutoModel.from_pretrained("lavt"), AutoProcessor.from_pretrained("lavt")
+    tensors, _ = golden_case("pad")
+    with torch.no_grad():
+        logits = model(**model_inputs(tensors)).logits
+    background, foreground = tensors["logits"].unbind(1)
+    assert_close(logits, foreground - background, atol=1e-4, rtol=0)
+    assert processor.text_truncation == "released"
+    assert processor(Image.new("RGB", (50, 40)), return_tensors="pt")["pixel_values"].shape == (1, 3, 480, 480)
+    printed = output_of("predict", "lavt", noise(Path("photo.png")), "--text", "dog", "--output", "out")
+    assert printed.startswith("out/photo_1_dog.png  score ")
+
+
+def test_convert_lavt_passes_options_on(checkpoint):
+    options = ["--fusion-num-heads", 2, 1, 1, 4, "--loss-type", "dice"]
+    output_of("convert", "lavt", checkpoint, "lavt", "--tokenizer", "vocab.txt", *options)
+    config = json.loads(Path("lavt/config.json").read_text())
+    assert config["fusion_num_heads"] == [2, 1, 1, 4]
+    assert config["loss_type"] == "dice"
+
+
+def test_convert_lavt_names_what_is_wrong(checkpoint):
+    def convert_error(path: object, *options: object) -> str:
+        return error_of("convert", "lavt", path, "lavt", *(options or ("--tokenizer", "vocab.txt")))
+
+    torch.save({"model": {"vision.weight": torch.zeros(1)}, "bert_model": {}}, "other.pth")
+    torch.save({"weights": 1}, "keys.pth")
+    Path("text.pth").write_text("no checkpoint")
+    assert "none.pth: there is no such checkpoint" in convert_error("none.pth")
+    assert convert_error("other.pth").startswith("other.pth: the checkpoint holds 1 tensors")
+    assert convert_error("keys.pth").startswith("keys.pth: the checkpoint has no tensors under 'model'")
+    assert convert_error("text.pth").startswith("text.pth: this is no checkpoint")
+    vocabulary = GOLDEN_LAVT / "vocab.txt"
+    error = convert_error(checkpoint, "--tokenizer", vocabulary)
+    assert f"has {len(vocabulary.read_text(encoding='utf-8').splitlines())} words, the checkpoint" in error
+    assert "none.txt" in convert_error(checkpoint, "--tokenizer", "none.txt")
+    assert "loss_type" in convert_error(checkpoint, "--tokenizer", "vocab.txt", "--loss-type", "nope")
+    assert "3 heads" in convert_error(checkpoint, "--tokenizer", "vocab.txt", "--fusion-num-heads", 3, 1, 1, 1)
+    assert not Path("lavt").exists()
+
+    Path("lavt").mkdir()
+    Path("lavt/thesis.txt").write_text("all of it")
+    assert "lavt holds other files" in convert_error(checkpoint)
+    assert [path.name for path in Path("lavt").iterdir()] == ["thesis.txt"]
+    assert "No such command 'nope'" in run("convert", "nope", checkpoint, "out").output
+
+
+def test_info_without_folder_names_everything_known():
+    printed = output_of("info")
+    told = {line.split("  ")[0]: line for line in printed.splitlines()}
+    assert torch.__version__.split("+")[0] in told["torch"]
+    assert "lavt" in told["methods"]
+    assert "refcoco+" in told["data sets"]
+    assert "refshapes" in told["data sets"]
+    assert "original, lavt, vlt, cris" in told["protocols"]
+
+
+def test_info_of_a_model(model_folder):
+    model = tiny_lavt()
+    model.config.loss_type = "dice"
+    model.save_pretrained("model")
+    AutoProcessor.from_pretrained(model_folder).save_pretrained("model")
+    lines = [line.split() for line in output_of("info", "model").splitlines()]
+    total, decoder = model.num_parameters(), sum(parameter.numel() for parameter in model.decoder.parameters())
+    assert ["method", "lavt", "(LavtForReferringSegmentation)"] in lines
+    assert ["loss_type", "dice"] in lines
+    assert ["input", "64", "x", "64", "pixels"] in [line[:5] for line in lines]
+    assert ["total", f"{total:,}", f"{total:,}"] in lines
+    assert ["decoder", f"{decoder:,}", f"{decoder:,}"] in lines
+    assert not any(line[:1] == ["fusion_type"] for line in lines)
+
+
+def test_info_of_a_prepared_data_set(shapes_folder):
+    rows = load_refseg(str(shapes_folder))["val"]
+    sentences = sum(len(row["sentences"]) for row in rows.remove_columns("image"))
+    lines = [line.split() for line in output_of("info", shapes_folder).splitlines()]
+    assert lines[0] == ["split", "referents", "sentences", "images"]
+    assert ["val", str(len(rows)), str(sentences), "3"] in lines
+
+
+def test_info_of_something_else():
+    Path("other").mkdir()
+    Path("other/notes.txt").write_text("hello")
+    assert "found notes.txt" in error_of("info", "other")
+    assert "it is a file" in error_of("info", "other/notes.txt")
