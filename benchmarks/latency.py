@@ -5,6 +5,7 @@ over the measured peak of convolutions. Peaks and latency are measured in turns,
 machine; the figures are medians.
 
     python benchmarks/latency.py --threads 2 --rounds 9
+    python benchmarks/latency.py --trained runs/demo    # also: how far bfloat16 masks agree with float32 masks
 """
 
 import argparse
@@ -18,7 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from hf_refseg import LavtConfig, LavtForReferringSegmentation
+from hf_refseg import AutoModelForReferringSegmentation, LavtConfig, LavtForReferringSegmentation, RefSegProcessor
+from hf_refseg.data.examples import ImageExamples
+from hf_refseg.datasets_scripts.refshapes import build_refshapes
+from hf_refseg.evaluation.protocols import mask_counts, per_sample_iou
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -27,6 +31,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=20, help="tokens of the text")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9, help="measurements of each figure")
+    parser.add_argument("--trained", help="a model trained on RefShapes, to compare bfloat16 masks with float32 ones")
     parser.add_argument("--output", help="file that the JSON lines are appended to")
     return parser.parse_args()
 
@@ -91,18 +96,34 @@ def measure(dtype: torch.dtype, model: LavtForReferringSegmentation, arguments: 
     }
 
 
+def measure_agreement(folder: str) -> dict:
+    """Mean IoU between the float32 and the bfloat16 mask of each sentence of 100 validation scenes of RefShapes."""
+    model = AutoModelForReferringSegmentation.from_pretrained(folder)
+    processor = RefSegProcessor.from_pretrained(folder)
+    size = processor.image_processor.size["height"]
+    rows = build_refshapes(train_size=1, val_size=100, test_size=1, image_size=size)["val"]
+    masks: dict[torch.dtype, list[torch.Tensor]] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        masks[dtype] = []
+        for example in map(ImageExamples(rows).__getitem__, range(100)):
+            inputs = processor(example["image"], example["texts"], return_tensors="pt").to(dtype)
+            results = processor.post_process_referring_segmentation(model.to(dtype)(**inputs))
+            masks[dtype] += [result["mask"].numpy() for result in results]
+    counts = [mask_counts(*pair) for pair in zip(*masks.values(), strict=True)]
+    ious = per_sample_iou(*zip(*counts, strict=True))
+    return {"model": folder, "sentences": len(ious), "bfloat16_float32_mean_iou": round(float(ious.mean()), 4)}
+
+
+@torch.no_grad()
 def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     model = LavtForReferringSegmentation(LavtConfig()).eval()
-    with torch.inference_mode():
-        pass
-    rows = []
-    with torch.no_grad():
-        for dtype in (torch.float32, torch.bfloat16):
-            rows.append(measure(dtype, model.to(dtype), arguments))
+    rows = [measure(dtype, model.to(dtype), arguments) for dtype in (torch.float32, torch.bfloat16)]
     rows[1]["latency_over_float32"] = round(rows[1]["latency_seconds"] / rows[0]["latency_seconds"], 3)
+    if arguments.trained:
+        rows.append(measure_agreement(arguments.trained))
     for row in rows:
         line = json.dumps(row)
         print(line)

@@ -33,7 +33,7 @@ from .refshapes_meaning import (
     distance,
 )
 
-RADII = {"small": (0.080, 0.095), "large": (0.140, 0.165)}
+RADII = {"small": (0.095, 0.110), "large": (0.155, 0.180)}
 # Centers are at least this part of the summed radii apart, which leaves over 70 % of every shape visible.
 SEPARATION = 0.95
 
@@ -50,7 +50,7 @@ GENERALIZED_ROWS = {"single": 60, "plural": 25, "none": 15}
 
 
 def sample_scene(seed: int, split: str, index: int) -> Scene:
-    """The scene number `index` of a split: 3 to 6 objects, no two alike in all attributes, hardly overlapping.
+    """The scene number `index` of a split: 3 to 5 objects, no two alike in all attributes, hardly overlapping.
 
     Few shapes, colors and fills per scene, so that most objects share attributes and the sentence has to be read.
     The scene depends on nothing but the arguments; the configs share the scenes of a split.
@@ -60,7 +60,7 @@ def sample_scene(seed: int, split: str, index: int) -> Scene:
     shapes = rng.sample(SHAPES, rng.choice((2, 2, 3)))
     colors = rng.sample(list(COLORS), rng.choice((2, 3, 3)))
     fills = rng.sample(FILLS, 2)
-    wanted = rng.randint(3, 6)
+    wanted = rng.randint(3, 5)
     objects: list[ShapeObject] = []
     attempts = 0
     while len(objects) < (wanted if attempts < 100 else 3):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 import unicodedata
@@ -45,6 +44,7 @@ from .evaluation import (
     with_shuffled_sentences,
 )
 from .evaluation.protocols import PROTOCOLS
+from .files import write_json, write_whole
 from .modeling.image_processing_refseg import upright_rgb
 from .visualization import draw_comparison, draw_masks
 
@@ -122,8 +122,7 @@ def evaluate(
     name = "_".join(filter(None, [*parts, "shuffled" if shuffle_sentences else None]))
     settings = {"model": model_name, "dataset": dataset_name, "split": split, **options, "dtype": dtype}
     report = {**settings, "shuffled_sentences": shuffle_sentences, "max_images": max_images, **asdict(result)}
-    text = json.dumps(report, indent=1, default=str)
-    write_whole(folder / f"{name}.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_json(folder / f"{name}.json", report)
     write_whole(folder / f"{name}.png", partial(picture.save, format="PNG"))
     return "\n".join(
         [
@@ -384,13 +383,6 @@ def unique_names(stems: Iterable[str]) -> list[str]:
             name = f"{base}-{number}"
         names.append(name)
     return names
-
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Writes a file so that one that is there stays whole until the new one is."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    write(unfinished)
-    unfinished.replace(path)
 
 
 def score_table(result: EvaluationResult) -> str:

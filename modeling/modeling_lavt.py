@@ -204,8 +204,8 @@ class DecoderStep(nn.Module):
 
     def forward(self, coarse: Tensor, features: Tensor) -> Tensor:
         maps = torch.cat([resize_aligned(coarse, features.shape[-2:]), features], 1)
-        maps = F.relu(self.norm1(self.conv1(maps)))
-        return F.relu(self.norm2(self.conv2(maps)))
+        maps = F.relu(self.norm1(self.conv1(maps)), inplace=True)
+        return F.relu(self.norm2(self.conv2(maps)), inplace=True)
 
 
 class LavtDecoder(nn.Module):

@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 from train_tiny import build_model, build_processor, build_trainer
-from transformers import TrainerCallback
 
 from hf_refseg import AutoModelForReferringSegmentation
 from hf_refseg.data.examples import RefSegCollator, SentenceExamples
@@ -24,6 +23,15 @@ from hf_refseg.training.trainer import EpochSampler, find_checkpoint_fault, last
 
 TESTS = Path(__file__).parent
 EIGHT_AT_ONCE = {"per_device_train_batch_size": 8}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As in the processes that the tests start: the order of a sum may depend on the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +63,7 @@ def reference(cache, tmp_path_factory):
 def assert_same_training(weights: dict[str, torch.Tensor], log_history: list[dict], reference) -> None:
     initial = build_model().state_dict()
     for name, expected in reference.model.state_dict().items():
-        torch.testing.assert_close(weights[name], expected, atol=2e-6, rtol=0, msg=name)
+        torch.testing.assert_close(weights[name], expected, atol=5e-6, rtol=0, msg=name)
     moved = max((reference.model.state_dict()[name] - value).abs().max() for name, value in initial.items())
     assert moved > 1e-3
     for key in ("loss", "loss_dice", "learning_rate", "eval_oIoU", "eval_mIoU", "eval_Pr@0.5"):
@@ -129,11 +137,8 @@ def killed_and_whole(cache, tmp_path_factory):
     killed = tmp_path_factory.mktemp("killed")
     done = train_in_subprocess([sys.executable], killed, cache, **arguments, kill_at_step=7)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     whole = build_trainer(tmp_path_factory.mktemp("whole"), cache, **arguments)
     whole.train()
-    torch.set_num_threads(threads)
     return killed, whole, arguments
 
 
@@ -148,7 +153,6 @@ def test_a_killed_run_resumes_to_the_same_weights(cache, killed_and_whole, caplo
         newest = last_complete_checkpoint(killed)
     assert newest == str(killed / "checkpoint-4")
     assert "checkpoint-6 is not complete" in caplog.text and "model.safetensors is cut off" in caplog.text
-    torch.set_num_threads(1)
     trainer = build_trainer(killed, cache, **arguments)
     trainer.train(resume_from_checkpoint=True)
     assert trainer.state.global_step == 9
@@ -158,11 +162,9 @@ def test_a_killed_run_resumes_to_the_same_weights(cache, killed_and_whole, caplo
         assert logged(trainer.state.log_history, key)[-1] == pytest.approx(logged(whole.state.log_history, key)[-1])
     assert trainer.model.loss_weights == {"dice": 1.0, "boundary": 1.0}
     # A checkpoint can be loaded like any model, and carries its processor.
-    assert last_complete_checkpoint(killed) == str(killed / "checkpoint-8")
-    assert (
-        AutoModelForReferringSegmentation.from_pretrained(killed / "checkpoint-8").config.loss_type == "dice_boundary"
-    )
-    assert (killed / "checkpoint-8" / "processor_config.json").is_file()
+    newest = Path(last_complete_checkpoint(killed))
+    assert newest.name == "checkpoint-9" and (newest / "processor_config.json").is_file()
+    assert AutoModelForReferringSegmentation.from_pretrained(newest).config.loss_type == "dice_boundary"
 
 
 def test_resuming_in_the_middle_of_an_epoch_gives_the_same_weights(cache, killed_and_whole, tmp_path) -> None:
@@ -170,11 +172,34 @@ def test_resuming_in_the_middle_of_an_epoch_gives_the_same_weights(cache, killed
     middle = Path(whole.args.output_dir) / "checkpoint-6"
     state = json.loads((middle / "trainer_state.json").read_text())
     assert state["epoch"] % 1 != 0 and state["epoch"] > 1
-    torch.set_num_threads(1)
     trainer = build_trainer(tmp_path, cache, **arguments)
     trainer.train(resume_from_checkpoint=str(middle))
     for name, expected in whole.model.state_dict().items():
         torch.testing.assert_close(trainer.model.state_dict()[name], expected, atol=1e-7, rtol=0, msg=name)
+
+
+def test_the_best_checkpoint_is_loaded_in_full(cache, tmp_path) -> None:
+    trainer = build_trainer(
+        tmp_path,
+        cache,
+        **EIGHT_AT_ONCE,
+        max_steps=3,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        load_best_model_at_end=True,
+        # The loss falls, so the first checkpoint is the best one.
+        metric_for_best_model="loss",
+        greater_is_better=True,
+        save_total_limit=3,
+    )
+    trainer.train()
+    assert trainer.state.best_global_step == 1
+    best = AutoModelForReferringSegmentation.from_pretrained(tmp_path / "checkpoint-1").state_dict()
+    assert all(torch.equal(value, best[name]) for name, value in trainer.model.state_dict().items())
+    last = AutoModelForReferringSegmentation.from_pretrained(tmp_path / "checkpoint-3").state_dict()
+    assert not all(torch.equal(value, best[name]) for name, value in last.items())
 
 
 @pytest.mark.parametrize(
@@ -214,13 +239,6 @@ def test_a_folder_without_checkpoints_gives_none_and_resuming_from_it_is_an_erro
     assert last_complete_checkpoint(tmp_path) is None
     with pytest.raises(ValueError, match="no complete checkpoint"):
         build_trainer(tmp_path, cache, **EIGHT_AT_ONCE).train(resume_from_checkpoint=True)
-
-
-class SeenSentences(TrainerCallback):
-    """Collects which sentence stood for which referent in each epoch, as the training read them."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[int, str, str]] = []
 
 
 def sentences_read(cache: Path, output_dir: Path, **arguments) -> list[tuple[int, str, str]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ..files import write_json, write_whole
 from .loading import DATASET_NAMES, REFER_SPLITS, DataFormatError, load_refseg
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ def _open_folder(folder: Path, manifest: dict[str, Any]) -> None:
         ):
             raise DataFormatError(f"{folder} holds other files. Choose a new or an empty folder as output.")
         folder.mkdir(parents=True, exist_ok=True)
-        _write_text(path, json.dumps(manifest, indent=1))
+        write_json(path, manifest)
         return
     try:
         begun = json.loads(path.read_text(encoding="utf-8"))
@@ -245,10 +246,9 @@ def _write_shard(shard: Dataset, path: Path) -> None:
         if row["image"]["path"] is None or source != previous:
             verify_image(row["image"], row["mask"]["size"], f"ref {row['ref_id']}")
         previous = source
-    partial = path.with_suffix(".partial")
     # The rows hold the paths of the images. Small row groups let a reader stream a few images at a time.
-    parquet.write_table(embed_table_storage(shard.with_format("arrow")[:]), partial, row_group_size=100)
-    partial.replace(path)
+    table = embed_table_storage(shard.with_format("arrow")[:])
+    write_whole(path, lambda partial: parquet.write_table(table, partial, row_group_size=100))
 
 
 def _write_card(
@@ -256,10 +256,5 @@ def _write_card(
 ) -> None:
     from hf_refseg.hub.dataset_card import build_dataset_card
 
-    _write_text(folder / "README.md", str(build_dataset_card(name, counts, options)))
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    card = str(build_dataset_card(name, counts, options))
+    write_whole(folder / "README.md", lambda partial: partial.write_text(card, encoding="utf-8"))

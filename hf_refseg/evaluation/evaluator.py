@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..data.examples import ImageExamples
+from ..files import write_json
 from ..visualization import ComparisonRow
 from .protocols import (
     Protocol,
@@ -58,10 +57,7 @@ class EvaluationResult:
 
     def to_json(self, path: str | os.PathLike) -> None:
         """Write everything to a JSON file; a file that is there stays whole until the new one is."""
-        path = Path(path)
-        unfinished = path.with_name(f"{path.name}.unfinished")
-        unfinished.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
-        unfinished.replace(path)
+        write_json(path, asdict(self))
 
 
 def evaluate_model(

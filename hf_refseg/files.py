@@ -1,0 +1,23 @@
+"""Writing files so that a kill in the middle never damages one that is already there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def write_whole(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> None:
+    """Lets `write` fill a file of another name (`.partial`), which then takes the place of `path`."""
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.partial")
+    write(partial)
+    partial.replace(path)
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Writes JSON as `write_whole` does; what JSON has no type for is written as text."""
+    text = json.dumps(content, indent=1, default=str)
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))

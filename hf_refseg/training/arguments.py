@@ -1,0 +1,100 @@
+"""RefSegTrainingArguments: transformers' training arguments with the defaults of this field and a few of our own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+
+@dataclass
+class RefSegTrainingArguments(TrainingArguments):
+    """Arguments of [`RefSegTrainer`]; the defaults are LAVT's recipe (section 3.3).
+
+    AdamW, learning rate 5e-5, weight decay 0.01, polynomial decay of power 0.9 to 0 over all steps, no warm-up, no
+    clipping of gradients, 40 epochs. Incomplete batches of an epoch are always dropped in training, never in
+    evaluation.
+
+    Raises:
+        ValueError: where a value makes no sense or would change the evaluation.
+    """
+
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "loss_weight_schedules"]
+
+    num_train_epochs: float = field(default=40, metadata={"help": "Passes over the referents."})
+    learning_rate: float = field(default=5e-5, metadata={"help": "Learning rate at the start."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Of all but visual norms and position tables."})
+    lr_scheduler_type: str = field(default="polynomial", metadata={"help": "Schedule of the learning rate."})
+    lr_scheduler_kwargs: dict | str | None = field(
+        default=None, metadata={"help": 'JSON; for "polynomial" {"lr_end": 0.0, "power": 0.9} where absent.'}
+    )
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Largest norm of the gradient; 0 = no clipping."})
+    total_train_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Referents per step over all processes; gradient_accumulation_steps then follows from it, from "
+            "per_device_train_batch_size and from the number of processes."
+        },
+    )
+    text_layers_trained: int | None = field(
+        default=None,
+        metadata={"help": "First layers of the text encoder that are trained, its embeddings frozen; all if absent."},
+    )
+    loss_weight_schedules: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": 'Weights of losses that change in training: {"boundary": {"start": 0, "end": 0.05, '
+            '"start_fraction": 0.25, "end_fraction": 0.5}}; fractions are those of all steps.'
+        },
+    )
+    pictures: int = field(
+        default=4, metadata={"help": "Examples drawn into output_dir/pictures at each evaluation and checkpoint."}
+    )
+    resume_from_checkpoint: str | None = field(
+        default="auto",
+        metadata={
+            "help": '"auto": the newest complete checkpoint in output_dir, if there is any; "never"; or the folder '
+            "of a checkpoint."
+        },
+    )
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints that are kept."})
+    logging_steps: float = field(default=50, metadata={"help": "Steps between two entries of the log."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Hide losses that are not finite from the log."}
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Unused: examples are no table rows."})
+    label_names: list[str] | None = field(
+        default_factory=lambda: ["mask_labels"], metadata={"help": "Names of the labels in a batch."}
+    )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Search for parameters without a gradient in every step."}
+    )
+
+    def __post_init__(self):
+        if self.lr_scheduler_kwargs is None and self.lr_scheduler_type == "polynomial":
+            self.lr_scheduler_kwargs = {"lr_end": 0.0, "power": 0.9}
+        super().__post_init__()
+        if self.dataloader_drop_last:
+            raise ValueError(
+                "dataloader_drop_last would drop sentences from the evaluation. Leave it out: training drops "
+                "incomplete batches anyway."
+            )
+        if self.train_sampling_strategy != "random":
+            raise ValueError(
+                f"train_sampling_strategy is {self.train_sampling_strategy!r}: referents are always read in an order "
+                "drawn from seed and epoch. Leave it out."
+            )
+        if self.total_train_batch_size is not None:
+            self.gradient_accumulation_steps = self._accumulation_steps()
+
+    def _accumulation_steps(self) -> int:
+        # `train_batch_size` is that of a process, which may hold several devices.
+        together = self.train_batch_size * self.world_size
+        steps, rest = divmod(self.total_train_batch_size, together)
+        if rest or steps < 1:
+            raise ValueError(
+                f"total_train_batch_size is {self.total_train_batch_size}, which is no multiple of the {together} "
+                f"referents that {self.world_size} processes of {self.train_batch_size} take at once: choose another "
+                "per_device_train_batch_size."
+            )
+        return steps

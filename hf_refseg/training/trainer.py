@@ -1,0 +1,348 @@
+"""RefSegTrainer: transformers' Trainer for referring segmentation, with streaming scores and safe resuming."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import random
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Sampler
+from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+
+from ..data.examples import ReferentExamples, RefSegCollator
+from ..evaluation.protocols import scores_from_counts
+from ..hub.model_card import write_model_card
+from .arguments import RefSegTrainingArguments
+from .callbacks import EpochSetter, LossWeightSchedule
+from .optimization import decay_parameter_names, synchronize_batch_norm, train_first_text_layers
+
+logger = logging.getLogger(__name__)
+
+# The protocol whose pixel counts need no more than logits and labels at the model's input size.
+TRAINING_PROTOCOL = "lavt"
+
+
+class RefSegTrainer(Trainer):
+    """Trains and scores any model that follows the library's contract.
+
+    - The loss components are logged as `loss_<name>` and `eval_loss_<name>`: means per sample over all accumulation
+      steps and processes.
+    - Evaluation keeps two numbers per sentence, the pixels of intersection and union at the model's input size, and
+      reports the scores of the `lavt` protocol: `eval_oIoU`, `eval_mIoU`, `eval_Pr@0.5` ... in percent. A data set
+      that does not divide evenly among processes is scored exactly; `eval_loss` then counts a few sentences twice.
+    - The order of the referents depends on seed and epoch alone. The last batch of an epoch is left out where it is
+      not complete.
+
+    Args:
+        model: the model.
+        args: the arguments.
+        processing_class: the model's processor; it is saved along with the model.
+        train_dataset: the referents.
+        eval_dataset: `SentenceExamples`, or a dictionary of them.
+        callbacks: added to those of the trainer.
+        data_collator: makes a batch of items; by default the processor does.
+        kwargs: further arguments of `Trainer`.
+
+    Raises:
+        ValueError: an option of `args` does not fit the model.
+    """
+
+    args: RefSegTrainingArguments
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: RefSegTrainingArguments,
+        processing_class: ProcessorMixin,
+        train_dataset: ReferentExamples | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
+        data_collator: Callable[[list], Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if args.text_layers_trained is not None:
+            train_first_text_layers(model.text_encoder, args.text_layers_trained)
+        schedules = [LossWeightSchedule(name, **how) for name, how in (args.loss_weight_schedules or {}).items()]
+        super().__init__(
+            model=synchronize_batch_norm(model, args.world_size, args.device),
+            args=args,
+            data_collator=data_collator or RefSegCollator(processing_class),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=[*schedules, *callbacks],
+            **kwargs,
+        )
+        threshold = processing_class.image_processor.mask_threshold
+        self.logit_threshold = math.log(threshold / (1 - threshold))
+        self.train_components = ComponentMeans()
+        self.eval_components = ComponentMeans()
+        self.eval_counts: list[Tensor] = []
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
+        """As `Trainer.train`; `True` resumes from the newest complete checkpoint in `output_dir`.
+
+        Raises:
+            ValueError: `True`, and there is no complete checkpoint.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise ValueError(f"There is no complete checkpoint in {self.args.output_dir} to resume from.")
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        return decay_parameter_names(model)
+
+    def _get_train_sampler(self, train_dataset: ReferentExamples | None = None) -> Sampler:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        sampler = EpochSampler(len(dataset), self.get_total_train_batch_size(self.args), seed)
+        self.remove_callback(EpochSetter)
+        self.add_callback(EpochSetter(dataset, sampler))
+        return sampler
+
+    # Trainer puts the tensors of a file into the model by their names. Some encoders have other names on disk than in
+    # memory (Swin's attention): they would keep their random weights, with no more than a warning.
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self._holds_all_weights():
+            load_weights(self.model, resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if self._holds_all_weights():
+            load_weights(self.model, self.state.best_model_checkpoint)
+        else:
+            super()._load_best_model()
+
+    def _holds_all_weights(self) -> bool:
+        """Whether this process holds the whole model: no adapter, and not spread over processes."""
+        return isinstance(self.model, PreTrainedModel) and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, Any]:
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        means = self.train_components if model.training else self.eval_components
+        means.add(outputs.loss_components, samples=len(inputs["mask_labels"]))
+        return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor, None, None]:
+        """Reduces the logits of a batch to pixel counts at once; only the loss is handed on."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        counts = count_pixels(outputs.logits > self.logit_threshold, inputs["mask_labels"] != 0)
+        # Also drops the sentences that were repeated to fill the last batch of all processes.
+        self.eval_counts.append(self.accelerator.gather_for_metrics(counts).cpu())
+        return loss.detach(), None, None
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        self.eval_counts = []
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        components = self.eval_components.take(self.accelerator)
+        intersections, unions = torch.cat(self.eval_counts).unbind(1)
+        scores = scores_from_counts(intersections.numpy(), unions.numpy(), TRAINING_PROTOCOL)
+        output.metrics.update({f"{metric_key_prefix}_loss_{name}": value for name, value in components.items()})
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in scores.items()})
+        return output
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        # Only the regular entries of training have a plain "loss"; they are made in all processes.
+        if "loss" in logs:
+            components = self.train_components.take(self.accelerator)
+            logs = {**logs, **{f"loss_{name}": value for name, value in components.items()}}
+        super().log(logs, start_time)
+
+    def create_model_card(self, model_name: str | None = None, tags: Any = None, **card: Any) -> None:
+        """Writes the library's model card, in the place of Trainer's draft; `push_to_hub` calls it.
+
+        Args:
+            model_name: ignored, the repository or the folder gives the name.
+            tags: ignored, they follow from the model.
+            card: further arguments of `write_model_card`, such as `metrics`, `datasets` and `pictures`.
+        """
+        if not self.is_world_process_zero():
+            return
+        card["training"] = {**self.describe_training(), **card.get("training", {})}
+        write_model_card(self.args.output_dir, model=self.model, repo_id=self.hub_model_id, **card)
+
+    def describe_training(self) -> dict[str, object]:
+        """What was really done so far, for the model card; empty before the first step."""
+        if self.state.global_step == 0:
+            return {}
+        args = self.args
+        precision = "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
+        return {
+            "steps": f"{self.state.global_step} of {self.state.max_steps}",
+            "epochs": round(self.state.epoch, 2),
+            "batch": f"{self.get_total_train_batch_size(args)} referents ({args.world_size} processes, "
+            f"{args.gradient_accumulation_steps} accumulation steps)",
+            "optimizer": f"{args.optim.value}, learning rate {args.learning_rate:g}, weight decay "
+            f"{args.weight_decay:g}, {args.lr_scheduler_type.value} schedule",
+            "text layers trained": "all" if args.text_layers_trained is None else args.text_layers_trained,
+            "precision": precision,
+            "seed": args.seed,
+        }
+
+
+class EpochSampler(Sampler[int]):
+    """A random order of all indices per epoch that depends on seed and epoch alone, cut to whole batches.
+
+    Args:
+        length: number of items.
+        batch_size: items per step, over all processes and accumulation steps.
+        seed: any integer.
+
+    Raises:
+        ValueError: fewer items than one batch.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int) -> None:
+        if length < batch_size:
+            raise ValueError(
+                f"The training data has {length} referents, fewer than one batch of {batch_size}: lower "
+                "per_device_train_batch_size, or total_train_batch_size."
+            )
+        self.length = length
+        self.used = length // batch_size * batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.used
+
+    def __iter__(self) -> Iterator[int]:
+        drawn = random.Random(f"{self.seed}-{self.epoch}").getrandbits(63)
+        generator = torch.Generator().manual_seed(drawn)
+        yield from torch.randperm(self.length, generator=generator)[: self.used].tolist()
+
+
+class ComponentMeans:
+    """Running means of named scalars over samples, kept on their device so that no step waits for them."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.samples = 0
+
+    def add(self, components: dict[str, Tensor], samples: int) -> None:
+        """`components`: scalars, each a mean over `samples`."""
+        for name, value in components.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach().float() * samples
+        self.samples += samples
+
+    def take(self, accelerator: Accelerator) -> dict[str, float]:
+        """The means over all processes, which all have to call it; starts again from nothing."""
+        if not self.sums:
+            return {}
+        names = sorted(self.sums)
+        sums = torch.stack([self.sums[name] for name in names])
+        totals = accelerator.reduce(torch.cat([sums, sums.new_tensor([self.samples])]), "sum").tolist()
+        self.sums, self.samples = {}, 0
+        return {name: total / totals[-1] for name, total in zip(names, totals[:-1], strict=True)}
+
+
+def load_weights(model: PreTrainedModel, folder: str | PathLike[str]) -> None:
+    """Puts the weights that `save_pretrained` wrote into a model of the same architecture.
+
+    Raises:
+        RuntimeError: a tensor is missing, of another shape or not the model's.
+    """
+    saved = type(model).from_pretrained(folder, dtype=model.dtype)
+    model.load_state_dict(saved.state_dict())
+
+
+def count_pixels(predictions: Tensor, references: Tensor) -> Tensor:
+    """Pixels of intersection and union, int64 (batch, 2), of boolean masks (batch, height, width)."""
+    return torch.stack([(predictions & references).sum((1, 2)), (predictions | references).sum((1, 2))], 1)
+
+
+def last_complete_checkpoint(output_dir: str | PathLike[str]) -> str | None:
+    """The newest checkpoint in `output_dir` from which a run can resume; None where there is none.
+
+    A checkpoint that was cut off while it was written, or damaged later, is passed over with a warning.
+    """
+    found = [
+        (int(match[1]), folder)
+        for folder in Path(output_dir).glob("checkpoint-*")
+        if (match := re.fullmatch(r"checkpoint-(\d+)", folder.name)) and folder.is_dir()
+    ]
+    for _, folder in sorted(found, reverse=True):
+        fault = find_checkpoint_fault(folder)
+        if fault is None:
+            return str(folder)
+        logger.warning(f"Checkpoint {folder} is not complete and is passed over: {fault}.")
+    return None
+
+
+def find_checkpoint_fault(folder: str | PathLike[str]) -> str | None:
+    """What is missing from or broken in a checkpoint of `Trainer`; None for a complete one.
+
+    Trainer writes weights, optimizer, schedule and random states first and `trainer_state.json` last.
+    """
+    folder = Path(folder)
+    state = folder / "trainer_state.json"
+    if not state.is_file():
+        return "trainer_state.json is missing"
+    if "global_step" not in _read_json(state):
+        return "trainer_state.json is cut off"
+    weights = sorted(folder.glob("*.safetensors"))
+    for index in folder.glob("*.safetensors.index.json"):
+        shards = set(_read_json(index).get("weight_map", {}).values())
+        weights += [folder / shard for shard in sorted(shards)]
+    if not weights:
+        return "model.safetensors is missing"
+    random_states = sorted(folder.glob("rng_state*.pth")) or [folder / "rng_state.pth"]
+    for path in [*weights, folder / "optimizer.pt", folder / "scheduler.pt", *random_states]:
+        if not path.is_file():
+            return f"{path.name} is missing"
+        if not _is_whole(path):
+            return f"{path.name} is cut off"
+    return None
+
+
+def _is_whole(path: Path) -> bool:
+    if path.suffix != ".safetensors":
+        # torch.save writes a ZIP archive, whose table of contents lies at its end.
+        return zipfile.is_zipfile(path)
+    try:
+        # Checks the header and that the tensors it lists fill the file exactly; reads none of them.
+        with safe_open(path, framework="pt"):
+            return True
+    except SafetensorError:
+        return False
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; an empty one where the file is cut off."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}

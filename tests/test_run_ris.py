@@ -1,0 +1,215 @@
+"""examples/run_ris.py trains from a recipe, resumes, scores, and leaves a folder that loads like any model."""
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from fresh_process import run_python
+from huggingface_hub import HfApi, ModelCard
+from PIL import Image
+from transformers import AutoModel, AutoProcessor
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+RECIPES = sorted((EXAMPLES / "recipes").glob("*.yaml"))
+specification = importlib.util.spec_from_file_location("run_ris", EXAMPLES / "run_ris.py")
+run_ris = importlib.util.module_from_spec(specification)
+sys.modules["run_ris"] = run_ris  # dataclasses look their module up there
+specification.loader.exec_module(run_ris)
+
+TINY = {
+    "config": {
+        "loss_type": "dice",
+        "backbone_config": {
+            "model_type": "swin",
+            "image_size": 64,
+            "embed_dim": 8,
+            "depths": [1, 1, 1, 1],
+            "num_heads": [1, 1, 2, 2],
+            "window_size": 4,
+        },
+        "text_config": {
+            "model_type": "bert",
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 16,
+        },
+    },
+    "tokenizer_name_or_path": "refshapes",
+    "image_size": 64,
+    "per_device_train_batch_size": 4,
+    "num_train_epochs": 1,
+    "learning_rate": "1e-3",
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "report_to": "none",
+}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def write_recipe(folder: Path, cache: Path, **options) -> Path:
+    data = {"train_size": 4, "val_size": 2, "test_size": 2, "image_size": 64, "cache_dir": str(cache)}
+    recipe = {**TINY, "dataset_options": data, "output_dir": str(folder / "run"), **options}
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(cache, tmp_path_factory) -> tuple[Path, Path, dict]:
+    """Recipe, output folder and report of a finished run."""
+    folder = tmp_path_factory.mktemp("finished")
+    recipe = write_recipe(folder, cache)
+    report = run_ris.main([str(recipe), "--max_steps", "3", "--protocol", "lavt"])
+    return recipe, folder / "run", report
+
+
+def test_a_run_scores_every_split_but_train_under_the_named_protocol(finished) -> None:
+    _, folder, report = finished
+    assert json.loads((folder / "metrics.json").read_text()) == json.loads(json.dumps(report))
+    assert list(report["splits"]) == ["val", "test"]
+    assert report["training"]["steps"] == 3
+    for result in report["splits"].values():
+        assert result["protocol"] == "lavt" and result["images"] == 2 and result["sentences"] > 2
+        assert {"oIoU", "mIoU", "Pr@0.5", "Pr@0.9"} <= result["metrics"].keys()
+
+
+def test_the_folder_loads_and_predicts(finished) -> None:
+    _, folder, _ = finished
+    model, processor = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    image = Image.new("RGB", (50, 40), "red")
+    with torch.no_grad():
+        outputs = model(**processor(image, "the red circle", return_tensors="pt"))
+    result = processor.post_process_referring_segmentation(outputs, target_sizes=[(40, 50)])[0]
+    assert result["mask"].shape == (40, 50)
+    assert "[UNK]" not in processor.tokenizer.tokenize("the leftmost red circle")
+
+
+def test_the_model_card_says_what_happened(finished) -> None:
+    _, folder, report = finished
+    card = ModelCard.load(folder / "README.md")
+    assert re.search(r"\| steps \| 3 of 3 \|", card.text)
+    assert re.search(r"\| batch \| 4 referents \(1 processes, 1 accumulation steps\) \|", card.text)
+    assert "learning rate 0.001, weight decay 0.01, polynomial schedule" in card.text
+    scores = {(entry.dataset_split, entry.metric_type): entry.metric_value for entry in card.data.eval_results}
+    assert scores["val", "oIoU"] == pytest.approx(report["splits"]["val"]["metrics"]["oIoU"], abs=1e-4)
+    assert card.data.datasets == ["refshapes"]
+    assert (folder / "predictions.png").is_file() and "predictions.png" in card.text
+    assert (folder / "pictures" / "step-3.png").is_file()
+
+
+def logged_losses(folder: Path, step: int) -> dict[int, float]:
+    """Evaluation loss by step, in the log of the checkpoint of `step`."""
+    state = json.loads((folder / f"checkpoint-{step}" / "trainer_state.json").read_text())
+    return {entry["step"]: entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry}
+
+
+def test_a_run_goes_on_from_its_newest_complete_checkpoint_unless_told_otherwise(finished) -> None:
+    recipe, folder, _ = finished
+    options = [str(recipe), "--max_steps", "5", "--test_splits", "val", "--max_test_images", "1"]
+    report = run_ris.main(options)
+    assert report["training"]["steps"] == 5 and list(report["splits"]) == ["val"]
+    assert report["splits"]["val"]["images"] == 1
+    # The schedule of a run of 5 steps gives other weights after 3 steps than that of the run of 3 steps.
+    assert logged_losses(folder, 5)[3] == logged_losses(folder, 3)[3]
+    run_ris.main([*options, "--resume_from_checkpoint", "never", "--output_dir", str(folder / "again")])
+    run_ris.main([*options, "--resume_from_checkpoint", "never"])
+    assert logged_losses(folder, 5) == logged_losses(folder / "again", 5)
+    assert logged_losses(folder / "again", 5)[3] != logged_losses(folder / "again", 5)[5]
+
+
+def test_a_saved_model_can_be_trained_further(finished, cache, tmp_path) -> None:
+    _, folder, _ = finished
+    recipe = write_recipe(tmp_path, cache, model_name_or_path=str(folder), config=None, max_steps=1, max_test_images=1)
+    report = run_ris.main([str(recipe)])
+    assert report["training"]["steps"] == 1
+    assert ModelCard.load(tmp_path / "run" / "README.md").data.base_model is None
+
+
+def test_the_command_line_goes_before_the_recipe_and_the_recipe_before_the_defaults(cache, tmp_path) -> None:
+    recipe = write_recipe(tmp_path, cache, weight_decay=0.5, image_size=96)
+    options = [str(recipe), "--image_size", "128", "--config", '{"loss_type": "dice_focal"}']
+    model, _, training = run_ris.parse_arguments(options)
+    assert (model.image_size, training.weight_decay, training.learning_rate) == (128, 0.5, 1e-3)
+    assert model.config == {"loss_type": "dice_focal"} and model.max_text_length == 20
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_each_recipe_parses_into_the_papers_setting(path) -> None:
+    model, data, training = run_ris.parse_arguments([str(path), "--use_cpu"])
+    assert data.dataset_name in path.stem and path.stem == f"{model.model_type}_{data.dataset_name}"
+    assert training.output_dir == f"runs/{path.stem}"
+    if data.dataset_name == "refshapes":
+        return
+    assert (model.image_size, model.config["drop_path_rate"], data.protocol) == (480, 0.3, "lavt")
+    assert training.train_batch_size * training.gradient_accumulation_steps == 32
+    assert (training.learning_rate, training.weight_decay, training.num_train_epochs) == (5e-5, 0.01, 40)
+    assert (training.max_grad_norm, training.warmup_steps, training.text_layers_trained) == (0, 0, 10)
+    assert training.lr_scheduler_kwargs == {"lr_end": 0.0, "power": 0.9}
+
+
+def test_the_recipe_for_refshapes_builds_its_model() -> None:
+    arguments, _, _ = run_ris.parse_arguments([str(EXAMPLES / "recipes" / "lavt_refshapes.yaml"), "--use_cpu"])
+    model, processor = run_ris.build_model_and_processor(arguments)
+    assert model.config.text_config.vocab_size == len(processor.tokenizer)
+    assert 1e6 < model.num_parameters() < 1e7
+
+
+def test_push_to_hub_uploads_the_model_with_the_librarys_card(hub, cache, tmp_path) -> None:
+    options = {"push_to_hub": True, "hub_model_id": "tester/shapes", "max_steps": 1, "max_test_images": 1}
+    recipe = write_recipe(tmp_path, cache, **options)
+    code = f"import sys; sys.path.insert(0, {str(EXAMPLES)!r}); import run_ris; run_ris.main([{str(recipe)!r}])"
+    run_python(code, cwd=tmp_path, env=hub.environment("writer"))
+    files = set(HfApi(endpoint=hub.endpoint).list_repo_files("tester/shapes"))
+    assert {
+        "model.safetensors",
+        "processor_config.json",
+        "modeling_lavt.py",
+        "metrics.json",
+        "predictions.png",
+    } <= files
+    card = ModelCard.load(tmp_path / "run" / "README.md")
+    assert "README.md" in files and card.data.library_name == "hf_refseg"
+    assert {entry.dataset_split for entry in card.data.eval_results} == {
+        f"{split} (first 1 images)" for split in ("val", "test")
+    }
+    assert "tester/shapes" in card.text
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"lerning_rate": 1e-4}, "there is no option lerning_rate; did you mean learning_rate"),
+        ({"protocol": "lvat"}, "Unknown protocol 'lvat'"),
+        ({"config": [1]}, "config has to be a mapping"),
+        ({"vision_name_or_path": "a/b"}, "vision_name_or_path and text_name_or_path, or neither"),
+        ({"model_name_or_path": "a/b"}, "model_name_or_path takes no encoders and no config"),
+        ({"eval_split": "testA"}, "refshapes has no split 'testA', only train, val, test"),
+        ({"tokenizer_name_or_path": None}, "needs tokenizer_name_or_path"),
+        ({"per_device_train_batch_size": 64}, "fewer than one batch of 64"),
+    ],
+)
+def test_a_wrong_option_is_one_clear_error(cache, tmp_path, options, error) -> None:
+    with pytest.raises(ValueError, match=re.escape(error)):
+        run_ris.main([str(write_recipe(tmp_path, cache, **options))])
+
+
+def test_a_recipe_that_is_none_is_an_error(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no recipe .*absent\.yaml"):
+        run_ris.main([str(tmp_path / "absent.yaml")])
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(ValueError, match=r"list\.yaml is no recipe"):
+        run_ris.main([str(tmp_path / "list.yaml")])
+    with pytest.raises(ValueError, match="--lerning_rate"):
+        run_ris.main(["--lerning_rate", "1"])
