@@ -15,6 +15,9 @@ from transformers.models.swin.modeling_swin import (
 )
 
 
+CACHED_BYTES = 8 * 2**20
+
+
 class WindowAttention(SwinAttention):
     """Attention within windows whose additive scores (position bias and shift mask) are given as one tensor."""
 
@@ -54,7 +57,16 @@ class WindowLayer(SwinLayer):
         maps = window_reverse(attended.view(windows.shape), self.window_size, *padded_size)
         maps = self.cyclic_shift(maps, reverse=True)[:, : size[0], : size[1]]
         tokens = tokens + self.drop_path(self.dropout(maps.reshape(tokens.shape)))
-        return tokens + self.drop_path(self.dropout(self.mlp(self.layernorm_after(tokens))))
+        return tokens + self.drop_path(self.dropout(self.feed_forward(self.layernorm_after(tokens))))
+
+    def feed_forward(self, tokens: Tensor) -> Tensor:
+        """The layer's MLP; without gradients on a CPU in pieces whose hidden values stay in its cache."""
+        if torch.is_grad_enabled() or tokens.device.type != "cpu":
+            return self.mlp(tokens)
+        rows = max(1, CACHED_BYTES // (self.mlp.fc1.out_features * tokens.element_size()))
+        if tokens.shape[1] <= rows:
+            return self.mlp(tokens)
+        return torch.cat([self.mlp(piece) for piece in tokens.split(rows, 1)], 1)
 
     def train(self, mode: bool = True) -> "WindowLayer":
         self.kept_scores = None
