@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-# Idle threads of OpenMP wait in a busy loop by default; where something else runs as well, that slows training down
-# thirty times. A short loop costs a few percent at most.
-export GOMP_SPINCOUNT ?= 1000
+# Idle threads of OpenMP wait in a long busy loop by default; where something else needs a core as well, that slows
+# training down many times. A shorter loop costs nothing on a quiet machine.
+export GOMP_SPINCOUNT ?= 10000
 
 .PHONY: demo demo-real test lint format
 

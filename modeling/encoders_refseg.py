@@ -14,7 +14,6 @@ from transformers.models.swin.modeling_swin import (
     window_reverse,
 )
 
-
 CACHED_BYTES = 8 * 2**20
 
 
