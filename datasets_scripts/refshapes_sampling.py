@@ -60,7 +60,7 @@ def sample_scene(seed: int, split: str, index: int) -> Scene:
     shapes = rng.sample(SHAPES, rng.choice((2, 2, 3)))
     colors = rng.sample(list(COLORS), rng.choice((2, 3, 3)))
     fills = rng.sample(FILLS, 2)
-    wanted = rng.randint(3, 5)
+    wanted = rng.choice((3, 3, 4, 4, 5))
     objects: list[ShapeObject] = []
     attempts = 0
     while len(objects) < (wanted if attempts < 100 else 3):

@@ -1,12 +1,12 @@
 """Trains a small LAVT on RefShapes from random weights and shows what it learned; what `make demo` runs.
 
-Writes runs/demo/: model, processor, model card, metrics.json, and predictions.png with image, sentence, truth and
-prediction side by side. A run that was interrupted goes on from its newest checkpoint.
+Writes runs/demo/: model, processor, model card, metrics.json, predictions.png with image, sentence, truth and
+prediction side by side, and example.png, an image to try the model on. A run that was interrupted goes on from its
+newest checkpoint.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -31,6 +31,7 @@ def main() -> None:
     data = load_refseg(data_arguments.dataset_name, **data_arguments.dataset_options)
     row = data["val"][0]
     image, text = row["image"], row["sentences"][0]["raw"]
+    image.save(OUTPUT / "example.png")
     outputs = model(**processor(image, text, return_tensors="pt"))
     sizes = [(image.height, image.width)]
     result = processor.post_process_referring_segmentation(outputs, target_sizes=sizes)[0]
@@ -50,7 +51,10 @@ def print_scores(report: dict, seconds: float) -> None:
         print(f"  {name:42}" + "".join(f"{score} {scores[score]:6.2f}   " for score in ("oIoU", "mIoU", "Pr@0.5")))
     print("A model that did not read would score the same with shuffled sentences.")
     print(f"Training took {report['training']['train_runtime']:.0f} s, all together {seconds:.0f} s.")
-    print(json.dumps({"model": str(OUTPUT), "pictures": str(OUTPUT / "predictions.png")}))
+    print(f"Pictures: {OUTPUT / 'predictions.png'}. Now try it on {OUTPUT / 'example.png'}:")
+    print(
+        f'  .venv/bin/hf-refseg predict {OUTPUT} {OUTPUT / "example.png"} --text "the leftmost shape" --output masks'
+    )
 
 
 if __name__ == "__main__":
