@@ -19,7 +19,7 @@ from .refshapes_meaning import REFSHAPES_WORDS, Expression, Scene, ShapeObject
 from .refshapes_sampling import MIXTURES, Referent, sample_referents, sample_scene
 
 # Part of the cache's key: raise it with every change of what is generated.
-VERSION = datasets.Version("1.3.0")
+VERSION = datasets.Version("1.4.0")
 SPLITS = ("train", "val", "test")
 MINIMUM_IMAGE_SIZE = 64
 

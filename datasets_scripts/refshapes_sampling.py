@@ -40,7 +40,7 @@ SEPARATION = 0.95
 # How often each kind of sentence is tried first; a kind that cannot denote the target gives way to another one, which
 # favors "attribute" (it always can). The values are set so that what comes out is near 45 % attribute, 25 % place,
 # 12 % relation and comparison, 8 % order and 10 % negation.
-SINGLE_MIXTURE = {"attribute": 33, "place": 34, "relation": 15, "comparison": 5, "order": 8, "negation": 8}
+SINGLE_MIXTURE = {"attribute": 38, "place": 26, "relation": 15, "comparison": 5, "order": 8, "negation": 8}
 MIXTURES = {
     "refshapes": SINGLE_MIXTURE,
     "refshapes+": {"attribute": 54, "comparison": 24, "negation": 22},
@@ -125,7 +125,7 @@ def _sample_anchor(scene: Scene, index: int, rng: random.Random) -> Noun:
 
 def _sample_place(scene: Scene, index: int, rng: random.Random) -> Expression:
     base = _sample_base(scene, index, rng)
-    if rng.random() < 0.15:
+    if rng.random() < 0.4:
         return Order(base, 1, rng.choice(tuple(EXTREMES)))
     return Place(base, rng.choice((*SIDES, "middle")))
 
