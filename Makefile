@@ -30,6 +30,6 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 $(INSTALLED): setup.py pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install -e ".[dev]"
 	touch $@

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_refseg.data.loading import DataFormatError
+from hf_refseg.data.masks import short_text
 
 from .refer import AGAIN, Instances, Refer, read_json
 
@@ -30,7 +31,7 @@ class GRefCoco(Refer):
     def targets_of(ref: dict[str, Any], instances: Instances, where: str) -> list[dict[str, Any]]:
         ann_ids = ref.get("ann_id")
         if not isinstance(ann_ids, list) or not ann_ids or not all(isinstance(ann_id, int) for ann_id in ann_ids):
-            raise DataFormatError(f"{where}: 'ann_id' should be a list of integers, found {ann_ids!r:.80}. {AGAIN}")
+            raise DataFormatError(f"{where}: 'ann_id' should be a list of integers, found {short_text(ann_ids)}. {AGAIN}")
         if ann_ids == [NO_TARGET]:
             return []
         annotations = [instances.annotation(ann_id, where) for ann_id in ann_ids]

@@ -16,7 +16,7 @@ import datasets
 import numpy as np
 
 from hf_refseg.data.loading import REFER_SPLITS, DataFormatError, row_features
-from hf_refseg.data.masks import MAX_PIXELS, InvalidMaskError, annotation_to_mask, encode_mask
+from hf_refseg.data.masks import MAX_PIXELS, InvalidMaskError, annotation_to_mask, encode_mask, short_text
 
 COCO_IMAGES = "images/mscoco/images/train2014"
 IMAGE_DIRS = {"refclef": "images/saiapr_tc-12"}
@@ -183,7 +183,7 @@ class Instances:
         where = f"{self.file}: annotation {annotation['id']}"
         box = _field(annotation, "bbox", list, where)
         if len(box) != 4 or not all(isinstance(side, (int, float)) and abs(side) < 1e9 for side in box):
-            raise DataFormatError(f"{where}: the bbox should be four finite numbers, found {box!r:.80}. {AGAIN}")
+            raise DataFormatError(f"{where}: the bbox should be four finite numbers, found {short_text(box)}. {AGAIN}")
         return [float(side) for side in box]
 
     def union_mask(self, annotations: list[dict[str, Any]], image: dict[str, Any], mask_overlap: str) -> np.ndarray:
@@ -297,7 +297,7 @@ def _field(record: Any, key: str, kind: type | tuple[type, ...], where: str) -> 
     value = record.get(key) if isinstance(record, dict) else None
     if not isinstance(value, kind):
         names = " or ".join(option.__name__ for option in (kind if isinstance(kind, tuple) else (kind,)))
-        raise DataFormatError(f"{where}: '{key}' should be of type {names}, found {value!r:.80}. {AGAIN}")
+        raise DataFormatError(f"{where}: '{key}' should be of type {names}, found {short_text(value)}. {AGAIN}")
     return value
 
 

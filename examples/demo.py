@@ -50,7 +50,8 @@ def print_scores(report: dict, seconds: float) -> None:
     for name, scores in rows.items():
         print(f"  {name:42}" + "".join(f"{score} {scores[score]:6.2f}   " for score in ("oIoU", "mIoU", "Pr@0.5")))
     print("A model that did not read would score the same with shuffled sentences.")
-    print(f"Training took {report['training']['train_runtime']:.0f} s, all together {seconds:.0f} s.")
+    if "train_runtime" in report["training"]:
+        print(f"Training took {report['training']['train_runtime']:.0f} s, all together {seconds:.0f} s.")
     print(f"Pictures: {OUTPUT / 'predictions.png'}. Now try it on {OUTPUT / 'example.png'}:")
     print(
         f'  .venv/bin/hf-refseg predict {OUTPUT} {OUTPUT / "example.png"} --text "the leftmost shape" --output masks'

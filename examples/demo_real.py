@@ -45,7 +45,11 @@ def prepare_photographs() -> Dataset:
     parts = []
     for name, split_by in (("refcoco", "unc"), ("refcocog", "google")):
         folder = prepare_dataset(name, DATA, OUTPUT / "data" / name, split_by=split_by)
-        parts += load_refseg(str(folder)).values()
+        for rows in load_refseg(str(folder)).values():
+            # Both data sets count their referents from 0.
+            ref_ids = [f"{name}-{ref_id}" for ref_id in rows["ref_id"]]
+            numbered = rows.remove_columns("ref_id").add_column("ref_id", ref_ids)
+            parts.append(numbered.select_columns(rows.column_names))
     return concatenate_datasets(parts)
 
 

@@ -6,6 +6,7 @@ A recipe is a YAML file with the options of this script; options on the command 
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -14,7 +15,15 @@ from pathlib import Path
 
 import yaml
 from datasets import DatasetDict
-from transformers import AutoConfig, AutoTokenizer, BertTokenizer, HfArgumentParser, PreTrainedModel, set_seed
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    BertTokenizer,
+    HfArgumentParser,
+    PreTrainedModel,
+    TrainerState,
+    set_seed,
+)
 
 from hf_refseg import AutoModelForReferringSegmentation, RefSegImageProcessor, RefSegProcessor, load_refseg
 from hf_refseg.auto import MODELS
@@ -30,7 +39,7 @@ from hf_refseg.evaluation import (
 from hf_refseg.files import write_json
 from hf_refseg.training.arguments import RefSegTrainingArguments
 from hf_refseg.training.callbacks import PredictionPictures
-from hf_refseg.training.trainer import RefSegTrainer, last_complete_checkpoint
+from hf_refseg.training.trainer import RefSegTrainer, last_complete_checkpoint, load_weights
 from hf_refseg.visualization import draw_comparison
 
 REFSHAPES = "refshapes"
@@ -112,17 +121,24 @@ def read_mapping(name: str, value: dict | str | None) -> dict:
 def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArguments, RefSegTrainingArguments]:
     """Options from the command line, then from the recipe (the first argument, if it is no option), then defaults.
 
+    The mappings `config` and `dataset_options` of the command line replace single entries of the recipe's.
+
     Raises:
         ValueError: a recipe that is no mapping, or an option that does not exist.
         FileNotFoundError: no such recipe.
     """
     groups = (ModelArguments, DataArguments, RefSegTrainingArguments)
     parser = HfArgumentParser(groups, description=__doc__, allow_abbrev=False)
+    recipe: dict = {}
     if arguments and not arguments[0].startswith("-"):
         names = [option.name for group in groups for option in fields(group) if option.init]
-        parser.set_defaults(**read_recipe(Path(arguments[0]), names))
+        recipe = read_recipe(Path(arguments[0]), names)
+        parser.set_defaults(**recipe)
         arguments = arguments[1:]
-    return parser.parse_args_into_dataclasses(args=list(arguments))
+    model, data, training = parser.parse_args_into_dataclasses(args=list(arguments))
+    model.config = {**read_mapping("config", recipe.get("config")), **model.config}
+    data.dataset_options = {**read_mapping("dataset_options", recipe.get("dataset_options")), **data.dataset_options}
+    return model, data, training
 
 
 def read_recipe(path: Path, names: Sequence[str]) -> dict:
@@ -187,6 +203,28 @@ def checkpoint_to_resume(arguments: RefSegTrainingArguments) -> str | None:
     if arguments.resume_from_checkpoint == "auto":
         return last_complete_checkpoint(arguments.output_dir)
     return None if arguments.resume_from_checkpoint == "never" else arguments.resume_from_checkpoint
+
+
+def train(trainer: RefSegTrainer, checkpoint: str | None) -> dict:
+    """Trains, unless the checkpoint is already the end of this training; returns the steps and what was measured."""
+    if checkpoint is not None and (state := finished_state(trainer.args, checkpoint)) is not None:
+        print(f"{checkpoint} is the end of this training: it is loaded, nothing is trained.")
+        load_weights(trainer.model, checkpoint)
+        trainer.state = state
+        return {"steps": state.global_step}
+    trained = trainer.train(resume_from_checkpoint=checkpoint)
+    return {"steps": trained.global_step, **trained.metrics}
+
+
+def finished_state(arguments: RefSegTrainingArguments, checkpoint: str) -> TrainerState | None:
+    """The state of a checkpoint that was written after the last step of a training as long as this one."""
+    state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+    wanted, planned = (
+        (arguments.max_steps, state.max_steps)
+        if arguments.max_steps > 0
+        else (math.ceil(arguments.num_train_epochs), state.num_train_epochs)
+    )
+    return state if wanted == planned and state.global_step >= state.max_steps else None
 
 
 def score_splits(
@@ -260,7 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> dict:
         eval_dataset=evaluated,
         callbacks=[PredictionPictures(processor, drawn)],
     )
-    trained = trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_arguments))
+    trained = train(trainer, checkpoint_to_resume(training_arguments))
     if not trainer.is_world_process_zero():
         return {}
 
@@ -269,7 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> dict:
         "dataset": data_arguments.dataset_name,
         "protocol": data_arguments.protocol,
         "splits": describe_results(results),
-        "training": {"steps": trained.global_step, **trained.metrics},
+        "training": trained,
     }
     write_json(Path(training_arguments.output_dir) / "metrics.json", report)
     starting_points = (model_arguments.model_name_or_path, model_arguments.vision_name_or_path)

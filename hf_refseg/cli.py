@@ -267,6 +267,8 @@ def load_model(name: str, device: str | None, dtype: str) -> tuple[PreTrainedMod
         )
     except SafetensorError as error:
         raise ValueError(f"{name}: the weights are damaged ({error}). Save or download them again.") from error
+    except RuntimeError as error:
+        raise ValueError(f"{name}: the weights do not fit config.json ({error}). Save the model again.") from error
     if loading["missing_keys"]:
         raise ValueError(
             f"{name}: {len(loading['missing_keys'])} weights are missing, such as {min(loading['missing_keys'])}. "

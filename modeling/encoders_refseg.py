@@ -52,7 +52,10 @@ class WindowLayer(SwinLayer):
         maps, _ = self.maybe_pad(self.layernorm_before(tokens).view(batch, *size, channels), *size)
         padded_size = maps.shape[1:3]
         windows = window_partition(self.cyclic_shift(maps), self.window_size)
-        attended = self.attention(windows.flatten(1, 2), self.added_scores(padded_size, batch))
+        scores = self.added_scores(padded_size)
+        if scores.shape[0] > 1:
+            scores = scores.repeat(batch, 1, 1, 1)
+        attended = self.attention(windows.flatten(1, 2), scores)
         maps = window_reverse(attended.view(windows.shape), self.window_size, *padded_size)
         maps = self.cyclic_shift(maps, reverse=True)[:, : size[0], : size[1]]
         tokens = tokens + self.drop_path(self.dropout(maps.reshape(tokens.shape)))
@@ -71,24 +74,24 @@ class WindowLayer(SwinLayer):
         self.kept_scores = None
         return super().train(mode)
 
-    def added_scores(self, padded_size: torch.Size, batch: int) -> Tensor:
-        """Position bias plus shift mask, (1 or batch * windows, heads, area, area)."""
+    def added_scores(self, padded_size: torch.Size) -> Tensor:
+        """Position bias plus shift mask, (1 or windows, heads, area, area)."""
         table = self.attention.relative_position_bias.relative_position_bias_table
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or table.is_inference():
             # Fused optimizers change values without raising their version.
             self.kept_scores = None
-            return self.compute_added_scores(padded_size, batch)
-        wanted = (padded_size, batch, table.data_ptr(), table._version, table.dtype)
+            return self.compute_added_scores(padded_size)
+        wanted = (padded_size, table.data_ptr(), table._version, table.dtype)
         if self.kept_scores is None or self.kept_scores[0] != wanted:
-            self.kept_scores = (wanted, self.compute_added_scores(padded_size, batch))
+            self.kept_scores = (wanted, self.compute_added_scores(padded_size))
         return self.kept_scores[1]
 
-    def compute_added_scores(self, padded_size: torch.Size, batch: int) -> Tensor:
+    def compute_added_scores(self, padded_size: torch.Size) -> Tensor:
         bias = self.attention.relative_position_bias()
         if self.shift_size == 0:
             return bias
         shift_mask = self.get_attn_mask(*padded_size, dtype=bias.dtype, device=bias.device)
-        return (bias + shift_mask.unsqueeze(1)).repeat(batch, 1, 1, 1)
+        return bias + shift_mask.unsqueeze(1)
 
 
 class SwinStages(nn.Module):

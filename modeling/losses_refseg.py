@@ -16,7 +16,7 @@ def weighted_cross_entropy(logits: Tensor, mask_labels: Tensor, class_weights: t
     `class_weights`: background, foreground. (LAVT, conference version.)
     """
     background, foreground = class_weights
-    labels = mask_labels.to(logits.dtype)
+    logits, labels = logits.float(), mask_labels.float()
     weights = background + (foreground - background) * labels
     return F.binary_cross_entropy_with_logits(logits, labels, weights, reduction="sum") / weights.sum()
 

@@ -38,7 +38,8 @@ class ReferringSegmentationOutput(ModelOutput):
         loss_components (`dict[str, torch.FloatTensor]`, returned when `mask_labels` is given):
             The unweighted losses by name, scalars, detached.
         logits (`torch.FloatTensor` of shape `(batch, height, width)`):
-            Foreground logits; a pixel belongs to the mask where they exceed the configuration's `mask_threshold`.
+            Foreground logits. A pixel belongs to the mask where their sigmoid exceeds the image processor's
+            `mask_threshold`: with 0.5, its default, where they exceed 0.
     """
 
     loss: Tensor | None = None

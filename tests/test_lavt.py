@@ -172,6 +172,8 @@ class TestLavt(MethodTests):
         for _ in range(3):
             model(**inputs)
         assert [len(call) for call in calls] == [1] * len(layers)
+        model(**self.inputs(batch=3))
+        assert [len(call) for call in calls] == [1] * len(layers)
         inputs["pixel_values"] = torch.randn(2, 3, 136, 64)
         model(**inputs)
         assert [len(call) for call in calls] == [2] * len(layers)

@@ -12,6 +12,7 @@ import yaml
 from fresh_process import run_python
 from huggingface_hub import HfApi, ModelCard
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -140,9 +141,24 @@ def test_a_saved_model_can_be_trained_further(finished, cache, tmp_path) -> None
 def test_the_command_line_goes_before_the_recipe_and_the_recipe_before_the_defaults(cache, tmp_path) -> None:
     recipe = write_recipe(tmp_path, cache, weight_decay=0.5, image_size=96)
     options = [str(recipe), "--image_size", "128", "--config", '{"loss_type": "dice_focal"}']
-    model, _, training = run_ris.parse_arguments(options)
+    options += ["--dataset_options", '{"train_size": 5}']
+    model, data, training = run_ris.parse_arguments(options)
     assert (model.image_size, training.weight_decay, training.learning_rate) == (128, 0.5, 1e-3)
-    assert model.config == {"loss_type": "dice_focal"} and model.max_text_length == 20
+    assert model.config == {**TINY["config"], "loss_type": "dice_focal"} and model.max_text_length == 20
+    assert (data.dataset_options["train_size"], data.dataset_options["val_size"]) == (5, 2)
+
+
+def test_a_finished_run_is_not_trained_further(finished, capsys) -> None:
+    recipe, folder, _ = finished
+    last = max(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*"))
+    before = load_file(folder / f"checkpoint-{last}" / "model.safetensors")
+    options = ["--max_steps", str(last), "--test_splits", "val", "--max_test_images", "1"]
+    report = run_ris.main([str(recipe), *options])
+    assert report["training"] == {"steps": last}
+    assert f"checkpoint-{last} is the end of this training" in capsys.readouterr().out
+    assert not (folder / f"checkpoint-{last + 1}").exists()
+    after = load_file(folder / "model.safetensors")
+    assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

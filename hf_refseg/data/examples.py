@@ -179,7 +179,7 @@ def _open_image(row: dict[str, Any]) -> Image.Image:
     try:
         with Image.open(io.BytesIO(source["bytes"]) if source["bytes"] is not None else source["path"]) as image:
             picture = image.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise InvalidRowError(
             f"The image of row {row['ref_id']} ({name}) cannot be read: {error}. "
             "Put the complete file there, or prepare the data set again without that row."

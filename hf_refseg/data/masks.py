@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -75,7 +76,7 @@ def annotation_to_mask(segmentation: Any, height: int, width: int, overlap: str 
     parts = [segmentation] if isinstance(segmentation, Mapping) else segmentation
     if not isinstance(parts, Sequence) or isinstance(parts, str) or not parts:
         raise InvalidMaskError(
-            f"Expected polygons or an RLE as segmentation, found {_short(segmentation)}. Give the object an outline."
+            f"Expected polygons or an RLE as segmentation, found {short_text(segmentation)}. Draw an outline."
         )
     return _combine((_part_to_mask(part, height, width) for part in parts), height, width, overlap)
 
@@ -122,7 +123,7 @@ def _checked_polygon(polygon: Any, height: int, width: int) -> list[float]:
     """The coordinates as floats; pycocotools would end the process on infinite or huge ones, and guess on odd ones."""
     if not isinstance(polygon, Sequence) or not all(_is_number(value) for value in polygon):
         raise InvalidMaskError(
-            f"Expected a polygon as a list of numbers, found {_short(polygon)}. Correct the outline."
+            f"Expected a polygon as a list of numbers, found {short_text(polygon)}. Correct the outline."
         )
     if len(polygon) % 2 or len(polygon) < 6:
         raise InvalidMaskError(
@@ -135,7 +136,7 @@ def _checked_polygon(polygon: Any, height: int, width: int) -> list[float]:
     if not (x_inside and y_inside):
         raise InvalidMaskError(
             f"A polygon has a coordinate which is not finite or lies far outside the image of {width} x {height} "
-            f"pixels: {_short(polygon)}. Correct or remove it."
+            f"pixels: {short_text(polygon)}. Correct or remove it."
         )
     points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
     if np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum() > MAX_OUTLINE_PIXELS:
@@ -150,7 +151,7 @@ def _checked_size(rle: Mapping[str, Any]) -> tuple[int, int]:
     size = rle.get("size")
     sides = list(size) if isinstance(size, (Sequence, np.ndarray)) else []
     if len(sides) != 2 or not all(isinstance(side, (int, np.integer)) and side > 0 for side in sides):
-        raise InvalidMaskError(f"Expected the RLE's size as two positive integers, found {_short(size)}. Correct it.")
+        raise InvalidMaskError(f"Expected two positive integers as the RLE's size, found {short_text(size)}. Correct it.")
     height, width = int(sides[0]), int(sides[1])
     if height * width > MAX_PIXELS:
         raise InvalidMaskError(f"The RLE's size {height} x {width} exceeds {MAX_PIXELS} pixels. Correct it.")
@@ -165,7 +166,7 @@ def _run_lengths(counts: Any) -> np.ndarray:
     if isinstance(counts, Sequence) and all(isinstance(run, int) and abs(run) < 2**40 for run in counts):
         return np.asarray(counts, dtype=np.int64)
     raise InvalidMaskError(
-        f"Expected an RLE's counts as COCO's compressed text or a list of integers, found {_short(counts)}. "
+        f"Expected an RLE's counts as COCO's compressed text or a list of integers, found {short_text(counts)}. "
         "Correct it."
     )
 
@@ -197,6 +198,12 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
+def short_text(value: Any) -> str:
+    """What to show of a value in an error; never builds the whole text of what may be a bomb of nested lists."""
+    brief = reprlib.Repr()
+    brief.maxlevel, brief.maxlist, brief.maxdict, brief.maxstring, brief.maxother = 3, 12, 6, 80, 80
+    try:
+        text = brief.repr(value)
+    except ValueError:
+        text = "a number of too many digits"
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -55,12 +55,12 @@ CITATIONS = {
 }
 
 SNIPPET = """```python
-{first_line}from PIL import Image
-from transformers import AutoModel, AutoProcessor
+{first_line}from transformers import AutoModel, AutoProcessor
+from transformers.image_utils import load_image
 
 processor = AutoProcessor.from_pretrained("{name}"{option})
 model = AutoModel.from_pretrained("{name}"{option})
-image = Image.open("photo.jpg")
+image = load_image("photo.jpg")
 outputs = model(**processor(image, "the left dog", return_tensors="pt"))
 sizes = [(image.height, image.width)]
 result = processor.post_process_referring_segmentation(outputs, target_sizes=sizes)[0]

@@ -42,7 +42,7 @@ def train_first_text_layers(text_encoder: PreTrainedModel, layers: int) -> None:
 
 
 def synchronize_batch_norm(model: nn.Module, world_size: int, device: torch.device) -> nn.Module:
-    """The model with batch norms that share their statistics among GPUs (LAVT, section 3.3), parameters unchanged.
+    """The model with batch norms that share their statistics among GPUs, as in LAVT's released system.
 
     One process, or processes on CPUs (for which PyTorch has no such layer), get the model as it is.
     """

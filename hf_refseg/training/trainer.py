@@ -72,6 +72,11 @@ class RefSegTrainer(Trainer):
         data_collator: Callable[[list], Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"One process sees {args.n_gpu} GPUs. Start one for each: torchrun --nproc_per_node {args.n_gpu} "
+                "SCRIPT; or name the one to use in CUDA_VISIBLE_DEVICES."
+            )
         if args.text_layers_trained is not None:
             train_first_text_layers(model.text_encoder, args.text_layers_trained)
         schedules = [LossWeightSchedule(name, **how) for name, how in (args.loss_weight_schedules or {}).items()]
