@@ -31,7 +31,9 @@ class GRefCoco(Refer):
     def targets_of(ref: dict[str, Any], instances: Instances, where: str) -> list[dict[str, Any]]:
         ann_ids = ref.get("ann_id")
         if not isinstance(ann_ids, list) or not ann_ids or not all(isinstance(ann_id, int) for ann_id in ann_ids):
-            raise DataFormatError(f"{where}: 'ann_id' should be a list of integers, found {short_text(ann_ids)}. {AGAIN}")
+            raise DataFormatError(
+                f"{where}: 'ann_id' should be a list of integers, found {short_text(ann_ids)}. {AGAIN}"
+            )
         if ann_ids == [NO_TARGET]:
             return []
         annotations = [instances.annotation(ann_id, where) for ann_id in ann_ids]

@@ -19,7 +19,7 @@ from .refshapes_meaning import REFSHAPES_WORDS, Expression, Scene, ShapeObject
 from .refshapes_sampling import MIXTURES, Referent, sample_referents, sample_scene
 
 # Part of the cache's key: raise it with every change of what is generated.
-VERSION = datasets.Version("1.4.0")
+VERSION = datasets.Version("1.5.0")
 SPLITS = ("train", "val", "test")
 MINIMUM_IMAGE_SIZE = 64
 
@@ -75,7 +75,7 @@ def make_rows(config_name: str, seed: int, split: str, index: int, image_size: i
     Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
     image = {"bytes": buffer.getvalue(), "path": None}
     image_id = f"{split}-{index:06d}"
-    # Five objects at most per scene, so annotation ids never meet.
+    # Four objects at most per scene, so annotation ids never meet.
     first_ann_id = (SPLITS.index(split) * 10**9 + index) * 10
     return [
         _make_row(referent, scene, owner, image, image_id, f"{image_id}-{number}", first_ann_id)

@@ -50,7 +50,7 @@ GENERALIZED_ROWS = {"single": 60, "plural": 25, "none": 15}
 
 
 def sample_scene(seed: int, split: str, index: int) -> Scene:
-    """The scene number `index` of a split: 3 to 5 objects, no two alike in all attributes, hardly overlapping.
+    """The scene number `index` of a split: 3 or 4 objects, no two alike in all attributes, hardly overlapping.
 
     Few shapes, colors and fills per scene, so that most objects share attributes and the sentence has to be read.
     The scene depends on nothing but the arguments; the configs share the scenes of a split.
@@ -60,7 +60,7 @@ def sample_scene(seed: int, split: str, index: int) -> Scene:
     shapes = rng.sample(SHAPES, rng.choice((2, 2, 3)))
     colors = rng.sample(list(COLORS), rng.choice((2, 3, 3)))
     fills = rng.sample(FILLS, 2)
-    wanted = rng.choice((3, 3, 4, 4, 5))
+    wanted = rng.choice((3, 3, 4))
     objects: list[ShapeObject] = []
     attempts = 0
     while len(objects) < (wanted if attempts < 100 else 3):

@@ -151,7 +151,9 @@ def _checked_size(rle: Mapping[str, Any]) -> tuple[int, int]:
     size = rle.get("size")
     sides = list(size) if isinstance(size, (Sequence, np.ndarray)) else []
     if len(sides) != 2 or not all(isinstance(side, (int, np.integer)) and side > 0 for side in sides):
-        raise InvalidMaskError(f"Expected two positive integers as the RLE's size, found {short_text(size)}. Correct it.")
+        raise InvalidMaskError(
+            f"Expected two positive integers as the RLE's size, found {short_text(size)}. Correct it."
+        )
     height, width = int(sides[0]), int(sides[1])
     if height * width > MAX_PIXELS:
         raise InvalidMaskError(f"The RLE's size {height} x {width} exceeds {MAX_PIXELS} pixels. Correct it.")
