@@ -14,8 +14,6 @@ from transformers.models.swin.modeling_swin import (
     window_reverse,
 )
 
-CACHED_BYTES = 8 * 2**20
-
 
 class WindowAttention(SwinAttention):
     """Attention within windows whose additive scores (position bias and shift mask) are given as one tensor."""
@@ -53,22 +51,13 @@ class WindowLayer(SwinLayer):
         padded_size = maps.shape[1:3]
         windows = window_partition(self.cyclic_shift(maps), self.window_size)
         scores = self.added_scores(padded_size)
-        if scores.shape[0] > 1:
+        if batch > 1 and scores.shape[0] > 1:
             scores = scores.repeat(batch, 1, 1, 1)
         attended = self.attention(windows.flatten(1, 2), scores)
         maps = window_reverse(attended.view(windows.shape), self.window_size, *padded_size)
         maps = self.cyclic_shift(maps, reverse=True)[:, : size[0], : size[1]]
         tokens = tokens + self.drop_path(self.dropout(maps.reshape(tokens.shape)))
-        return tokens + self.drop_path(self.dropout(self.feed_forward(self.layernorm_after(tokens))))
-
-    def feed_forward(self, tokens: Tensor) -> Tensor:
-        """The layer's MLP; without gradients on a CPU in pieces whose hidden values stay in its cache."""
-        if torch.is_grad_enabled() or tokens.device.type != "cpu":
-            return self.mlp(tokens)
-        rows = max(1, CACHED_BYTES // (self.mlp.fc1.out_features * tokens.element_size()))
-        if tokens.shape[1] <= rows:
-            return self.mlp(tokens)
-        return torch.cat([self.mlp(piece) for piece in tokens.split(rows, 1)], 1)
+        return tokens + self.drop_path(self.dropout(self.mlp(self.layernorm_after(tokens))))
 
     def train(self, mode: bool = True) -> "WindowLayer":
         self.kept_scores = None
