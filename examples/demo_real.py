@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets
+from run_ris import SPECIAL_TOKENS
 from transformers import BertConfig, BertTokenizer, SwinConfig, TrainerCallback, set_seed
 
 from hf_refseg import LavtConfig, LavtForReferringSegmentation, RefSegImageProcessor, RefSegProcessor, load_refseg
@@ -27,7 +28,6 @@ DATA = Path(os.environ.get("HF_REFSEG_REAL_DATA", Path(__file__).parents[2] / "s
 OUTPUT = Path("runs/demo-real")
 IMAGE_SIZE = 160
 GOAL = 85.0
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 class StopAtGoal(TrainerCallback):

@@ -1,23 +1,26 @@
 """What every method must do, as a test class to inherit from; a method adds its tiny configuration."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
+from transformers import PreTrainedConfig
 
 from hf_refseg import AutoModelForReferringSegmentation
 
 
-class MethodTests:
+class MethodTests(ABC):
     """Inherit, and define `model_class` and `tiny_config`."""
 
     model_class: type
     size = (64, 72)
 
-    def tiny_config(self, **overrides):
-        raise NotImplementedError
+    @abstractmethod
+    def tiny_config(self, **overrides) -> PreTrainedConfig:
+        """A configuration of few parameters, with these fields changed."""
 
     def build(self, **overrides) -> nn.Module:
         torch.manual_seed(0)
