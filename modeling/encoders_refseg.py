@@ -1,8 +1,11 @@
 """The encoders that methods pick from, cut into stages so that language can enter between them."""
 
+import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -11,74 +14,111 @@ from transformers.models.swin.modeling_swin import (
     SwinLayer,
     eager_attention_forward,
     window_partition,
-    window_reverse,
 )
 
 
-class WindowAttention(SwinAttention):
-    """Attention within windows whose additive scores (position bias and shift mask) are given as one tensor."""
+class WindowOrder(NamedTuple):
+    """Where the tokens of a map lie once the map is padded to whole windows, shifted and cut into windows.
 
-    def forward(self, windows: Tensor, added_scores: Tensor) -> Tensor:
-        """`windows` (batch * windows, area, channels); `added_scores` (1 or batch * windows, heads, area, area)."""
-        by_head = (*windows.shape[:-1], self.num_attention_heads, self.head_dim)
+    Args:
+        gather: (windows * area,) for each place in the windows, its token; where `is_padded`, counted from 1, and 0
+            stands for padding.
+        scatter: (tokens,) for each token, its place in the windows.
+        is_padded: whether some places hold padding.
+    """
+
+    gather: Tensor
+    scatter: Tensor
+    is_padded: bool
+
+
+class WindowAttention(SwinAttention):
+    """Attention within windows whose additive scores (position bias and shift mask) are given as one tensor.
+
+    Queries, keys, values and results are projected token by token outside the windows, so that padding costs nothing
+    but its share of the attention itself.
+    """
+
+    def forward(self, tokens: Tensor, order: WindowOrder, added_scores: Tensor) -> Tensor:
+        """`tokens` (batch, tokens, channels); `added_scores` (1 or batch * windows, heads, area, area)."""
+        batch, _, channels = tokens.shape
+        by_window = (-1, added_scores.shape[-1], self.num_attention_heads, self.head_dim)
+        if order.is_padded:
+            tokens = F.pad(tokens, (0, 0, 1, 0))  # One token of zeros stands for all the padding.
         query, key, value = (
-            project(windows).view(by_head).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj)
+            project(tokens).index_select(1, order.gather).view(by_window).transpose(1, 2)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
         dropout = self.attention_dropout if self.training else 0.0
         attended, _ = attend(self, query, key, value, added_scores, dropout=dropout, scaling=self.scaling)
-        return self.o_proj(attended.reshape(windows.shape))
+        return self.o_proj(attended.reshape(batch, -1, channels).index_select(1, order.scatter))
 
 
 class WindowLayer(SwinLayer):
     """A Swin layer that pads a map to whole windows, however small, and never shrinks window or shift.
 
-    What is added to the attention scores depends on the map's size and on trained values alone: without gradients it
-    is kept for the last size seen, with gradients it is computed in every call, and what was kept is forgotten.
+    The order of tokens in windows depends on the map's size alone, what is added to the attention scores on trained
+    values too. Both are kept for the last size seen, the scores only without gradients.
     """
 
     def __init__(self, config: PreTrainedConfig, dim: int, num_heads: int, drop_path_rate: float, shift_size: int):
         super().__init__(config, dim, (0, 0), num_heads, drop_path_rate, shift_size)
         self.attention = WindowAttention(config, dim, num_heads, config.window_size)
+        self.kept_order: tuple[tuple, WindowOrder] | None = None
         self.kept_scores: tuple[tuple, Tensor] | None = None
 
     def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
         """`tokens` (batch, height * width, channels), `size` (height, width); returns the same shape."""
-        batch, _, channels = tokens.shape
-        maps, _ = self.maybe_pad(self.layernorm_before(tokens).view(batch, *size, channels), *size)
-        padded_size = maps.shape[1:3]
-        windows = window_partition(self.cyclic_shift(maps), self.window_size)
-        scores = self.added_scores(padded_size)
+        batch = tokens.shape[0]
+        scores = self.added_scores(size)
         if batch > 1 and scores.shape[0] > 1:
             scores = scores.repeat(batch, 1, 1, 1)
-        attended = self.attention(windows.flatten(1, 2), scores)
-        maps = window_reverse(attended.view(windows.shape), self.window_size, *padded_size)
-        maps = self.cyclic_shift(maps, reverse=True)[:, : size[0], : size[1]]
-        tokens = tokens + self.drop_path(self.dropout(maps.reshape(tokens.shape)))
+        attended = self.attention(self.layernorm_before(tokens), self.window_order(size, tokens.device), scores)
+        tokens = tokens + self.drop_path(self.dropout(attended))
         return tokens + self.drop_path(self.dropout(self.mlp(self.layernorm_after(tokens))))
 
     def train(self, mode: bool = True) -> "WindowLayer":
         self.kept_scores = None
         return super().train(mode)
 
-    def added_scores(self, padded_size: torch.Size) -> Tensor:
+    def window_order(self, size: tuple[int, int], device: torch.device) -> WindowOrder:
+        wanted = (size, device)
+        if torch.compiler.is_compiling():
+            return self.compute_window_order(size, device)
+        if self.kept_order is None or self.kept_order[0] != wanted:
+            # Tensors made in inference mode could not be used in training later.
+            with torch.inference_mode(False):
+                self.kept_order = (wanted, self.compute_window_order(size, device))
+        return self.kept_order[1]
+
+    def compute_window_order(self, size: tuple[int, int], device: torch.device) -> WindowOrder:
+        numbers = torch.arange(1, size[0] * size[1] + 1, device=device).view(1, *size, 1)
+        maps, _ = self.maybe_pad(numbers, *size)
+        gather = window_partition(self.cyclic_shift(maps), self.window_size).flatten()
+        scatter = gather.argsort(stable=True)[-numbers.numel() :]
+        is_padded = gather.numel() > numbers.numel()
+        return WindowOrder(gather if is_padded else gather - 1, scatter, is_padded)
+
+    def added_scores(self, size: tuple[int, int]) -> Tensor:
         """Position bias plus shift mask, (1 or windows, heads, area, area)."""
         table = self.attention.relative_position_bias.relative_position_bias_table
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or table.is_inference():
             # Fused optimizers change values without raising their version.
             self.kept_scores = None
-            return self.compute_added_scores(padded_size)
-        wanted = (padded_size, table.data_ptr(), table._version, table.dtype)
+            return self.compute_added_scores(size)
+        wanted = (size, table.data_ptr(), table._version, table.dtype)
         if self.kept_scores is None or self.kept_scores[0] != wanted:
-            self.kept_scores = (wanted, self.compute_added_scores(padded_size))
+            self.kept_scores = (wanted, self.compute_added_scores(size))
         return self.kept_scores[1]
 
-    def compute_added_scores(self, padded_size: torch.Size) -> Tensor:
+    def compute_added_scores(self, size: tuple[int, int]) -> Tensor:
         bias = self.attention.relative_position_bias()
         if self.shift_size == 0:
             return bias
+        padded_size = (math.ceil(length / self.window_size) * self.window_size for length in size)
         shift_mask = self.get_attn_mask(*padded_size, dtype=bias.dtype, device=bias.device)
         return bias + shift_mask.unsqueeze(1)
 

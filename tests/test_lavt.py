@@ -168,15 +168,23 @@ class TestLavt(MethodTests):
     def test_shift_masks_and_position_tables_are_computed_once_per_size(self, count_calls) -> None:
         model, inputs = self.build(), self.inputs()
         layers = [module for module in model.modules() if isinstance(module, WindowLayer)]
-        calls = [count_calls(layer, "compute_added_scores") for layer in layers]
+        calls = [
+            count_calls(layer, name) for layer in layers for name in ("compute_added_scores", "compute_window_order")
+        ]
         for _ in range(3):
             model(**inputs)
-        assert [len(call) for call in calls] == [1] * len(layers)
+        assert [len(call) for call in calls] == [1] * len(calls)
         model(**self.inputs(batch=3))
-        assert [len(call) for call in calls] == [1] * len(layers)
+        assert [len(call) for call in calls] == [1] * len(calls)
         inputs["pixel_values"] = torch.randn(2, 3, 136, 64)
         model(**inputs)
-        assert [len(call) for call in calls] == [2] * len(layers)
+        assert [len(call) for call in calls] == [2] * len(calls)
+
+    def test_inference_mode_leaves_nothing_that_training_cannot_use(self) -> None:
+        model = self.build()
+        with torch.inference_mode():
+            model(**self.inputs())
+        model(**self.inputs(), mask_labels=self.labels()).loss.backward()
 
     @pytest.mark.parametrize("fused", [False, True])
     def test_kept_tables_follow_the_weights(self, fused: bool) -> None:
