@@ -13,7 +13,7 @@ from .auto import AutoModelForReferringSegmentation, register
 from .modeling.configuration_lavt import LavtConfig
 from .modeling.image_processing_refseg import RefSegImageProcessor
 from .modeling.modeling_lavt import LavtForReferringSegmentation
-from .modeling.modeling_refseg import ReferringSegmentationOutput
+from .modeling.modeling_outputs_refseg import ReferringSegmentationOutput
 from .modeling.pipeline_refseg import ReferringImageSegmentationPipeline
 from .modeling.processing_refseg import RefSegProcessor
 

@@ -14,7 +14,8 @@ from .configuration_lavt import LavtConfig
 from .encoders_refseg import SwinStages
 from .layers_refseg import PixelNorm, resize_aligned, to_map
 from .losses_refseg import two_class_boundary_loss, two_class_dice_loss, two_class_focal_loss, weighted_cross_entropy
-from .modeling_refseg import ImageFeatures, RefSegPreTrainedModel
+from .modeling_outputs_refseg import FusedFeatures, ImageFeatures
+from .modeling_refseg import RefSegPreTrainedModel, is_frozen
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
@@ -259,6 +260,7 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel):
             "dice_focal": {"dice": 1.0, "focal": 1.0},
             "dice_boundary": {"dice": 1.0, "boundary": config.boundary_loss_weight},
         }[config.loss_type]
+        self.add_auxiliary_tasks(config.stage_widths[-1], config.text_config.hidden_size)
         self.post_init()
 
     @classmethod
@@ -289,10 +291,10 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel):
 
     def train(self, mode: bool = True) -> "LavtForReferringSegmentation":
         super().train(mode)
-        self.text_encoder.train(mode and self.config.text_dropout)
+        self.text_encoder.train(mode and self.config.text_dropout and not is_frozen(self.text_encoder))
         return self
 
-    def encode_image(self, pixel_values: Tensor) -> ImageFeatures:
+    def run_image_encoder(self, pixel_values: Tensor) -> ImageFeatures:
         """V_1: all that the encoder computes before language enters."""
         tokens, size = self.backbone.embed(pixel_values)
         visual = self.backbone.run_stage(0, tokens, size)
@@ -302,8 +304,8 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel):
         """The word features L (section 3.1.1), (batch, tokens, channels)."""
         return self.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
-    def fuse(self, image: ImageFeatures, words: Tensor, word_mask: Tensor) -> list[Tensor]:
-        """Language-aware visual encoding (section 3.1.1): the decoder's feature maps, finest first."""
+    def fuse(self, image: ImageFeatures, words: Tensor, word_mask: Tensor) -> FusedFeatures:
+        """Language-aware visual encoding (section 3.1.1): the decoder's feature maps."""
         visual, size = image.features, image.map_size
         enhanced, features = self.stages[0](visual, words, word_mask)
         maps = [to_map(features, size)]
@@ -312,14 +314,14 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel):
             visual = self.backbone.run_stage(index, tokens, size)
             enhanced, features = self.stages[index](visual, words, word_mask)
             maps.append(to_map(features, size))
-        return maps
+        return FusedFeatures(maps=maps, words=words, word_mask=word_mask)
 
-    def decode(self, features: list[Tensor], image_size: tuple[int, int]) -> Tensor:
+    def decode(self, fused: FusedFeatures, image_size: tuple[int, int]) -> Tensor:
         """Foreground minus background at the input size, (batch, height, width)."""
-        background, foreground = self.decoder(features[-self.config.num_decoder_stages :]).unbind(1)
+        background, foreground = self.decoder(fused.maps[-self.config.num_decoder_stages :]).unbind(1)
         return resize_aligned((foreground - background).unsqueeze(1), image_size).squeeze(1)
 
-    def compute_losses(self, logits: Tensor, mask_labels: Tensor) -> dict[str, Tensor]:
+    def compute_losses(self, logits: Tensor, mask_labels: Tensor, fused: FusedFeatures) -> dict[str, Tensor]:
         """The unweighted losses of the configuration's `loss_type`, each averaged over the batch."""
         losses = {
             "cross_entropy": lambda: weighted_cross_entropy(logits, mask_labels, self.config.class_weights),
@@ -327,7 +329,7 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel):
             "focal": lambda: two_class_focal_loss(logits, mask_labels),
             "boundary": lambda: two_class_boundary_loss(logits, mask_labels),
         }
-        return {name: losses[name]() for name in self.loss_weights}
+        return {name: loss() for name, loss in losses.items() if name in self.loss_weights}
 
 
 __all__ = ["LavtForReferringSegmentation"]

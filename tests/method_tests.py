@@ -62,6 +62,57 @@ class MethodTests(ABC):
         output = self.build()(**self.inputs(), mask_labels=torch.zeros(2, *self.size, dtype=torch.long))
         assert output.loss.isfinite()
 
+    def test_frozen_encoders_run_without_gradients_and_do_not_drift(self, tmp_path) -> None:
+        self.build(freeze_image_encoder=True, freeze_text_encoder=True).save_pretrained(tmp_path)
+        model = self.model_class.from_pretrained(tmp_path).train()
+        encoders = (model.backbone, model.text_encoder)
+        before = [{name: value.clone() for name, value in encoder.state_dict().items()} for encoder in encoders]
+        assert not any(module.training for encoder in encoders for module in encoder.modules())
+        assert not model.get_encoder_features(self.inputs()["pixel_values"]).features.requires_grad
+        assert not model.get_text_features(self.inputs()["input_ids"]).requires_grad
+        model(**self.inputs(), mask_labels=self.labels()).loss.backward()
+        assert all(parameter.grad is None for encoder in encoders for parameter in encoder.parameters())
+        heads = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        assert heads and all(parameter.grad is not None for parameter in heads)
+        for encoder, state in zip(encoders, before, strict=True):
+            assert all(torch.equal(value, state[name]) for name, value in encoder.state_dict().items())
+
+    def test_encoder_features_stand_for_the_image_in_training(self, count_calls) -> None:
+        model, inputs = self.build(), self.inputs()
+        expected = model(**inputs, mask_labels=self.labels())
+        features = model.get_encoder_features(inputs.pop("pixel_values"))
+        calls = count_calls(model, "run_image_encoder")
+        actual = model(**inputs, encoder_features=features, mask_labels=self.labels())
+        assert calls == []
+        assert_close(actual.loss, expected.loss)
+
+    def test_presence_head_learns_whether_there_is_a_target(self, tmp_path) -> None:
+        model = self.build(presence_head=True, presence_loss_weight=0.5)
+        labels = self.labels()
+        labels[0] = 0
+        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+        for _ in range(30):
+            output = model(**self.inputs(), mask_labels=labels)
+            assert output.loss.isfinite()
+            optimizer.zero_grad()
+            output.loss.backward()
+            optimizer.step()
+        assert output.loss_components["presence"] < 0.1
+        assert (output.presence_logits > 0).tolist() == [False, True]
+        model.save_pretrained(tmp_path)
+        with torch.no_grad():
+            loaded = self.model_class.from_pretrained(tmp_path)(**self.inputs()).presence_logits
+            assert_close(loaded, model(**self.inputs()).presence_logits)
+
+    @torch.no_grad()
+    def test_many_texts_are_fused_in_parts(self, count_calls) -> None:
+        model, inputs = self.build(), self.inputs(batch=5)
+        expected = model(**inputs).logits
+        model.texts_per_pass = 2
+        calls = count_calls(model, "fuse")
+        assert_close(model(**inputs).logits, expected, atol=1e-4, rtol=0)
+        assert len(calls) == 3
+
     @torch.no_grad()
     def test_padding_does_not_change_the_mask(self) -> None:
         model, inputs = self.build(), self.inputs(batch=1, tokens=6)
@@ -92,7 +143,7 @@ class MethodTests(ABC):
         model, inputs = self.build(), self.inputs(batch=3)
         image = inputs["pixel_values"][:1]
         repeated = model(**{**inputs, "pixel_values": image.expand(3, -1, -1, -1)}).logits
-        calls = count_calls(model, "encode_image")
+        calls = count_calls(model, "run_image_encoder")
         once = model(**{**inputs, "pixel_values": image}).logits
         assert [call[0].shape[0] for call in calls] == [1]
         assert_close(once, repeated, atol=1e-4, rtol=0)
@@ -146,7 +197,7 @@ class MethodTests(ABC):
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"pixel_values": None}, "exactly one of `pixel_values` and `image_embeds`"),
+            ({"pixel_values": None}, "exactly one of `pixel_values`, `image_embeds` and `encoder_features`"),
             ({"input_ids": None}, "exactly one of `input_ids` and `text_embeds`"),
             ({"pixel_values": torch.zeros(3, 3, 64, 72)}, "got 3 and 2"),
             ({"mask_labels": torch.zeros(2, 32, 36)}, "segmentation_maps"),

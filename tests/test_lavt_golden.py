@@ -33,7 +33,7 @@ def test_forward_matches_the_reference(case: str, attention: str) -> None:
     with torch.no_grad():
         words = model.get_text_features(tensors["input_ids"], tensors["attention_mask"])
         image = model.get_image_features(tensors["image"])
-        features = model.fuse(image, words, tensors["attention_mask"].float())
+        features = model.fuse(image, words, tensors["attention_mask"].float()).maps
         logits = model(**model_inputs(tensors)).logits
     assert_close(words, tensors["last_hidden_state"], atol=1e-4, rtol=0)
     for index, feature in enumerate(features):

@@ -1,0 +1,65 @@
+"""What passes between the parts of a model, and what comes out of it."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class ImageFeatures(ModelOutput):
+    """What a model knows of images before it reads the text.
+
+    Args:
+        features (`torch.FloatTensor`): features, the images along the first axis.
+        map_size (`tuple[int, int]`): height and width of the feature map.
+        image_size (`tuple[int, int]`): height and width of the `pixel_values` it was computed from.
+    """
+
+    features: Tensor | None = None
+    map_size: tuple[int, int] | None = None
+    image_size: tuple[int, int] | None = None
+
+    def with_features(self, features: Tensor) -> "ImageFeatures":
+        """Other features of the same images."""
+        return ImageFeatures(features=features, map_size=self.map_size, image_size=self.image_size)
+
+
+@dataclass
+class FusedFeatures(ModelOutput):
+    """What a model knows once language and vision have met; methods add to it what their decoders need.
+
+    Args:
+        maps (`list[torch.FloatTensor]`): maps (batch, channels, height, width), finest first.
+        words (`torch.FloatTensor` of shape `(batch, tokens, channels)`): the word features.
+        word_mask (`torch.FloatTensor` of shape `(batch, tokens)`): 1 = word, 0 = padding.
+    """
+
+    maps: list[Tensor] | None = None
+    words: Tensor | None = None
+    word_mask: Tensor | None = None
+
+
+@dataclass
+class ReferringSegmentationOutput(ModelOutput):
+    """What every model for referring segmentation returns.
+
+    Args:
+        loss (`torch.FloatTensor` of shape `()`, returned when `mask_labels` is given):
+            Sum of `loss_components`, each times the model's `loss_weights` of that name.
+        loss_components (`dict[str, torch.FloatTensor]`, returned when `mask_labels` is given):
+            The unweighted losses by name, scalars, detached.
+        logits (`torch.FloatTensor` of shape `(batch, height, width)`):
+            Foreground logits. A pixel belongs to the mask where their sigmoid exceeds the image processor's
+            `mask_threshold`: with 0.5, its default, where they exceed 0.
+        presence_logits (`torch.FloatTensor` of shape `(batch,)`, returned where the model has a presence head):
+            There is a target at all where they exceed 0.
+    """
+
+    loss: Tensor | None = None
+    loss_components: dict[str, Tensor] | None = None
+    logits: Tensor | None = None
+    presence_logits: Tensor | None = None
+
+
+__all__ = ["FusedFeatures", "ImageFeatures", "ReferringSegmentationOutput"]
