@@ -11,9 +11,11 @@ if not (Path(__file__).parent / "modeling").is_dir():
 
 from .auto import AutoModelForReferringSegmentation, register
 from .modeling.configuration_lavt import LavtConfig
+from .modeling.configuration_risam import RisamConfig
 from .modeling.image_processing_refseg import RefSegImageProcessor
 from .modeling.modeling_lavt import LavtForReferringSegmentation
 from .modeling.modeling_outputs_refseg import ReferringSegmentationOutput
+from .modeling.modeling_risam import RisamForReferringSegmentation
 from .modeling.pipeline_refseg import ReferringImageSegmentationPipeline
 from .modeling.processing_refseg import RefSegProcessor
 
@@ -36,6 +38,8 @@ __all__ = [
     "RefSegProcessor",
     "ReferringImageSegmentationPipeline",
     "ReferringSegmentationOutput",
+    "RisamConfig",
+    "RisamForReferringSegmentation",
     *_LAZY,
 ]
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoBackbone, AutoModel, PreTrainedConfig, PreTrainedModel, SamVisionModel, TimmBackbone
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.swin.modeling_swin import (
     SwinAttention,
@@ -167,3 +167,77 @@ class SwinStages(nn.Module):
         """Patch merging after a stage: half the size (rounded up), twice the channels."""
         height, width = size
         return self.model.encoder.layers[index].downsample(tokens, size), ((height + 1) // 2, (width + 1) // 2)
+
+
+class SamMaps(nn.Module):
+    """transformers' SAM image encoder up to its fourth global-attention block, without the neck.
+
+    `forward` takes images (batch, 3, height, width) of the configured size and returns the outputs of the second,
+    third and fourth block with global attention, each (batch, channels, height / patch, width / patch).
+    """
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.model = AutoModel.from_config(config)
+        self.blocks = list(config.global_attn_indexes[1:4])
+        self.widths = [config.hidden_size] * len(self.blocks)
+        encoder = self.model.vision_encoder
+        encoder.layers = encoder.layers[: self.blocks[-1] + 1]
+        encoder.neck = nn.Identity()
+
+    def load_encoder(self, pretrained: PreTrainedModel) -> None:
+        """Takes over the weights of a pretrained `SamVisionModel` of the same configuration, all that is used here."""
+        weights = pretrained.state_dict()
+        self.model.load_state_dict({name: weights[name] for name in self.model.state_dict()})
+
+    def forward(self, pixel_values: Tensor) -> list[Tensor]:
+        encoder = self.model.vision_encoder
+        expected = encoder.image_size
+        if tuple(pixel_values.shape[-2:]) != (expected, expected):
+            raise ValueError(
+                f"This model takes images of {expected} x {expected} pixels, got {pixel_values.shape[-2]} x "
+                f'{pixel_values.shape[-1]}: set the image processor\'s size to {{"longest_edge": {expected}}}.'
+            )
+        features = encoder.patch_embed(pixel_values)
+        if encoder.pos_embed is not None:
+            features = features + encoder.pos_embed
+        maps = []
+        for index, layer in enumerate(encoder.layers):
+            features = layer(features)
+            if index in self.blocks:
+                maps.append(features.permute(0, 3, 1, 2))
+        return maps
+
+
+class TimmMaps(nn.Module):
+    """A timm backbone; `forward` takes images (batch, 3, height, width), returns its feature maps with channels first.
+
+    The configuration's `out_indices` say which stages.
+    """
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.model = AutoBackbone.from_config(config)
+        self.widths = list(self.model.channels)
+
+    def load_encoder(self, pretrained: PreTrainedModel) -> None:
+        """Takes over the weights of a pretrained `TimmBackbone` of the same configuration."""
+        self.model.load_state_dict(pretrained.state_dict())
+
+    def forward(self, pixel_values: Tensor) -> list[Tensor]:
+        maps = self.model(pixel_values).feature_maps
+        if self.model._backbone.output_fmt == "NHWC":
+            return [features.permute(0, 3, 1, 2) for features in maps]
+        return list(maps)
+
+
+def build_map_encoder(config: PreTrainedConfig) -> SamMaps | TimmMaps:
+    """An image encoder that gives feature maps at once: SAM's, or a timm backbone."""
+    return {"sam_vision_model": SamMaps, "timm_backbone": TimmMaps}[config.model_type](config)
+
+
+def load_pretrained_map_encoder(name_or_path: str) -> PreTrainedModel:
+    """A pretrained SAM (its image encoder alone), or, for "timm/NAME", a timm backbone with its last three stages."""
+    if name_or_path.startswith("timm/"):
+        return TimmBackbone.from_pretrained(name_or_path.removeprefix("timm/"), out_indices=[-3, -2, -1])
+    return SamVisionModel.from_pretrained(name_or_path)

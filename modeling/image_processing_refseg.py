@@ -30,8 +30,11 @@ class RefSegImageProcessorKwargs(ImagesKwargs, total=False):
 
 
 class RefSegImageProcessor(TorchvisionBackend):
-    """Resizes images without keeping their aspect ratio and normalizes them; masks are resized to match.
+    """Resizes images and normalizes them; masks are resized to match.
 
+    `size` is `{"height": H, "width": W}`, to which images are resized without keeping their aspect ratio, or
+    `{"longest_edge": N}`, which keeps it: the longer side becomes N, and zeros fill right and bottom to N by N, after
+    the normalization and as background in masks (as SAM prepares its images).
     The defaults are those of LAVT (section 3.3): 480 by 480 pixels, antialiased bilinear, ImageNet mean and standard
     deviation; masks take the nearest pixel. Images may be PIL images of any mode (EXIF orientation is applied), numpy
     arrays, torch tensors, or paths and URLs.
@@ -53,6 +56,13 @@ class RefSegImageProcessor(TorchvisionBackend):
 
     def __init__(self, **kwargs: Unpack[RefSegImageProcessorKwargs]) -> None:
         super().__init__(**kwargs)
+
+    def _standardize_kwargs(self, size: int | dict[str, int] | SizeDict | None = None, **kwargs) -> dict:
+        if isinstance(size, dict | SizeDict) and set(dict(size)) not in ({"height", "width"}, {"longest_edge"}):
+            raise ValueError(
+                f'`size` is {{"height": ..., "width": ...}} or {{"longest_edge": ...}} in pixels, not {dict(size)}.'
+            )
+        return super()._standardize_kwargs(size=size, **kwargs)
 
     def preprocess(
         self,
@@ -84,6 +94,9 @@ class RefSegImageProcessor(TorchvisionBackend):
 
         torchvision rounds differently in up to a fifth of the values.
         """
+        if size.longest_edge:
+            height, width = fit_longest_edge(*image.shape[-2:], size.longest_edge)
+            size = SizeDict(height=height, width=width)
         is_8_bit_rgb = image.dtype == torch.uint8 and image.shape[1] == 3
         if image.device.type != "cpu" or not is_8_bit_rgb or not isinstance(resample, int):
             return super().resize(image, size, resample=resample, **kwargs)
@@ -109,6 +122,11 @@ class RefSegImageProcessor(TorchvisionBackend):
             data["mask_labels"] = self._preprocess_masks(segmentation_maps, device, **kwargs)
         return BatchFeature(data=data, tensor_type=return_tensors)
 
+    def _preprocess(self, images: list[Tensor], size: SizeDict, **kwargs) -> BatchFeature:
+        if size.longest_edge:
+            kwargs |= {"do_pad": True, "pad_size": SizeDict(height=size.longest_edge, width=size.longest_edge)}
+        return super()._preprocess(images, size=size, **kwargs)
+
     def _preprocess_masks(self, segmentation_maps: ImageInput, device: str | torch.device | None, **kwargs) -> list:
         masks = self._prepare_image_like_inputs(
             images=segmentation_maps,
@@ -125,18 +143,19 @@ class RefSegImageProcessor(TorchvisionBackend):
     def post_process_referring_segmentation(
         self, outputs: ModelOutput, target_sizes: list[tuple[int, int]] | None = None, threshold: float | None = None
     ) -> list[dict]:
-        """Turns logits into one mask per text.
+        """Turns logits into one mask per text. Where `size` is `{"longest_edge": N}`, the padding is cut off first.
 
         Args:
             outputs ([`ReferringSegmentationOutput`]): what the model returned.
-            target_sizes: height and width of each mask, usually those of the (upright) image; the size of the logits
-                if absent.
+            target_sizes: height and width of each mask, usually those of the (upright) image; the size of the logits,
+                padding included, if absent.
             threshold: foreground probability above which a pixel belongs to the mask; the processor's `mask_threshold`
                 if absent.
 
         Returns:
             A dictionary per text: `mask` (bool tensor (height, width)), `score` (the mean foreground probability
-            inside the mask, 0 for an empty one) and `present` (whether the mask holds any pixel).
+            inside the mask, 0 for an empty one) and `present` (whether the mask holds any pixel). Where the model
+            has a presence head and gives the target a probability of at most 0.5, the mask is empty.
 
         Raises:
             ValueError: where the numbers of logits and sizes differ.
@@ -145,18 +164,29 @@ class RefSegImageProcessor(TorchvisionBackend):
         sizes = [tuple(outputs.logits.shape[-2:])] * len(outputs.logits) if target_sizes is None else target_sizes
         if len(sizes) != len(outputs.logits):
             raise ValueError(f"Pass one target size per text: got {len(sizes)} sizes for {len(outputs.logits)} texts.")
+        presence = outputs.presence_logits
+        found = [True] * len(sizes) if presence is None else (presence > 0).tolist()
         return [
-            self._post_process_one(logits, size, threshold) for logits, size in zip(outputs.logits, sizes, strict=True)
+            self._post_process_one(logits, size, threshold, is_found)
+            for logits, size, is_found in zip(outputs.logits, sizes, found, strict=True)
         ]
 
-    @staticmethod
-    def _post_process_one(logits: Tensor, size: tuple[int, int], threshold: float) -> dict:
+    def _post_process_one(self, logits: Tensor, size: tuple[int, int], threshold: float, is_found: bool) -> dict:
         height, width = (int(side) for side in size)
+        if self.size.longest_edge:
+            rows, columns = fit_longest_edge(height, width, max(logits.shape))
+            logits = logits[:rows, :columns]
         resized = F.interpolate(logits[None, None].float(), (height, width), mode="bilinear", align_corners=False)
         probabilities = resized[0, 0].sigmoid()
-        mask = probabilities > threshold
+        mask = (probabilities > threshold) & is_found
         present = bool(mask.any())
         return {"mask": mask, "score": probabilities[mask].mean().item() if present else 0.0, "present": present}
+
+
+def fit_longest_edge(height: int, width: int, longest_edge: int) -> tuple[int, int]:
+    """Height and width in pixels of an image whose longer side becomes `longest_edge`; rounded as SAM rounds."""
+    scale = longest_edge / max(height, width)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
 def _with_channel(image: ImageInput) -> ImageInput:

@@ -1,5 +1,8 @@
 """Blocks that several methods share."""
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,3 +29,50 @@ def to_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
 def resize_aligned(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resizing of (batch, channels, height, width) with aligned corners, as the papers' decoders do."""
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
+
+
+def resize_free(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resizing of (batch, channels, height, width) without aligned corners, as SAM does."""
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def mean_word(words: Tensor, word_mask: Tensor) -> Tensor:
+    """The mean over the words of a sentence, (batch, channels), from (batch, tokens, channels) and (batch, tokens)."""
+    weights = word_mask / word_mask.sum(1, keepdim=True).clamp(min=1)
+    return (words * weights.unsqueeze(-1)).sum(1)
+
+
+def sinusoidal_positions(features: Tensor) -> Tensor:
+    """Sines and cosines of the positions along the second axis of (batch, positions, channels): (positions, channels).
+
+    The channels are even in number; device and type are those of `features`.
+    """
+    positions, channels = features.shape[1:]
+    steps = torch.arange(0, channels, 2, device=features.device)
+    angles = torch.arange(positions, device=features.device)[:, None] * torch.exp(steps * (-math.log(1e4) / channels))
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1).to(features.dtype)
+
+
+class MultiHeadAttention(nn.Module):
+    """Scaled dot-product attention of several heads, with a projection for query, key, value and result each.
+
+    `query` (batch, queries, channels), `memory` (batch, keys, channels), `memory_mask` (batch, keys) with 1 = attend;
+    returns (batch, queries, channels). Every memory needs one key at least that is attended.
+    """
+
+    def __init__(self, channels: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(channels, channels)
+        self.key = nn.Linear(channels, channels)
+        self.value = nn.Linear(channels, channels)
+        self.output = nn.Linear(channels, channels)
+
+    def forward(self, query: Tensor, memory: Tensor, memory_mask: Tensor | None = None) -> Tensor:
+        projected = (self.query(query), self.key(memory), self.value(memory))
+        mask = None if memory_mask is None else (memory_mask != 0)[:, None, None, :]
+        attended = F.scaled_dot_product_attention(*(self.split_heads(part) for part in projected), attn_mask=mask)
+        return self.output(attended.transpose(1, 2).flatten(2))
+
+    def split_heads(self, features: Tensor) -> Tensor:
+        return features.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

@@ -21,6 +21,28 @@ def weighted_cross_entropy(logits: Tensor, mask_labels: Tensor, class_weights: t
     return F.binary_cross_entropy_with_logits(logits, labels, weights, reduction="sum") / weights.sum()
 
 
+def cross_entropy(logits: Tensor, mask_labels: Tensor) -> Tensor:
+    """Binary cross-entropy, the mean over all pixels."""
+    return F.binary_cross_entropy_with_logits(logits.float(), mask_labels.float())
+
+
+def focal_loss(logits: Tensor, mask_labels: Tensor, gamma: float = 2.0) -> Tensor:
+    """-(1 - p_t)^gamma log(p_t), p_t the probability of the right class; averaged over pixels (RISAM, eq. 10)."""
+    negative_logarithm = F.binary_cross_entropy_with_logits(logits.float(), mask_labels.float(), reduction="none")
+    return ((1 - torch.exp(-negative_logarithm)).pow(gamma) * negative_logarithm).mean()
+
+
+def dice_loss(logits: Tensor, mask_labels: Tensor, smoothing: float = 1.0) -> Tensor:
+    """1 - (2 sum(p g) + smoothing) / (sum(p) + sum(g) + smoothing) per sample, the mean over samples (RISAM, eq. 11).
+
+    The smoothing lets a sample without a target lower its probabilities; without it such a sample has no gradient.
+    """
+    probabilities, labels = logits.float().sigmoid(), mask_labels.float()
+    overlap = (probabilities * labels).sum((-2, -1))
+    total = probabilities.sum((-2, -1)) + labels.sum((-2, -1))
+    return (1 - (2 * overlap + smoothing) / (total + smoothing)).mean()
+
+
 def two_class_dice_loss(logits: Tensor, mask_labels: Tensor, epsilon: float = 1e-6) -> Tensor:
     """Dice loss averaged over background and foreground and over samples (LAVT, sections 3.1.4 and 3.3).
 

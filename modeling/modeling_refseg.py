@@ -108,7 +108,17 @@ class RefSegPreTrainedModel(PreTrainedModel):
         return self.enhance_image(self.get_encoder_features(pixel_values))
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Word features (batch, tokens, channels); pass them as `text_embeds` along with the `attention_mask`."""
+        """Word features (batch, tokens, channels); pass them as `text_embeds` along with the `attention_mask`.
+
+        Raises:
+            ValueError: more tokens than the text encoder has positions for.
+        """
+        limit = self.config.text_config.max_position_embeddings
+        if input_ids.shape[1] > limit:
+            raise ValueError(
+                f"The texts have {input_ids.shape[1]} tokens, the text encoder takes at most {limit}: lower the "
+                "processor's `max_text_length`."
+            )
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.text_encoder)):
             return self.encode_text(input_ids, attention_mask)
 

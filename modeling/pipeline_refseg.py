@@ -8,6 +8,7 @@ from transformers import Pipeline
 from transformers.image_utils import load_image
 
 from .image_processing_refseg import upright_rgb
+from .modeling_outputs_refseg import ReferringSegmentationOutput
 
 
 class ReferringImageSegmentationPipeline(Pipeline):
@@ -18,7 +19,7 @@ class ReferringImageSegmentationPipeline(Pipeline):
     ```python
     >>> segment = pipeline("referring-image-segmentation", model=path)
     >>> segment("dog.jpg", text=["the left dog", "the ball"])
-    [{"label": "the left dog", "score": 0.93, "mask": <PIL.Image.Image>}, ...]
+    [{"label": "the left dog", "score": 0.93, "mask": <PIL.Image.Image>, "present": True}, ...]
     ```"""
 
     _load_processor = True
@@ -39,7 +40,8 @@ class ReferringImageSegmentationPipeline(Pipeline):
 
         Returns:
             For one image a list, for several a list of lists, of a dictionary per sentence: `label` (the sentence),
-            `score` (float, 0 to 1) and `mask` (PIL image of mode "L", 0 or 255, as large as the upright image).
+            `score` (float, 0 to 1), `mask` (PIL image of mode "L", 0 or 255, as large as the upright image) and
+            `present` (whether the target is there; where it is not, the mask is empty and the score 0).
         """
         texts = [text] if isinstance(text, str) else list(text)
         if threshold is not None:
@@ -63,11 +65,18 @@ class ReferringImageSegmentationPipeline(Pipeline):
         return {"outputs": self.model(**inputs), "texts": texts, "size": size}
 
     def postprocess(self, outputs: dict[str, Any], threshold: float | None = None) -> list[dict]:
+        # Moving it to the CPU made it a plain ModelOutput, which has no attribute for what is None.
+        output = ReferringSegmentationOutput(**outputs["outputs"])
         results = self.processor.post_process_referring_segmentation(
-            outputs["outputs"], target_sizes=[outputs["size"]] * len(outputs["texts"]), threshold=threshold
+            output, target_sizes=[outputs["size"]] * len(outputs["texts"]), threshold=threshold
         )
         return [
-            {"label": text, "score": result["score"], "mask": _as_picture(result["mask"].numpy())}
+            {
+                "label": text,
+                "score": result["score"],
+                "mask": _as_picture(result["mask"].numpy()),
+                "present": result["present"],
+            }
             for text, result in zip(outputs["texts"], results, strict=True)
         ]
 

@@ -199,7 +199,7 @@ class MethodTests(ABC):
         [
             ({"pixel_values": None}, "exactly one of `pixel_values`, `image_embeds` and `encoder_features`"),
             ({"input_ids": None}, "exactly one of `input_ids` and `text_embeds`"),
-            ({"pixel_values": torch.zeros(3, 3, 64, 72)}, "got 3 and 2"),
+            ({"pixel_values": torch.zeros(3, 3, 64, 64)}, "got 3 and 2"),
             ({"mask_labels": torch.zeros(2, 32, 36)}, "segmentation_maps"),
         ],
     )

@@ -1,0 +1,149 @@
+"""Configuration of RISAM (Zhang et al., "Referring Image Segmentation via Mutual-Aware Attention Features", 2024)."""
+
+from typing import Any, ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from .configuration_refseg import RefSegConfig
+
+
+@strict
+class RisamConfig(RefSegConfig):
+    r"""
+    Configuration of [`RisamForReferringSegmentation`]. With no arguments it is the main model of the paper: the image
+    encoder of SAM ViT-H and the text encoder of CLIP, both frozen. Each ablation of the paper's tables 2 to 5 is a
+    field.
+
+    Args:
+        backbone_config (`PreTrainedConfig` or `dict`, *optional*):
+            Image encoder: a `SamVisionConfig` with four global-attention blocks or more, or a `TimmBackboneConfig`
+            with three stages (table 7); defaults to SAM ViT-H.
+        text_config (`PreTrainedConfig` or `dict`, *optional*):
+            A `CLIPTextConfig`; defaults to that of CLIP ViT-B/16.
+        freeze_image_encoder (`bool`, *optional*, defaults to `True`):
+            Whether a new model trains nothing of its image encoder.
+        freeze_text_encoder (`bool`, *optional*, defaults to `True`):
+            The same for the text encoder.
+        hidden_size (`int`, *optional*, defaults to 256):
+            Width C of all that is trained.
+        num_attention_heads (`int`, *optional*, defaults to 8):
+            Heads of the mask decoder's attention.
+        feature_enhancement (`str`, *optional*, defaults to `"cascade"`):
+            `"cascade"`: equations 1 and 2. `"none"`: the deepest features alone (table 2, row 1).
+        fusion_type (`str`, *optional*, defaults to `"mutual_attention"`):
+            `"mutual_attention"`: section 3.3. `"convolution"`: convolutions over pixels and sentence (table 2, row 2).
+        num_attention_blocks (`int`, *optional*, defaults to 2):
+            Mutual-aware attention blocks, or convolutions in their place (table 4).
+        relevance_threshold (`float`, *optional*, defaults to 0.35):
+            Pairs of pixel and word whose relevance is lower are masked out (equation 4 and figure 8); `None` = no mask
+            (table 3, row 8).
+        language_attention (`str`, *optional*, defaults to `"pixels"`):
+            What the attention from words to pixels is normalized over: `"pixels"`, or `"shared"` for the transposed
+            attention of pixels to words, as equation 5 is printed.
+        mask_decoder (`str`, *optional*, defaults to `"mutual_aware"`):
+            `"mutual_aware"`: section 3.4. `"sam"`: SAM's mask decoder, from random weights, with the mean word as its
+            prompt (table 2, row 3).
+        num_decoder_blocks (`int`, *optional*, defaults to 2):
+            Blocks of the mask decoder.
+        token_to_image_attention (`bool`, *optional*, defaults to `False`):
+            Whether the decoder's tokens also attend to the pixels (table 5, row 9).
+        linguistic_guidance (`bool`, *optional*, defaults to `True`):
+            Whether the decoder's tokens hold the words beside the query (table 5, row 10).
+        focal_loss_weight (`float`, *optional*, defaults to 0.5):
+            Weight of the focal loss (equation 12).
+        dice_loss_weight (`float`, *optional*, defaults to 0.5):
+            Weight of the dice loss.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the normal distribution that the query token starts from.
+
+    Example:
+
+    ```python
+    >>> from hf_refseg import RisamConfig, RisamForReferringSegmentation
+
+    >>> configuration = RisamConfig(num_attention_blocks=1)
+    >>> model = RisamForReferringSegmentation(configuration)
+    ```"""
+
+    model_type = "risam"
+    image_processor_defaults: ClassVar[dict[str, Any]] = {
+        "size": {"longest_edge": 1024},
+        "image_mean": IMAGENET_DEFAULT_MEAN,
+        "image_std": IMAGENET_DEFAULT_STD,
+        "mask_threshold": 0.35,
+    }
+    sub_configs_defaults = {
+        "backbone_config": SubConfigSpec(
+            config_class=AutoConfig,
+            model_type="sam_vision_model",
+            init_kwargs={
+                "hidden_size": 1280,
+                "num_hidden_layers": 32,
+                "num_attention_heads": 16,
+                "global_attn_indexes": [7, 15, 23, 31],
+            },
+        ),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="clip_text_model"),
+    }
+
+    backbone_config: PreTrainedConfig | dict | None = None
+    text_config: PreTrainedConfig | dict | None = None
+    freeze_image_encoder: bool = True
+    freeze_text_encoder: bool = True
+    hidden_size: int = 256
+    num_attention_heads: int = 8
+    feature_enhancement: Literal["cascade", "none"] = "cascade"
+    fusion_type: Literal["mutual_attention", "convolution"] = "mutual_attention"
+    num_attention_blocks: int = 2
+    relevance_threshold: float | None = 0.35
+    language_attention: Literal["pixels", "shared"] = "pixels"
+    mask_decoder: Literal["mutual_aware", "sam"] = "mutual_aware"
+    num_decoder_blocks: int = 2
+    token_to_image_attention: bool = False
+    linguistic_guidance: bool = True
+    focal_loss_weight: float | int = 0.5
+    dice_loss_weight: float | int = 0.5
+    initializer_range: float = 0.02
+
+    def validate_architecture(self):
+        """Checks that the parts fit together; called on construction."""
+        backbone = self.backbone_config
+        if backbone.model_type == "sam_vision_model":
+            if len(backbone.global_attn_indexes) < 4:
+                raise ValueError(
+                    "backbone_config: RISAM reads the second to fourth block with global attention, got "
+                    f"global_attn_indexes={list(backbone.global_attn_indexes)}. Name four or more."
+                )
+        elif backbone.model_type == "timm_backbone":
+            if len(backbone.out_indices or ()) != 3:
+                raise ValueError(
+                    f"backbone_config: RISAM reads three stages of a timm backbone, got out_indices="
+                    f"{backbone.out_indices}. Pass for example out_indices=[-3, -2, -1]."
+                )
+        else:
+            raise ValueError(
+                f"backbone_config: a SamVisionConfig or a TimmBackboneConfig is needed, got model_type "
+                f"'{backbone.model_type}'."
+            )
+        if self.text_config.model_type != "clip_text_model":
+            raise ValueError(
+                f"text_config: a CLIPTextConfig is needed, got model_type '{self.text_config.model_type}'."
+            )
+        if self.hidden_size % 8 or self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size: {self.hidden_size} has to be a multiple of 8 and of num_attention_heads, "
+                f"{self.num_attention_heads}."
+            )
+        if self.relevance_threshold is not None and not 0 <= self.relevance_threshold < 1:
+            raise ValueError(
+                f"relevance_threshold: a probability below 1, or None, is needed; got {self.relevance_threshold}."
+            )
+        for name in ("num_attention_blocks", "num_decoder_blocks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: at least 1 is needed, got {getattr(self, name)}.")
+
+
+__all__ = ["RisamConfig"]

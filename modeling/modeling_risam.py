@@ -1,0 +1,394 @@
+"""RISAM: mutual-aware attention on frozen SAM and CLIP (Zhang et al., "Referring Image Segmentation via Mutual-Aware
+Attention Features", 2024).
+
+Equations, sections and tables are those of the paper.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTextModel, SamMaskDecoderConfig
+from transformers import initialization as init
+from transformers.models.sam.configuration_sam import SamVisionConfig
+from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPositionalEmbedding
+
+from .configuration_risam import RisamConfig
+from .encoders_refseg import build_map_encoder, load_pretrained_map_encoder
+from .layers_refseg import MultiHeadAttention, mean_word, resize_free, sinusoidal_positions, to_map
+from .losses_refseg import dice_loss, focal_loss
+from .modeling_outputs_refseg import FusedFeatures, ImageFeatures
+from .modeling_refseg import RefSegPreTrainedModel
+
+
+def build_mlp(channels: int, hidden_size: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(channels, hidden_size), nn.GELU(), nn.Linear(hidden_size, hidden_size))
+
+
+class ConvolutionNormActivation(nn.Sequential):
+    """CBA: 3x3 convolution, batch normalization, GELU (section 3.2), (batch, in, h, w) to (batch, out, h, w)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False), nn.BatchNorm2d(out_channels), nn.GELU()
+        )
+
+
+class MapFusion(nn.Module):
+    """CBA([MLP(first), MLP(second)]): equation 1, and again equation 2.
+
+    Two kinds of tokens (batch, positions, channels) of a map of `size` in; returns (batch, positions, hidden_size).
+    """
+
+    def __init__(self, first_channels: int, second_channels: int, hidden_size: int) -> None:
+        super().__init__()
+        self.first = build_mlp(first_channels, hidden_size)
+        self.second = build_mlp(second_channels, hidden_size)
+        self.fuse = ConvolutionNormActivation(2 * hidden_size, hidden_size)
+
+    def forward(self, first: Tensor, second: Tensor, size: tuple[int, int]) -> Tensor:
+        both = torch.cat([self.first(first), self.second(second)], -1)
+        return self.fuse(to_map(both, size)).flatten(2).transpose(1, 2)
+
+
+class FeatureEnhancement(nn.Module):
+    """F_v from F_v1, F_v2 and F_v3 (section 3.2), all as tokens (batch, positions, channels)."""
+
+    def __init__(self, widths: list[int], hidden_size: int) -> None:
+        super().__init__()
+        shallow, middle, deep = widths
+        self.early = MapFusion(shallow, middle, hidden_size)
+        self.late = MapFusion(hidden_size, deep, hidden_size)
+
+    def forward(self, features: list[Tensor], size: tuple[int, int]) -> Tensor:
+        shallow, middle, deep = features
+        early = self.early(shallow, middle, size)  # equation 1
+        return self.late(early, deep, size)  # equation 2
+
+
+class DeepestFeatures(nn.Module):
+    """F_v3 alone in the place of `FeatureEnhancement` (table 2, row 1)."""
+
+    def __init__(self, widths: list[int], hidden_size: int) -> None:
+        super().__init__()
+        self.project = build_mlp(widths[-1], hidden_size)
+
+    def forward(self, features: list[Tensor], size: tuple[int, int]) -> Tensor:
+        return self.project(features[-1])
+
+
+class PixelNormalizedAttention(nn.Module):
+    """What each word gathers from the pixels, the attention being normalized over the pixels.
+
+    Shapes: `scores` and `relevant` (batch, pixels, words), `pixels` (batch, pixels, channels); `attention`, that of
+    pixels to words, is not used. Returns (batch, words, channels).
+    """
+
+    def forward(self, scores: Tensor, relevant: Tensor, attention: Tensor, pixels: Tensor) -> Tensor:
+        relevant = relevant | (scores == scores.amax(1, keepdim=True))
+        return scores.masked_fill(~relevant, -math.inf).softmax(1).transpose(1, 2) @ pixels
+
+
+class SharedAttention(nn.Module):
+    """What each word gathers from the pixels by the transposed attention of pixels to words, as equation 5 is printed.
+
+    Shapes as in `PixelNormalizedAttention`.
+    """
+
+    def forward(self, scores: Tensor, relevant: Tensor, attention: Tensor, pixels: Tensor) -> Tensor:
+        return attention.transpose(1, 2) @ pixels
+
+
+class MutualAwareAttention(nn.Module):
+    """Language-aware pixels F_lav and vision-aware words F_val (section 3.3, equations 3 to 5).
+
+    A pair of pixel and word takes part where its relevance reaches the threshold; a row that would be left without any
+    pair keeps its best one. Shapes: `pixels` (batch, positions, hidden_size), `words` (batch, tokens, text_channels),
+    `word_mask` (batch, tokens) with 1 = word, `size` (height, width) of the map. Returns both with
+    hidden_size channels.
+    """
+
+    LANGUAGE_ATTENTION = {"pixels": PixelNormalizedAttention, "shared": SharedAttention}
+
+    def __init__(self, config: RisamConfig, text_channels: int) -> None:
+        super().__init__()
+        channels = config.hidden_size
+        self.project_pixels = nn.Linear(channels, channels, bias=False)
+        self.project_words = nn.Linear(text_channels, channels, bias=False)
+        self.gather_pixels = self.LANGUAGE_ATTENTION[config.language_attention]()
+        self.pixel_norm = nn.LayerNorm(channels)
+        self.word_norm = nn.LayerNorm(channels)
+        # A relevance is the sigmoid of a score, so the threshold on scores is its logit.
+        threshold = config.relevance_threshold or 0.0
+        self.score_threshold = math.log(threshold / (1 - threshold)) if threshold > 0 else -math.inf
+
+    def forward(
+        self, pixels: Tensor, words: Tensor, word_mask: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        pixels, words = self.project_pixels(pixels), self.project_words(words)  # Z_v and Z_l
+        scores = pixels @ words.transpose(1, 2) * pixels.shape[-1] ** -0.5
+        attention, relevant = self.attend(scores, word_mask)
+        language_aware = self.pixel_norm(attention @ words + pixels)  # equation 5
+        vision_aware = self.word_norm(self.gather_pixels(scores, relevant, attention, pixels) + words)
+        return language_aware, vision_aware
+
+    def attend(self, scores: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """A of equation 3, and which pairs are relevant (equation 4); both (batch, positions, tokens)."""
+        is_word = word_mask.unsqueeze(1) != 0
+        of_words = scores.masked_fill(~is_word, -math.inf)
+        relevant = (of_words >= self.score_threshold) & is_word
+        kept = relevant | (of_words == of_words.amax(-1, keepdim=True))
+        return of_words.masked_fill(~kept, -math.inf).softmax(-1), relevant
+
+
+class ConvolutionalFusion(nn.Module):
+    """A convolution over pixels and mean word in the place of `MutualAwareAttention` (table 2, row 2); same shapes."""
+
+    def __init__(self, config: RisamConfig, text_channels: int) -> None:
+        super().__init__()
+        channels = config.hidden_size
+        self.project_words = nn.Linear(text_channels, channels)
+        self.fuse = ConvolutionNormActivation(2 * channels, channels)
+
+    def forward(
+        self, pixels: Tensor, words: Tensor, word_mask: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        words = self.project_words(words)
+        sentence = mean_word(words, word_mask).unsqueeze(1).expand_as(pixels)
+        fused = self.fuse(to_map(torch.cat([pixels, sentence], -1), size))
+        return fused.flatten(2).transpose(1, 2), words
+
+
+class QueryToken(nn.Module):
+    """The multi-modal query F_m, alone (table 5, row 10)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.zeros(1, 1, channels))
+
+    def forward(self, words: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (batch, tokens, channels) and their mask (batch, tokens), 1 = token."""
+        return self.query.expand(len(words), -1, -1), word_mask.new_ones(len(words), 1)
+
+
+class GuidedQueryToken(QueryToken):
+    """F_c: the multi-modal query F_m in front of the words F_val with their positions (section 3.4)."""
+
+    def forward(self, words: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
+        query, query_mask = super().forward(words, word_mask)
+        return torch.cat([query, words + sinusoidal_positions(words)], 1), torch.cat([query_mask, word_mask], 1)
+
+
+class MutualAwareDecoderBlock(nn.Module):
+    """A block of the mask decoder (equations 6 to 9).
+
+    `pixels` (batch, positions, channels), `tokens` (batch, tokens, channels) with the query in front, `token_mask`
+    (batch, tokens); returns both anew.
+    """
+
+    def __init__(self, channels: int, num_heads: int) -> None:
+        super().__init__()
+        self.pixel_attention = MultiHeadAttention(channels, num_heads)
+        self.token_attention = MultiHeadAttention(channels, num_heads)
+        self.cross_attention = MultiHeadAttention(channels, num_heads)
+        self.pixel_norm = nn.LayerNorm(channels)
+        self.token_norm = nn.LayerNorm(channels)
+        self.cross_norm = nn.LayerNorm(channels)
+
+    def forward(self, pixels: Tensor, tokens: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
+        pixels = self.pixel_norm(self.pixel_attention(pixels, pixels) + pixels)  # equation 6
+        tokens = self.token_norm(self.token_attention(tokens, tokens, token_mask) + tokens)  # equation 8
+        tokens = self.look_at_pixels(tokens, pixels)
+        return self.cross_norm(self.cross_attention(pixels, tokens, token_mask) + pixels), tokens  # equation 9
+
+    def look_at_pixels(self, tokens: Tensor, pixels: Tensor) -> Tensor:
+        """The paper's tokens do not attend to the pixels: it hurts (table 5, row 9)."""
+        return tokens
+
+
+class TwoWayDecoderBlock(MutualAwareDecoderBlock):
+    """A block in which the tokens attend to the pixels as well (table 5, row 9)."""
+
+    def __init__(self, channels: int, num_heads: int) -> None:
+        super().__init__(channels, num_heads)
+        self.token_to_image_attention = MultiHeadAttention(channels, num_heads)
+        self.token_to_image_norm = nn.LayerNorm(channels)
+
+    def look_at_pixels(self, tokens: Tensor, pixels: Tensor) -> Tensor:
+        return self.token_to_image_norm(self.token_to_image_attention(tokens, pixels) + tokens)
+
+
+class MutualAwareMaskDecoder(nn.Module):
+    """Pixels and words to logits at four times the size of the map (section 3.4).
+
+    `pixels` (batch, channels, h, w), `words` (batch, tokens, channels), `word_mask` (batch, tokens); returns
+    (batch, 4 h, 4 w).
+    """
+
+    def __init__(self, config: RisamConfig) -> None:
+        super().__init__()
+        channels = config.hidden_size
+        self.query = GuidedQueryToken(channels) if config.linguistic_guidance else QueryToken(channels)
+        block = TwoWayDecoderBlock if config.token_to_image_attention else MutualAwareDecoderBlock
+        self.blocks = nn.ModuleList(
+            block(channels, config.num_attention_heads) for _ in range(config.num_decoder_blocks)
+        )
+        self.upsample = nn.Sequential(
+            nn.ConvTranspose2d(channels, channels // 4, 2, stride=2),
+            nn.BatchNorm2d(channels // 4),
+            nn.GELU(),
+            nn.ConvTranspose2d(channels // 4, channels // 8, 2, stride=2),
+            nn.BatchNorm2d(channels // 8),
+            nn.GELU(),
+        )
+        self.project_query = nn.Sequential(
+            nn.Linear(channels, channels),
+            nn.ReLU(),
+            nn.Linear(channels, channels),
+            nn.ReLU(),
+            nn.Linear(channels, channels // 8),
+        )
+
+    def forward(self, pixels: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
+        size = pixels.shape[-2:]
+        tokens, token_mask = self.query(words, word_mask)
+        pixels = pixels.flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            pixels, tokens = block(pixels, tokens, token_mask)
+        maps = self.upsample(to_map(pixels, size))
+        return torch.einsum("bchw,bc->bhw", maps, self.project_query(tokens[:, 0]))
+
+
+class SamDecoder(nn.Module):
+    """SAM's own mask decoder with the mean word as prompt (table 2, row 3); shapes as in `MutualAwareMaskDecoder`."""
+
+    def __init__(self, config: RisamConfig) -> None:
+        super().__init__()
+        channels = config.hidden_size
+        self.decoder = SamMaskDecoder(
+            SamMaskDecoderConfig(
+                hidden_size=channels,
+                mlp_dim=8 * channels,
+                num_attention_heads=config.num_attention_heads,
+                num_multimask_outputs=0,
+            )
+        )
+        self.decoder.iou_prediction_head = nn.Identity()
+        self.positions = SamPositionalEmbedding(SamVisionConfig(hidden_size=channels, num_pos_feats=channels // 2))
+
+    def forward(self, pixels: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
+        masks, _ = self.decoder(
+            image_embeddings=pixels,
+            image_positional_embeddings=self.image_positions(pixels),
+            sparse_prompt_embeddings=mean_word(words, word_mask)[:, None, None],
+            dense_prompt_embeddings=pixels.new_zeros(1),
+            multimask_output=False,
+        )
+        return masks[:, 0, 0]
+
+    def image_positions(self, pixels: Tensor) -> Tensor:
+        """Position of each pixel's center, (batch, channels, h, w)."""
+        rows, columns = ((torch.arange(length, device=pixels.device) + 0.5) / length for length in pixels.shape[-2:])
+        grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).to(pixels.dtype)
+        return self.positions(grid).permute(2, 0, 1).expand_as(pixels)
+
+
+FEATURE_ENHANCEMENT = {"cascade": FeatureEnhancement, "none": DeepestFeatures}
+FUSION = {"mutual_attention": MutualAwareAttention, "convolution": ConvolutionalFusion}
+MASK_DECODER = {"mutual_aware": MutualAwareMaskDecoder, "sam": SamDecoder}
+
+
+class RisamForReferringSegmentation(RefSegPreTrainedModel):
+    """RISAM (figure 3): frozen encoders, feature enhancement, mutual-aware attention, mutual-aware mask decoder.
+
+    Encoder and feature enhancement do not depend on the sentence: several sentences about one image share them.
+
+    Example:
+
+    ```python
+    >>> from hf_refseg import RisamForReferringSegmentation
+
+    >>> model = RisamForReferringSegmentation.from_encoders("facebook/sam-vit-huge", "openai/clip-vit-base-patch16")
+    ```"""
+
+    config: RisamConfig
+    _no_split_modules = ["SamVisionLayer", "MutualAwareAttention", "MutualAwareDecoderBlock"]
+
+    def __init__(self, config: RisamConfig) -> None:
+        super().__init__(config)
+        self.backbone = build_map_encoder(config.backbone_config)
+        self.text_encoder = CLIPTextModel(config.text_config)
+        self.feature_enhancement = FEATURE_ENHANCEMENT[config.feature_enhancement](
+            self.backbone.widths, config.hidden_size
+        )
+        text_widths = [config.text_config.hidden_size] + [config.hidden_size] * (config.num_attention_blocks - 1)
+        self.fusion = nn.ModuleList(FUSION[config.fusion_type](config, width) for width in text_widths)
+        self.mask_decoder = MASK_DECODER[config.mask_decoder](config)
+        self.loss_weights = {"focal": config.focal_loss_weight, "dice": config.dice_loss_weight}
+        self.add_auxiliary_tasks(config.hidden_size, config.hidden_size)
+        self.post_init()
+
+    @classmethod
+    def from_encoders(
+        cls, vision_name_or_path: str, text_name_or_path: str, **config
+    ) -> "RisamForReferringSegmentation":
+        """A new model on a pretrained image encoder and CLIP's text encoder (section 3.1).
+
+        Args:
+            vision_name_or_path: a SAM checkpoint on the Hub or on disk, or "timm/NAME" (table 7).
+            text_name_or_path: a CLIP checkpoint on the Hub or on disk.
+            config: fields of [`RisamConfig`].
+        """
+        vision = load_pretrained_map_encoder(vision_name_or_path)
+        text = CLIPTextModel.from_pretrained(text_name_or_path)
+        model = cls(RisamConfig(backbone_config=vision.config, text_config=text.config, **config))
+        model.backbone.load_encoder(vision)
+        model.text_encoder.load_state_dict(text.state_dict())
+        return model.eval()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, QueryToken):
+            init.normal_(module.query, std=self.config.initializer_range)
+        elif isinstance(module, SamPositionalEmbedding):
+            init.normal_(module.positional_embedding, std=module.scale)
+
+    def run_image_encoder(self, pixel_values: Tensor) -> ImageFeatures:
+        """F_v1, F_v2 and F_v3 as tokens of the size of F_v2, side by side: (batch, positions, all their channels)."""
+        maps = self.backbone(pixel_values)
+        size = maps[1].shape[-2:]
+        maps = [each if each.shape[-2:] == size else resize_free(each, size) for each in maps]
+        return ImageFeatures(
+            features=torch.cat(maps, 1).flatten(2).transpose(1, 2),
+            map_size=tuple(size),
+            image_size=tuple(pixel_values.shape[-2:]),
+        )
+
+    def enhance_image(self, image: ImageFeatures) -> ImageFeatures:
+        """F_v (section 3.2), (batch, positions, hidden_size)."""
+        features = list(image.features.split(self.backbone.widths, -1))
+        return image.with_features(self.feature_enhancement(features, image.map_size))
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """F_l (section 3.1), (batch, tokens, text channels)."""
+        return self.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+    def fuse(self, image: ImageFeatures, words: Tensor, word_mask: Tensor) -> FusedFeatures:
+        """F_lav as a map, and F_val (section 3.3)."""
+        pixels = image.features
+        for block in self.fusion:
+            pixels, words = block(pixels, words, word_mask, image.map_size)
+        return FusedFeatures(maps=[to_map(pixels, image.map_size)], words=words, word_mask=word_mask)
+
+    def decode(self, fused: FusedFeatures, image_size: tuple[int, int]) -> Tensor:
+        """Logits at the input size, (batch, height, width) (section 3.4)."""
+        logits = self.mask_decoder(fused.maps[-1], fused.words, fused.word_mask)
+        return resize_free(logits.unsqueeze(1), image_size).squeeze(1)
+
+    def compute_losses(self, logits: Tensor, mask_labels: Tensor, fused: FusedFeatures) -> dict[str, Tensor]:
+        """Focal and dice loss (equations 10 and 11)."""
+        return {"focal": focal_loss(logits, mask_labels), "dice": dice_loss(logits, mask_labels)}
+
+
+__all__ = ["RisamForReferringSegmentation"]
