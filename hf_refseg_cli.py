@@ -85,7 +85,9 @@ def evaluate(
     model: ModelName,
     dataset: Annotated[str, typer.Argument(help="Name of a data set, or folder or Hub id of a prepared one.")],
     split: Annotated[str, typer.Option(help="Such as val, testA or test.")] = "val",
-    protocol: Annotated[str, typer.Option(help="How masks are scored: original, lavt, vlt or cris.")] = "original",
+    protocol: Annotated[
+        str, typer.Option(help="How masks are scored: original, lavt, vlt, cris, rela or rela_area50.")
+    ] = "original",
     data_dir: DataDir = None,
     split_by: SplitBy = None,
     mask_overlap: Annotated[str | None, typer.Option(help="Overlapping polygons: union or background.")] = None,
@@ -186,6 +188,46 @@ def convert_lavt(
         checkpoint, output, tokenizer, text_heads=text_heads, fusion_num_heads=fusion_num_heads, loss_type=loss_type
     )
     typer.echo(report)
+
+
+@convert_app.command("magnet")
+def convert_magnet(
+    checkpoint: Annotated[Path, typer.Argument(help="Released file, such as refcoco.pth.")],
+    output: Annotated[Path, typer.Argument(help="New or empty folder for model and processor.")],
+    tokenizer: Annotated[
+        str, typer.Option(help="Hub id or folder of a tokenizer, or a vocab.txt.")
+    ] = "google-bert/bert-base-uncased",
+    text_stage_layers: Annotated[
+        tuple[int, int, int, int], typer.Option(help="The layers of BERT after which the image enters.")
+    ] = (3, 6, 9, 12),
+    num_attention_heads: Annotated[int, typer.Option(min=1, help="Attention heads of the Mask2Former head.")] = 8,
+    text_heads: Annotated[
+        int | None, typer.Option(min=1, help="Attention heads of BERT; by default one for 64 channels.")
+    ] = None,
+) -> None:
+    """MagNet: write a folder that AutoModel and AutoProcessor load."""
+    from hf_refseg import cli
+
+    report = cli.convert_magnet(
+        checkpoint,
+        output,
+        tokenizer,
+        text_heads=text_heads,
+        text_stage_layers=text_stage_layers,
+        num_attention_heads=num_attention_heads,
+    )
+    typer.echo(report)
+
+
+@app.command()
+def merge(
+    adapter: Annotated[str, typer.Argument(help="Folder of an adapter and its processor, or its id on the Hub.")],
+    output: Annotated[Path, typer.Argument(help="New or empty folder for model and processor.")],
+) -> None:
+    """Merge an adapter into its base model: write a folder that loads without PEFT and without the base model."""
+    from hf_refseg import cli
+
+    typer.echo(cli.merge(adapter, output))
 
 
 @app.command()

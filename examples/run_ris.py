@@ -12,14 +12,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from datasets import DatasetDict
+from peft import PeftModel
 from transformers import (
     AutoConfig,
     AutoTokenizer,
     BertTokenizer,
     HfArgumentParser,
+    PreTrainedConfig,
     PreTrainedModel,
     TrainerState,
     set_seed,
@@ -27,7 +30,7 @@ from transformers import (
 
 from hf_refseg import AutoModelForReferringSegmentation, RefSegImageProcessor, RefSegProcessor, load_refseg
 from hf_refseg.auto import MODELS
-from hf_refseg.data.examples import ReferentExamples, SentenceExamples
+from hf_refseg.data.examples import ReferentExamples, RefSegCollator, SentenceExamples, open_image
 from hf_refseg.datasets_scripts.refshapes import REFSHAPES_WORDS
 from hf_refseg.evaluation import (
     EvaluationResult,
@@ -37,13 +40,17 @@ from hf_refseg.evaluation import (
     select_worst_and_best,
 )
 from hf_refseg.files import write_json
+from hf_refseg.training.adapters import add_adapter, check_kind, find_base_model, is_adapter
 from hf_refseg.training.arguments import RefSegTrainingArguments
 from hf_refseg.training.callbacks import PredictionPictures
+from hf_refseg.training.feature_cache import EncodedCollator, cache_image_features
 from hf_refseg.training.trainer import RefSegTrainer, last_complete_checkpoint, load_weights
 from hf_refseg.visualization import draw_comparison
 
 REFSHAPES = "refshapes"
 DRAWN_CASES = 8
+# In every saved configuration, whatever the model.
+SAVED_WITH_A_MODEL = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -66,8 +73,19 @@ class ModelArguments:
     config: dict | str | None = field(
         default=None, metadata={"help": "Fields of the model's configuration, as a mapping (YAML or JSON)."}
     )
-    image_size: int = field(default=480, metadata={"help": "Side of the square that images are resized to."})
+    image_size: int | None = field(
+        default=None, metadata={"help": "Side of the square that a new model sees; the method's own if absent."}
+    )
     max_text_length: int = field(default=20, metadata={"help": "Tokens per text, special ones included."})
+    adapter: Literal["none", "heads", "lora"] = field(
+        default="none",
+        metadata={
+            "help": '"heads": the encoders stay as they are, and an adapter that holds the rest alone is saved; '
+            '"lora": as well low-rank updates of their attention. A new model is saved as output_dir/base_model.'
+        },
+    )
+    lora_rank: int = field(default=8, metadata={"help": "Rank of the low-rank updates."})
+    lora_alpha: float = field(default=16, metadata={"help": "The updates are scaled by lora_alpha / lora_rank."})
 
     def __post_init__(self):
         self.config = read_mapping("config", self.config)
@@ -100,6 +118,13 @@ class DataArguments:
     )
     protocol: str = field(default="original", metadata={"help": "Protocol of the scores in the end."})
     max_test_images: int | None = field(default=None, metadata={"help": "Images per split scored in the end."})
+    cache_image_features: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder for what the image encoder, which has to be frozen, makes of each image: it is encoded "
+            "once, also if the run is started again. The folder belongs to one encoder and one preprocessing."
+        },
+    )
 
     def __post_init__(self):
         self.dataset_options = read_mapping("dataset_options", self.dataset_options)
@@ -157,11 +182,16 @@ def read_recipe(path: Path, names: Sequence[str]) -> dict:
 
 def build_model_and_processor(arguments: ModelArguments) -> tuple[PreTrainedModel, RefSegProcessor]:
     if arguments.model_name_or_path:
+        if is_adapter(arguments.model_name_or_path):
+            raise ValueError(
+                f"{arguments.model_name_or_path} is an adapter: write a whole model with `hf-refseg merge`, and go on "
+                "from that."
+            )
         model = AutoModelForReferringSegmentation.from_pretrained(arguments.model_name_or_path)
         return model, RefSegProcessor.from_pretrained(arguments.model_name_or_path)
     tokenizer = build_tokenizer(arguments)
-    size = {"height": arguments.image_size, "width": arguments.image_size}
-    processor = RefSegProcessor(RefSegImageProcessor(size=size), tokenizer, max_text_length=arguments.max_text_length)
+    image_processor = build_image_processor(arguments)
+    processor = RefSegProcessor(image_processor, tokenizer, max_text_length=arguments.max_text_length)
     if arguments.vision_name_or_path:
         model_class = model_class_of(arguments.model_type)
         encoders = (arguments.vision_name_or_path, arguments.text_name_or_path)
@@ -169,6 +199,51 @@ def build_model_and_processor(arguments: ModelArguments) -> tuple[PreTrainedMode
     text_config = {"vocab_size": len(tokenizer), **arguments.config.get("text_config", {})}
     config = AutoConfig.for_model(arguments.model_type, **{**arguments.config, "text_config": text_config})
     return AutoModelForReferringSegmentation.from_config(config), processor
+
+
+def adapt(
+    model: PreTrainedModel,
+    processor: RefSegProcessor,
+    arguments: ModelArguments,
+    training: RefSegTrainingArguments,
+    checkpoint: str | None,
+) -> PeftModel:
+    """The model with the adapter to train; a new model is saved first, or was when the run to resume began."""
+    if not arguments.model_name_or_path:
+        if checkpoint is None:
+            base = Path(training.output_dir, "base_model").resolve()
+            if training.process_index == 0:
+                model.save_pretrained(base)
+                processor.save_pretrained(base)
+        else:
+            check_kind(checkpoint, adapter=True)
+            base = find_base_model(checkpoint)
+            check_config(model.config, base)
+            load_weights(model, base)
+        model.name_or_path = str(base)
+    rank = arguments.lora_rank if arguments.adapter == "lora" else None
+    return add_adapter(model, lora_rank=rank, lora_alpha=arguments.lora_alpha)
+
+
+def build_image_processor(arguments: ModelArguments) -> RefSegImageProcessor:
+    options = dict(model_class_of(arguments.model_type).config_class.image_processor_defaults)
+    if arguments.image_size is not None:
+        names = options.get("size", RefSegImageProcessor.size)
+        options["size"] = dict.fromkeys(names, arguments.image_size)
+    return RefSegImageProcessor(**options)
+
+
+def check_config(config: PreTrainedConfig, base_model: str) -> None:
+    """Raises ValueError where a base model was made by other options than those of this run."""
+    saved = AutoConfig.from_pretrained(base_model).to_dict()
+    changed = [
+        name for name, value in config.to_dict().items() if name not in SAVED_WITH_A_MODEL and value != saved.get(name)
+    ]
+    if changed:
+        raise ValueError(
+            f"The base model {base_model} of the run to resume has another {', '.join(changed)}. Give the options of "
+            "that run, or choose another output_dir."
+        )
 
 
 def build_tokenizer(arguments: ModelArguments):
@@ -288,17 +363,27 @@ def main(arguments: Sequence[str] | None = None) -> dict:
     data, tested = load_splits(data_arguments)
     set_seed(training_arguments.seed)
     model, processor = build_model_and_processor(model_arguments)
+    checkpoint = checkpoint_to_resume(training_arguments)
+    if model_arguments.adapter != "none":
+        model = adapt(model, processor, model_arguments, training_arguments, checkpoint)
     evaluated = SentenceExamples(data[data_arguments.eval_split])
     drawn = [evaluated[index] for index in range(min(training_arguments.pictures, len(evaluated)))]
+    read_image, collator = open_image, RefSegCollator(processor)
+    if data_arguments.cache_image_features:
+        folder = data_arguments.cache_image_features
+        rows = [data[data_arguments.train_split], data[data_arguments.eval_split]]
+        read_image = cache_image_features(folder, model, processor, rows, training_arguments).read
+        collator = EncodedCollator(processor, model.dtype)
     trainer = RefSegTrainer(
         model=model,
         args=training_arguments,
         processing_class=processor,
-        train_dataset=ReferentExamples(data[data_arguments.train_split], seed=training_arguments.seed),
-        eval_dataset=evaluated,
+        train_dataset=ReferentExamples(data[data_arguments.train_split], training_arguments.seed, read_image),
+        eval_dataset=SentenceExamples(data[data_arguments.eval_split], read_image),
         callbacks=[PredictionPictures(processor, drawn)],
+        data_collator=collator,
     )
-    trained = train(trainer, checkpoint_to_resume(training_arguments))
+    trained = train(trainer, checkpoint)
     if not trainer.is_world_process_zero():
         return {}
 

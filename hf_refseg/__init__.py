@@ -11,9 +11,11 @@ if not (Path(__file__).parent / "modeling").is_dir():
 
 from .auto import AutoModelForReferringSegmentation, register
 from .modeling.configuration_lavt import LavtConfig
+from .modeling.configuration_magnet import MagNetConfig
 from .modeling.configuration_risam import RisamConfig
 from .modeling.image_processing_refseg import RefSegImageProcessor
 from .modeling.modeling_lavt import LavtForReferringSegmentation
+from .modeling.modeling_magnet import MagNetForReferringSegmentation
 from .modeling.modeling_outputs_refseg import ReferringSegmentationOutput
 from .modeling.modeling_risam import RisamForReferringSegmentation
 from .modeling.pipeline_refseg import ReferringImageSegmentationPipeline
@@ -23,17 +25,21 @@ register()
 
 # Imported on first use: what they need is slow to import, and those who only run a model never need it.
 _LAZY = {
+    "add_adapter": ".training.adapters",
     "RefSegTrainer": ".training.trainer",
     "RefSegTrainingArguments": ".training.arguments",
     "evaluate_masks": ".evaluation.protocols",
     "evaluate_model": ".evaluation.evaluator",
     "load_refseg": ".data.loading",
+    "load_with_adapter": ".training.adapters",
 }
 
 __all__ = [
     "AutoModelForReferringSegmentation",
     "LavtConfig",
     "LavtForReferringSegmentation",
+    "MagNetConfig",
+    "MagNetForReferringSegmentation",
     "RefSegImageProcessor",
     "RefSegProcessor",
     "ReferringImageSegmentationPipeline",

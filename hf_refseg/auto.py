@@ -8,9 +8,11 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .modeling.configuration_lavt import LavtConfig
+from .modeling.configuration_magnet import MagNetConfig
 from .modeling.configuration_risam import RisamConfig
 from .modeling.image_processing_refseg import RefSegImageProcessor
 from .modeling.modeling_lavt import LavtForReferringSegmentation
+from .modeling.modeling_magnet import MagNetForReferringSegmentation
 from .modeling.modeling_risam import RisamForReferringSegmentation
 from .modeling.pipeline_refseg import ReferringImageSegmentationPipeline
 from .modeling.processing_refseg import RefSegProcessor
@@ -26,7 +28,11 @@ AutoModelForReferringSegmentation = auto_class_update(
     AutoModelForReferringSegmentation, head_doc="referring segmentation"
 )
 
-MODELS = {LavtConfig: LavtForReferringSegmentation, RisamConfig: RisamForReferringSegmentation}
+MODELS = {
+    LavtConfig: LavtForReferringSegmentation,
+    MagNetConfig: MagNetForReferringSegmentation,
+    RisamConfig: RisamForReferringSegmentation,
+}
 
 
 def register() -> None:

@@ -32,7 +32,7 @@ from transformers import (
 
 from . import AutoModelForReferringSegmentation, RefSegImageProcessor, RefSegProcessor
 from .auto import MODELS
-from .convert import CheckpointError, convert_lavt_checkpoint, load_checkpoint
+from .convert import CheckpointError, convert_lavt_checkpoint, convert_magnet_checkpoint, load_checkpoint
 from .data.loading import DATASET_NAMES, REFER_SPLITS, DataFormatError, load_refseg
 from .data.prepare import count_rows, prepare_dataset
 from .evaluation import (
@@ -46,6 +46,7 @@ from .evaluation import (
 from .evaluation.protocols import PROTOCOLS
 from .files import write_json, write_whole
 from .modeling.image_processing_refseg import upright_rgb
+from .training.adapters import describe_adapter, find_base_model, is_adapter, load_with_adapter, read_adapter_config
 from .visualization import draw_comparison, draw_masks
 
 SHOWN_CASES = 5
@@ -67,7 +68,7 @@ def predict(
 ) -> Iterator[str]:
     """Writes `<image>_overlay.png` for each image and `<image>_<number>_<text>.png` (0 or 255) for each text on it.
 
-    Yields a line for each mask, once its image is done: path, score and share of pixels.
+    Yields a line for each mask, once its image is done: path, score and share of pixels, or that there is no target.
     """
     for text in texts:
         if not text.strip():
@@ -85,7 +86,8 @@ def predict(
         for number, (result, mask) in enumerate(zip(results, masks, strict=True), start=1):
             mask_path = output / ("_".join(filter(None, [name, str(number), slug(result["label"])])) + ".png")
             write_whole(mask_path, partial(result["mask"].save, format="PNG"))
-            yield f"{mask_path}  score {result['score']:.3f}  {100 * mask.mean():.1f} % of pixels"
+            line = f"{mask_path}  score {result['score']:.3f}  {100 * mask.mean():.1f} % of pixels"
+            yield line if result["present"] else f"{line}  no target"
         picture = draw_masks(image, masks, [result["label"] for result in results])
         write_whole(output / f"{name}_overlay.png", partial(picture.save, format="PNG"))
 
@@ -160,19 +162,34 @@ def prepare(
     return describe_dataset(folder)
 
 
-def convert_lavt(
-    checkpoint_path: Path, output: Path, tokenizer_name: str, *, text_heads: int | None, **config_overrides: Any
+def convert_lavt(checkpoint_path: Path, output: Path, tokenizer_name: str, **options: Any) -> str:
+    """Writes model and processor of a released LAVT checkpoint."""
+    return _convert(convert_lavt_checkpoint, checkpoint_path, output, tokenizer_name, **options)
+
+
+def convert_magnet(checkpoint_path: Path, output: Path, tokenizer_name: str, **options: Any) -> str:
+    """Writes model and processor of a released MagNet checkpoint."""
+    return _convert(convert_magnet_checkpoint, checkpoint_path, output, tokenizer_name, **options)
+
+
+def _convert(
+    convert_checkpoint: Callable[..., PreTrainedModel],
+    checkpoint_path: Path,
+    output: Path,
+    tokenizer_name: str,
+    *,
+    text_heads: int | None,
+    **options: Any,
 ) -> str:
-    """Writes model and processor of a released LAVT checkpoint; the processor cuts texts as the released one did."""
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"{output} holds other files. Choose a new or an empty folder as output.")
+    """Writes model and processor of a released checkpoint; the processor cuts texts as the released one did."""
+    _require_new_folder(output)
     checkpoint = load_checkpoint(checkpoint_path)
     tokenizer = load_tokenizer(tokenizer_name)
     try:
-        model = convert_lavt_checkpoint(checkpoint, **config_overrides)
+        model = convert_checkpoint(checkpoint, **options)
         if text_heads is not None:
             text_config = {**model.config.text_config.to_dict(), "num_attention_heads": text_heads}
-            model = convert_lavt_checkpoint(checkpoint, text_config=text_config, **config_overrides)
+            model = convert_checkpoint(checkpoint, text_config=text_config, **options)
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint_path}: {error}") from error
     words = model.config.text_config.vocab_size
@@ -187,16 +204,28 @@ def convert_lavt(
     return f"{output}  {model.config.model_type}, {model.num_parameters() / 1e6:.1f} M parameters"
 
 
+def merge(adapter: str, output: Path) -> str:
+    """Writes the base model with the adapter merged into it, and the adapter's processor."""
+    if not is_adapter(adapter):
+        raise ValueError(f"{adapter} is no adapter, so there is nothing to merge.")
+    _require_new_folder(output)
+    model, processor = load_model(adapter, "cpu", None)
+    processor.save_pretrained(output)
+    model.save_pretrained(output)
+    return f"{output}  {model.config.model_type}, {model.num_parameters() / 1e6:.1f} M parameters"
+
+
 def info(folder: Path | None) -> str:
     """What is installed, or what a folder holds."""
     if folder is None:
         return describe_installation()
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").is_file() or is_adapter(folder):
         return describe_model(folder)
     if (folder / "data").is_dir() and (folder / "README.md").is_file():
         return describe_dataset(folder)
     raise ValueError(
-        f"{folder} is neither a model (config.json) nor a prepared data set (README.md and data/*.parquet): "
+        f"{folder} is neither a model (config.json, or adapter_config.json) nor a prepared data set (README.md and "
+        f"data/*.parquet): "
         f"{what_is_in(folder)}."
     )
 
@@ -217,7 +246,8 @@ def describe_installation() -> str:
 
 def describe_model(folder: Path) -> str:
     """Method, options that differ from the paper's, parts and their parameters, input size; loads no weights."""
-    config = load_config(str(folder))
+    adapter = describe_adapter_of(folder) if is_adapter(folder) else {}
+    config = load_config(adapter.get("base model", str(folder)))
     processor = load_processor(str(folder))
     with torch.device("meta"):
         model = AutoModelForReferringSegmentation.from_config(config)
@@ -229,9 +259,14 @@ def describe_model(folder: Path) -> str:
         if name in paper and value != paper[name] and not isinstance(value, dict) and name not in SAVED_WITH_A_MODEL
     }
     size = processor.image_processor.size
+    if size.longest_edge:
+        pixels = f"longer side {size.longest_edge} pixels, padded to a square"
+    else:
+        pixels = f"{size.height} x {size.width} pixels (height x width)"
     header = {
         "method": f"{config.model_type} ({type(model).__name__})",
-        "input": f"{size['height']} x {size['width']} pixels (height x width), {processor.max_text_length} tokens",
+        "input": f"{pixels}, {processor.max_text_length} tokens",
+        **adapter,
         **encoders,
         **differing,
     }
@@ -240,6 +275,16 @@ def describe_model(folder: Path) -> str:
         trainable = sum(parameter.numel() for parameter in part.parameters() if parameter.requires_grad)
         parameters.append((name, f"{sum(parameter.numel() for parameter in part.parameters()):,}", f"{trainable:,}"))
     return f"{align(header.items())}\n\n{align(parameters)}"
+
+
+def describe_adapter_of(folder: Path) -> dict[str, str]:
+    """What an adapter trained, how large it is, and its base model."""
+    config = read_adapter_config(folder)
+    size = (folder / "adapter_model.safetensors").stat().st_size
+    return {
+        "adapter": f"{describe_adapter(config)} ({size / 1e6:.1f} MB)",
+        "base model": find_base_model(folder),
+    }
 
 
 def describe_dataset(folder: Path) -> str:
@@ -251,19 +296,31 @@ def describe_dataset(folder: Path) -> str:
     return align([header, *((split, *(f"{count:,}" for count in counts[split].values())) for split in counts)])
 
 
-def load_model(name: str, device: str | None, dtype: str) -> tuple[PreTrainedModel, ProcessorMixin]:
+def load_model(name: str, device: str | None, dtype: str | None) -> tuple[PreTrainedModel, ProcessorMixin]:
     """The model (in evaluation mode, on the device) and its processor, from a folder or the Hub.
 
+    An adapter is merged into its base model. Without `dtype` the weights keep their type.
+
     Raises:
-        ValueError: where the folder holds no model of this library, or its weights are damaged or incomplete.
+        ValueError: where the folder holds no model of this library, its weights are damaged or incomplete, or an
+            adapter does not belong to its base model.
         OSError: where the Hub has no such model, or it cannot be reached.
     """
     found = find_device(device)
-    config = load_config(name)
+    if not is_adapter(name):
+        return load_whole_model(name, dtype).to(found), load_processor(name)
     processor = load_processor(name)
+    # Merged at the precision of the saved weights, so that small updates are not lost.
+    model = load_with_adapter(name, load_whole_model(find_base_model(name), None)).merge_and_unload().to(found)
+    return model if dtype is None else model.to(getattr(torch, dtype)), processor
+
+
+def load_whole_model(name: str, dtype: str | None) -> PreTrainedModel:
+    """A model without adapter; raises as `load_model`."""
+    config = load_config(name)
     try:
         model, loading = AutoModelForReferringSegmentation.from_pretrained(
-            name, config=config, dtype=getattr(torch, dtype), output_loading_info=True
+            name, config=config, dtype="auto" if dtype is None else getattr(torch, dtype), output_loading_info=True
         )
     except SafetensorError as error:
         raise ValueError(f"{name}: the weights are damaged ({error}). Save or download them again.") from error
@@ -274,7 +331,7 @@ def load_model(name: str, device: str | None, dtype: str) -> tuple[PreTrainedMod
             f"{name}: {len(loading['missing_keys'])} weights are missing, such as {min(loading['missing_keys'])}. "
             "Save or download the model again."
         )
-    return model.to(found), processor
+    return model
 
 
 def load_config(name: str) -> Any:
@@ -304,6 +361,11 @@ def load_processor(name: str) -> ProcessorMixin:
             "`processor.save_pretrained`."
         )
     return AutoProcessor.from_pretrained(name)
+
+
+def _require_new_folder(output: Path) -> None:
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"{output} holds other files. Choose a new or an empty folder as output.")
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -391,8 +453,8 @@ def score_table(result: EvaluationResult) -> str:
     """Scores in percent with their 95 % intervals."""
     rows = [("score", "percent", "95 % interval")]
     for name, value in result.metrics.items():
-        low, high = result.intervals[name]
-        rows.append((name, f"{value:.2f}", f"{low:.2f} to {high:.2f}"))
+        interval = "{:.2f} to {:.2f}".format(*result.intervals[name]) if name in result.intervals else "unknown"
+        rows.append((name, f"{value:.2f}", interval))
     return align(rows)
 
 

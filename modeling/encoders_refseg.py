@@ -1,13 +1,15 @@
 """The encoders that methods pick from, cut into stages so that language can enter between them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoBackbone, AutoModel, PreTrainedConfig, PreTrainedModel, SamVisionModel, TimmBackbone
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.swin.modeling_swin import (
     SwinAttention,
@@ -241,3 +243,39 @@ def load_pretrained_map_encoder(name_or_path: str) -> PreTrainedModel:
     if name_or_path.startswith("timm/"):
         return TimmBackbone.from_pretrained(name_or_path.removeprefix("timm/"), out_indices=[-3, -2, -1])
     return SamVisionModel.from_pretrained(name_or_path)
+
+
+class BertStages(nn.Module):
+    """transformers' BERT, run stage by stage: embeddings, then consecutive groups of layers.
+
+    A fresh or pretrained `BertModel` lies inside as `model`, so that its weights load and save as in transformers.
+
+    Args:
+        config: its configuration.
+        last_layers: for each stage its last layer, counted from 1.
+    """
+
+    def __init__(self, config: PreTrainedConfig, last_layers: Sequence[int]) -> None:
+        super().__init__()
+        self.config = config
+        self.model = AutoModel.from_config(config, add_pooling_layer=False)
+        self.layers_of_stages = [slice(first, last) for first, last in pairwise([0, *last_layers])]
+
+    def load_encoder(self, pretrained: PreTrainedModel) -> None:
+        """Takes over the weights of a pretrained `BertModel` without pooler, of the same configuration."""
+        self.model.load_state_dict(pretrained.state_dict())
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Embeddings (batch, tokens, channels) of token ids (batch, tokens)."""
+        return self.model.embeddings(input_ids=input_ids)
+
+    def run_stage(self, index: int, words: Tensor, word_mask: Tensor | None) -> Tensor:
+        """The layers of one stage; `words` (batch, tokens, channels), `word_mask` (batch, tokens) 1 = word."""
+        mask = create_bidirectional_mask(
+            config=self.model.config,
+            inputs_embeds=words,
+            attention_mask=None if word_mask is None else word_mask.bool(),
+        )
+        for layer in self.model.encoder.layer[self.layers_of_stages[index]]:
+            words = layer(words, attention_mask=mask)
+        return words

@@ -5,6 +5,8 @@ Shapes: `logits` (batch, height, width) float, `mask_labels` (batch, height, wid
 Every loss is a scalar.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -79,6 +81,78 @@ def two_class_boundary_loss(
     precision = _covered(predicted, _dilate(expected, tolerance_size), epsilon)
     recall = _covered(expected, _dilate(predicted, tolerance_size), epsilon)
     return (1 - 2 * precision * recall / (precision + recall + epsilon)).mean()
+
+
+def pixel_to_pixel_loss(features: Tensor, mask_labels: Tensor, temperature: float, max_pixels: int) -> Tensor:
+    """Draws the pixels of the target together, those of the background too, and both apart (MagNet, equation 13).
+
+    The logarithm, which the equation lacks, is there.
+
+    Args:
+        features: (batch, channels, h, w); they are normalized to length 1.
+        mask_labels: (batch, height, width) of any size; each feature takes the nearest label.
+        temperature: tau_1.
+        max_pixels: so many pixels of the target and of the background are drawn at random at most. Memory grows with
+            its square, not with the image.
+
+    Returns:
+        The mean over the samples that have both target and background; 0 where none has.
+    """
+    target, background = _target_and_background(features, mask_labels, max_pixels)
+    attract_target = _contrast(target, _center(target), background, temperature)
+    attract_background = _contrast(background, _center(background), target, temperature)
+    return _mean_over_contrasted(attract_target + attract_background, target, background)
+
+
+def pixel_to_text_loss(
+    features: Tensor, sentences: Tensor, mask_labels: Tensor, temperature: float, max_pixels: int
+) -> Tensor:
+    """Draws the pixels of the target to their sentence and away from the background (MagNet, equation 14).
+
+    `sentences` (batch, channels) are normalized to length 1, `temperature` is tau_2; the rest is as in
+    `pixel_to_pixel_loss`.
+    """
+    target, background = _target_and_background(features, mask_labels, max_pixels)
+    anchors = F.normalize(sentences.float(), dim=-1)
+    return _mean_over_contrasted(_contrast(target, anchors, background, temperature), target, background)
+
+
+class _Pixels(NamedTuple):
+    """Drawn pixels: `features` (batch, pixels, channels) of length 1, `is_drawn` (batch, pixels) False for filling."""
+
+    features: Tensor
+    is_drawn: Tensor
+
+
+def _target_and_background(features: Tensor, mask_labels: Tensor, max_pixels: int) -> tuple[_Pixels, _Pixels]:
+    labels = F.interpolate(mask_labels[:, None].float(), features.shape[-2:], mode="nearest-exact").flatten(1) > 0.5
+    pixels = F.normalize(features.float().flatten(2).transpose(1, 2), dim=-1)
+    return _draw(pixels, labels, max_pixels), _draw(pixels, ~labels, max_pixels)
+
+
+def _draw(pixels: Tensor, members: Tensor, max_pixels: int) -> _Pixels:
+    lottery = torch.rand(members.shape, device=members.device).masked_fill(~members, -1)
+    numbers, places = lottery.topk(min(max_pixels, members.shape[1]), dim=1)
+    return _Pixels(pixels.gather(1, places[..., None].expand(-1, -1, pixels.shape[2])), numbers >= 0)
+
+
+def _center(pixels: _Pixels) -> Tensor:
+    """The mean of each sample's pixels, (batch, channels), again of length 1."""
+    return F.normalize((pixels.features * pixels.is_drawn[..., None]).sum(1), dim=-1)
+
+
+def _contrast(pixels: _Pixels, anchors: Tensor, others: _Pixels, temperature: float) -> Tensor:
+    """InfoNCE of pixels with their sample's anchor (batch, channels) against the others; its means (batch,)."""
+    alike = (pixels.features @ anchors[..., None]) / temperature
+    unlike = (pixels.features @ others.features.transpose(1, 2)) / temperature
+    unlike = unlike.masked_fill(~others.is_drawn[:, None], float("-inf"))
+    losses = torch.cat([alike, unlike], 2).logsumexp(2) - alike.squeeze(2)
+    return (losses * pixels.is_drawn).sum(1) / pixels.is_drawn.sum(1).clamp(min=1)
+
+
+def _mean_over_contrasted(losses: Tensor, target: _Pixels, background: _Pixels) -> Tensor:
+    has_both = target.is_drawn.any(1) & background.is_drawn.any(1)
+    return (losses * has_both).sum() / has_both.sum().clamp(min=1)
 
 
 def _as_two_classes(logits: Tensor, mask_labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,57 +12,12 @@ from transformers import initialization as init
 
 from .configuration_lavt import LavtConfig
 from .encoders_refseg import SwinStages
-from .layers_refseg import PixelNorm, resize_aligned, to_map
+from .layers_refseg import GateProjection, PixelWordAttention, resize_aligned, to_map
 from .losses_refseg import two_class_boundary_loss, two_class_dice_loss, two_class_focal_loss, weighted_cross_entropy
 from .modeling_outputs_refseg import FusedFeatures, ImageFeatures
 from .modeling_refseg import RefSegPreTrainedModel, is_frozen
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
-
-
-def build_fusion_norm(kind: str, channels: int) -> nn.Module:
-    """The normalization inside the pixel-word attention (table 6 b), for features with the channels last."""
-    norms = {
-        "instance": lambda: PixelNorm(nn.InstanceNorm1d(channels)),
-        "batch": lambda: PixelNorm(nn.BatchNorm1d(channels)),
-        "layer": lambda: nn.LayerNorm(channels),
-        "none": nn.Identity,
-    }
-    return norms[kind]()
-
-
-class PixelWordAttention(nn.Module):
-    """For every pixel, the words that matter to it: the language maps G_i (section 3.1.2, equations 1 to 5).
-
-    Shapes: `pixels` (batch, positions, channels), `words` (batch, tokens, text_channels), `word_mask` (batch, tokens)
-    with 1 = word. Returns (batch, positions, channels).
-    """
-
-    def __init__(self, channels: int, text_channels: int, num_heads: int, norm: str) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.query = nn.Linear(channels, channels)
-        self.query_norm = build_fusion_norm(norm, channels)
-        self.key = nn.Linear(text_channels, channels)
-        self.value = nn.Linear(text_channels, channels)
-        self.output = nn.Linear(channels, channels)
-        self.output_norm = build_fusion_norm(norm, channels)
-
-    def forward(self, pixels: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
-        query = self.query_norm(self.query(pixels))  # equation 1
-        key = self.key(words) * word_mask.unsqueeze(-1)  # equation 2
-        value = self.value(words) * word_mask.unsqueeze(-1)  # equation 3
-        added_scores = (1e4 * word_mask - 1e4)[:, None, None, :]
-        # The scale is that of all channels, also with several heads.
-        attended = F.scaled_dot_product_attention(
-            *(self.split_heads(features) for features in (query, key, value)),
-            attn_mask=added_scores,
-            scale=pixels.shape[-1] ** -0.5,
-        )  # equation 4
-        return self.output_norm(self.output(attended.transpose(1, 2).flatten(2)))  # equation 5
-
-    def split_heads(self, features: Tensor) -> Tensor:
-        return features.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
 class PooledSentence(nn.Module):
@@ -100,13 +55,6 @@ class MultiModalFusion(nn.Module):
     def forward(self, pixels: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
         language = self.language_maps(pixels, words, word_mask)
         return self.project_fused(self.project_pixels(pixels) * language)  # equations 6 and 7
-
-
-class GateProjection(nn.Linear):
-    """A linear layer without bias; a class of its own, since it starts from other values than linear layers do."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels, bias=False)
 
 
 class LanguageGate(nn.Module):

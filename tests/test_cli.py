@@ -23,7 +23,7 @@ from torch.testing import assert_close
 from transformers import AutoModel, AutoProcessor
 from typer.testing import CliRunner, Result
 
-from hf_refseg import LavtForReferringSegmentation
+from hf_refseg import LavtForReferringSegmentation, RefSegImageProcessor
 from hf_refseg.data.loading import load_refseg
 from hf_refseg.data.prepare import prepare_dataset
 from hf_refseg.evaluation import evaluate_model, with_shuffled_sentences
@@ -182,7 +182,7 @@ def test_predict_writes_masks_and_overlays(model_folder, monkeypatch):
 def test_predict_threshold_and_dtype(model_folder):
     image = noise(Path("photo.png"))
     arguments = ["predict", model_folder, image, "--text", "dog", "--output", "out", "--dtype", "bfloat16"]
-    assert output_of(*arguments, "--threshold", 0.99).endswith("0.0 % of pixels\n")
+    assert output_of(*arguments, "--threshold", 0.99).endswith("score 0.000  0.0 % of pixels  no target\n")
     assert output_of(*arguments, "--threshold", 0.01).endswith("100.0 % of pixels\n")
 
 
@@ -280,6 +280,21 @@ def test_evaluate_names_its_results_by_data_set_split_and_protocol(model_folder)
     assert {path.name for path in folder.iterdir()} == names
     written = json.loads((folder / "refcocog_umd_test_lavt.json").read_text())
     assert (written["data_dir"], written["split_by"]) == (str(REFER_API), "umd")
+
+
+def test_evaluate_scores_sentences_without_target(model_folder):
+    sizes = {"train_size": 1, "val_size": 6, "test_size": 1, "image_size": 64}
+    prepare_dataset("grefshapes", None, "shapes", **sizes)
+    printed = output_of("evaluate", model_folder, "shapes", "--protocol", "rela", "--output", "results")
+    written = json.loads(Path("results/shapes_val_rela.json").read_text())
+    assert written["protocol"] == "rela"
+    assert list(written["metrics"]) == ["cIoU", "gIoU", "Pr@0.7", "Pr@0.8", "Pr@0.9", "N-acc", "T-acc"]
+    assert {record["no_target"] for record in written["records"]} == {True, False}
+    wrong = [record for record in written["records"] if record["no_target"] and record["present"]]
+    none = [record for record in written["records"] if record["no_target"]]
+    assert written["metrics"]["N-acc"] == pytest.approx(100 - 100 * len(wrong) / len(none))
+    names = [line.split()[0] for line in printed.splitlines()]
+    assert names[1:9] == ["score", *written["metrics"]]
 
 
 def test_evaluate_names_what_is_wrong(model_folder, shapes_folder):
@@ -435,6 +450,14 @@ def test_info_of_a_model(model_folder):
     assert ["total", f"{total:,}", f"{total:,}"] in lines
     assert ["decoder", f"{decoder:,}", f"{decoder:,}"] in lines
     assert not any(line[:1] == ["fusion_type"] for line in lines)
+
+
+def test_info_of_a_model_that_pads_images(model_folder):
+    tiny_lavt().save_pretrained("model")
+    processor = AutoProcessor.from_pretrained(model_folder)
+    processor.image_processor = RefSegImageProcessor(size={"longest_edge": 96})
+    processor.save_pretrained("model")
+    assert "longer side 96 pixels, padded to a square, 20 tokens" in output_of("info", "model")
 
 
 def test_info_of_a_prepared_data_set(shapes_folder):

@@ -47,7 +47,16 @@ class ColorModel(nn.Module):
     def forward(self, image_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
         self.text_batches.append(len(input_ids))
         last_words = input_ids.gather(1, attention_mask.sum(dim=1, keepdim=True) - 1)[:, 0]
-        return SimpleNamespace(logits=self.scale * (image_embeds[0, last_words] - 0.5))
+        return SimpleNamespace(logits=self.scale * (image_embeds[0, last_words] - 0.5), presence_logits=None)
+
+
+class DoubtingModel(ColorModel):
+    """Says that there is no target where the sentence has several words."""
+
+    def forward(self, image_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
+        outputs = super().forward(image_embeds, input_ids, attention_mask)
+        outputs.presence_logits = 1.5 - attention_mask.sum(dim=1)
+        return outputs
 
 
 class ColorProcessor:
@@ -74,10 +83,11 @@ class ColorProcessor:
 
     def post_process_referring_segmentation(self, outputs, target_sizes, threshold=None) -> list[dict]:
         threshold = 0.5 if threshold is None else threshold
+        present = [True] * len(target_sizes) if outputs.presence_logits is None else outputs.presence_logits > 0
         results = []
-        for logits, size in zip(outputs.logits, target_sizes, strict=True):
+        for logits, size, found in zip(outputs.logits, target_sizes, present, strict=True):
             resized = nn.functional.interpolate(logits[None, None], size=size, mode="nearest")[0, 0]
-            results.append({"mask": resized.sigmoid() > threshold, "score": 1.0, "present": True})
+            results.append({"mask": (resized.sigmoid() > threshold) & found})
         return results
 
 
@@ -147,12 +157,18 @@ def expected_masks(size: tuple[int, int] | None, threshold: float) -> tuple[list
 
 @pytest.mark.parametrize(
     ("protocol", "size", "threshold"),
-    [("original", None, 0.5), ("lavt", (INPUT_SIZE, INPUT_SIZE), 0.5), ("vlt", None, 0.35), ("cris", None, 0.35)],
+    [
+        ("original", None, 0.5),
+        ("lavt", (INPUT_SIZE, INPUT_SIZE), 0.5),
+        ("rela", (INPUT_SIZE, INPUT_SIZE), 0.5),
+        ("vlt", None, 0.35),
+        ("cris", None, 0.35),
+    ],
 )
 def test_scores_follow_the_protocol(dataset, protocol, size, threshold):
     result = evaluate(dataset, protocol=protocol)
     expected = evaluate_masks(*expected_masks(size, threshold), protocol)
-    assert 10 < expected["oIoU"] < 90
+    assert 10 < next(iter(expected.values())) < 90
     assert result.metrics == pytest.approx(expected, rel=1e-9)
     assert (result.protocol, result.images, result.sentences) == (protocol, 3, 12)
 
@@ -177,6 +193,8 @@ def test_records_hold_counts_and_no_mask(dataset):
             "ref_id": str,
             "sent_id": str,
             "text": str,
+            "no_target": bool,
+            "present": bool,
             "intersection": int,
             "union": int,
             "iou": float,
@@ -193,6 +211,92 @@ def test_intervals_resample_images(dataset):
     assert low == pytest.approx(100 * alone)
     assert low < result.metrics["oIoU"] < high
     assert evaluate(dataset, bootstrap_samples=0).intervals == {}
+
+
+def without_targets(dataset: Dataset) -> Dataset:
+    """The blue rectangles do not count: their sentences, and those of the green one in image 0, mean nothing."""
+
+    def clear(row: dict) -> dict:
+        if row["ann_ids"] != [2] and row["ref_id"] != "01":
+            return {}
+        return {"no_target": True, "mask": encode_mask(np.zeros(row["mask"]["size"], dtype=bool))}
+
+    return dataset.map(clear, features=dataset.features, load_from_cache_file=False)
+
+
+@pytest.mark.parametrize("protocol", ["original", "rela"])
+def test_answers_without_target_are_scored(dataset, protocol):
+    """Blue is too dim to be seen and rightly answered with nothing; the two sentences about green are answered."""
+    result = evaluate(without_targets(dataset), protocol=protocol)
+    assert result.metrics["N-acc"] == pytest.approx(100 * 3 / 5)
+    assert result.metrics["T-acc"] == 100
+    assert set(result.intervals) == set(result.metrics)
+    assert not {"N-acc", "T-acc"} & set(evaluate(dataset, protocol=protocol).metrics)
+    size, all_references = (INPUT_SIZE, INPUT_SIZE) if protocol == "rela" else None, []
+    predictions, references = expected_masks(size, 0.5)
+    for record, reference in zip(result.records, references, strict=True):
+        all_references.append(reference & (not record["no_target"]))
+    assert [record["no_target"] for record in result.records].count(True) == 5
+    assert result.metrics == pytest.approx(evaluate_masks(predictions, all_references, protocol), rel=1e-9)
+
+
+@pytest.mark.parametrize("protocol", ["original", "lavt", "rela"])
+def test_the_presence_head_is_heard(dataset, protocol):
+    dataset = without_targets(dataset)
+    result = evaluate(dataset, DoubtingModel(), protocol=protocol)
+    doubted = [len(record["text"].split()) > 1 for record in result.records]
+    predictions, references = expected_masks(None if protocol == "original" else (INPUT_SIZE, INPUT_SIZE), 0.5)
+    references = [
+        reference & (not record["no_target"]) for record, reference in zip(result.records, references, strict=True)
+    ]
+    present = [not doubt for doubt in doubted]
+    assert result.metrics == pytest.approx(evaluate_masks(predictions, references, protocol, present=present))
+    assert result.metrics != evaluate(dataset, protocol=protocol).metrics
+    # Of three sentences with several words, one means nothing: rightly answered with that. Blue alone is answered so
+    # by an empty mask, which the head calls present.
+    if protocol == "rela":
+        assert (result.metrics["N-acc"], result.metrics["T-acc"]) == pytest.approx((100 / 5, 100 * 5 / 7))
+    if protocol == "original":
+        assert (result.metrics["N-acc"], result.metrics["T-acc"]) == pytest.approx((100 * 4 / 5, 100 * 5 / 7))
+    for row in predict_cases(DoubtingModel(), ColorProcessor(), dataset, result.records[1:3]):
+        assert row.prediction.any() == (len(row.text.split()) == 1)
+
+
+class PaddingProcessor(ColorProcessor):
+    """Makes the longer side 32 pixels and fills the rest of the square."""
+
+    def resize(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array).float().permute(2, 0, 1)[None]
+        height, width = self.inside(*tensor.shape[-2:])
+        resized = nn.functional.interpolate(tensor, size=(height, width), mode="nearest")[0]
+        return nn.functional.pad(resized, (0, INPUT_SIZE - width, 0, INPUT_SIZE - height))
+
+    def inside(self, height: int, width: int) -> tuple[int, int]:
+        return round(height * INPUT_SIZE / max(height, width)), round(width * INPUT_SIZE / max(height, width))
+
+    def post_process_referring_segmentation(self, outputs, target_sizes, threshold=None) -> list[dict]:
+        height, width = self.inside(*target_sizes[0])
+        return super().post_process_referring_segmentation(
+            SimpleNamespace(logits=outputs.logits[:, :height, :width], presence_logits=None), target_sizes, threshold
+        )
+
+
+class EagerModel(ColorModel):
+    """Calls the padding, and whatever else is black, the target as well."""
+
+    def forward(self, image_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
+        outputs = super().forward(image_embeds, input_ids, attention_mask)
+        outputs.logits = outputs.logits.masked_fill(image_embeds.sum(1) == 0, 1.0)
+        return outputs
+
+
+def test_padding_is_not_scored(dataset):
+    result = evaluate(dataset, EagerModel(), protocol="lavt")
+    padded = evaluate_model(EagerModel(), PaddingProcessor(), dataset, "lavt", bootstrap_samples=0, progress=False)
+    for plain, record, size in zip(result.records, padded.records, [SIZES[0]] * 4 + [SIZES[1]] * 4, strict=False):
+        area = INPUT_SIZE * round(INPUT_SIZE * min(size) / max(size))
+        assert record["union"] <= area < INPUT_SIZE**2
+        assert record["union"] / area == pytest.approx(plain["union"] / INPUT_SIZE**2, abs=0.06)
 
 
 def test_the_model_is_left_as_it_was(dataset):

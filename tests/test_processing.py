@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 from tiny_lavt import tiny_lavt, tiny_processor
 from torch.testing import assert_close
-from transformers import AutoImageProcessor, AutoProcessor, pipeline
+from transformers import AutoImageProcessor, AutoProcessor, SamImageProcessor, pipeline
+from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
 from hf_refseg import ReferringImageSegmentationPipeline, RefSegImageProcessor, RefSegProcessor
-from hf_refseg.modeling.modeling_refseg import ReferringSegmentationOutput
+from hf_refseg.modeling.modeling_outputs_refseg import ReferringSegmentationOutput
 
 
 def photograph(height: int = 50, width: int = 70) -> Image.Image:
@@ -84,6 +85,90 @@ def test_masks_become_labels(kind: type) -> None:
     assert labels.dtype == torch.int64 and labels.shape == (1, 64, 64)
     assert torch.equal(labels[0] != 0, torch.from_numpy(np.asarray(expected) != 0))
     assert labels.max() == 1
+
+
+def sam_like(side: int = 64, **options) -> RefSegImageProcessor:
+    return RefSegImageProcessor(size={"longest_edge": side}, **options)
+
+
+@pytest.mark.parametrize(("height", "width"), [(50, 70), (90, 43), (64, 64), (200, 150), (101, 333), (427, 640)])
+def test_longest_edge_prepares_images_as_sam_does(height: int, width: int) -> None:
+    size = {"size": {"longest_edge": 96}, "pad_size": {"height": 96, "width": 96}}
+    values = sam_like(96)(photograph(height, width), return_tensors="pt")["pixel_values"]
+    assert values.shape == (1, 3, 96, 96)
+    with_pil = SamImageProcessorPil(**size)(photograph(height, width), return_tensors="pt")["pixel_values"]
+    assert_close(values, with_pil, atol=1e-5, rtol=0)
+    # torchvision's result differs by one of 256 gray levels here and there.
+    with_torchvision = SamImageProcessor(**size)(photograph(height, width), return_tensors="pt")["pixel_values"]
+    assert_close(values, with_torchvision, atol=1.01 / 255 / 0.224, rtol=0)
+
+
+def test_longest_edge_takes_images_of_different_sizes_and_masks() -> None:
+    images = [photograph(), photograph(90, 30), photograph(64, 64), photograph(2, 300)]
+    inputs = sam_like()(images, [np.ones((image.height, image.width)) for image in images], return_tensors="pt")
+    assert inputs["pixel_values"].shape == (4, 3, 64, 64)
+    assert inputs["mask_labels"].dtype == torch.int64
+    for index, (height, width) in enumerate([(46, 64), (64, 21), (64, 64), (1, 64)]):
+        assert torch.equal(inputs["pixel_values"][index], sam_like()(images[index])["pixel_values"][0])
+        assert inputs["pixel_values"][index, :, height:].abs().sum() == 0
+        assert inputs["pixel_values"][index, :, :, width:].abs().sum() == 0
+        inside = torch.zeros(64, 64, dtype=torch.int64)
+        inside[:height, :width] = 1
+        assert torch.equal(inputs["mask_labels"][index], inside)
+
+
+def test_longest_edge_keeps_the_shape_of_masks() -> None:
+    mask = np.zeros((50, 100), dtype=bool)
+    mask[10:20, 60:100] = True
+    labels = sam_like(200)(photograph(50, 100), mask, return_tensors="pt")["mask_labels"][0]
+    assert labels[20:40, 120:200].all() and labels.sum() == 20 * 80
+
+
+@pytest.mark.parametrize(("height", "width"), [(50, 70), (90, 30), (64, 64), (480, 333)])
+def test_padding_is_cut_before_masks_are_resized(height: int, width: int) -> None:
+    processor = sam_like()
+    mask = np.zeros((height, width), dtype=bool)
+    mask[height // 3 : 2 * height // 3, width // 2 :] = True
+    labels = processor(photograph(height, width), mask, return_tensors="pt")["mask_labels"]
+    inside = processor(photograph(height, width), np.ones_like(mask), return_tensors="pt")["mask_labels"]
+    # Whatever the model thinks of the padding is cut off.
+    output = ReferringSegmentationOutput(logits=torch.where(inside == 1, labels * 8.0 - 4.0, 30.0))
+    (result,) = processor.post_process_referring_segmentation(output, target_sizes=[(height, width)])
+    predicted = result["mask"].numpy()
+    assert predicted.shape == mask.shape
+    assert (predicted & mask).sum() / (predicted | mask).sum() > 0.93
+    assert not predicted[:, : width // 2 - width // 20].any() and not predicted[-height // 5 :].any()
+    (whole,) = processor.post_process_referring_segmentation(output)
+    assert whole["mask"].shape == (64, 64) and whole["mask"][inside[0] == 0].all()
+
+
+def test_longest_edge_is_saved(tmp_path) -> None:
+    sam_like(mask_threshold=0.35).save_pretrained(tmp_path)
+    loaded = RefSegImageProcessor.from_pretrained(tmp_path)
+    assert dict(loaded.size) == {"longest_edge": 64}
+    values = [each(photograph(), return_tensors="pt")["pixel_values"] for each in (loaded, sam_like())]
+    assert torch.equal(*values)
+
+
+@pytest.mark.parametrize(
+    "size", [{"shortest_edge": 64}, {"longest_edge": 64, "shortest_edge": 32}, {"height": 64}, {"side": 64}]
+)
+def test_an_unknown_kind_of_size_is_refused(size: dict) -> None:
+    with pytest.raises(ValueError, match=r'"height": ..., "width": ...} or {"longest_edge": ...} in pixels, not {'):
+        RefSegImageProcessor(size=size)
+    with pytest.raises(ValueError, match="longest_edge"):
+        tiny_processor().image_processor(photograph(), size=size)
+
+
+def test_no_target_is_an_empty_mask() -> None:
+    output = ReferringSegmentationOutput(
+        logits=torch.full((4, 8, 8), 4.0), presence_logits=torch.tensor([3.0, -0.1, 0.0, 0.1])
+    )
+    results = tiny_processor().post_process_referring_segmentation(output, target_sizes=[(20, 30)] * 4)
+    assert [result["present"] for result in results] == [True, False, False, True]
+    assert [bool(result["mask"].any()) for result in results] == [True, False, False, True]
+    assert [result["score"] for result in results[1:3]] == [0.0, 0.0]
+    assert results[0]["score"] > 0.9 and results[1]["mask"].shape == (20, 30)
 
 
 def test_post_processing_gives_masks_at_the_asked_sizes() -> None:
@@ -176,7 +261,7 @@ def segment() -> ReferringImageSegmentationPipeline:
 
 
 def test_pipeline_gives_masks_as_large_as_the_image(segment: ReferringImageSegmentationPipeline, count_calls) -> None:
-    calls = count_calls(segment.model, "encode_image")
+    calls = count_calls(segment.model, "run_image_encoder")
     results = segment(photograph(), text=["the left dog", "red circle"], threshold=0.4)
     assert [result["label"] for result in results] == ["the left dog", "red circle"]
     assert all(result["mask"].size == (70, 50) and result["mask"].mode == "L" for result in results)
@@ -189,6 +274,19 @@ def test_pipeline_gives_masks_as_large_as_the_image(segment: ReferringImageSegme
     for result, wanted in zip(results, expected, strict=True):
         assert torch.equal(torch.from_numpy(np.asarray(result["mask"]) == 255), wanted["mask"])
         assert result["score"] == pytest.approx(wanted["score"], abs=1e-5)
+        assert result["present"] is wanted["present"] is True
+    (absent,) = segment(photograph(), text="red circle", threshold=1.0)
+    assert absent["present"] is False and absent["score"] == 0 and not np.asarray(absent["mask"]).any()
+
+
+def test_pipeline_tells_that_there_is_no_target(segment: ReferringImageSegmentationPipeline, monkeypatch) -> None:
+    def answer(self, pixel_values, input_ids, attention_mask) -> ReferringSegmentationOutput:
+        return ReferringSegmentationOutput(logits=torch.ones(2, 64, 64), presence_logits=torch.tensor([-1.0, 1.0]))
+
+    monkeypatch.setattr(type(segment.model), "forward", answer)
+    absent, present = segment(photograph(), text=["the left dog", "red circle"])
+    assert (absent["present"], absent["score"], absent["mask"].getextrema()) == (False, 0.0, (0, 0))
+    assert present["present"] and present["mask"].getextrema() == (255, 255)
 
 
 def test_pipeline_takes_paths_and_lists(segment: ReferringImageSegmentationPipeline, tmp_path) -> None:

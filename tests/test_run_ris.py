@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -168,15 +169,32 @@ def test_each_recipe_parses_into_the_papers_setting(path) -> None:
     assert training.output_dir == f"runs/{path.stem}"
     if data.dataset_name == "refshapes":
         return
-    assert (model.image_size, model.config["drop_path_rate"], data.protocol) == (480, 0.3, "lavt")
     assert training.train_batch_size * training.gradient_accumulation_steps == 32
+    assert (training.max_grad_norm, training.warmup_steps) == (0, 0)
+    PAPER_SETTINGS[model.model_type](model, data, training)
+
+
+def check_lavt(model, data, training, text_layers_trained: int = 10) -> None:
+    assert (model.image_size, model.config["drop_path_rate"], data.protocol) == (480, 0.3, "lavt")
     assert (training.learning_rate, training.weight_decay, training.num_train_epochs) == (5e-5, 0.01, 40)
-    assert (training.max_grad_norm, training.warmup_steps, training.text_layers_trained) == (0, 0, 10)
+    assert training.text_layers_trained == text_layers_trained
     assert training.lr_scheduler_kwargs == {"lr_end": 0.0, "power": 0.9}
 
 
-def test_the_recipe_for_refshapes_builds_its_model() -> None:
-    arguments, _, _ = run_ris.parse_arguments([str(EXAMPLES / "recipes" / "lavt_refshapes.yaml"), "--use_cpu"])
+def check_risam(model, data, training) -> None:
+    assert (training.learning_rate, training.weight_decay, training.num_train_epochs) == (1e-4, 0, 50)
+    assert training.learning_rate_drops == [30, 42]
+    assert model.max_text_length == 2 + (17 if data.dataset_name == "refcoco" else 25)
+    image_processor = run_ris.build_image_processor(model)
+    assert (dict(image_processor.size), image_processor.mask_threshold) == ({"longest_edge": 1024}, 0.35)
+
+
+PAPER_SETTINGS = {"lavt": check_lavt, "magnet": partial(check_lavt, text_layers_trained=12), "risam": check_risam}
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if "refshapes" in path.stem], ids=lambda path: path.stem)
+def test_the_recipes_for_refshapes_build_their_models(path) -> None:
+    arguments, _, _ = run_ris.parse_arguments([str(path), "--use_cpu"])
     model, processor = run_ris.build_model_and_processor(arguments)
     assert model.config.text_config.vocab_size == len(processor.tokenizer)
     assert 1e6 < model.num_parameters() < 1e7

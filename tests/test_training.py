@@ -17,6 +17,7 @@ from hf_refseg import AutoModelForReferringSegmentation
 from hf_refseg.data.examples import RefSegCollator, SentenceExamples
 from hf_refseg.datasets_scripts.refshapes import build_refshapes
 from hf_refseg.evaluation import evaluate_masks
+from hf_refseg.modeling.modeling_outputs_refseg import ReferringSegmentationOutput
 from hf_refseg.training.arguments import RefSegTrainingArguments
 from hf_refseg.training.callbacks import LossWeightSchedule, PredictionPictures
 from hf_refseg.training.trainer import EpochSampler, find_checkpoint_fault, last_complete_checkpoint
@@ -298,6 +299,33 @@ def test_a_schedule_of_a_loss_that_the_model_lacks_is_an_error(cache, tmp_path) 
     )
     with pytest.raises(ValueError, match="no loss 'boundry', only dice"):
         trainer.train()
+
+
+def test_the_learning_rate_drops_at_its_epochs(cache, tmp_path) -> None:
+    drops = {"learning_rate_drops": [1, 1.5], "lr_scheduler_type": "constant"}
+    trainer = build_trainer(tmp_path, cache, per_device_train_batch_size=4, max_steps=12, **drops)
+    trainer.train()
+    steps = len(trainer.train_dataset) // 4
+    rates = {entry["step"]: entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry}
+    for step, rate in rates.items():
+        passed = (step - 1 >= steps) + (step - 1 >= round(1.5 * steps))
+        assert rate == pytest.approx(1e-3 * 0.1**passed)
+    assert trainer.describe_training()["optimizer"].endswith("a tenth after epochs [1, 1.5]")
+
+
+def test_an_absent_target_is_an_empty_prediction(cache, tmp_path) -> None:
+    trainer = build_trainer(tmp_path, cache)
+    labels = torch.ones(4, 64, 64, dtype=torch.long)
+    logits = torch.ones(4, 64, 64)
+    output = ReferringSegmentationOutput(
+        loss=torch.tensor(0.0),
+        loss_components={"dice": torch.tensor(0.0)},
+        logits=logits,
+        presence_logits=torch.tensor([1.0, -1.0, 0.0, 2.0]),
+    )
+    trainer.model.forward = lambda **inputs: output
+    trainer.prediction_step(trainer.model, {"mask_labels": labels}, prediction_loss_only=False)
+    assert trainer.eval_counts[0].tolist() == [[4096, 4096], [0, 4096], [0, 4096], [4096, 4096]]
 
 
 def test_pictures_show_truth_and_prediction_at_evaluations_and_checkpoints(cache, tmp_path) -> None:

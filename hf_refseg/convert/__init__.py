@@ -2,5 +2,6 @@
 
 from .checkpoints import CheckpointError, load_checkpoint
 from .lavt import convert_lavt_checkpoint
+from .magnet import convert_magnet_checkpoint
 
-__all__ = ["CheckpointError", "convert_lavt_checkpoint", "load_checkpoint"]
+__all__ = ["CheckpointError", "convert_lavt_checkpoint", "convert_magnet_checkpoint", "load_checkpoint"]

@@ -6,6 +6,7 @@ import io
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -16,6 +17,8 @@ from torch.utils.data import Dataset
 
 from hf_refseg.data.loading import DataFormatError
 from hf_refseg.data.masks import InvalidMaskError, decode_mask
+
+ReadImage = Callable[[dict[str, Any]], Any]
 
 REQUIRED_COLUMNS = ("image", "image_id", "ref_id", "mask", "no_target", "sentences")
 
@@ -35,13 +38,16 @@ class ReferentExamples(Dataset):
     "ref_id": str, "sent_id": str, "no_target": bool}. The image stays in the orientation in which its pixels are
     stored, EXIF rotation is not applied: annotations such as COCO's outline the stored pixels.
 
+    `read_image` makes the image of a row; what another function than `open_image` gives needs its height and width.
+
     Raises `DataFormatError` when a column is missing and, on access, `InvalidRowError` or `InvalidMaskError` for a row
     whose image, sentence or mask is unusable.
     """
 
-    def __init__(self, dataset: datasets.Dataset, seed: int = 0):
-        self.rows = _undecoded(dataset)
+    def __init__(self, dataset: datasets.Dataset, seed: int = 0, read_image: ReadImage | None = None):
+        self.rows = undecoded(dataset)
         self.seed = seed
+        self.read_image = read_image or open_image
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
@@ -56,17 +62,18 @@ class ReferentExamples(Dataset):
         row = self.rows[index]
         sentences = _checked_sentences(row)
         drawn = random.Random(f"{self.seed}-{self._epoch.item()}-{index}").randrange(len(sentences))
-        return _item(row, sentences[drawn])
+        return _item(row, sentences[drawn], self.read_image)
 
 
 class SentenceExamples(Dataset):
     """For evaluation: one item per sentence, in the order of the rows, so sentences of one image stay adjacent.
 
-    Items and errors as in `ReferentExamples`.
+    Items, `read_image` and errors as in `ReferentExamples`.
     """
 
-    def __init__(self, dataset: datasets.Dataset):
-        self.rows = _undecoded(dataset)
+    def __init__(self, dataset: datasets.Dataset, read_image: ReadImage | None = None):
+        self.rows = undecoded(dataset)
+        self.read_image = read_image or open_image
         counts = [len(sentences) for sentences in self.rows.select_columns("sentences")[:]["sentences"]]
         self._row_of_item = np.repeat(np.arange(len(counts)), counts)
         self._first_item_of_row = np.cumsum(counts) - counts
@@ -78,7 +85,8 @@ class SentenceExamples(Dataset):
         index = range(len(self))[index]
         row_index = int(self._row_of_item[index])
         row = self.rows[row_index]
-        return _item(row, _checked_sentences(row)[index - int(self._first_item_of_row[row_index])])
+        sentence = _checked_sentences(row)[index - int(self._first_item_of_row[row_index])]
+        return _item(row, sentence, self.read_image)
 
 
 class ImageExamples(Dataset):
@@ -91,7 +99,7 @@ class ImageExamples(Dataset):
     """
 
     def __init__(self, dataset: datasets.Dataset):
-        self.rows = _undecoded(dataset)
+        self.rows = undecoded(dataset)
         self._rows_without_image = self.rows.remove_columns("image")
         image_ids = np.asarray(self.rows.select_columns("image_id")[:]["image_id"], dtype=object)
         starts = np.flatnonzero(np.r_[True, image_ids[1:] != image_ids[:-1]]) if len(image_ids) else []
@@ -104,7 +112,7 @@ class ImageExamples(Dataset):
         index = range(len(self))[index]
         start, stop = self._bounds[index], self._bounds[index + 1]
         first = self.rows[start]
-        image = _open_image(first)
+        image = open_image(first)
         item = {"image": image, "image_id": first["image_id"]}
         item |= {name: [] for name in ("texts", "masks", "ref_ids", "sent_ids", "no_targets")}
         columns = self._rows_without_image[start:stop]
@@ -138,8 +146,12 @@ class RefSegCollator:
         )
 
 
-def _undecoded(dataset: datasets.Dataset) -> datasets.Dataset:
-    """The data set with images as bytes or paths: decoding by `datasets` would apply EXIF rotation."""
+def undecoded(dataset: datasets.Dataset) -> datasets.Dataset:
+    """The data set with images as bytes or paths: decoding by `datasets` would apply EXIF rotation.
+
+    Raises:
+        DataFormatError: a column is missing.
+    """
     missing = [name for name in REQUIRED_COLUMNS if name not in dataset.column_names]
     if missing:
         raise DataFormatError(
@@ -149,8 +161,8 @@ def _undecoded(dataset: datasets.Dataset) -> datasets.Dataset:
     return dataset.cast_column("image", datasets.Image(decode=False))
 
 
-def _item(row: dict[str, Any], sentence: dict[str, str]) -> dict[str, Any]:
-    image = _open_image(row)
+def _item(row: dict[str, Any], sentence: dict[str, str], read_image: ReadImage) -> dict[str, Any]:
+    image = read_image(row)
     return {
         "image": image,
         "text": sentence["raw"],
@@ -173,20 +185,42 @@ def _checked_sentences(row: dict[str, Any]) -> list[dict[str, str]]:
     return row["sentences"]
 
 
-def _open_image(row: dict[str, Any]) -> Image.Image:
+def read_image_file(row: dict[str, Any]) -> bytes:
+    """The file of a row's image, as it is stored; the row is one of `undecoded`.
+
+    Raises:
+        InvalidRowError: there is no such file, or it cannot be read.
+    """
     source = row["image"]
-    name = source["path"] or "embedded in the data set"
     try:
-        with Image.open(io.BytesIO(source["bytes"]) if source["bytes"] is not None else source["path"]) as image:
+        return Path(source["path"]).read_bytes() if source["bytes"] is None else source["bytes"]
+    except OSError as error:
+        raise _unreadable(row, error) from error
+
+
+def open_image(row: dict[str, Any]) -> Image.Image:
+    """The RGB image of a row of `undecoded`, in the orientation in which its pixels are stored.
+
+    Raises:
+        InvalidRowError: the file is missing or damaged, or no image.
+    """
+    file = io.BytesIO(read_image_file(row))
+    try:
+        with Image.open(file) as image:
             picture = image.convert("RGB")
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise InvalidRowError(
-            f"The image of row {row['ref_id']} ({name}) cannot be read: {error}. "
-            "Put the complete file there, or prepare the data set again without that row."
-        ) from error
+        raise _unreadable(row, error) from error
     # Without its metadata the picture stays as stored: a processor would turn it by its EXIF orientation.
     picture.info = {}
     return picture
+
+
+def _unreadable(row: dict[str, Any], error: Exception) -> InvalidRowError:
+    name = row["image"]["path"] or "embedded in the data set"
+    return InvalidRowError(
+        f"The image of row {row['ref_id']} ({name}) cannot be read: {error}. "
+        "Put the complete file there, or prepare the data set again without that row."
+    )
 
 
 def _open_mask(row: dict[str, Any], image: Image.Image) -> np.ndarray:

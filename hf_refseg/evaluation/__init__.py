@@ -5,6 +5,7 @@ from importlib import import_module
 from .protocols import (
     Protocol,
     bootstrap_intervals,
+    count_answer,
     evaluate_masks,
     get_protocol,
     mask_counts,
@@ -25,6 +26,7 @@ __all__ = [
     "EvaluationResult",
     "Protocol",
     "bootstrap_intervals",
+    "count_answer",
     "evaluate_masks",
     "evaluate_model",
     "get_protocol",

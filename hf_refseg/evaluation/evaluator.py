@@ -19,12 +19,13 @@ from tqdm.auto import tqdm
 
 from ..data.examples import ImageExamples
 from ..files import write_json
+from ..modeling.modeling_outputs_refseg import ReferringSegmentationOutput
 from ..visualization import ComparisonRow
 from .protocols import (
     Protocol,
     bootstrap_intervals,
+    count_answer,
     get_protocol,
-    mask_counts,
     per_sample_iou,
     scores_from_counts,
 )
@@ -38,13 +39,15 @@ class EvaluationResult:
 
     Attributes:
         metrics: scores in percent, see `scores_from_counts`.
-        intervals: 95 % bootstrap interval `(low, high)` in percent for every score; empty when none were asked for.
+        intervals: 95 % bootstrap interval `(low, high)` in percent for every score, see `bootstrap_intervals`; empty
+            when none were asked for.
         protocol: the protocol's name.
         images: number of images.
         sentences: number of sentences.
         seconds: wall-clock time.
         records: one dict per sentence with `image_id`, `ref_id`, `sent_id`, `text`, `intersection` and `union` in
-            pixels, and `iou` in [0, 1].
+            pixels, `no_target` (whether the sentence means nothing in the image), `present` (whether the answer names
+            a target), and `iou` in [0, 1].
     """
 
     metrics: dict[str, float]
@@ -106,18 +109,18 @@ def evaluate_model(
     with _evaluation_mode(model):
         for index in tqdm(range(images), desc=f"evaluate ({protocol.name})", unit="image", disable=not progress):
             records += _score_image(model, processor, examples[index], protocol, batch_size)
-    intersections = [record["intersection"] for record in records]
-    unions = [record["union"] for record in records]
-    for record, iou in zip(records, per_sample_iou(intersections, unions, protocol).tolist(), strict=True):
+    intersections, unions, no_target, present = (
+        [record[name] for record in records] for name in ("intersection", "union", "no_target", "present")
+    )
+    counts, answers = (intersections, unions, protocol), {"no_target": no_target, "present": present}
+    for record, iou in zip(records, per_sample_iou(*counts, **answers).tolist(), strict=True):
         record["iou"] = iou
     intervals = {}
     if bootstrap_samples:
         groups = [record["image_id"] for record in records]
-        intervals = bootstrap_intervals(
-            intersections, unions, protocol, groups=groups, samples=bootstrap_samples, seed=seed
-        )
+        intervals = bootstrap_intervals(*counts, **answers, groups=groups, samples=bootstrap_samples, seed=seed)
     return EvaluationResult(
-        metrics=scores_from_counts(intersections, unions, protocol),
+        metrics=scores_from_counts(*counts, **answers),
         intervals=intervals,
         protocol=protocol.name,
         images=images,
@@ -206,12 +209,12 @@ def predict_cases(
             image, texts = example["image"], [example["texts"][index] for index in chosen]
             size = (image.height, image.width)
             predictions = _predict(model, processor, image, texts, size, protocol, batch_size=16)
-            for index, prediction in zip(chosen, predictions, strict=True):
+            for index, (prediction, present) in zip(chosen, predictions, strict=True):
                 drawn[keys[index]] = ComparisonRow(
                     image=image,
                     text=example["texts"][index],
                     truth=example["masks"][index],
-                    prediction=prediction,
+                    prediction=prediction & (present is not False),
                     iou=wanted[keys[index]]["iou"],
                 )
     missing = [key for key in wanted if key not in drawn]
@@ -230,18 +233,19 @@ def _score_image(
         size = references[0].shape
     predictions = _predict(model, processor, image, texts, size, protocol, batch_size)
     records = []
-    for index, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
+    for index, ((prediction, present), reference) in enumerate(zip(predictions, references, strict=True)):
         record = {
             "image_id": example["image_id"],
             "ref_id": example["ref_ids"][index],
             "sent_id": example["sent_ids"][index],
             "text": texts[index],
+            "no_target": example["no_targets"][index],
         }
         try:
-            intersection, union = mask_counts(prediction, reference)
+            intersection, union, present = count_answer(prediction, reference, present, protocol)
         except ValueError as error:
             raise ValueError(f"Image {record['image_id']!r}, sentence {record['sent_id']!r}: {error}") from error
-        records.append({**record, "intersection": intersection, "union": union})
+        records.append({**record, "present": present, "intersection": intersection, "union": union})
     return records
 
 
@@ -253,8 +257,11 @@ def _predict(
     size: tuple[int, int],
     protocol: Protocol,
     batch_size: int,
-) -> Iterator[NDArray[np.bool_]]:
-    """One boolean mask of the given size (height, width) per text, made a batch at a time."""
+) -> Iterator[tuple[NDArray[np.bool_], bool | None]]:
+    """A mask of the given size (height, width) and the presence head's answer per text, made a batch at a time.
+
+    The mask is boolean, and what it is without that answer, which is None where the model has no such head.
+    """
     parameter = next(model.parameters())
     pixel_values = processor(images=image, return_tensors="pt")["pixel_values"]
     image_embeds = model.get_image_features(pixel_values.to(parameter.device, parameter.dtype))
@@ -262,19 +269,25 @@ def _predict(
         batch = list(texts[start : start + batch_size])
         text_inputs = processor(text=batch, return_tensors="pt").to(parameter.device)
         outputs = model(image_embeds=image_embeds, **text_inputs)
+        answers = [None] * len(batch) if outputs.presence_logits is None else (outputs.presence_logits > 0).tolist()
         results = processor.post_process_referring_segmentation(
-            outputs, target_sizes=[size] * len(batch), threshold=protocol.mask_threshold
+            ReferringSegmentationOutput(logits=outputs.logits),
+            target_sizes=[size] * len(batch),
+            threshold=protocol.mask_threshold,
         )
-        for result in results:
-            yield result["mask"].cpu().numpy()
+        for result, answer in zip(results, answers, strict=True):
+            yield result["mask"].cpu().numpy(), answer
 
 
 def _resize_as_processor(
     processor: Any, image: Image.Image, masks: Sequence[NDArray[np.bool_]]
 ) -> list[NDArray[np.bool_]]:
-    """The true masks as the model is trained on them: resized to its input by its processor."""
-    inputs = processor(images=image, segmentation_maps=list(masks), return_tensors="pt")
-    return list(inputs["mask_labels"].numpy() != 0)
+    """The true masks as the model is trained on them, resized to its input by its processor, without its padding."""
+    everything = np.ones((image.height, image.width), dtype=bool)
+    inputs = processor(images=image, segmentation_maps=[everything, *masks], return_tensors="pt")
+    inside, *resized = inputs["mask_labels"].numpy() != 0
+    height, width = np.count_nonzero(inside[:, 0]), np.count_nonzero(inside[0])
+    return [mask[:height, :width] for mask in resized]
 
 
 @contextmanager

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +28,13 @@ class Protocol:
         strict_precision: True: a sample counts for Pr@X when its IoU is above X; False: also when it equals X.
         precision_thresholds: the X of Pr@X, each in (0, 1).
         threshold_dtype: the floating-point type that X is rounded to before the comparison.
+        no_target: what becomes of sentences that mean nothing in the image. `"ignored"`: their true mask is a mask
+            like any other. `"reported"`: so it is, and N-acc and T-acc join the scores where there are such sentences.
+            `"scored"`: these join too; the IoU is 1 for the answer "no target" and 0 for any other; a target that is
+            answered so has no intersection, but the union with the mask that was held back; Pr@X is about targets.
+        minimum_area: pixels; a predicted mask with fewer counts as the answer "no target".
+        overall_name: the name of the overall IoU.
+        mean_name: the name of the mean IoU.
     """
 
     name: str
@@ -38,12 +46,34 @@ class Protocol:
     strict_precision: bool = False
     precision_thresholds: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9)
     threshold_dtype: Literal["float64", "float32"] = "float64"
+    no_target: Literal["ignored", "reported", "scored"] = "ignored"
+    minimum_area: int = 0
+    overall_name: str = "oIoU"
+    mean_name: str = "mIoU"
 
 
+class _Answers(NamedTuple):
+    """(N,) booleans: whether each sentence means nothing in its image, and whether its answer names a target."""
+
+    no_target: NDArray[np.bool_]
+    present: NDArray[np.bool_]
+
+
+# gRefCOCO (GRES: Generalized Referring Expression Segmentation, Liu et al., CVPR 2023).
+RELA = Protocol(
+    "rela",
+    resolution="model",
+    mask_threshold=0.5,
+    empty_union_iou=1.0,
+    precision_thresholds=(0.7, 0.8, 0.9),
+    no_target="scored",
+    overall_name="cIoU",
+    mean_name="gIoU",
+)
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        Protocol("original", resolution="original", mask_threshold=None, empty_union_iou=1.0),
+        Protocol("original", resolution="original", mask_threshold=None, empty_union_iou=1.0, no_target="reported"),
         # The argmax over LAVT's two classes is a foreground probability above 0.5.
         Protocol("lavt", resolution="model", mask_threshold=0.5, empty_union_iou=0.0),
         Protocol(
@@ -65,6 +95,9 @@ PROTOCOLS = {
             # In float32, 0.7 and 0.9 lie a little below an IoU of exactly 7/10 or 9/10, 0.6 and 0.8 above: it decides.
             threshold_dtype="float32",
         ),
+        RELA,
+        # For methods without a no-target head.
+        dataclasses.replace(RELA, name="rela_area50", minimum_area=50),
     )
 }
 SCORING_OPTIONS = (
@@ -74,6 +107,7 @@ SCORING_OPTIONS = (
     "strict_precision",
     "precision_thresholds",
     "threshold_dtype",
+    "minimum_area",
 )
 
 
@@ -113,8 +147,42 @@ def mask_counts(prediction: ArrayLike, reference: ArrayLike) -> tuple[int, int]:
     return int(np.count_nonzero(prediction & reference)), int(np.count_nonzero(prediction | reference))
 
 
+def count_answer(
+    prediction: ArrayLike, reference: ArrayLike, present: bool | None, protocol: str | Protocol = "original"
+) -> tuple[int, int, bool]:
+    """What the protocols need to keep of one answer: pixel counts, and whether it names a target.
+
+    Args:
+        prediction: boolean (H, W); where a no-target head holds the mask back, that mask.
+        reference: boolean (H, W), of the same size.
+        present: the answer of the method's no-target head; None = it has none, the mask alone tells.
+        protocol: a protocol or its name.
+
+    Returns:
+        `(intersection, union, present)`. A mask that is held back counts as empty, save where the protocol scores
+        the answer itself (`no_target="scored"`).
+
+    Raises:
+        ValueError: as `mask_counts`, or unknown protocol.
+    """
+    protocol = get_protocol(protocol)
+    prediction = _boolean_mask(prediction, "prediction")
+    area = np.count_nonzero(prediction)
+    if area < protocol.minimum_area:
+        prediction, present = np.zeros_like(prediction), False
+    if present is None or protocol.no_target != "scored":
+        present = area > 0 and present is not False
+        prediction = prediction & present
+    return *mask_counts(prediction, reference), bool(present)
+
+
 def per_sample_iou(
-    intersections: ArrayLike, unions: ArrayLike, protocol: str | Protocol = "original"
+    intersections: ArrayLike,
+    unions: ArrayLike,
+    protocol: str | Protocol = "original",
+    *,
+    no_target: ArrayLike | None = None,
+    present: ArrayLike | None = None,
 ) -> NDArray[np.float64]:
     """IoU of every sample.
 
@@ -122,23 +190,29 @@ def per_sample_iou(
         intersections: (N,) integers, pixels.
         unions: (N,) integers, pixels.
         protocol: a protocol or its name.
+        no_target: (N,) booleans, whether the sentence means nothing in the image; only `rela` needs it.
+        present: (N,) booleans, whether the answer names a target; only `rela` needs it.
 
     Returns:
         (N,) float64 in [0, 1].
 
     Raises:
-        ValueError: unknown protocol, or counts that cannot be pixel counts.
+        ValueError: unknown protocol, counts that cannot be pixel counts, or answers that are missing or not
+            N booleans.
     """
     protocol = get_protocol(protocol)
     intersections, unions = _pixel_counts(intersections, unions)
-    numerators = intersections + protocol.intersection_epsilon
-    # A union of 0 is replaced so that nothing is divided by 0; its IoU is the protocol's decision.
-    denominators = np.maximum(unions, 1) + protocol.union_epsilon
-    return np.where(unions == 0, protocol.empty_union_iou, numerators / denominators)
+    answers = _checked_answers(no_target, present, len(unions), protocol)
+    return _iou(*_scored_counts(intersections, unions, protocol, answers), protocol)
 
 
 def scores_from_counts(
-    intersections: ArrayLike, unions: ArrayLike, protocol: str | Protocol = "original"
+    intersections: ArrayLike,
+    unions: ArrayLike,
+    protocol: str | Protocol = "original",
+    *,
+    no_target: ArrayLike | None = None,
+    present: ArrayLike | None = None,
 ) -> dict[str, float]:
     """The protocol's scores from pixel counts.
 
@@ -146,21 +220,32 @@ def scores_from_counts(
         intersections: (N,) integers, pixels.
         unions: (N,) integers, pixels.
         protocol: a protocol or its name.
+        no_target: (N,) booleans, whether the sentence means nothing in the image.
+        present: (N,) booleans, whether the answer names a target; goes with `no_target`.
 
     Returns:
         Percent: `oIoU` (all intersections over all unions; papers also call it cumulative IoU), `mIoU` (the mean over
-        samples) and `Pr@X` (samples whose IoU reaches X).
+        samples) and `Pr@X` (samples whose IoU reaches X); `rela` calls the first two `cIoU` and `gIoU`. Where there
+        are sentences without a target and the protocol reports them also `N-acc` (the share of them that is answered
+        so) and `T-acc` (the share of the others that is not). A score about no sample at all is left out.
 
     Raises:
-        ValueError: unknown protocol, no sample, or counts that cannot be pixel counts.
+        ValueError: as `per_sample_iou`, or no sample.
     """
     protocol = get_protocol(protocol)
-    totals = _sample_contributions(intersections, unions, protocol).sum(axis=0)
-    return dict(zip(_score_names(protocol), _scores_from_totals(totals[None], protocol)[0].tolist(), strict=True))
+    contributions = _sample_contributions(intersections, unions, protocol, no_target, present)
+    names, totals = list(contributions), np.stack(list(contributions.values()), axis=1).sum(axis=0)
+    scores = zip(names, _scores_from_totals(totals[None], protocol)[0].tolist(), strict=True)
+    return {name: score for name, score in scores if not math.isnan(score)}
 
 
 def evaluate_masks(
-    predictions: Sequence[ArrayLike], references: Sequence[ArrayLike], protocol: str | Protocol = "original", **options
+    predictions: Sequence[ArrayLike],
+    references: Sequence[ArrayLike],
+    protocol: str | Protocol = "original",
+    *,
+    present: Sequence[bool] | None = None,
+    **options,
 ) -> dict[str, float]:
     """Score predicted masks against true ones.
 
@@ -169,12 +254,14 @@ def evaluate_masks(
 
     Args:
         predictions: N boolean masks (H, W), numpy arrays or torch tensors on the CPU; sizes may differ among samples.
-        references: N boolean masks, each of its prediction's size.
-        protocol: `"original"`, `"lavt"`, `"vlt"`, `"cris"` or a `Protocol`.
+        references: N boolean masks, each of its prediction's size; an empty one says that there is no target.
+        protocol: `"original"`, `"lavt"`, `"vlt"`, `"cris"`, `"rela"`, `"rela_area50"` or a `Protocol`.
+        present: N booleans, the answers of a no-target head, with the masks that it holds back among `predictions`;
+            without it an empty mask is the answer "no target".
         options: replace single scoring fields of the protocol, such as `precision_thresholds=(0.5, 0.95)`.
 
     Returns:
-        Percent: `oIoU`, `mIoU`, `Pr@0.5` ... `Pr@0.9`.
+        Percent, see `scores_from_counts`.
 
     Raises:
         ValueError: unknown protocol or option, no sample, unequal numbers of masks, or a mask that is not boolean, not
@@ -183,13 +270,19 @@ def evaluate_masks(
     protocol = _with_options(get_protocol(protocol), options)
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions for {len(references)} references: give one for each.")
-    counts = np.zeros((len(predictions), 2), dtype=np.int64)
-    for index, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
+    heads = [None] * len(predictions) if present is None else present
+    if len(heads) != len(predictions):
+        raise ValueError(f"{len(heads)} answers in `present` for {len(predictions)} predictions: give one for each.")
+    samples = []
+    for index, (prediction, reference, head) in enumerate(zip(predictions, references, heads, strict=True)):
         try:
-            counts[index] = mask_counts(prediction, reference)
+            samples.append((*count_answer(prediction, reference, head, protocol), not np.any(np.asarray(reference))))
         except ValueError as error:
             raise ValueError(f"Sample {index}: {error}") from error
-    return scores_from_counts(counts[:, 0], counts[:, 1], protocol)
+    if not samples:
+        raise ValueError("There is nothing to score: no sample was given.")
+    intersections, unions, answers, no_target = zip(*samples, strict=True)
+    return scores_from_counts(intersections, unions, protocol, no_target=no_target, present=answers)
 
 
 def bootstrap_intervals(
@@ -197,6 +290,8 @@ def bootstrap_intervals(
     unions: ArrayLike,
     protocol: str | Protocol = "original",
     *,
+    no_target: ArrayLike | None = None,
+    present: ArrayLike | None = None,
     groups: Sequence[Hashable] | None = None,
     samples: int = 1000,
     seed: int = 0,
@@ -205,19 +300,22 @@ def bootstrap_intervals(
     """Percentile bootstrap intervals of the protocol's scores (Efron and Tibshirani 1993, chapter 13).
 
     Sentences about one image succeed and fail together, so whole groups are drawn with replacement where `groups`
-    names each sample's image; without it every sample stands alone.
+    names each sample's image; without it every sample stands alone. A resample without a sentence that a score is
+    about says nothing of that score.
 
     Args:
         intersections: (N,) integers, pixels.
         unions: (N,) integers, pixels.
         protocol: a protocol or its name.
+        no_target: as in `scores_from_counts`.
+        present: as in `scores_from_counts`.
         groups: N group ids (image ids), or None.
         samples: number of resamples, at least 1.
         seed: of the resampling; equal seeds give equal intervals.
         confidence: share of the resamples inside the interval, in (0, 1).
 
     Returns:
-        `(low, high)` in percent for every score of `scores_from_counts`.
+        `(low, high)` in percent for every score of `scores_from_counts` that any resample says something of.
 
     Raises:
         ValueError: as `scores_from_counts`, and for unequal numbers of groups and samples or options out of range.
@@ -225,47 +323,97 @@ def bootstrap_intervals(
     protocol = get_protocol(protocol)
     if samples < 1 or not 0 < confidence < 1:
         raise ValueError(f"samples must be at least 1 and confidence in (0, 1), not {samples} and {confidence}.")
-    contributions = _sample_contributions(intersections, unions, protocol)
+    by_name = _sample_contributions(intersections, unions, protocol, no_target, present)
+    contributions = np.stack(list(by_name.values()), axis=1)
     if groups is not None:
         contributions = _sum_by_group(contributions, groups)
     generator = np.random.default_rng(seed)
     count = len(contributions)
     totals = [
-        np.bincount(generator.integers(count, size=count), minlength=count) @ contributions for _ in range(samples)
+        np.tensordot(np.bincount(generator.integers(count, size=count), minlength=count), contributions, axes=1)
+        for _ in range(samples)
     ]
     tail = (1 - confidence) / 2
-    low, high = np.quantile(_scores_from_totals(np.stack(totals), protocol), [tail, 1 - tail], axis=0)
-    return dict(zip(_score_names(protocol), zip(low.tolist(), high.tolist(), strict=True), strict=True))
+    intervals = {}
+    for name, scores in zip(by_name, _scores_from_totals(np.stack(totals), protocol).T, strict=True):
+        defined = scores[~np.isnan(scores)]
+        if defined.size:
+            intervals[name] = tuple(np.quantile(defined, [tail, 1 - tail]).tolist())
+    return intervals
 
 
-def _score_names(protocol: Protocol) -> list[str]:
-    return ["oIoU", "mIoU", *(f"Pr@{threshold}" for threshold in protocol.precision_thresholds)]
-
-
-def _sample_contributions(intersections: ArrayLike, unions: ArrayLike, protocol: Protocol) -> NDArray[np.float64]:
-    """(N, 4 + thresholds): intersection, union, 1, IoU, reached thresholds. Every score is a ratio of their sums."""
+def _sample_contributions(
+    intersections: ArrayLike,
+    unions: ArrayLike,
+    protocol: Protocol,
+    no_target: ArrayLike | None,
+    present: ArrayLike | None,
+) -> dict[str, NDArray[np.float64]]:
+    """(N, 2) for every score, which is the ratio of the two sums over samples."""
     intersections, unions = _pixel_counts(intersections, unions)
-    iou = per_sample_iou(intersections, unions, protocol)
+    answers = _checked_answers(no_target, present, len(unions), protocol)
+    intersections, unions = _scored_counts(intersections, unions, protocol, answers)
+    iou = _iou(intersections, unions, protocol)
     compare = np.greater if protocol.strict_precision else np.greater_equal
     thresholds = np.asarray(protocol.precision_thresholds, dtype=protocol.threshold_dtype).astype(np.float64)
-    reached = compare(iou[:, None], thresholds)
-    return np.column_stack([intersections, unions, np.ones_like(iou), iou, reached])
+    everyone = np.ones(len(iou), dtype=bool)
+    judged = ~answers.no_target if protocol.no_target == "scored" else everyone
+    ratios = {protocol.overall_name: (intersections, unions), protocol.mean_name: (iou, everyone)}
+    for name, threshold in zip(protocol.precision_thresholds, thresholds, strict=True):
+        ratios[f"Pr@{name}"] = (compare(iou, threshold) & judged, judged)
+    if protocol.no_target != "ignored" and answers is not None and answers.no_target.any():
+        ratios["N-acc"] = (answers.no_target & ~answers.present, answers.no_target)
+        ratios["T-acc"] = (~answers.no_target & answers.present, ~answers.no_target)
+    return {name: np.column_stack(ratio).astype(np.float64) for name, ratio in ratios.items()}
+
+
+def _scored_counts(
+    intersections: NDArray[np.int64], unions: NDArray[np.int64], protocol: Protocol, answers: _Answers | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The counts that the scores are made of: pixel counts, corrected where the protocol scores the answer itself."""
+    if protocol.no_target != "scored":
+        return intersections, unions
+    rightly_none = answers.no_target & ~answers.present
+    return intersections * answers.present, np.where(rightly_none, 0, unions)
+
+
+def _iou(intersections: NDArray[np.int64], unions: NDArray[np.int64], protocol: Protocol) -> NDArray[np.float64]:
+    numerators = intersections + protocol.intersection_epsilon
+    # A union of 0 is replaced so that nothing is divided by 0; its IoU is the protocol's decision.
+    denominators = np.maximum(unions, 1) + protocol.union_epsilon
+    return np.where(unions == 0, protocol.empty_union_iou, numerators / denominators)
 
 
 def _scores_from_totals(totals: NDArray[np.float64], protocol: Protocol) -> NDArray[np.float64]:
-    """Scores in percent (R, 2 + thresholds) from R sums of sample contributions."""
-    intersections, unions, counts = totals[:, 0], totals[:, 1], totals[:, 2]
-    overall = np.where(unions == 0, protocol.empty_union_iou, intersections / np.maximum(unions, 1))
-    return 100 * np.column_stack([overall, totals[:, 3:] / counts[:, None]])
+    """Scores in percent (R, S) from R sums of sample contributions (R, S, 2); NaN for a score about no sample."""
+    numerators, denominators = totals[..., 0], totals[..., 1]
+    scores = np.full(numerators.shape, np.nan)
+    scores[:, 0] = protocol.empty_union_iou
+    np.divide(numerators, denominators, out=scores, where=denominators > 0)
+    return 100 * scores
 
 
 def _sum_by_group(contributions: NDArray[np.float64], groups: Sequence[Hashable]) -> NDArray[np.float64]:
     if len(groups) != len(contributions):
         raise ValueError(f"{len(groups)} group ids for {len(contributions)} samples: give one for each.")
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-    sums = np.zeros((len(numbers), contributions.shape[1]))
+    sums = np.zeros((len(numbers), *contributions.shape[1:]))
     np.add.at(sums, [numbers[group] for group in groups], contributions)
     return sums
+
+
+def _checked_answers(
+    no_target: ArrayLike | None, present: ArrayLike | None, count: int, protocol: Protocol
+) -> _Answers | None:
+    if no_target is None and present is None and protocol.no_target != "scored":
+        return None
+    no_target, present = np.asarray(no_target), np.asarray(present)
+    for flags in (no_target, present):
+        if flags.dtype != np.bool_ or flags.shape != (count,):
+            raise ValueError(
+                f"Pass `no_target` and `present` to protocol '{protocol.name}', a boolean for each of {count} samples."
+            )
+    return _Answers(no_target, present)
 
 
 def _boolean_mask(mask: ArrayLike, name: str) -> NDArray[np.bool_]:

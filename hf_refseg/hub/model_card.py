@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from peft import PeftModel
 from transformers import PreTrainedModel
 
 LAVT_IMAGE = """@inproceedings{yang2022lavt,
@@ -71,7 +72,7 @@ mask = result["mask"]  # bool, (height, width)
 def write_model_card(
     output_dir: str | PathLike[str],
     *,
-    model: PreTrainedModel,
+    model: PreTrainedModel | PeftModel,
     metrics: Mapping[tuple[str, str, str], Mapping[str, float]] | None = None,
     training: Mapping[str, object] | None = None,
     pictures: Sequence[str | PathLike[str]] = (),
@@ -88,12 +89,13 @@ def write_model_card(
 
     Args:
         output_dir: The folder that holds (or will hold) the model and its processor; made where it is missing.
-        model: The model; its class, `config.model_type` and parameter count go into the card.
+        model: The model; its class, `config.model_type` and parameter count go into the card. With an adapter, it
+            is the adapter that lies in the folder.
         metrics: Scores in percent, `{(data set, split, protocol): {"oIoU": 61.2, ...}}`.
         training: What really happened, name to value: data set, optimizer, steps, seconds, seed ...
         pictures: Image files to show; those outside `output_dir` are copied into it.
         datasets: The training data, as ids on the Hub or names.
-        base_model: Id or ids on the Hub of the models this one started from.
+        base_model: Id or ids on the Hub of the models this one started from; an adapter's own base model goes first.
         repo_id: The name the usage examples load; default: the name of `output_dir`.
         license: License id as on the Hub.
         intended_use: A paragraph.
@@ -105,15 +107,16 @@ def write_model_card(
     folder = Path(output_dir)
     check_pictures(pictures)
     name = repo_id or folder.resolve().name
+    model_type = plain_model(model).config.model_type
     data = ModelCardData(
         library_name="hf_refseg",
         pipeline_tag="image-segmentation",
-        tags=["referring-image-segmentation", model.config.model_type],
+        tags=["referring-image-segmentation", model_type, *(["peft"] if isinstance(model, PeftModel) else [])],
         license=license,
         datasets=list(datasets) or None,
-        base_model=base_model if base_model is None or isinstance(base_model, str) else list(base_model),
         model_name=name.split("/")[-1],
         eval_results=to_eval_results(metrics or {}) or None,
+        **describe_origin(model, base_model),
     )
     folder.mkdir(parents=True, exist_ok=True)
     sections = [
@@ -125,7 +128,7 @@ def write_model_card(
         describe_section("Limits", limitations),
         describe_results(metrics or {}),
         describe_training(training or {}, datasets),
-        describe_citation(model.config.model_type),
+        describe_citation(model_type),
     ]
     body = "\n\n".join(section for section in sections if section)
     path = folder / "README.md"
@@ -152,10 +155,32 @@ def to_eval_results(metrics: Mapping[tuple[str, str, str], Mapping[str, float]])
     ]
 
 
-def describe_model(model: PreTrainedModel) -> str:
-    """The first line of the class's docstring, its name and its size."""
-    purpose = (type(model).__doc__ or "").strip().partition("\n")[0]
-    size = f"`{type(model).__name__}`, {model.num_parameters() / 1e6:.2f} million parameters."
+def plain_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def describe_origin(model: PreTrainedModel | PeftModel, given: str | Sequence[str] | None) -> dict[str, object]:
+    """The metadata on what the model was made from: an adapter's base model if it lies on the Hub, else `given`."""
+    if isinstance(model, PeftModel):
+        recorded = model.peft_config["default"].base_model_name_or_path
+        if not Path(recorded).is_absolute():
+            return {"base_model": recorded, "base_model_relation": "adapter"}
+    return {"base_model": given if given is None or isinstance(given, str) else list(given)}
+
+
+def describe_model(model: PreTrainedModel | PeftModel) -> str:
+    """The first line of the class's docstring, its name and its size, that of the adapter too."""
+    model_class = type(plain_model(model))
+    purpose = (model_class.__doc__ or "").strip().partition("\n")[0]
+    if isinstance(model, PeftModel):
+        held = sum(parameter.numel() for name, parameter in model.named_parameters() if ".default." in name)
+        base_model = model.peft_config["default"].base_model_name_or_path
+        size = (
+            f"An adapter of {held / 1e6:.2f} million parameters for the `{model_class.__name__}` in `{base_model}`, "
+            "which is loaded along with it; that takes `peft`."
+        )
+    else:
+        size = f"`{model_class.__name__}`, {model.num_parameters() / 1e6:.2f} million parameters."
     return f"{purpose}\n\n{size}" if purpose else size
 
 

@@ -28,6 +28,13 @@ class RefSegTrainingArguments(TrainingArguments):
     lr_scheduler_kwargs: dict | str | None = field(
         default=None, metadata={"help": 'JSON; for "polynomial" {"lr_end": 0.0, "power": 0.9} where absent.'}
     )
+    learning_rate_drops: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Epochs at which the learning rate is divided by ten, in the place of lr_scheduler_type; with "
+            "max_steps, fractions of an epoch count as well."
+        },
+    )
     max_grad_norm: float = field(default=0.0, metadata={"help": "Largest norm of the gradient; 0 = no clipping."})
     total_train_batch_size: int | None = field(
         default=None,

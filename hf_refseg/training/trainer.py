@@ -15,8 +15,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
@@ -24,6 +26,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from ..data.examples import ReferentExamples, RefSegCollator
 from ..evaluation.protocols import scores_from_counts
 from ..hub.model_card import write_model_card
+from .adapters import check_kind, describe_adapter, load_adapter_weights
 from .arguments import RefSegTrainingArguments
 from .callbacks import EpochSetter, LossWeightSchedule
 from .optimization import decay_parameter_names, synchronize_batch_norm, train_first_text_layers
@@ -46,7 +49,7 @@ class RefSegTrainer(Trainer):
       not complete.
 
     Args:
-        model: the model.
+        model: the model, or one with an adapter (`add_adapter`): checkpoints and results then hold the adapter alone.
         args: the arguments.
         processing_class: the model's processor; it is saved along with the model.
         train_dataset: the referents.
@@ -77,6 +80,9 @@ class RefSegTrainer(Trainer):
                 f"One process sees {args.n_gpu} GPUs. Start one for each: torchrun --nproc_per_node {args.n_gpu} "
                 "SCRIPT; or name the one to use in CUDA_VISIBLE_DEVICES."
             )
+        check_kind(args.output_dir, adapter=isinstance(model, PeftModel))
+        if isinstance(model, PeftModel):
+            _check_adapter_arguments(model, args)
         if args.text_layers_trained is not None:
             train_first_text_layers(model.text_encoder, args.text_layers_trained)
         schedules = [LossWeightSchedule(name, **how) for name, how in (args.loss_weight_schedules or {}).items()]
@@ -108,6 +114,15 @@ class RefSegTrainer(Trainer):
                 raise ValueError(f"There is no complete checkpoint in {self.args.output_dir} to resume from.")
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        if self.args.learning_rate_drops is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None:
+            steps_per_epoch = len(self.train_dataset) // self.get_total_train_batch_size(self.args)
+            milestones = [round(epoch * steps_per_epoch) for epoch in self.args.learning_rate_drops]
+            self.lr_scheduler = MultiStepLR(optimizer or self.optimizer, milestones, gamma=0.1)
+        return self.lr_scheduler
+
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         return decay_parameter_names(model)
 
@@ -134,8 +149,8 @@ class RefSegTrainer(Trainer):
             super()._load_best_model()
 
     def _holds_all_weights(self) -> bool:
-        """Whether this process holds the whole model: no adapter, and not spread over processes."""
-        return isinstance(self.model, PreTrainedModel) and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        """Whether this process holds the whole model: it is not spread over processes."""
+        return not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     def compute_loss(
         self,
@@ -160,7 +175,10 @@ class RefSegTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
-        counts = count_pixels(outputs.logits > self.logit_threshold, inputs["mask_labels"] != 0)
+        predictions = outputs.logits > self.logit_threshold
+        if outputs.presence_logits is not None:
+            predictions &= (outputs.presence_logits > 0)[:, None, None]
+        counts = count_pixels(predictions, inputs["mask_labels"] != 0)
         # Also drops the sentences that were repeated to fill the last batch of all processes.
         self.eval_counts.append(self.accelerator.gather_for_metrics(counts).cpu())
         return loss.detach(), None, None
@@ -200,6 +218,8 @@ class RefSegTrainer(Trainer):
         if self.state.global_step == 0:
             return {}
         args = self.args
+        drops = args.learning_rate_drops
+        schedule = f"{args.lr_scheduler_type.value} schedule" if drops is None else f"a tenth after epochs {drops}"
         precision = "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
         return {
             "steps": f"{self.state.global_step} of {self.state.max_steps}",
@@ -207,11 +227,17 @@ class RefSegTrainer(Trainer):
             "batch": f"{self.get_total_train_batch_size(args)} referents ({args.world_size} processes, "
             f"{args.gradient_accumulation_steps} accumulation steps)",
             "optimizer": f"{args.optim.value}, learning rate {args.learning_rate:g}, weight decay "
-            f"{args.weight_decay:g}, {args.lr_scheduler_type.value} schedule",
-            "text layers trained": "all" if args.text_layers_trained is None else args.text_layers_trained,
+            f"{args.weight_decay:g}, {schedule}",
+            **self._describe_trained(),
             "precision": precision,
             "seed": args.seed,
         }
+
+    def _describe_trained(self) -> dict[str, object]:
+        if isinstance(self.model, PeftModel):
+            return {"trained": describe_adapter(self.model.peft_config["default"])}
+        layers = self.args.text_layers_trained
+        return {"text layers trained": "all" if layers is None else layers}
 
 
 class EpochSampler(Sampler[int]):
@@ -273,14 +299,32 @@ class ComponentMeans:
         return {name: total / totals[-1] for name, total in zip(names, totals[:-1], strict=True)}
 
 
-def load_weights(model: PreTrainedModel, folder: str | PathLike[str]) -> None:
-    """Puts the weights that `save_pretrained` wrote into a model of the same architecture.
+def load_weights(model: PreTrainedModel | PeftModel, folder: str | PathLike[str]) -> None:
+    """Puts the weights that `save_pretrained` wrote into a model of the same architecture; those of an adapter alike.
 
     Raises:
         RuntimeError: a tensor is missing, of another shape or not the model's.
+        ValueError: an adapter for another base model; an adapter for a model without one, or the other way round.
     """
+    check_kind(folder, adapter=isinstance(model, PeftModel))
+    if isinstance(model, PeftModel):
+        load_adapter_weights(model, folder)
+        return
     saved = type(model).from_pretrained(folder, dtype=model.dtype)
     model.load_state_dict(saved.state_dict())
+
+
+def _check_adapter_arguments(model: PeftModel, args: RefSegTrainingArguments) -> None:
+    base_model = model.peft_config["default"].base_model_name_or_path
+    if args.text_layers_trained is not None:
+        raise ValueError(
+            "text_layers_trained trains layers that an adapter does not hold: leave it out, or train without adapter."
+        )
+    if args.push_to_hub and Path(base_model).is_absolute():
+        raise ValueError(
+            f"push_to_hub: the base model of the adapter is the folder {base_model}, where nobody else could load it "
+            "from. Push the base model first, and load it by its id on the Hub."
+        )
 
 
 def count_pixels(predictions: Tensor, references: Tensor) -> Tensor:
@@ -321,8 +365,11 @@ def find_checkpoint_fault(folder: str | PathLike[str]) -> str | None:
     for index in folder.glob("*.safetensors.index.json"):
         shards = set(_read_json(index).get("weight_map", {}).values())
         weights += [folder / shard for shard in sorted(shards)]
+    is_adapter = (folder / "adapter_config.json").is_file()
     if not weights:
-        return "model.safetensors is missing"
+        return f"{'adapter_model' if is_adapter else 'model'}.safetensors is missing"
+    if (folder / "adapter_model.safetensors") in weights and not is_adapter:
+        return "adapter_config.json is missing"
     random_states = sorted(folder.glob("rng_state*.pth")) or [folder / "rng_state.pth"]
     for path in [*weights, folder / "optimizer.pt", folder / "scheduler.pt", *random_states]:
         if not path.is_file():

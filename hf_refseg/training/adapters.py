@@ -1,0 +1,264 @@
+"""Adapters through PEFT: heads trained on frozen encoders, and low-rank updates (LoRA) of the encoders' attention."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.constants import DUMMY_TARGET_MODULES
+from peft.utils.other import AuxiliaryTrainingWrapper
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import cached_file, find_adapter_config_file
+
+from ..auto import AutoModelForReferringSegmentation
+
+ENCODERS = ("backbone", "text_encoder")
+# Queries, keys and values as Swin and CLIP (q_proj ...), BERT (query ...), SAM and timm (qkv) call them.
+ATTENTION_PROJECTIONS = r"(backbone|text_encoder)\.(.*\.)?(q_proj|k_proj|v_proj|query|key|value|qkv)"
+
+
+def add_adapter(
+    model: PreTrainedModel, *, lora_rank: int | None = None, lora_alpha: float = 16, lora_dropout: float = 0.0
+) -> PeftModel:
+    """Freezes the encoders and trains the heads: everything but `backbone` and `text_encoder`.
+
+    `save_pretrained` and `push_to_hub` of the result write what was trained, batch statistics included, and the name
+    of the base model. `AutoModel.from_pretrained`, `PeftModel.from_pretrained` and `load_with_adapter` load it;
+    `merge_and_unload()` gives a model without adapter.
+
+    Args:
+        model: a model that was loaded from a folder or from the Hub, or whose `name_or_path` says where it was saved.
+            It is changed in place.
+        lora_rank: rank of a low-rank update of all query, key and value projections inside both encoders (LoRA,
+            https://huggingface.co/papers/2106.09685), at least 1; None = the encoders stay as they are.
+        lora_alpha: the update is scaled by `lora_alpha / lora_rank`.
+        lora_dropout: dropout before the update in training, in [0, 1).
+
+    Raises:
+        ValueError: the model has no name, has an adapter already or is built in a way that PEFT cannot adapt; a number
+            out of its range.
+    """
+    if any(isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper) for module in model.modules()):
+        raise ValueError(
+            "The model has an adapter already: merge it first (`hf-refseg merge`), or load its base model."
+        )
+    if not model.name_or_path:
+        raise ValueError(
+            "An adapter records where its base model lies, but this model was never loaded from anywhere. Save it, "
+            "and load it from there."
+        )
+    heads = find_heads(model)
+    if lora_rank is None:
+        config = LoraConfig(target_modules=DUMMY_TARGET_MODULES, modules_to_save=heads)
+    else:
+        _check_lora(model, lora_rank, lora_alpha, lora_dropout)
+        config = LoraConfig(
+            r=lora_rank,
+            lora_alpha=lora_alpha,
+            lora_dropout=lora_dropout,
+            target_modules=ATTENTION_PROJECTIONS,
+            modules_to_save=heads,
+        )
+    adapted = get_peft_model(model, config)
+    adapted.peft_config["default"].base_model_name_or_path = _location(model.name_or_path)
+    return adapted
+
+
+def find_heads(model: nn.Module) -> list[str]:
+    """Names of the modules that an adapter trains as a whole: all beside the encoders, members of lists one by one.
+
+    Raises:
+        ValueError: a parameter that belongs to none of them, or a name that PEFT would confuse with another one.
+    """
+    paths = [path for path, _ in model.named_modules()]
+    children = [(name, module) for name, module in model.named_children() if name not in ENCODERS]
+    heads = [head for name, module in children for head in _wrappable(name, module, paths)]
+    covered = tuple(f"{part}." for part in (*ENCODERS, *heads))
+    bare = [name for name, _ in model.named_parameters() if not name.startswith(covered)]
+    if bare:
+        raise ValueError(
+            f"{type(model).__name__} holds the bare parameter '{bare[0]}', which PEFT cannot save in an adapter: put "
+            "it into a module of its own."
+        )
+    for head in heads:
+        alike = _alike(head, paths)
+        if alike:
+            raise ValueError(
+                f"{type(model).__name__} has modules '{head}' and '{alike[0]}', which PEFT cannot tell apart, as one "
+                "name ends like the other: rename the first."
+            )
+    return heads
+
+
+def load_with_adapter(adapter: str | PathLike[str], base_model: PreTrainedModel | None = None) -> PeftModel:
+    """The base model with an adapter, in evaluation mode and with nothing to train.
+
+    As `PeftModel.from_pretrained`, and it makes sure that base model and adapter belong together.
+
+    Args:
+        adapter: folder or Hub id of the adapter.
+        base_model: the base model, changed in place; loaded from where the adapter says, if absent.
+
+    Raises:
+        ValueError: not an adapter, an adapter for another base model, or one whose weights are damaged.
+        OSError: a file of the adapter or the base model is not there.
+    """
+    adapter = str(adapter)
+    config = read_adapter_config(adapter)
+    if base_model is None:
+        base_model = AutoModelForReferringSegmentation.from_pretrained(find_base_model(adapter))
+    _check_base_model(base_model, adapter, config)
+    try:
+        model = PeftModel(base_model, config)
+    except ValueError as error:
+        raise ValueError(f"{_mismatch(adapter, config, base_model)}: {error}") from error
+    load_adapter_weights(model, adapter)
+    return model.eval()
+
+
+def load_adapter_weights(model: PeftModel, adapter: str | PathLike[str]) -> None:
+    """Puts the weights of a saved adapter into a model with the same kind of adapter.
+
+    Raises:
+        ValueError: the adapter was trained on another base model, is of another kind, or is damaged.
+        OSError: a file of the adapter is not there.
+    """
+    adapter = str(adapter)
+    saved_config, config = read_adapter_config(adapter), model.peft_config["default"]
+    base_model = model.get_base_model()
+    _check_base_model(base_model, adapter, saved_config)
+    saved = _read_shapes(adapter)
+    expected = {
+        name: list(tensor.shape)
+        for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()
+    }
+    differing = sorted(name for name in saved.keys() | expected.keys() if saved.get(name) != expected.get(name))
+    if differing:
+        name = differing[0]
+        raise ValueError(
+            f"{_mismatch(adapter, saved_config, base_model)}: {name} has the shape {saved.get(name, 'none')} in the "
+            f"adapter and {expected.get(name, 'none')} in the model."
+        )
+    model.load_adapter(adapter, "default", is_trainable=not config.inference_mode)
+
+
+def check_kind(folder: str | PathLike[str], *, adapter: bool) -> None:
+    """Raises ValueError where a folder holds a whole model although an adapter is trained, or the other way round."""
+    held, trained = ("a whole model", "an adapter") if adapter else ("an adapter", "a whole model")
+    if (Path(folder) / ("config.json" if adapter else "adapter_config.json")).is_file():
+        raise ValueError(
+            f"{folder} holds {held}, but {trained} is trained: choose another output_dir, or another checkpoint."
+        )
+
+
+def is_adapter(name: str | PathLike[str]) -> bool:
+    """Whether a folder or a repository on the Hub holds an adapter, not a whole model."""
+    # A folder with both is a whole model to transformers.
+    return _find_config_file(name) is not None and not Path(name, "config.json").is_file()
+
+
+def read_adapter_config(adapter: str | PathLike[str]) -> PeftConfig:
+    """The configuration of an adapter in a folder or on the Hub; raises ValueError where there is none."""
+    if _find_config_file(adapter) is None:
+        raise ValueError(f"{adapter} is no adapter: it holds no adapter_config.json.")
+    return PeftConfig.from_pretrained(str(adapter))
+
+
+def find_base_model(adapter: str | PathLike[str]) -> str:
+    """Folder or Hub id of the base model of an adapter; raises ValueError where it is unknown or gone."""
+    name = read_adapter_config(adapter).base_model_name_or_path
+    remedy = f"Write where it lies as base_model_name_or_path into adapter_config.json of {adapter}."
+    if name is None:
+        raise ValueError(f"The adapter {adapter} does not say what its base model is. {remedy}")
+    if Path(name).is_absolute() and not Path(name).is_dir():
+        raise ValueError(f"The adapter {adapter} was trained on the base model {name}, which is not there. {remedy}")
+    return name
+
+
+def describe_adapter(config: LoraConfig) -> str:
+    """What an adapter of `add_adapter` trains, in a few words."""
+    if config.target_modules == DUMMY_TARGET_MODULES:
+        return "heads alone"
+    return f"heads, and LoRA of rank {config.r}, alpha {config.lora_alpha:g}, in the encoders' attention"
+
+
+def _alike(head: str, paths: Sequence[str]) -> list[str]:
+    """The other modules that PEFT would take for `head`: it goes by the end of their paths."""
+    return [path for path in paths if path.endswith(head) and path != head]
+
+
+def _wrappable(name: str, module: nn.Module, paths: Sequence[str]) -> Iterator[str]:
+    # PEFT wraps no containers, which have no forward of their own.
+    is_container = isinstance(module, nn.ModuleList | nn.ModuleDict)
+    own_tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    if is_container or (_alike(name, paths) and not own_tensors):
+        for child_name, child in module.named_children():
+            yield from _wrappable(f"{name}.{child_name}", child, paths)
+    elif module.state_dict() and not isinstance(module, nn.ParameterList | nn.ParameterDict):
+        yield name
+
+
+def _check_lora(model: PreTrainedModel, rank: int, alpha: float, dropout: float) -> None:
+    if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
+        raise ValueError(
+            f"lora_rank has to be at least 1, lora_alpha positive and lora_dropout in [0, 1), not {rank}, {alpha} and "
+            f"{dropout}."
+        )
+    modules = dict(model.named_modules())
+    adapted = {name.split(".")[0] for name in modules if re.fullmatch(ATTENTION_PROJECTIONS, name)}
+    if not adapted:
+        raise ValueError("The encoders have no attention that LoRA could update: train the heads alone.")
+    for name, module in modules.items():
+        has_statistics = isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+        if has_statistics and name.split(".")[0] in adapted:
+            raise ValueError(
+                f"LoRA would change the batch statistics of {name}, which the adapter does not hold: train the heads "
+                "alone."
+            )
+
+
+def _check_base_model(base_model: PreTrainedModel, adapter: str, config: PeftConfig) -> None:
+    recorded = config.base_model_name_or_path
+    trained_class = (config.auto_mapping or {}).get("base_model_class", type(base_model).__name__)
+    if trained_class != type(base_model).__name__:
+        raise ValueError(f"{_mismatch(adapter, config, base_model)}: it is an adapter of {trained_class}.")
+    if recorded and base_model.name_or_path and _location(recorded) != _location(base_model.name_or_path):
+        raise ValueError(
+            f"{_mismatch(adapter, config, base_model)}. If both are the same model, write this name as "
+            "base_model_name_or_path into the adapter's adapter_config.json."
+        )
+
+
+def _mismatch(adapter: str, config: PeftConfig, base_model: PreTrainedModel) -> str:
+    given = f"{base_model.name_or_path or 'this model'} ({type(base_model).__name__})"
+    return (
+        f"The adapter {adapter} was trained on the base model {config.base_model_name_or_path} and does not belong to "
+        f"{given}; load it with the former"
+    )
+
+
+def _find_config_file(name: str | PathLike[str]) -> str | None:
+    if Path(name).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+        return find_adapter_config_file(str(name))
+    return None
+
+
+def _location(name: str) -> str:
+    """The name of a model, a folder's in full: an adapter may be loaded from anywhere."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def _read_shapes(adapter: str) -> dict[str, list[int]]:
+    """Names and shapes of an adapter's tensors, read off the head of the file."""
+    path = cached_file(adapter, "adapter_model.safetensors")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}). Save or download the adapter again.") from error

@@ -1,0 +1,179 @@
+"""Configuration of MagNet (https://huggingface.co/papers/2312.12198)."""
+
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, Mask2FormerConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from .configuration_refseg import RefSegConfig
+
+AlignmentLoss = Literal["pixel_to_pixel", "pixel_to_text"]
+
+
+@strict
+class MagNetConfig(RefSegConfig):
+    r"""
+    Configuration of [`MagNetForReferringSegmentation`]. With no arguments it is the main model of the paper: Swin-B
+    with window 12, BERT base, and a Mask2Former head with one query. The ablations of the paper's tables 3 e and 3 f
+    are fields.
+
+    Args:
+        backbone_config (`PreTrainedConfig` or `dict`, *optional*):
+            Swin configuration of the image encoder, with four stages; defaults to Swin-B, window 12, drop path 0.3.
+        text_config (`PreTrainedConfig` or `dict`, *optional*):
+            Configuration of the text encoder, a BERT; defaults to BERT base, uncased.
+        text_stage_layers (`list[int]`, *optional*, defaults to `(3, 6, 9, 12)`):
+            For each stage the last layer of BERT in it, counted from 1.
+        pyramid_scales (`list[int]`, *optional*, defaults to `(1, 2, 3, 6)`):
+            Rows and columns of the pooled maps of the cross-modal alignment module (table 3 e); with none of them it
+            works on the full resolution alone.
+        cam_language (`str`, *optional*, defaults to `"paper"`):
+            How words look at the image: `"paper"` (equations 6 to 10), or `"released"`, as the published weights need
+            it: without a pyramid, and with a slip that keeps the image from all words that are no padding.
+        alignment_losses (`list[str]`, *optional*, defaults to `("pixel_to_pixel", "pixel_to_text")`):
+            The halves of the cross-modal alignment loss (table 3 f); none, one or both.
+        pixel_temperature (`float`, *optional*, defaults to 0.1):
+            tau_1, of the pixel-to-pixel half.
+        text_temperature (`float`, *optional*, defaults to 0.1):
+            tau_2, of the pixel-to-text half.
+        alignment_pixels (`int`, *optional*, defaults to 1024):
+            How many pixels of the target and of the background enter the alignment loss at most, for each image.
+        cross_entropy_weight (`float`, *optional*, defaults to 2.0):
+            Weight of the binary cross-entropy (equation 15).
+        dice_weight (`float`, *optional*, defaults to 2.0):
+            Weight of the dice loss.
+        alignment_weight (`float`, *optional*, defaults to 0.5):
+            Weight of the cross-modal alignment loss.
+        feature_size (`int`, *optional*, defaults to 256):
+            Channels inside the Mask2Former head; a multiple of 32.
+        mask_feature_size (`int`, *optional*, defaults to 256):
+            Channels of its mask features.
+        num_attention_heads (`int`, *optional*, defaults to 8):
+            Its attention heads.
+        pixel_decoder_layers (`int`, *optional*, defaults to 4):
+            Layers of its pixel decoder.
+        pixel_decoder_feedforward (`int`, *optional*, defaults to 1024):
+            Hidden channels of their feed-forward networks.
+        decoder_layers (`int`, *optional*, defaults to 9):
+            Its masked-attention decoder layers.
+        decoder_feedforward (`int`, *optional*, defaults to 2048):
+            Hidden channels of their feed-forward networks.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the truncated normal that the gates start from.
+
+    Example:
+
+    ```python
+    >>> from hf_refseg import MagNetConfig, MagNetForReferringSegmentation
+
+    >>> configuration = MagNetConfig(pyramid_scales=[1, 2], alignment_losses=["pixel_to_text"])
+    >>> model = MagNetForReferringSegmentation(configuration)
+    ```"""
+
+    model_type = "magnet"
+    sub_configs_defaults = {
+        "backbone_config": SubConfigSpec(
+            config_class=AutoConfig,
+            model_type="swin",
+            init_kwargs={
+                "image_size": 480,
+                "embed_dim": 128,
+                "depths": [2, 2, 18, 2],
+                "num_heads": [4, 8, 16, 32],
+                "window_size": 12,
+                "drop_path_rate": 0.3,
+            },
+        ),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
+    }
+
+    backbone_config: PreTrainedConfig | dict | None = None
+    text_config: PreTrainedConfig | dict | None = None
+    text_stage_layers: list[int] | tuple[int, ...] = (3, 6, 9, 12)
+    pyramid_scales: list[int] | tuple[int, ...] = (1, 2, 3, 6)
+    cam_language: Literal["paper", "released"] = "paper"
+    alignment_losses: list[AlignmentLoss] | tuple[AlignmentLoss, ...] = ("pixel_to_pixel", "pixel_to_text")
+    pixel_temperature: float | int = 0.1
+    text_temperature: float | int = 0.1
+    alignment_pixels: int = 1024
+    cross_entropy_weight: float | int = 2.0
+    dice_weight: float | int = 2.0
+    alignment_weight: float | int = 0.5
+    feature_size: int = 256
+    mask_feature_size: int = 256
+    num_attention_heads: int = 8
+    pixel_decoder_layers: int = 4
+    pixel_decoder_feedforward: int = 1024
+    decoder_layers: int = 9
+    decoder_feedforward: int = 2048
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        for name, wanted in (("backbone_config", "swin"), ("text_config", "bert")):
+            found = getattr(self, name).model_type
+            if found != wanted:
+                raise ValueError(
+                    f"{name}: MagNet joins the stages of a Swin transformer and of BERT, got model_type '{found}'. "
+                    f"Pass a configuration of model_type '{wanted}'."
+                )
+
+    @property
+    def stage_widths(self) -> list[int]:
+        """Channels of the visual features of each stage."""
+        return [self.backbone_config.embed_dim * 2**stage for stage in range(len(self.backbone_config.depths))]
+
+    @property
+    def reads_final_words(self) -> bool:
+        """Whether anything reads the words after the last stage; the masks only need those before its update."""
+        return "pixel_to_text" in self.alignment_losses or self.presence_head
+
+    @property
+    def head_config(self) -> Mask2FormerConfig:
+        """The head in the terms of Mask2Former."""
+        return Mask2FormerConfig(
+            feature_size=self.feature_size,
+            hidden_dim=self.feature_size,
+            mask_feature_size=self.mask_feature_size,
+            num_attention_heads=self.num_attention_heads,
+            encoder_layers=self.pixel_decoder_layers,
+            encoder_feedforward_dim=self.pixel_decoder_feedforward,
+            # Mask2Former counts the prediction before the first layer as well.
+            decoder_layers=self.decoder_layers + 1,
+            dim_feedforward=self.decoder_feedforward,
+            num_queries=1,
+            # The stride of the finest level but one: no level is added by a feature pyramid network.
+            common_stride=8,
+        )
+
+    def validate_architecture(self):
+        """Checks that the parts fit together; called on construction."""
+        stages, layers = list(self.text_stage_layers), self.text_config.num_hidden_layers
+        if len(self.stage_widths) != 4:
+            raise ValueError(f"backbone_config: four stages are needed, got {len(self.stage_widths)}.")
+        if self.stage_widths[0] % 4:
+            raise ValueError(f"backbone_config: embed_dim must be a multiple of 4, got {self.stage_widths[0]}.")
+        if self.text_config.hidden_size % 4:
+            raise ValueError(f"text_config: hidden_size must be a multiple of 4, got {self.text_config.hidden_size}.")
+        if len(stages) != 4 or stages != sorted(set(stages)) or stages[0] < 1 or stages[-1] != layers:
+            raise ValueError(
+                f"text_stage_layers: four rising numbers are needed, the last of them {layers} (all layers of "
+                f"text_config), got {stages}."
+            )
+        if len(set(self.pyramid_scales)) != len(self.pyramid_scales) or min(self.pyramid_scales, default=1) < 1:
+            raise ValueError(f"pyramid_scales: different positive numbers, got {list(self.pyramid_scales)}.")
+        if len(set(self.alignment_losses)) != len(self.alignment_losses):
+            raise ValueError(f"alignment_losses: name each half once, got {list(self.alignment_losses)}.")
+        if min(self.pixel_temperature, self.text_temperature) <= 0:
+            raise ValueError("pixel_temperature and text_temperature must be above 0.")
+        if self.alignment_pixels < 1:
+            raise ValueError(f"alignment_pixels must be at least 1, got {self.alignment_pixels}.")
+        if self.feature_size % 32 or self.feature_size % self.num_attention_heads:
+            raise ValueError(
+                f"feature_size must be a multiple of 32 and of num_attention_heads ({self.num_attention_heads}), "
+                f"got {self.feature_size}."
+            )
+
+
+__all__ = ["MagNetConfig"]

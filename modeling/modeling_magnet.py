@@ -1,0 +1,410 @@
+"""MagNet: the mask-grounded network for referring segmentation (https://huggingface.co/papers/2312.12198).
+
+Where the released weights differ from the paper they are followed for the image and the head; for the words the
+configuration's `cam_language` chooses.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModel, Mask2FormerConfig, Mask2FormerPreTrainedModel
+from transformers import initialization as init
+from transformers.models.mask2former.modeling_mask2former import (
+    Mask2FormerPixelDecoder,
+    Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention,
+    Mask2FormerTransformerModule,
+)
+
+from .configuration_magnet import MagNetConfig
+from .encoders_refseg import BertStages, SwinStages
+from .layers_refseg import GateProjection, PixelNorm, PixelWordAttention, resize_aligned, to_map
+from .losses_refseg import cross_entropy, dice_loss, pixel_to_pixel_loss, pixel_to_text_loss
+from .modeling_outputs_refseg import FusedFeatures, ImageFeatures
+from .modeling_refseg import RefSegPreTrainedModel
+
+
+class CrossModalAttention(nn.Module):
+    """One direction of X-MHA (equation 7): features times what they attend to in the other modality.
+
+    Shapes: `features` (batch, positions, channels), `others` (batch, other_positions, other_channels), `other_mask`
+    (batch, other_positions) with 1 = attend. Returns (batch, positions, channels).
+    """
+
+    def __init__(self, channels: int, other_channels: int) -> None:
+        super().__init__()
+        self.attention = PixelWordAttention(channels, other_channels, num_heads=1, norm="layer")
+        self.project_features = nn.Sequential(nn.Linear(channels, channels), nn.GELU())
+        self.project_fused = nn.Sequential(nn.Linear(channels, channels), nn.GELU())
+
+    def forward(self, features: Tensor, others: Tensor, other_mask: Tensor) -> Tensor:
+        return self.project_fused(self.project_features(features) * self.attention(features, others, other_mask))
+
+
+class PyramidLevel(nn.Module):
+    """The image pooled to a few positions, and a 3-layer MLP on them: P_i^k (equation 6).
+
+    `pixels` (batch, height * width, channels), `size` (height, width); returns (batch, scale * scale, channels / 4).
+    """
+
+    def __init__(self, channels: int, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, 4 * channels, bias=False),
+            nn.LayerNorm(4 * channels, eps=1e-6),
+            nn.Linear(4 * channels, channels, bias=False),
+            nn.GELU(),
+            nn.Linear(channels, channels // 4, bias=False),
+        )
+
+    def forward(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
+        pooled = F.adaptive_avg_pool2d(to_map(pixels, size), self.scale)
+        return self.mlp(pooled.flatten(2).transpose(1, 2))
+
+
+class OpenPathway(nn.Module):
+    """The image features on their way into the next stage, with gated language features (equation 11).
+
+    As released, only what the full resolution attended to is added, not the pyramid.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gate = nn.Sequential(GateProjection(channels), nn.GELU(), GateProjection(channels), nn.Tanh())
+
+    def forward(self, pixels: Tensor, fused: Tensor) -> Tensor:
+        return pixels + self.gate(fused) * fused
+
+
+class ClosedPathway(nn.Module):
+    """Of the last stage: no stage follows."""
+
+    def forward(self, pixels: Tensor, fused: Tensor) -> Tensor:
+        return pixels
+
+
+class TextToPixels(nn.Module):
+    """The image's side of the cross-modal alignment module (equations 7, 9 and 11).
+
+    Args of `forward`: `pixels` (batch, height * width, channels), `size` (height, width), `pyramid`: P_i^k for each
+    scale, `words` (batch, tokens, text_channels), `word_mask` (batch, tokens) with 1 = word.
+    Returns the decoder's features and the next stage's input, both shaped as `pixels`.
+    """
+
+    def __init__(self, config: MagNetConfig, stage: int) -> None:
+        super().__init__()
+        channels, text_channels = config.stage_widths[stage], config.text_config.hidden_size
+        levels = len(config.pyramid_scales)
+        self.scales = tuple(config.pyramid_scales)
+        self.full = CrossModalAttention(channels, text_channels)
+        self.levels = nn.ModuleList(CrossModalAttention(channels // 4, text_channels) for _ in range(levels))
+        self.mixer = nn.Sequential(
+            nn.Linear(channels + levels * (channels // 4), channels),
+            nn.LayerNorm(channels),
+            nn.Linear(channels, channels),
+            nn.GELU(),
+        )
+        is_last = stage == len(config.stage_widths) - 1
+        self.pathway = ClosedPathway() if is_last else OpenPathway(channels)
+
+    def forward(
+        self, pixels: Tensor, size: tuple[int, int], pyramid: list[Tensor], words: Tensor, word_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        full = self.full(pixels, words, word_mask)
+        parts = [
+            enlarge(attend(level, words, word_mask), scale, size)
+            for attend, level, scale in zip(self.levels, pyramid, self.scales, strict=True)
+        ]
+        return self.mixer(torch.cat([*parts, full], 2)), self.pathway(pixels, full)
+
+
+def enlarge(tokens: Tensor, scale: int, size: tuple[int, int]) -> Tensor:
+    """Tokens (batch, scale * scale, channels) of a pooled map, resized to (batch, height * width, channels)."""
+    return resize_aligned(to_map(tokens, (scale, scale)), size).flatten(2).transpose(1, 2)
+
+
+class PixelsToText(nn.Module):
+    """The words' side of the cross-modal alignment module, as in the paper (equations 7, 8 and 10).
+
+    `words` (batch, tokens, channels); returns the same shape. `pixels` and `pyramid` are as in `TextToPixels`.
+    """
+
+    def __init__(self, config: MagNetConfig, stage: int) -> None:
+        super().__init__()
+        channels, image_channels = config.text_config.hidden_size, config.stage_widths[stage]
+        levels = len(config.pyramid_scales)
+        self.full = CrossModalAttention(channels, image_channels)
+        self.levels = nn.ModuleList(CrossModalAttention(channels, image_channels // 4) for _ in range(levels))
+        # The last layer starts close to zero, so that BERT starts close to what it was trained for, yet not at zero.
+        self.mixer = nn.Sequential(
+            nn.Linear((1 + levels) * channels, channels), nn.GELU(), GateProjection(channels), nn.Tanh()
+        )
+
+    def forward(self, words: Tensor, word_mask: Tensor, pixels: Tensor, pyramid: list[Tensor]) -> Tensor:
+        parts = [
+            attend(words, others, others.new_ones(others.shape[:2]))
+            for attend, others in zip([*self.levels, self.full], [*pyramid, pixels], strict=True)
+        ]
+        return words + self.mixer(torch.cat(parts, 2))  # equation 10
+
+
+class ReleasedPixelsToText(nn.Module):
+    """The words' side as released: no pyramid, and BERT's additive mask, 0 for words, multiplies the queries.
+
+    All words therefore attend to all pixels alike; as values are centered, nothing of the image reaches them. In the
+    published weights the gate is zero. Shapes as in `PixelsToText`.
+    """
+
+    def __init__(self, config: MagNetConfig, stage: int) -> None:
+        super().__init__()
+        channels, image_channels = config.text_config.hidden_size, config.stage_widths[stage]
+        self.query = nn.Linear(channels, channels)
+        self.key = nn.Linear(image_channels, channels)
+        self.value = nn.Linear(image_channels, channels)
+        self.output = nn.Linear(channels, channels)
+        self.norm = PixelNorm(nn.InstanceNorm1d(channels))
+        self.project_words = nn.Sequential(nn.Linear(channels, channels), nn.GELU())
+        self.project_fused = nn.Sequential(nn.Linear(channels, channels), nn.GELU())
+        self.gate = nn.Sequential(GateProjection(channels), nn.ReLU(), GateProjection(channels), nn.Tanh())
+
+    def forward(self, words: Tensor, word_mask: Tensor, pixels: Tensor, pyramid: list[Tensor]) -> Tensor:
+        additive_mask = (1e4 * word_mask - 1e4).unsqueeze(-1)
+        query = self.query(words) * additive_mask
+        key, value = self.norm(self.key(pixels)), self.norm(self.value(pixels))
+        scores = words.shape[-1] ** -0.5 * (query @ key.transpose(1, 2))
+        # Large enough to round the scores of padding, on which the numbers depend.
+        scores = scores + (1e4 * additive_mask - 1e4)
+        attended = self.norm(self.output(scores.softmax(-1) @ value))
+        fused = self.project_fused(self.project_words(words) * attended)
+        return words + self.gate(fused) * fused
+
+
+class UnchangedWords(nn.Module):
+    """Of the last stage where nothing reads its words."""
+
+    def forward(self, words: Tensor, word_mask: Tensor, pixels: Tensor, pyramid: list[Tensor]) -> Tensor:
+        return words
+
+
+def build_pixels_to_text(config: MagNetConfig, stage: int) -> nn.Module:
+    is_last = stage == len(config.stage_widths) - 1
+    if is_last and not config.reads_final_words:
+        return UnchangedWords()
+    return {"paper": PixelsToText, "released": ReleasedPixelsToText}[config.cam_language](config, stage)
+
+
+class CrossModalAlignment(nn.Module):
+    """The cross-modal alignment module, CAM (section 3.3), after a stage of both encoders.
+
+    Both directions read the features from before the update. Takes the pixels P_i (batch, height * width, channels),
+    their (height, width), the words O_i (batch, tokens, text_channels) and `word_mask` (batch, tokens) with 1 = word.
+    Returns the decoder's features, P_{i+1} and O_{i+1}.
+    """
+
+    def __init__(self, config: MagNetConfig, stage: int) -> None:
+        super().__init__()
+        self.pyramid = nn.ModuleList(
+            PyramidLevel(config.stage_widths[stage], scale) for scale in config.pyramid_scales
+        )
+        self.text_to_pixels = TextToPixels(config, stage)
+        self.pixels_to_text = build_pixels_to_text(config, stage)
+
+    def forward(
+        self, pixels: Tensor, size: tuple[int, int], words: Tensor, word_mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        pyramid = [level(pixels, size) for level in self.pyramid]
+        features, next_pixels = self.text_to_pixels(pixels, size, pyramid, words, word_mask)
+        return features, next_pixels, self.pixels_to_text(words, word_mask, pixels, pyramid)
+
+
+class PixelDecoder(Mask2FormerPixelDecoder):
+    """Mask2Former's pixel decoder, its deformable attention over all stages instead of the last three."""
+
+    def __init__(self, config: Mask2FormerConfig, widths: list[int]) -> None:
+        super().__init__(config, widths)
+        size, self.num_feature_levels = config.feature_size, len(widths)
+        self.level_embed = nn.Parameter(torch.empty(len(widths), size))
+        self.input_projections = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width, size, 1), nn.GroupNorm(32, size)) for width in reversed(widths)
+        )
+        for layer in self.encoder.layers:
+            layer.self_attn = Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention(
+                size, config.num_attention_heads, n_levels=len(widths), n_points=4
+            )
+
+
+class MaskHead(Mask2FormerPreTrainedModel):
+    """Mask2Former's pixel decoder and its masked-attention decoder with one query."""
+
+    def __init__(self, config: Mask2FormerConfig, widths: list[int]) -> None:
+        super().__init__(config)
+        self.pixel_decoder = PixelDecoder(config, widths)
+        self.transformer = Mask2FormerTransformerModule(config.feature_size, config)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """PyTorch's own initialization of layers; queries, levels and deformable attention start as in Mask2Former."""
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            module.reset_parameters()
+        else:
+            super()._init_weights(module)
+        if isinstance(module, PixelDecoder):
+            # In custom code transformers passes over modules that hold no parameter themselves.
+            for layer in module.encoder.layers:
+                super()._init_weights(layer.self_attn)
+
+    def decode_pixels(self, maps: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """From the maps of the stages, finest first, to the mask features and the maps that the query attends to.
+
+        Returns (batch, mask_feature_size, height, width) at the finest map's size, and maps of `feature_size`
+        channels with strides 32, 16 and 8.
+        """
+        output = self.pixel_decoder(maps)
+        return output.mask_features, list(output.multi_scale_features[:3])
+
+    def decode_masks(self, mask_features: Tensor, scales: list[Tensor]) -> Tensor:
+        """Mask logits (batch, height, width) at the size of the mask features."""
+        output = self.transformer(multi_scale_features=scales, mask_features=mask_features)
+        return output.masks_queries_logits[-1].squeeze(1)
+
+
+@dataclass
+class MagNetFeatures(FusedFeatures):
+    """Fused features and what the pixel decoder makes of them.
+
+    Args:
+        mask_features (`torch.FloatTensor` of shape `(batch, channels, height, width)`): at the finest map's size.
+        scales (`list[torch.FloatTensor]`): maps (batch, channels, height, width), coarsest first.
+    """
+
+    mask_features: Tensor | None = None
+    scales: list[Tensor] | None = None
+
+
+class PixelToPixelAlignment(nn.Module):
+    """L_P2P of the cross-modal alignment loss (equation 13)."""
+
+    def __init__(self, config: MagNetConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, fused: MagNetFeatures, mask_labels: Tensor) -> Tensor:
+        config = self.config
+        return pixel_to_pixel_loss(fused.mask_features, mask_labels, config.pixel_temperature, config.alignment_pixels)
+
+
+class PixelToTextAlignment(nn.Module):
+    """L_P2T of the cross-modal alignment loss (equation 14), with the projection of the mean word."""
+
+    def __init__(self, config: MagNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.projection = nn.Linear(config.text_config.hidden_size, config.mask_feature_size)
+
+    def forward(self, fused: MagNetFeatures, mask_labels: Tensor) -> Tensor:
+        config = self.config
+        weights = (fused.word_mask / fused.word_mask.sum(1, keepdim=True).clamp(min=1)).unsqueeze(-1)
+        sentences = self.projection((fused.words * weights).sum(1))
+        return pixel_to_text_loss(
+            fused.mask_features, sentences, mask_labels, config.text_temperature, config.alignment_pixels
+        )
+
+
+ALIGNMENT_LOSSES = {"pixel_to_pixel": PixelToPixelAlignment, "pixel_to_text": PixelToTextAlignment}
+
+
+class MagNetForReferringSegmentation(RefSegPreTrainedModel):
+    """MagNet (section 3): Swin and BERT in lockstep, aligned after each stage, and a Mask2Former head.
+
+    Example:
+
+    ```python
+    >>> from hf_refseg import MagNetForReferringSegmentation
+
+    >>> model = MagNetForReferringSegmentation.from_encoders(
+    ...     "microsoft/swin-base-patch4-window12-384-in22k", "google-bert/bert-base-uncased"
+    ... )
+    ```"""
+
+    config: MagNetConfig
+    _no_split_modules = ["WindowLayer", "CrossModalAlignment", "MaskHead"]
+
+    def __init__(self, config: MagNetConfig) -> None:
+        super().__init__(config)
+        self.backbone = SwinStages(config.backbone_config)
+        self.text_encoder = BertStages(config.text_config, config.text_stage_layers)
+        self.stages = nn.ModuleList(CrossModalAlignment(config, stage) for stage in range(len(config.stage_widths)))
+        self.head = MaskHead(config.head_config, config.stage_widths)
+        self.alignment = nn.ModuleDict({name: ALIGNMENT_LOSSES[name](config) for name in config.alignment_losses})
+        self.loss_weights = {"cross_entropy": config.cross_entropy_weight, "dice": config.dice_weight}
+        if config.alignment_losses:
+            self.loss_weights["alignment"] = config.alignment_weight
+        self.add_auxiliary_tasks(config.stage_widths[-1], config.text_config.hidden_size)
+        self.post_init()
+
+    @classmethod
+    def from_encoders(
+        cls, vision_name_or_path: str, text_name_or_path: str, drop_path_rate: float = 0.3, **config
+    ) -> "MagNetForReferringSegmentation":
+        """A new model on a pretrained Swin transformer and a pretrained BERT.
+
+        Args:
+            vision_name_or_path: a Swin checkpoint on the Hub or on disk.
+            text_name_or_path: a BERT checkpoint on the Hub or on disk.
+            drop_path_rate: stochastic depth of the Swin transformer in training.
+            config: fields of [`MagNetConfig`].
+        """
+        vision = AutoModel.from_pretrained(vision_name_or_path, add_pooling_layer=False)
+        text = AutoModel.from_pretrained(text_name_or_path, add_pooling_layer=False)
+        vision.config.drop_path_rate = drop_path_rate
+        model = cls(MagNetConfig(backbone_config=vision.config, text_config=text.config, **config))
+        model.backbone.load_encoder(vision)
+        model.text_encoder.load_encoder(text)
+        return model.eval()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, GateProjection):
+            init.trunc_normal_(module.weight, std=self.config.initializer_range)
+
+    def run_image_encoder(self, pixel_values: Tensor) -> ImageFeatures:
+        """P_1: all that the encoder computes before language enters."""
+        tokens, size = self.backbone.embed(pixel_values)
+        pixels = self.backbone.run_stage(0, tokens, size)
+        return ImageFeatures(features=pixels, map_size=size, image_size=tuple(pixel_values.shape[-2:]))
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """O_1: the words after BERT's first stage, before the image enters, (batch, tokens, channels)."""
+        return self.text_encoder.run_stage(0, self.text_encoder.embed(input_ids), attention_mask)
+
+    def fuse(self, image: ImageFeatures, words: Tensor, word_mask: Tensor) -> MagNetFeatures:
+        """Both encoders in lockstep with the alignment modules (equations 5 to 11), and the pixel decoder."""
+        pixels, size, maps = image.features, image.map_size, []
+        for index, align in enumerate(self.stages):
+            if index > 0:
+                tokens, size = self.backbone.merge(index - 1, pixels, size)
+                pixels = self.backbone.run_stage(index, tokens, size)
+                words = self.text_encoder.run_stage(index, words, word_mask)
+            features, pixels, words = align(pixels, size, words, word_mask)
+            maps.append(to_map(features, size))
+        mask_features, scales = self.head.decode_pixels(maps)
+        return MagNetFeatures(maps=maps, words=words, word_mask=word_mask, mask_features=mask_features, scales=scales)
+
+    def decode(self, fused: MagNetFeatures, image_size: tuple[int, int]) -> Tensor:
+        """The one query's mask logits at the input size, (batch, height, width)."""
+        logits = self.head.decode_masks(fused.mask_features, fused.scales)
+        return resize_aligned(logits.unsqueeze(1), image_size).squeeze(1)
+
+    def compute_losses(self, logits: Tensor, mask_labels: Tensor, fused: MagNetFeatures) -> dict[str, Tensor]:
+        """The unweighted losses of equation 15, each averaged over the batch; `alignment` is equation 12."""
+        losses = {"cross_entropy": cross_entropy(logits, mask_labels), "dice": dice_loss(logits, mask_labels)}
+        if self.config.alignment_losses:
+            losses["alignment"] = sum(half(fused, mask_labels) for half in self.alignment.values())
+        return losses
+
+
+__all__ = ["MagNetForReferringSegmentation"]
