@@ -81,6 +81,22 @@ def predict(
 
 
 @app.command()
+def explain(
+    model: ModelName,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image file.")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to segment.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures; made where it is missing.")],
+    device: Device = None,
+    dtype: Dtype = "float32",
+) -> None:
+    """Draw how a model came to a mask: attention maps, reconstructions, whatever its method can tell."""
+    from hf_refseg import cli
+
+    for path in cli.explain(model, image, text, output, device=device, dtype=dtype):
+        typer.echo(path)
+
+
+@app.command()
 def evaluate(
     model: ModelName,
     dataset: Annotated[str, typer.Argument(help="Name of a data set, or folder or Hub id of a prepared one.")],
@@ -233,11 +249,17 @@ def merge(
 @app.command()
 def info(
     folder: Annotated[Path | None, typer.Argument(help="Folder of a saved model or of a prepared data set.")] = None,
+    leakage: Annotated[
+        bool, typer.Option("--leakage", help="Check that no training image of a prepared data set is on a list.")
+    ] = False,
+    leakage_list: Annotated[
+        Path | None, typer.Option(envvar="HF_REFSEG_LEAKAGE_LIST", help="The list: JSON with ids of COCO images.")
+    ] = None,
 ) -> None:
     """Tell about a model folder or a prepared data set; without one about this installation."""
     from hf_refseg import cli
 
-    typer.echo(cli.info(folder))
+    typer.echo(cli.check_leakage(folder, leakage_list) if leakage else cli.info(folder))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from peft import PeftModel
 from transformers import (
     AutoConfig,
@@ -31,6 +31,8 @@ from transformers import (
 from hf_refseg import AutoModelForReferringSegmentation, RefSegImageProcessor, RefSegProcessor, load_refseg
 from hf_refseg.auto import MODELS
 from hf_refseg.data.examples import ReferentExamples, RefSegCollator, SentenceExamples, open_image
+from hf_refseg.data.leakage import TrainingPart, drop_images, join_training_splits, read_leakage_list
+from hf_refseg.data.vocabulary import load_glove, train_word_tokenizer
 from hf_refseg.datasets_scripts.refshapes import REFSHAPES_WORDS
 from hf_refseg.evaluation import (
     EvaluationResult,
@@ -40,6 +42,8 @@ from hf_refseg.evaluation import (
     select_worst_and_best,
 )
 from hf_refseg.files import write_json
+from hf_refseg.modeling.configuration_refseg import MaskGroundingConfig
+from hf_refseg.modeling.recurrent_text_refseg import RecurrentTextEncoder
 from hf_refseg.training.adapters import add_adapter, check_kind, find_base_model, is_adapter
 from hf_refseg.training.arguments import RefSegTrainingArguments
 from hf_refseg.training.callbacks import PredictionPictures
@@ -48,6 +52,7 @@ from hf_refseg.training.trainer import RefSegTrainer, last_complete_checkpoint, 
 from hf_refseg.visualization import draw_comparison
 
 REFSHAPES = "refshapes"
+WORDS = "words"
 DRAWN_CASES = 8
 # In every saved configuration, whatever the model.
 SAVED_WITH_A_MODEL = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")
@@ -67,8 +72,13 @@ class ModelArguments:
     tokenizer_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": 'Tokenizer; the text encoder\'s if absent. "refshapes": a token for each word of RefShapes.'
+            "help": 'Tokenizer; the text encoder\'s if absent. "refshapes": a token for each word of RefShapes. '
+            '"words": one for each word of the training split, for a text encoder from random weights.'
         },
+    )
+    word_vectors: str | None = field(
+        default=None,
+        metadata={"help": "GloVe file with vectors of a recurrent text encoder's words, such as glove.6B.300d.txt."},
     )
     config: dict | str | None = field(
         default=None, metadata={"help": "Fields of the model's configuration, as a mapping (YAML or JSON)."}
@@ -89,8 +99,11 @@ class ModelArguments:
 
     def __post_init__(self):
         self.config = read_mapping("config", self.config)
-        if (self.vision_name_or_path is None) != (self.text_name_or_path is None):
+        has_new_words = self.tokenizer_name_or_path == WORDS
+        if (self.vision_name_or_path is None) != (self.text_name_or_path is None) and not has_new_words:
             raise ValueError("Give vision_name_or_path and text_name_or_path, or neither of them.")
+        if has_new_words and self.text_name_or_path:
+            raise ValueError('tokenizer_name_or_path "words" goes with no text_name_or_path, which has other words.')
         if self.model_name_or_path and (self.vision_name_or_path or self.config):
             raise ValueError("model_name_or_path takes no encoders and no config: they come with the saved model.")
 
@@ -99,12 +112,25 @@ class ModelArguments:
 class DataArguments:
     """Which data to train on, and what to score in the end."""
 
-    dataset_name: str = field(
-        default=REFSHAPES,
-        metadata={"help": "refcoco, refcoco+, refcocog, refshapes ..., a prepared folder, a Hub id."},
+    dataset_name: list[str] | str = field(
+        default_factory=lambda: [REFSHAPES],
+        metadata={
+            "help": "refcoco, refcoco+, refcocog, refshapes ..., a prepared folder, a Hub id; or several: they are "
+            "joined, without any image that is in a val or test split of one of them. They share all options but "
+            "split_by; prepare those first that take others."
+        },
     )
     data_dir: str | None = field(default=None, metadata={"help": "Folder of the data set's original files."})
-    split_by: str | None = field(default=None, metadata={"help": "Who split the data set: unc, umd, google ..."})
+    split_by: list[str] | None = field(
+        default=None, metadata={"help": "Who split the data set (unc, umd, google ...), or each of several."}
+    )
+    leakage_list: str | None = field(
+        default=None,
+        metadata={
+            "help": "JSON file of COCO image ids that are dropped from the training data as well, such as the "
+            "published list of the val and test images of RefCOCO, RefCOCO+ and RefCOCOg."
+        },
+    )
     mask_overlap: str | None = field(
         default=None, metadata={"help": '"union" or "background", where the polygons of an annotation overlap.'}
     )
@@ -114,7 +140,11 @@ class DataArguments:
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str = field(default="val", metadata={"help": "Split that is scored during training."})
     test_splits: list[str] | None = field(
-        default=None, metadata={"help": "Splits that are scored in the end; all but train_split if absent."}
+        default=None,
+        metadata={
+            "help": "Splits that are scored in the end, of several data sets as refcoco/testA; all but train_split if "
+            "absent."
+        },
     )
     protocol: str = field(default="original", metadata={"help": "Protocol of the scores in the end."})
     max_test_images: int | None = field(default=None, metadata={"help": "Images per split scored in the end."})
@@ -132,7 +162,28 @@ class DataArguments:
             self.dataset_options["mask_overlap"] = self.mask_overlap
         if isinstance(self.test_splits, str):
             self.test_splits = [self.test_splits]
+        if isinstance(self.split_by, str):
+            self.split_by = [self.split_by]
+        if isinstance(self.dataset_name, list) and len(self.dataset_name) == 1:
+            self.dataset_name = self.dataset_name[0]
+        names = self.dataset_names
+        repeated = [name for name in names if names.count(name) > 1]
+        if repeated:
+            raise ValueError(f"dataset_name names {repeated[0]} more than once.")
+        if self.split_by is not None and len(self.split_by) not in (1, len(names)):
+            raise ValueError(
+                f"split_by has {len(self.split_by)} values for {len(names)} data sets: give one for all, or one each."
+            )
         get_protocol(self.protocol)
+
+    @property
+    def dataset_names(self) -> list[str]:
+        return [self.dataset_name] if isinstance(self.dataset_name, str) else self.dataset_name
+
+    def split_by_of_each(self) -> dict[str, str | None]:
+        """Who split each data set, by its name."""
+        given = self.split_by or [None]
+        return dict(zip(self.dataset_names, given if len(given) > 1 else given * len(self.dataset_names), strict=True))
 
 
 def read_mapping(name: str, value: dict | str | None) -> dict:
@@ -180,7 +231,10 @@ def read_recipe(path: Path, names: Sequence[str]) -> dict:
     return recipe
 
 
-def build_model_and_processor(arguments: ModelArguments) -> tuple[PreTrainedModel, RefSegProcessor]:
+def build_model_and_processor(
+    arguments: ModelArguments, train: Dataset | None = None
+) -> tuple[PreTrainedModel, RefSegProcessor]:
+    """The model and its processor; a tokenizer of words reads the sentences of `train`."""
     if arguments.model_name_or_path:
         if is_adapter(arguments.model_name_or_path):
             raise ValueError(
@@ -189,16 +243,26 @@ def build_model_and_processor(arguments: ModelArguments) -> tuple[PreTrainedMode
             )
         model = AutoModelForReferringSegmentation.from_pretrained(arguments.model_name_or_path)
         return model, RefSegProcessor.from_pretrained(arguments.model_name_or_path)
-    tokenizer = build_tokenizer(arguments)
+    tokenizer = build_tokenizer(arguments, train)
     image_processor = build_image_processor(arguments)
     processor = RefSegProcessor(image_processor, tokenizer, max_text_length=arguments.max_text_length)
+    values = dict(arguments.config)
+    if values.get("mask_grounding") is not None:
+        values["mask_grounding"] = MaskGroundingConfig.for_tokenizer(tokenizer, **values["mask_grounding"])
+    text_config = {"vocab_size": len(tokenizer), **values.get("text_config", {})}
     if arguments.vision_name_or_path:
         model_class = model_class_of(arguments.model_type)
-        encoders = (arguments.vision_name_or_path, arguments.text_name_or_path)
-        return model_class.from_encoders(*encoders, **arguments.config), processor
-    text_config = {"vocab_size": len(tokenizer), **arguments.config.get("text_config", {})}
-    config = AutoConfig.for_model(arguments.model_type, **{**arguments.config, "text_config": text_config})
-    return AutoModelForReferringSegmentation.from_config(config), processor
+        if arguments.text_name_or_path is None:
+            values["text_config"] = text_config
+        model = model_class.from_encoders(arguments.vision_name_or_path, arguments.text_name_or_path, **values)
+    else:
+        config = AutoConfig.for_model(arguments.model_type, **{**values, "text_config": text_config})
+        model = AutoModelForReferringSegmentation.from_config(config)
+    if arguments.word_vectors:
+        if not isinstance(model.text_encoder, RecurrentTextEncoder):
+            raise ValueError("word_vectors goes with a recurrent text encoder: leave it out, or change text_config.")
+        model.text_encoder.load_word_vectors(load_glove(arguments.word_vectors, tokenizer.get_vocab()))
+    return model, processor
 
 
 def adapt(
@@ -246,12 +310,15 @@ def check_config(config: PreTrainedConfig, base_model: str) -> None:
         )
 
 
-def build_tokenizer(arguments: ModelArguments):
+def build_tokenizer(arguments: ModelArguments, train: Dataset | None):
     name = arguments.tokenizer_name_or_path or arguments.text_name_or_path
     if name is None:
         raise ValueError("A model from random weights needs tokenizer_name_or_path.")
     if name == REFSHAPES:
         return BertTokenizer(vocab={word: number for number, word in enumerate((*SPECIAL_TOKENS, *REFSHAPES_WORDS))})
+    if name == WORDS:
+        rows = train.select_columns("sentences")[:]["sentences"]
+        return train_word_tokenizer(sentence["raw"] for sentences in rows for sentence in sentences)
     return AutoTokenizer.from_pretrained(name)
 
 
@@ -262,16 +329,79 @@ def model_class_of(model_type: str) -> type[PreTrainedModel]:
     return classes[model_type]
 
 
-def load_splits(arguments: DataArguments) -> tuple[DatasetDict, list[str]]:
-    """The data set, and the names of the splits that are scored in the end."""
-    data = load_refseg(arguments.dataset_name, arguments.data_dir, arguments.split_by, **arguments.dataset_options)
+@dataclass(frozen=True)
+class Splits:
+    """What is trained on, and what is scored.
+
+    Attributes:
+        train: the rows to train on.
+        trained: what each data set gives to them.
+        evaluated: rows that are scored during training, by data set.
+        tested: rows that are scored in the end, by split, or "data set/split" where there are several data sets.
+    """
+
+    train: Dataset
+    trained: dict[str, TrainingPart]
+    evaluated: dict[str, Dataset]
+    tested: dict[str, Dataset]
+
+
+def load_splits(arguments: DataArguments) -> Splits:
+    data = {
+        name: load_refseg(name, arguments.data_dir, split_by, **arguments.dataset_options)
+        for name, split_by in arguments.split_by_of_each().items()
+    }
+    for name, splits in data.items():
+        for split in (arguments.train_split, arguments.eval_split):
+            if split not in splits:
+                raise ValueError(f"{name} has no split '{split}', only {', '.join(splits)}.")
+    several = len(data) > 1
+    available = {
+        f"{name}/{split}" if several else split: rows
+        for name, splits in data.items()
+        for split, rows in splits.items()
+    }
     tested = arguments.test_splits
     if tested is None:
-        tested = [split for split in data if split != arguments.train_split]
-    for split in (arguments.train_split, arguments.eval_split, *tested):
-        if split not in data:
-            raise ValueError(f"{arguments.dataset_name} has no split '{split}', only {', '.join(data)}.")
-    return data, tested
+        tested = [split for split in available if split.rpartition("/")[2] != arguments.train_split]
+    for split in tested:
+        if split not in available:
+            raise ValueError(f"{', '.join(data)}: there is no split '{split}', only {', '.join(available)}.")
+    train, trained = select_training_rows(data, arguments)
+    return Splits(
+        train=train,
+        trained=trained,
+        evaluated={name: splits[arguments.eval_split] for name, splits in data.items()},
+        tested={split: available[split] for split in tested},
+    )
+
+
+def select_training_rows(
+    data: dict[str, DatasetDict], arguments: DataArguments
+) -> tuple[Dataset, dict[str, TrainingPart]]:
+    """The training split, of several data sets without leakage; and what each data set gives to it."""
+    if len(data) > 1 or arguments.leakage_list:
+        listed = read_leakage_list(arguments.leakage_list) if arguments.leakage_list else frozenset()
+        return join_training_splits(data, train_split=arguments.train_split, listed=listed)
+    # The published splits of one data set are trained on as they are.
+    ((name, splits),) = data.items()
+    train, part = drop_images(splits[arguments.train_split], frozenset())
+    return train, {name: part}
+
+
+def describe_dropped(trained: dict[str, TrainingPart]) -> str:
+    """A line for each data set, on what was dropped from its training split."""
+    return "\n".join(
+        f"{name}: {part.dropped_images:,} of {part.images + part.dropped_images:,} training images, with "
+        f"{part.dropped_rows:,} of {part.rows + part.dropped_rows:,} referents, are dropped as they are held out."
+        for name, part in trained.items()
+    )
+
+
+def items_to_draw(evaluated: Sequence[SentenceExamples], number: int) -> list[dict]:
+    """So many first items, in equal parts of each data set."""
+    of_each = math.ceil(number / len(evaluated))
+    return [examples[index] for examples in evaluated for index in range(min(of_each, len(examples)))][:number]
 
 
 def checkpoint_to_resume(arguments: RefSegTrainingArguments) -> str | None:
@@ -303,47 +433,53 @@ def finished_state(arguments: RefSegTrainingArguments, checkpoint: str) -> Train
 
 
 def score_splits(
-    trainer: RefSegTrainer, data: DatasetDict, splits: Sequence[str], arguments: DataArguments
+    trainer: RefSegTrainer, tested: dict[str, Dataset], arguments: DataArguments
 ) -> dict[str, EvaluationResult]:
     return {
         split: evaluate_model(
             trainer.model,
             trainer.processing_class,
-            data[split],
+            rows,
             arguments.protocol,
             batch_size=trainer.args.per_device_eval_batch_size,
             max_images=arguments.max_test_images,
             progress=not trainer.args.disable_tqdm,
         )
-        for split in splits
+        for split, rows in tested.items()
     }
 
 
-def split_label(split: str, result: EvaluationResult, arguments: DataArguments) -> str:
-    """The split's name for the model card, which has to say where only a part of it was scored."""
-    return split if arguments.max_test_images is None else f"{split} (first {result.images} images)"
+def card_key(split: str, result: EvaluationResult, arguments: DataArguments) -> tuple[str, str, str]:
+    """Data set, split and protocol for the model card, which has to say where only a part of a split was scored."""
+    dataset, _, name = split.rpartition("/")
+    label = name if arguments.max_test_images is None else f"{name} (first {result.images} images)"
+    return dataset or arguments.dataset_name, label, arguments.protocol
 
 
 def draw_pictures(
-    trainer: RefSegTrainer, data: DatasetDict, results: dict[str, EvaluationResult], arguments: DataArguments
+    trainer: RefSegTrainer, tested: dict[str, Dataset], results: dict[str, EvaluationResult], arguments: DataArguments
 ) -> list[Path]:
-    """Draws cases of the first of the scored splits, one every so many sentences, and the worst and best ones.
+    """Draws cases of each data set's first scored split, one every so many sentences, and the worst and best ones.
 
-    Writes predictions.png and worst_and_best.png; returns the paths.
+    Writes predictions.png and worst_and_best.png, named after the split as well where there are several data sets, as
+    predictions_refcoco_val.png; returns the paths.
     """
-    if not results:
-        return []
-    split, result = next(iter(results.items()))
-    every = max(1, len(result.records) // DRAWN_CASES)
-    cases = {
-        "predictions.png": result.records[::every][:DRAWN_CASES],
-        "worst_and_best.png": select_worst_and_best(result.records, k=DRAWN_CASES // 2),
-    }
+    first_splits: dict[str, str] = {}
+    for split in results:
+        first_splits.setdefault(split.rpartition("/")[0], split)
     paths = []
-    for name, records in cases.items():
-        rows = predict_cases(trainer.model, trainer.processing_class, data[split], records, arguments.protocol)
-        paths.append(Path(trainer.args.output_dir) / name)
-        draw_comparison(rows).save(paths[-1])
+    for dataset, split in first_splits.items():
+        records = results[split].records
+        every = max(1, len(records) // DRAWN_CASES)
+        cases = {
+            "predictions": records[::every][:DRAWN_CASES],
+            "worst_and_best": select_worst_and_best(records, k=DRAWN_CASES // 2),
+        }
+        for title, drawn in cases.items():
+            rows = predict_cases(trainer.model, trainer.processing_class, tested[split], drawn, arguments.protocol)
+            name = f"{title}_{split.replace('/', '_')}" if dataset else title
+            paths.append(Path(trainer.args.output_dir) / f"{name}.png")
+            draw_comparison(rows).save(paths[-1])
     return paths
 
 
@@ -360,26 +496,30 @@ def main(arguments: Sequence[str] | None = None) -> dict:
     model_arguments, data_arguments, training_arguments = parse_arguments(
         sys.argv[1:] if arguments is None else arguments
     )
-    data, tested = load_splits(data_arguments)
+    splits = load_splits(data_arguments)
+    if training_arguments.process_index == 0 and (len(splits.trained) > 1 or data_arguments.leakage_list):
+        print(describe_dropped(splits.trained))
     set_seed(training_arguments.seed)
-    model, processor = build_model_and_processor(model_arguments)
+    model, processor = build_model_and_processor(model_arguments, splits.train)
     checkpoint = checkpoint_to_resume(training_arguments)
     if model_arguments.adapter != "none":
         model = adapt(model, processor, model_arguments, training_arguments, checkpoint)
-    evaluated = SentenceExamples(data[data_arguments.eval_split])
-    drawn = [evaluated[index] for index in range(min(training_arguments.pictures, len(evaluated)))]
+    drawn = items_to_draw(
+        [SentenceExamples(rows) for rows in splits.evaluated.values()], number=training_arguments.pictures
+    )
     read_image, collator = open_image, RefSegCollator(processor)
     if data_arguments.cache_image_features:
         folder = data_arguments.cache_image_features
-        rows = [data[data_arguments.train_split], data[data_arguments.eval_split]]
+        rows = [splits.train, *splits.evaluated.values()]
         read_image = cache_image_features(folder, model, processor, rows, training_arguments).read
         collator = EncodedCollator(processor, model.dtype)
+    evaluated = {name: SentenceExamples(rows, read_image) for name, rows in splits.evaluated.items()}
     trainer = RefSegTrainer(
         model=model,
         args=training_arguments,
         processing_class=processor,
-        train_dataset=ReferentExamples(data[data_arguments.train_split], training_arguments.seed, read_image),
-        eval_dataset=SentenceExamples(data[data_arguments.eval_split], read_image),
+        train_dataset=ReferentExamples(splits.train, training_arguments.seed, read_image),
+        eval_dataset=evaluated if len(evaluated) > 1 else evaluated[data_arguments.dataset_name],
         callbacks=[PredictionPictures(processor, drawn)],
         data_collator=collator,
     )
@@ -387,11 +527,12 @@ def main(arguments: Sequence[str] | None = None) -> dict:
     if not trainer.is_world_process_zero():
         return {}
 
-    results = score_splits(trainer, data, tested, data_arguments)
+    results = score_splits(trainer, splits.tested, data_arguments)
     report = {
         "dataset": data_arguments.dataset_name,
         "protocol": data_arguments.protocol,
         "splits": describe_results(results),
+        "training_data": {name: asdict(part) for name, part in splits.trained.items()},
         "training": trained,
     }
     write_json(Path(training_arguments.output_dir) / "metrics.json", report)
@@ -400,15 +541,14 @@ def main(arguments: Sequence[str] | None = None) -> dict:
         name for name in (*starting_points, model_arguments.text_name_or_path) if name and not Path(name).exists()
     ]
     card = {
-        "metrics": {
-            (data_arguments.dataset_name, split_label(split, result, data_arguments), data_arguments.protocol): (
-                result.metrics
-            )
-            for split, result in results.items()
+        "metrics": {card_key(split, result, data_arguments): result.metrics for split, result in results.items()},
+        "datasets": data_arguments.dataset_names,
+        "training_data": {
+            f"{name} ({split_by})" if split_by else name: splits.trained[name]
+            for name, split_by in data_arguments.split_by_of_each().items()
         },
-        "datasets": [data_arguments.dataset_name],
         "base_model": on_hub or None,
-        "pictures": draw_pictures(trainer, data, results, data_arguments),
+        "pictures": draw_pictures(trainer, splits.tested, results, data_arguments),
     }
     if training_arguments.push_to_hub:
         trainer.push_to_hub(**card)

@@ -10,11 +10,16 @@ if not (Path(__file__).parent / "modeling").is_dir():
     __path__.append(str(Path(__file__).parent.parent))
 
 from .auto import AutoModelForReferringSegmentation, register
+from .modeling.configuration_btmae import BtmaeConfig
 from .modeling.configuration_lavt import LavtConfig
+from .modeling.configuration_m3att import M3AttConfig
 from .modeling.configuration_magnet import MagNetConfig
+from .modeling.configuration_refseg import MaskGroundingConfig
 from .modeling.configuration_risam import RisamConfig
 from .modeling.image_processing_refseg import RefSegImageProcessor
+from .modeling.modeling_btmae import BtmaeForReferringSegmentation
 from .modeling.modeling_lavt import LavtForReferringSegmentation
+from .modeling.modeling_m3att import M3AttForReferringSegmentation
 from .modeling.modeling_magnet import MagNetForReferringSegmentation
 from .modeling.modeling_outputs_refseg import ReferringSegmentationOutput
 from .modeling.modeling_risam import RisamForReferringSegmentation
@@ -36,10 +41,15 @@ _LAZY = {
 
 __all__ = [
     "AutoModelForReferringSegmentation",
+    "BtmaeConfig",
+    "BtmaeForReferringSegmentation",
     "LavtConfig",
     "LavtForReferringSegmentation",
+    "M3AttConfig",
+    "M3AttForReferringSegmentation",
     "MagNetConfig",
     "MagNetForReferringSegmentation",
+    "MaskGroundingConfig",
     "RefSegImageProcessor",
     "RefSegProcessor",
     "ReferringImageSegmentationPipeline",

@@ -7,11 +7,15 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAuto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .modeling.configuration_btmae import BtmaeConfig
 from .modeling.configuration_lavt import LavtConfig
+from .modeling.configuration_m3att import M3AttConfig
 from .modeling.configuration_magnet import MagNetConfig
 from .modeling.configuration_risam import RisamConfig
 from .modeling.image_processing_refseg import RefSegImageProcessor
+from .modeling.modeling_btmae import BtmaeForReferringSegmentation
 from .modeling.modeling_lavt import LavtForReferringSegmentation
+from .modeling.modeling_m3att import M3AttForReferringSegmentation
 from .modeling.modeling_magnet import MagNetForReferringSegmentation
 from .modeling.modeling_risam import RisamForReferringSegmentation
 from .modeling.pipeline_refseg import ReferringImageSegmentationPipeline
@@ -29,7 +33,9 @@ AutoModelForReferringSegmentation = auto_class_update(
 )
 
 MODELS = {
+    BtmaeConfig: BtmaeForReferringSegmentation,
     LavtConfig: LavtForReferringSegmentation,
+    M3AttConfig: M3AttForReferringSegmentation,
     MagNetConfig: MagNetForReferringSegmentation,
     RisamConfig: RisamForReferringSegmentation,
 }

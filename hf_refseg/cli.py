@@ -33,6 +33,7 @@ from transformers import (
 from . import AutoModelForReferringSegmentation, RefSegImageProcessor, RefSegProcessor
 from .auto import MODELS
 from .convert import CheckpointError, convert_lavt_checkpoint, convert_magnet_checkpoint, load_checkpoint
+from .data.leakage import COCO, IMAGE_COLLECTIONS, LeakageError, drop_images, image_collection, read_leakage_list
 from .data.loading import DATASET_NAMES, REFER_SPLITS, DataFormatError, load_refseg
 from .data.prepare import count_rows, prepare_dataset
 from .evaluation import (
@@ -44,6 +45,7 @@ from .evaluation import (
     with_shuffled_sentences,
 )
 from .evaluation.protocols import PROTOCOLS
+from .explain import draw_explanations
 from .files import write_json, write_whole
 from .modeling.image_processing_refseg import upright_rgb
 from .training.adapters import describe_adapter, find_base_model, is_adapter, load_with_adapter, read_adapter_config
@@ -90,6 +92,23 @@ def predict(
             yield line if result["present"] else f"{line}  no target"
         picture = draw_masks(image, masks, [result["label"] for result in results])
         write_whole(output / f"{name}_overlay.png", partial(picture.save, format="PNG"))
+
+
+def explain(
+    model_name: str, image_path: Path, text: str, output: Path, *, device: str | None, dtype: str
+) -> Iterator[str]:
+    """Writes `<image>_<explanation>.png` for each explanation that the model gives, and yields its path."""
+    if not text.strip():
+        raise ValueError("The expression is empty: pass a sentence.")
+    if not image_path.is_file():
+        raise FileNotFoundError(f"{image_path}: there is no such image file.")
+    image = open_image(image_path)
+    model, processor = load_model(model_name, device, dtype)
+    for name, picture in draw_explanations(model, processor, image, text):
+        output.mkdir(parents=True, exist_ok=True)
+        path = output / f"{unique_names([image_path.stem])[0]}_{name}.png"
+        write_whole(path, partial(picture.save, format="PNG"))
+        yield str(path)
 
 
 def evaluate(
@@ -221,13 +240,54 @@ def info(folder: Path | None) -> str:
         return describe_installation()
     if (folder / "config.json").is_file() or is_adapter(folder):
         return describe_model(folder)
-    if (folder / "data").is_dir() and (folder / "README.md").is_file():
+    if is_prepared(folder):
         return describe_dataset(folder)
     raise ValueError(
         f"{folder} is neither a model (config.json, or adapter_config.json) nor a prepared data set (README.md and "
         f"data/*.parquet): "
         f"{what_is_in(folder)}."
     )
+
+
+def check_leakage(folder: Path | None, leakage_list: Path | None) -> str:
+    """A line that says that no training image of a prepared data set is on the list of held out images.
+
+    Raises:
+        LeakageError: some are; the message says how many.
+        ValueError: folder or list is absent, is something else, or holds ids of other images than the list.
+    """
+    if folder is None or not is_prepared(folder):
+        raise ValueError("--leakage checks a folder that `hf-refseg prepare` wrote: name one.")
+    if leakage_list is None:
+        raise ValueError(
+            "--leakage compares with a list: pass --leakage-list FILE, or name it in HF_REFSEG_LEAKAGE_LIST. It is a "
+            f"JSON list of {COCO} image ids, such as the published one of the val and test images of RefCOCO, "
+            "RefCOCO+ and RefCOCOg (refcoco_family_val_test_image_ids.json)."
+        )
+    listed = read_leakage_list(leakage_list)
+    collection = image_collection(str(folder))
+    if collection not in IMAGE_COLLECTIONS.values():
+        raise ValueError(
+            f"{folder}: where its images come from is unknown, so their ids cannot be compared. Prepare it again: "
+            "pretty_name in its README.md is no data set of this library."
+        )
+    dataset = open_dataset(folder, partial(load_dataset, str(folder), columns=["image_id"]))
+    _, part = drop_images(select_split(dataset, str(folder), "train"), listed if collection == COCO else frozenset())
+    if part.dropped_images:
+        raise LeakageError(
+            f"{folder}: {part.dropped_images:,} of {part.images + part.dropped_images:,} training images, with "
+            f"{part.dropped_rows:,} of {part.rows + part.dropped_rows:,} referents, are on the list {leakage_list}. "
+            "Train without them: examples/run_ris.py --leakage_list drops them."
+        )
+    return (
+        f"{folder}: none of its {part.images:,} training images ({collection}) is on the list {leakage_list} "
+        f"({len(listed):,} ids of {COCO})."
+    )
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder looks like one that `hf-refseg prepare` wrote."""
+    return (folder / "data").is_dir() and (folder / "README.md").is_file()
 
 
 def describe_installation() -> str:

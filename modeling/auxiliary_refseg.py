@@ -1,9 +1,16 @@
 """Training tasks beside the masks that any method can carry."""
 
+from collections.abc import Sequence
+
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import BertConfig, PreTrainedConfig
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.models.bert.modeling_bert import BertEncoder, BertPreTrainedModel
 
+from .configuration_refseg import MaskGroundingConfig
 from .modeling_outputs_refseg import FusedFeatures
 
 
@@ -34,3 +41,208 @@ class PresenceHead(nn.Module):
         """Binary cross-entropy of `logits` (batch,); a target is present where its mask (batch, ...) is not empty."""
         present = (mask_labels != 0).flatten(1).any(1)
         return F.binary_cross_entropy_with_logits(logits.float(), present.float())
+
+
+class WordTokens(nn.Module):
+    """Words in the width of the image; the masked ones are marked by a learned embedding.
+
+    `words` (batch, tokens, word_channels), `is_masked` (batch, tokens) bool; returns (batch, tokens, channels).
+    """
+
+    def __init__(self, word_channels: int, channels: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(word_channels, channels)
+        self.kind = nn.Embedding(2, channels)
+
+    def forward(self, words: Tensor, is_masked: Tensor) -> Tensor:
+        return self.projection(words) + self.kind(is_masked.long())
+
+
+class ImageTokens(nn.Module):
+    """The pixels of a map (batch, channels, h, w), averaged to at most `max_size` x `max_size`, with their places.
+
+    Returns (batch, pixels, channels).
+    """
+
+    def __init__(self, channels: int, max_size: int) -> None:
+        super().__init__()
+        self.max_size = max_size
+        self.position = coordinate_mlp(channels)
+
+    def forward(self, maps: Tensor, mask_labels: Tensor) -> Tensor:
+        size = [min(length, self.max_size) for length in maps.shape[-2:]]
+        pixels = F.adaptive_avg_pool2d(maps, size).flatten(2).transpose(1, 2)
+        return pixels + self.position(pixel_centers(*size, maps.device).to(maps.dtype))
+
+
+class CenterToken(nn.Module):
+    """The center of the target's mask (section 3.2); returns (batch, 1, channels)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.encoder = coordinate_mlp(channels)
+
+    def forward(self, maps: Tensor, mask_labels: Tensor) -> Tensor:
+        return self.encoder(mask_centers(mask_labels).to(maps.dtype)).unsqueeze(1)
+
+
+class AverageToken(nn.Module):
+    """The mean of a map (batch, channels, h, w) inside the target's mask (table 3 b); returns (batch, 1, channels)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, channels))
+
+    def forward(self, maps: Tensor, mask_labels: Tensor) -> Tensor:
+        weights = F.adaptive_avg_pool2d((mask_labels != 0).float(), maps.shape[-2:])
+        weights = weights / weights.sum((1, 2), keepdim=True).clamp(min=1e-6)
+        return self.encoder(torch.einsum("bchw,bhw->bc", maps, weights.to(maps.dtype))).unsqueeze(1)
+
+
+MASK_TOKENS = {"center": [CenterToken], "average": [AverageToken], "none": []}
+
+
+class MaskedTokenPredictor(BertPreTrainedModel):
+    """A BERT-like encoder over tokens of any origin, and a classifier over the vocabulary (section 3.2, equation 4).
+
+    `tokens` (batch, tokens, channels), `token_mask` (batch, tokens) 1 = token, `is_masked` (batch, tokens) bool;
+    returns the logits (masked tokens, vocabulary) in the order of `is_masked.nonzero()`.
+    """
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.encoder = BertEncoder(config)
+        self.classifier = nn.Linear(config.hidden_size, config.vocab_size)
+        self.post_init()
+
+    def forward(self, tokens: Tensor, token_mask: Tensor, is_masked: Tensor) -> Tensor:
+        tokens = self.dropout(self.norm(tokens))
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=tokens, attention_mask=token_mask.bool())
+        return self.classifier(self.encoder(tokens, mask).last_hidden_state[is_masked])
+
+
+class MaskGrounding(nn.Module):
+    """Names masked words from the rest of the sentence, the image and the target's mask (MagNet, section 3.2).
+
+    Args:
+        config: the task's configuration.
+        text_config: that of the text encoder, which gives the vocabulary and the channels of the words.
+        channels: channels of the map of image features.
+        attention: implementation of the predictor's attention.
+
+    Raises:
+        ValueError: a token id that the vocabulary does not have.
+    """
+
+    def __init__(
+        self, config: MaskGroundingConfig, text_config: PreTrainedConfig, channels: int, attention: str
+    ) -> None:
+        super().__init__()
+        if not 0 <= config.mask_token_id < text_config.vocab_size:
+            raise ValueError(
+                f"mask_grounding: mask_token_id is {config.mask_token_id}, but the vocabulary has "
+                f"{text_config.vocab_size} tokens."
+            )
+        self.words = WordTokens(text_config.hidden_size, channels)
+        image = [ImageTokens(channels, config.max_map_size)] if config.image_tokens else []
+        self.context = nn.ModuleList([*image, *(token(channels) for token in MASK_TOKENS[config.mask_encoder])])
+        self.predictor = MaskedTokenPredictor(
+            BertConfig(
+                vocab_size=text_config.vocab_size,
+                hidden_size=channels,
+                num_hidden_layers=config.predictor_layers,
+                # 64 channels each, as in BERT.
+                num_attention_heads=max(1, channels // 64) if channels % 64 == 0 else 1,
+                intermediate_size=4 * channels,
+                attn_implementation=attention,
+            )
+        )
+
+    def forward(
+        self, words: Tensor, word_mask: Tensor, is_masked: Tensor, maps: Tensor, mask_labels: Tensor
+    ) -> Tensor:
+        """Logits (masked words, vocabulary) of the masked words, in the order of `is_masked.nonzero()`.
+
+        Args:
+            words: the word features of the masked sentences, (batch, tokens, text channels).
+            word_mask: (batch, tokens), 1 = word.
+            is_masked: (batch, tokens) bool, the words to name.
+            maps: image features (batch, channels, h, w).
+            mask_labels: (batch, height, width), not 0 = target; all 0 is legal and says nothing.
+        """
+        tokens = [self.words(words, is_masked), *(part(maps, mask_labels) for part in self.context)]
+        others = sum(part.shape[1] for part in tokens[1:])
+        return self.predictor(
+            torch.cat(tokens, 1), F.pad(word_mask, (0, others), value=1), F.pad(is_masked, (0, others), value=False)
+        )
+
+    @staticmethod
+    def loss(logits: Tensor, input_ids: Tensor, is_masked: Tensor, mask_labels: Tensor) -> Tensor:
+        """Cross-entropy of the masked words: a mean over those of each sentence, then over the sentences.
+
+        A sentence without a target or without a masked word is left out; 0 where none is left.
+
+        Args:
+            logits: (masked words, vocabulary), what `forward` returned.
+            input_ids: the words as they were before they were masked, (batch, tokens).
+            is_masked: (batch, tokens) bool.
+            mask_labels: (batch, height, width), not 0 = target.
+        """
+        has_target = (mask_labels != 0).flatten(1).any(1)
+        weights = (is_masked & has_target[:, None]) / is_masked.sum(1, keepdim=True).clamp(min=1)
+        sentences = (has_target & is_masked.any(1)).sum().clamp(min=1)
+        losses = F.cross_entropy(logits.float(), input_ids[is_masked], reduction="none")
+        return (losses * weights[is_masked]).sum() / sentences
+
+
+def draw_masked_words(
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    special_token_ids: Sequence[int],
+    probability: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Random words to mask, bool (batch, tokens): each ordinary one with `probability`, one of a sentence at least.
+
+    Special tokens and padding are no words; a sentence of nothing else has none masked. `generator` is one on the CPU.
+    """
+    special = torch.tensor(special_token_ids, dtype=input_ids.dtype, device=input_ids.device)
+    is_word = ~torch.isin(input_ids, special)
+    if attention_mask is not None:
+        is_word &= attention_mask != 0
+    draws = torch.rand(input_ids.shape, generator=generator).to(input_ids.device).masked_fill(~is_word, 2)
+    return is_word & (draws <= draws.amin(1, keepdim=True).clamp(min=probability))
+
+
+def independent_generator() -> torch.Generator:
+    """A generator seeded by torch's own and by the rank of the process.
+
+    Processes of one training start from the same seed, and would mask the same places; torch's own random state is
+    what a run that resumes brings back.
+    """
+    rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return torch.Generator().manual_seed(int(torch.randint(2**62, ())) + rank)
+
+
+def mask_centers(mask_labels: Tensor) -> Tensor:
+    """The mean place (x, y), in [0, 1], of the pixels of masks (batch, height, width): (batch, 2); 0 if empty."""
+    targets = (mask_labels != 0).flatten(1).float().unsqueeze(2)
+    centers = pixel_centers(*mask_labels.shape[-2:], mask_labels.device)
+    # No matrix product, which autocast would compute in half precision.
+    return (targets * centers).sum(1) / targets.sum(1).clamp(min=1)
+
+
+def pixel_centers(height: int, width: int, device: torch.device) -> Tensor:
+    """The places (x, y) of the pixels of an image, row by row, (height * width, 2), in [0, 1]."""
+    rows, columns = ((torch.arange(length, device=device) + 0.5) / length for length in (height, width))
+    return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).flatten(0, 1)
+
+
+def coordinate_mlp(channels: int) -> nn.Sequential:
+    """Two layers from coordinates (..., 2) to (..., channels)."""
+    return nn.Sequential(nn.Linear(2, channels), nn.GELU(), nn.Linear(channels, channels))
+
+
+__all__ = ["MaskGrounding", "PresenceHead"]

@@ -1,9 +1,149 @@
-"""What the configurations of all methods share."""
+"""What the configurations of all methods share, and the plug-in training tasks that any of them can carry."""
 
-from typing import Any, ClassVar
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+
+
+@strict
+@dataclass(kw_only=True)
+class MaskGroundingConfig:
+    """
+    Configuration of Mask Grounding, a training task: masked words have to be named from the rest of the sentence, the
+    image and the target's mask (https://huggingface.co/papers/2312.12198, section 3.2). `image_tokens` and
+    `mask_encoder` also give the baselines of the paper's table 3 a.
+
+    Args:
+        special_token_ids (`list[int]`):
+            Tokens that are never masked: the tokenizer's `all_special_ids`.
+        mask_token_id (`int`):
+            The token that is put in the place of a masked word. A tokenizer without a mask token (CLIP's) lends its
+            unknown token.
+        mask_probability (`float`, *optional*, defaults to 0.15):
+            How likely each ordinary token is masked; one of a sentence is masked at least.
+        image_tokens (`bool`, *optional*, defaults to `True`):
+            Whether the predictor sees the image. With `False` and `mask_encoder="none"` the task is plain masked
+            language modeling.
+        mask_encoder (`str`, *optional*, defaults to `"center"`):
+            What the predictor is told of the target's mask: the coordinates of its `"center"`, the `"average"` of the
+            image features inside it (table 3 b), or `"none"`: with image tokens, that is masked vision-language
+            modeling.
+        image_features (`str`, *optional*, defaults to `"sentence"`):
+            What text the image features have met: `"sentence"`, those of the main pass, at no further cost, although
+            the masked words can be read off them; `"masked_sentence"`, features that are fused anew with what is left
+            of the sentence.
+        predictor_layers (`int`, *optional*, defaults to 8):
+            Layers of the masked token predictor (table 3 c: 4, 8 or 12).
+        max_map_size (`int`, *optional*, defaults to 16):
+            Height and width to which a larger map of image features is averaged, so that no more than 16 x 16 image
+            tokens reach the predictor.
+        loss_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the loss `mask_grounding`.
+
+    Example:
+
+    ```python
+    >>> from transformers import AutoTokenizer
+    >>> from hf_refseg import LavtConfig
+    >>> from hf_refseg.modeling.configuration_refseg import MaskGroundingConfig
+
+    >>> tokenizer = AutoTokenizer.from_pretrained("google-bert/bert-base-uncased")
+    >>> configuration = LavtConfig(mask_grounding=MaskGroundingConfig.for_tokenizer(tokenizer, predictor_layers=4))
+    ```"""
+
+    special_token_ids: list[int] | tuple[int, ...] | None = None
+    mask_token_id: int | None = None
+    mask_probability: float | int = 0.15
+    image_tokens: bool = True
+    mask_encoder: Literal["center", "average", "none"] = "center"
+    image_features: Literal["sentence", "masked_sentence"] = "sentence"
+    predictor_layers: int = 8
+    max_map_size: int = 16
+    loss_weight: float | int = 1.0
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "MaskGroundingConfig":
+        """From a mapping, as it stands in a recipe or in config.json.
+
+        Raises:
+            ValueError: a field that does not exist.
+        """
+        _check_names("mask_grounding", cls, values)
+        return cls(**values)
+
+    @classmethod
+    def for_tokenizer(cls, tokenizer: Any, **values: Any) -> "MaskGroundingConfig":
+        """With the token ids of a tokenizer, where `values`, the other fields, do not name them."""
+        mask_token_id = tokenizer.unk_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id
+        return cls.from_dict(
+            {"special_token_ids": sorted(tokenizer.all_special_ids), "mask_token_id": mask_token_id, **values}
+        )
+
+    def validate_fields(self):
+        """Checks the ranges; called on construction."""
+        for name, source in (
+            ("special_token_ids", "the tokenizer's all_special_ids"),
+            ("mask_token_id", "the tokenizer's mask_token_id, or that of another token that stands for a masked word"),
+        ):
+            if getattr(self, name) is None:
+                raise ValueError(
+                    f"mask_grounding: {name} is needed: {source}. MaskGroundingConfig.for_tokenizer(tokenizer) fills "
+                    "it in, and so does run_ris.py."
+                )
+        if not 0 <= self.mask_probability <= 1:
+            raise ValueError(f"mask_probability: a probability is needed, got {self.mask_probability}.")
+        for name in ("predictor_layers", "max_map_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: at least 1 is needed, got {getattr(self, name)}.")
+
+
+@strict
+@dataclass(kw_only=True)
+class LanguageReconstructionConfig:
+    """
+    Configuration of language feature reconstruction, a training task: the encoded sentence has to be readable from
+    what image and text became together (M3Att, section III-C; the defaults are those of the paper).
+
+    Args:
+        sentence_vector (`str`, *optional*, defaults to `"attention"`):
+            The vector of the whole sentence that stands beside its words: an `"attention"`-weighted sum of them, or
+            the `"last_word"`.
+        num_layers (`int`, *optional*, defaults to 3):
+            Linear layers of the reconstruction.
+        loss_weight (`float`, *optional*, defaults to 0.1):
+            Weight of the loss `language_reconstruction`.
+    """
+
+    sentence_vector: Literal["attention", "last_word"] = "attention"
+    num_layers: int = 3
+    loss_weight: float | int = 0.1
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "LanguageReconstructionConfig":
+        """From a mapping, as it stands in a recipe or in config.json.
+
+        Raises:
+            ValueError: a field that does not exist.
+        """
+        _check_names("language_reconstruction", cls, values)
+        return cls(**values)
+
+    def validate_fields(self):
+        """Checks the ranges; called on construction."""
+        if self.num_layers < 1:
+            raise ValueError(f"language_reconstruction: num_layers: at least 1 is needed, got {self.num_layers}.")
+
+
+def _check_names(task: str, config_class: type, values: dict[str, Any]) -> None:
+    names = [field.name for field in fields(config_class)]
+    unknown = [str(name) for name in values if name not in names]
+    if unknown:
+        raise ValueError(f"{task} has no field {', '.join(unknown)}, only {', '.join(names)}.")
+
+
+TASK_CONFIGS = {"mask_grounding": MaskGroundingConfig, "language_reconstruction": LanguageReconstructionConfig}
 
 
 @strict
@@ -21,6 +161,11 @@ class RefSegConfig(PreTrainedConfig):
             Whether the model also says if there is a target at all; an auxiliary task with the loss `presence`.
         presence_loss_weight (`float`, *optional*, defaults to 1.0):
             Weight of that loss.
+        mask_grounding (`MaskGroundingConfig` or `dict`, *optional*):
+            Mask Grounding, an auxiliary task of training alone, with the loss `mask_grounding`; `None` = without it.
+        language_reconstruction (`LanguageReconstructionConfig` or `dict`, *optional*):
+            Language feature reconstruction, an auxiliary task of training alone, with the loss
+            `language_reconstruction`; `None` = without it, `{}` = with its defaults.
     """
 
     # What the method's image processor does otherwise than `RefSegImageProcessor` by default.
@@ -30,6 +175,19 @@ class RefSegConfig(PreTrainedConfig):
     freeze_text_encoder: bool = False
     presence_head: bool = False
     presence_loss_weight: float | int = 1.0
+    mask_grounding: MaskGroundingConfig | dict | None = None
+    language_reconstruction: LanguageReconstructionConfig | dict | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Not in `__post_init__`: `from_pretrained(path, mask_grounding={...})` sets the field of a finished object.
+        if name in TASK_CONFIGS and isinstance(value, dict):
+            value = TASK_CONFIGS[name].from_dict(value)
+        super().__setattr__(name, value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers, with the tasks as plain mappings."""
+        tasks = {name: getattr(self, name) for name in TASK_CONFIGS}
+        return super().to_dict() | {name: asdict(task) for name, task in tasks.items() if task is not None}
 
 
-__all__ = ["RefSegConfig"]
+__all__ = ["LanguageReconstructionConfig", "MaskGroundingConfig", "RefSegConfig"]

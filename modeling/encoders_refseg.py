@@ -18,6 +18,9 @@ from transformers.models.swin.modeling_swin import (
     window_partition,
 )
 
+from .layers_refseg import to_map
+from .recurrent_text_refseg import RecurrentTextConfig, RecurrentTextEncoder
+
 
 class WindowOrder(NamedTuple):
     """Where the tokens of a map lie once the map is padded to whole windows, shifted and cut into windows.
@@ -171,6 +174,31 @@ class SwinStages(nn.Module):
         return self.model.encoder.layers[index].downsample(tokens, size), ((height + 1) // 2, (width + 1) // 2)
 
 
+class SwinMaps(SwinStages):
+    """transformers' Swin transformer; `forward` takes images (batch, 3, height, width), returns the maps of its last
+    stages with channels first, finest first, without any normalization behind the stages.
+
+    Args:
+        config: its configuration.
+        last_stages: how many stages, counted from the last, give a map.
+    """
+
+    def __init__(self, config: PreTrainedConfig, last_stages: int) -> None:
+        super().__init__(config)
+        self.last_stages = last_stages
+        self.widths = [config.embed_dim * 2**stage for stage in range(len(config.depths))][-last_stages:]
+
+    def forward(self, pixel_values: Tensor) -> list[Tensor]:
+        tokens, size = self.embed(pixel_values)
+        maps = []
+        for index in range(len(self.model.encoder.layers)):
+            if index > 0:
+                tokens, size = self.merge(index - 1, tokens, size)
+            tokens = self.run_stage(index, tokens, size)
+            maps.append(to_map(tokens, size))
+        return maps[-self.last_stages :]
+
+
 class SamMaps(nn.Module):
     """transformers' SAM image encoder up to its fourth global-attention block, without the neck.
 
@@ -233,8 +261,10 @@ class TimmMaps(nn.Module):
         return list(maps)
 
 
-def build_map_encoder(config: PreTrainedConfig) -> SamMaps | TimmMaps:
-    """An image encoder that gives feature maps at once: SAM's, or a timm backbone."""
+def build_map_encoder(config: PreTrainedConfig, swin_stages: int = 3) -> SamMaps | SwinMaps | TimmMaps:
+    """An image encoder that gives feature maps at once: SAM's, the last stages of a Swin transformer, or timm's."""
+    if config.model_type == "swin":
+        return SwinMaps(config, swin_stages)
     return {"sam_vision_model": SamMaps, "timm_backbone": TimmMaps}[config.model_type](config)
 
 
@@ -243,6 +273,26 @@ def load_pretrained_map_encoder(name_or_path: str) -> PreTrainedModel:
     if name_or_path.startswith("timm/"):
         return TimmBackbone.from_pretrained(name_or_path.removeprefix("timm/"), out_indices=[-3, -2, -1])
     return SamVisionModel.from_pretrained(name_or_path)
+
+
+def load_pretrained_swin_or_timm(name_or_path: str, drop_path_rate: float, timm_stages: int) -> PreTrainedModel:
+    """A pretrained Swin transformer, or, for "timm/NAME", a timm backbone with so many of its last stages.
+
+    `drop_path_rate` is the Swin transformer's stochastic depth in training.
+    """
+    if name_or_path.startswith("timm/"):
+        stages = list(range(-timm_stages, 0))
+        return TimmBackbone.from_pretrained(name_or_path.removeprefix("timm/"), out_indices=stages)
+    vision = AutoModel.from_pretrained(name_or_path, add_pooling_layer=False)
+    vision.config.drop_path_rate = drop_path_rate
+    return vision
+
+
+def build_text_encoder(config: PreTrainedConfig) -> PreTrainedModel:
+    """A text encoder that gives word features at once: a recurrent one, or one like BERT without its pooling."""
+    if config.model_type == RecurrentTextConfig.model_type:
+        return RecurrentTextEncoder(config)
+    return AutoModel.from_config(config, add_pooling_layer=False)
 
 
 class BertStages(nn.Module):

@@ -1,10 +1,13 @@
 """Blocks that several methods share."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
 class PixelNorm(nn.Module):
@@ -19,6 +22,25 @@ class PixelNorm(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.norm(features.transpose(1, 2)).transpose(1, 2)
+
+
+class TokenBatchNorm(nn.Module):
+    """Batch normalization of the features of tokens; padding has no part in the statistics.
+
+    `features` (batch, tokens, channels), `mask` (batch, tokens) with 1 = token; returns the same shape. In training
+    the batch needs two tokens at least, and padding becomes 0.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(channels)
+
+    def forward(self, features: Tensor, mask: Tensor) -> Tensor:
+        if not self.training:
+            return self.norm(features.transpose(1, 2)).transpose(1, 2)
+        is_token = mask != 0
+        normalized = self.norm(features[is_token])
+        return torch.zeros_like(features).masked_scatter(is_token.unsqueeze(-1), normalized)
 
 
 def build_fusion_norm(kind: str, channels: int) -> nn.Module:
@@ -50,17 +72,25 @@ class PixelWordAttention(nn.Module):
         self.output_norm = build_fusion_norm(norm, channels)
 
     def forward(self, pixels: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
-        query = self.query_norm(self.query(pixels))  # equation 1
-        key = self.key(words) * word_mask.unsqueeze(-1)  # equation 2
+        query, key, added_scores = self.project(pixels, words, word_mask)
         value = self.value(words) * word_mask.unsqueeze(-1)  # equation 3
-        added_scores = (1e4 * word_mask - 1e4)[:, None, None, :]
         # The scale is that of all channels, also with several heads.
         attended = F.scaled_dot_product_attention(
-            *(self.split_heads(features) for features in (query, key, value)),
-            attn_mask=added_scores,
-            scale=pixels.shape[-1] ** -0.5,
+            query, key, self.split_heads(value), attn_mask=added_scores, scale=pixels.shape[-1] ** -0.5
         )  # equation 4
         return self.output_norm(self.output(attended.transpose(1, 2).flatten(2)))  # equation 5
+
+    def project(self, pixels: Tensor, words: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys, and what is added to the scores, each (batch, heads or 1, positions or tokens or 1, ...)."""
+        query = self.query_norm(self.query(pixels))  # equation 1
+        key = self.key(words) * word_mask.unsqueeze(-1)  # equation 2
+        return self.split_heads(query), self.split_heads(key), (1e4 * word_mask - 1e4)[:, None, None, :]
+
+    def attention_weights(self, pixels: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
+        """How much each word matters to each pixel, the mean over the heads, (batch, positions, tokens)."""
+        query, key, added_scores = self.project(pixels, words, word_mask)
+        scores = query @ key.transpose(2, 3) * pixels.shape[-1] ** -0.5 + added_scores
+        return scores.softmax(-1).mean(1)
 
     def split_heads(self, features: Tensor) -> Tensor:
         return features.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -105,16 +135,37 @@ def sinusoidal_positions(features: Tensor) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1).to(features.dtype)
 
 
+def written_out_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    **kwargs,
+) -> tuple[Tensor, None]:
+    """Attention without a fused kernel, as transformers' interface wants it; `attention_mask` is True = attend."""
+    scores = query @ key.transpose(-1, -2) * scaling
+    if attention_mask is not None:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    return (scores.softmax(-1) @ value).transpose(1, 2), None
+
+
 class MultiHeadAttention(nn.Module):
     """Scaled dot-product attention of several heads, with a projection for query, key, value and result each.
 
+    The configuration says how many channels and heads (`hidden_size`, `num_attention_heads`), and which kernel.
     `query` (batch, queries, channels), `memory` (batch, keys, channels), `memory_mask` (batch, keys) with 1 = attend;
     returns (batch, queries, channels). Every memory needs one key at least that is attended.
     """
 
-    def __init__(self, channels: int, num_heads: int) -> None:
+    is_causal = False
+
+    def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        channels = config.hidden_size
+        self.config = config
+        self.num_heads = config.num_attention_heads
         self.query = nn.Linear(channels, channels)
         self.key = nn.Linear(channels, channels)
         self.value = nn.Linear(channels, channels)
@@ -122,9 +173,52 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, query: Tensor, memory: Tensor, memory_mask: Tensor | None = None) -> Tensor:
         projected = (self.query(query), self.key(memory), self.value(memory))
+        query, key, value = (self.split_heads(features) for features in projected)
         mask = None if memory_mask is None else (memory_mask != 0)[:, None, None, :]
-        attended = F.scaled_dot_product_attention(*(self.split_heads(part) for part in projected), attn_mask=mask)
-        return self.output(attended.transpose(1, 2).flatten(2))
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, written_out_attention
+        )
+        attended, _ = attend(self, query, key, value, mask, scaling=query.shape[-1] ** -0.5)
+        return self.output(attended.flatten(2))
 
     def split_heads(self, features: Tensor) -> Tensor:
         return features.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class DecoderStep(nn.Module):
+    """Joins the coarser map Y_{i+1} with the features of a stage (LAVT, section 3.1.4, equation 10)."""
+
+    def __init__(self, coarse_channels: int, channels: int, hidden_size: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(coarse_channels + channels, hidden_size, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(hidden_size)
+        self.conv2 = nn.Conv2d(hidden_size, hidden_size, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(hidden_size)
+
+    def forward(self, coarse: Tensor, features: Tensor) -> Tensor:
+        maps = torch.cat([resize_aligned(coarse, features.shape[-2:]), features], 1)
+        maps = F.relu(self.norm1(self.conv1(maps)), inplace=True)
+        return F.relu(self.norm2(self.conv2(maps)), inplace=True)
+
+
+class LavtDecoder(nn.Module):
+    """From the features of the stages, finest first, to background and foreground maps (LAVT, section 3.1.4).
+
+    `features`: maps (batch, channels, height, width). Returns (batch, 2, height, width) at the finest map's size.
+    """
+
+    def __init__(self, widths: list[int], hidden_size: int) -> None:
+        super().__init__()
+        coarse_to_fine = widths[::-1]
+        coarse_widths = [coarse_to_fine[0]] + [hidden_size] * (len(widths) - 2)
+        self.steps = nn.ModuleList(
+            DecoderStep(coarse, width, hidden_size)
+            for coarse, width in zip(coarse_widths, coarse_to_fine[1:], strict=True)
+        )
+        self.classifier = nn.Conv2d(hidden_size, 2, 1)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        *finer, maps = features  # Y_4 = F_4
+        for step, skip in zip(self.steps, reversed(finer), strict=True):
+            maps = step(maps, skip)
+        return self.classifier(maps)

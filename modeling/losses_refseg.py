@@ -45,6 +45,27 @@ def dice_loss(logits: Tensor, mask_labels: Tensor, smoothing: float = 1.0) -> Te
     return (1 - (2 * overlap + smoothing) / (total + smoothing)).mean()
 
 
+def iou_loss(logits: Tensor, mask_labels: Tensor, epsilon: float = 1e-6) -> Tensor:
+    """1 - sum(min(p, g)) / sum(max(p, g)) per sample, the mean over samples (BTMAE, equation 5).
+
+    The denominator is `epsilon` at least. A sample without a target costs 1 whatever its probabilities p are.
+    """
+    probabilities, labels = logits.float().sigmoid(), mask_labels.float()
+    overlap = torch.minimum(probabilities, labels).sum((-2, -1))
+    union = torch.maximum(probabilities, labels).sum((-2, -1))
+    return (1 - overlap / union.clamp(min=epsilon)).mean()
+
+
+def error_weighted_cross_entropy(logits: Tensor, mask_labels: Tensor, sigma: float = 1.0) -> Tensor:
+    """Binary cross-entropy, each pixel weighted by w = sigma |p - g|; the mean over all pixels (BTMAE, equation 5).
+
+    p is the probability of the foreground. No gradient flows through w.
+    """
+    logits, labels = logits.float(), mask_labels.float()
+    weights = sigma * (logits.detach().sigmoid() - labels).abs()
+    return F.binary_cross_entropy_with_logits(logits, labels, weights)
+
+
 def two_class_dice_loss(logits: Tensor, mask_labels: Tensor, epsilon: float = 1e-6) -> Tensor:
     """Dice loss averaged over background and foreground and over samples (LAVT, sections 3.1.4 and 3.3).
 

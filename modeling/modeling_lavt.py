@@ -12,7 +12,16 @@ from transformers import initialization as init
 
 from .configuration_lavt import LavtConfig
 from .encoders_refseg import SwinStages
-from .layers_refseg import GateProjection, PixelWordAttention, resize_aligned, to_map
+from .explanations_refseg import Explainable, Explanation, HeatMaps, WordMaps, record_calls
+from .layers_refseg import (
+    DecoderStep,
+    GateProjection,
+    LavtDecoder,
+    PixelWordAttention,
+    mean_word,
+    resize_aligned,
+    to_map,
+)
 from .losses_refseg import two_class_boundary_loss, two_class_dice_loss, two_class_focal_loss, weighted_cross_entropy
 from .modeling_outputs_refseg import FusedFeatures, ImageFeatures
 from .modeling_refseg import RefSegPreTrainedModel, is_frozen
@@ -28,8 +37,7 @@ class PooledSentence(nn.Module):
         self.value = nn.Linear(text_channels, channels)
 
     def forward(self, pixels: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
-        weights = (word_mask / word_mask.sum(1, keepdim=True).clamp(min=1)).unsqueeze(-1)
-        return self.value((words * weights).sum(1, keepdim=True)).expand_as(pixels)
+        return self.value(mean_word(words, word_mask)).unsqueeze(1).expand_as(pixels)
 
 
 class MultiModalFusion(nn.Module):
@@ -141,46 +149,7 @@ def build_stage(config: LavtConfig, stage: int) -> nn.Module:
     return VisualStage(config, stage) if is_last and config.decoder_features == "V" else FusionStage(config, stage)
 
 
-class DecoderStep(nn.Module):
-    """Joins the coarser map Y_{i+1} with the features of a stage (section 3.1.4, equation 10)."""
-
-    def __init__(self, coarse_channels: int, channels: int, hidden_size: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(coarse_channels + channels, hidden_size, 3, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(hidden_size)
-        self.conv2 = nn.Conv2d(hidden_size, hidden_size, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(hidden_size)
-
-    def forward(self, coarse: Tensor, features: Tensor) -> Tensor:
-        maps = torch.cat([resize_aligned(coarse, features.shape[-2:]), features], 1)
-        maps = F.relu(self.norm1(self.conv1(maps)), inplace=True)
-        return F.relu(self.norm2(self.conv2(maps)), inplace=True)
-
-
-class LavtDecoder(nn.Module):
-    """From the features of the stages, finest first, to background and foreground maps (section 3.1.4).
-
-    `features`: maps (batch, channels, height, width). Returns (batch, 2, height, width) at the finest map's size.
-    """
-
-    def __init__(self, widths: list[int], hidden_size: int) -> None:
-        super().__init__()
-        coarse_to_fine = widths[::-1]
-        coarse_widths = [coarse_to_fine[0]] + [hidden_size] * (len(widths) - 2)
-        self.steps = nn.ModuleList(
-            DecoderStep(coarse, width, hidden_size)
-            for coarse, width in zip(coarse_widths, coarse_to_fine[1:], strict=True)
-        )
-        self.classifier = nn.Conv2d(hidden_size, 2, 1)
-
-    def forward(self, features: list[Tensor]) -> Tensor:
-        *finer, maps = features  # Y_4 = F_4
-        for step, skip in zip(self.steps, reversed(finer), strict=True):
-            maps = step(maps, skip)
-        return self.classifier(maps)
-
-
-class LavtForReferringSegmentation(RefSegPreTrainedModel):
+class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
     """LAVT for images (figure 2): language enters the visual encoder after each of its stages.
 
     Example:
@@ -278,6 +247,28 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel):
             "boundary": lambda: two_class_boundary_loss(logits, mask_labels),
         }
         return {name: loss() for name, loss in losses.items() if name in self.loss_weights}
+
+    @torch.no_grad()
+    def explain(
+        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> dict[str, Explanation]:
+        """The decoder's maps Y_i, as the mean size of their values, and the pixel-word attention of each stage."""
+        attentions = [module for module in self.stages.modules() if isinstance(module, PixelWordAttention)]
+        image, words = self.get_image_features(pixel_values), self.get_text_features(input_ids, attention_mask)
+        word_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        with record_calls([*attentions, *self.decoder.steps]) as calls:
+            fused = self.fuse(image, words, word_mask.to(words.dtype))
+            self.decode(fused, image.image_size)
+        decoded = [fused.maps[-1], *(result for module, _, result in calls if isinstance(module, DecoderStep))]
+        titles = [f"Y{len(fused.maps) - index}" for index in range(len(decoded))]
+        strengths = (each[0].abs().mean(0) for each in decoded)
+        explanations: dict[str, Explanation] = {"decoder_maps": HeatMaps(dict(zip(titles, strengths, strict=True)))}
+        attended = ((module, inputs) for module, inputs, _ in calls if isinstance(module, PixelWordAttention))
+        for stage, (module, inputs) in enumerate(attended):
+            weights = module.attention_weights(*inputs)[0]
+            size = fused.maps[stage].shape[-2:]
+            explanations[f"word_attention_{stage + 1}"] = WordMaps(weights.T.unflatten(1, size))
+        return explanations
 
 
 __all__ = ["LavtForReferringSegmentation"]

@@ -381,6 +381,12 @@ class MagNetForReferringSegmentation(RefSegPreTrainedModel):
         """O_1: the words after BERT's first stage, before the image enters, (batch, tokens, channels)."""
         return self.text_encoder.run_stage(0, self.text_encoder.embed(input_ids), attention_mask)
 
+    def finish_text(self, words: Tensor, word_mask: Tensor) -> Tensor:
+        """The rest of BERT, without the image; for tasks that read a sentence alone."""
+        for index in range(1, len(self.stages)):
+            words = self.text_encoder.run_stage(index, words, word_mask)
+        return words
+
     def fuse(self, image: ImageFeatures, words: Tensor, word_mask: Tensor) -> MagNetFeatures:
         """Both encoders in lockstep with the alignment modules (equations 5 to 11), and the pixel decoder."""
         pixels, size, maps = image.features, image.map_size, []

@@ -1,6 +1,7 @@
 """What the models of all methods share: weights of losses, and the way from image and text to the mask."""
 
 import math
+from os import PathLike
 from typing import Any
 
 import torch
@@ -9,9 +10,13 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils.generic import can_return_tuple
 
-from .auxiliary_refseg import PresenceHead
+from .auxiliary_refseg import MaskGrounding, PresenceHead, draw_masked_words, independent_generator
 from .configuration_refseg import RefSegConfig
+from .language_reconstruction_refseg import LanguageReconstruction
 from .modeling_outputs_refseg import FusedFeatures, ImageFeatures, ReferringSegmentationOutput
+
+# Auxiliary tasks of training alone: the name of each is that of its module and of its field of the configuration.
+TRAINING_TASKS = ("mask_grounding", "language_reconstruction")
 
 
 def is_frozen(module: nn.Module) -> bool:
@@ -53,6 +58,16 @@ class RefSegPreTrainedModel(PreTrainedModel):
         if self.config.presence_head:
             self.presence_head = PresenceHead(map_channels, word_channels)
             self.loss_weights["presence"] = self.config.presence_loss_weight
+        if self.config.mask_grounding is not None:
+            self.mask_grounding = MaskGrounding(
+                self.config.mask_grounding, self.config.text_config, map_channels, self.config._attn_implementation
+            )
+            self.loss_weights["mask_grounding"] = self.config.mask_grounding.loss_weight
+        if self.config.language_reconstruction is not None:
+            self.language_reconstruction = LanguageReconstruction(
+                self.config.language_reconstruction, self.config.text_config.hidden_size, map_channels
+            )
+            self.loss_weights["language_reconstruction"] = self.config.language_reconstruction.loss_weight
 
     def post_init(self) -> None:
         super().post_init()
@@ -65,6 +80,29 @@ class RefSegPreTrainedModel(PreTrainedModel):
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.freeze_encoders()
         return loaded
+
+    def save_pretrained(
+        self,
+        save_directory: str | PathLike[str],
+        *args,
+        state_dict: dict[str, Tensor] | None = None,
+        save_auxiliary: bool = True,
+        **kwargs,
+    ) -> None:
+        """As in transformers; with `save_auxiliary=False` a model without its tasks of training alone is written."""
+        tasks = {name: getattr(self.config, name) for name in TRAINING_TASKS if getattr(self.config, name) is not None}
+        if save_auxiliary or not tasks:
+            return super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
+        prefixes = tuple(f"{name}." for name in tasks)
+        tensors = self.state_dict() if state_dict is None else state_dict
+        kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefixes)}
+        try:
+            for name in tasks:
+                setattr(self.config, name, None)
+            return super().save_pretrained(save_directory, *args, state_dict=kept, **kwargs)
+        finally:
+            for name, task in tasks.items():
+                setattr(self.config, name, task)
 
     def freeze_encoders(self) -> None:
         """Freezes the encoders that the configuration says are frozen."""
@@ -122,6 +160,14 @@ class RefSegPreTrainedModel(PreTrainedModel):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.text_encoder)):
             return self.encode_text(input_ids, attention_mask)
 
+    def finish_text(self, words: Tensor, word_mask: Tensor) -> Tensor:
+        """What a text encoder makes of a sentence that never meets the image, (batch, tokens, channels).
+
+        `words` are those of `encode_text`, as here where that is all; a method whose text encoder goes on in `fuse`
+        runs the rest of it.
+        """
+        return words
+
     def enhance_image(self, image: ImageFeatures) -> ImageFeatures:
         """What is trained and works on the image alone; nothing unless a method says otherwise."""
         return image
@@ -154,26 +200,61 @@ class RefSegPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: where an input is missing or the numbers of images, texts and masks do not match.
         """
+        image, words, word_mask = self.encode_inputs(
+            pixel_values, input_ids, attention_mask, image_embeds, text_embeds, encoder_features
+        )
+        if mask_labels is None:
+            return self.segment(image, words, word_mask)
+        return self.segment_and_compare(image, words, word_mask, input_ids, attention_mask, mask_labels, {})
+
+    def encode_inputs(
+        self,
+        pixel_values: Tensor | None,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        image_embeds: ImageFeatures | None,
+        text_embeds: Tensor | None,
+        encoder_features: ImageFeatures | None,
+    ) -> tuple[ImageFeatures, Tensor, Tensor]:
+        """What `fuse` takes, from the inputs of `forward`: an image for each text, the words, and their mask."""
         _require_one(pixel_values=pixel_values, image_embeds=image_embeds, encoder_features=encoder_features)
         _require_one(input_ids=input_ids, text_embeds=text_embeds)
         if pixel_values is not None:
             encoder_features = self.get_encoder_features(pixel_values)
         image = self.enhance_image(encoder_features) if image_embeds is None else image_embeds
         words = self.get_text_features(input_ids, attention_mask) if text_embeds is None else text_embeds
-        word_mask = words.new_ones(words.shape[:2]) if attention_mask is None else attention_mask.to(words.dtype)
-        image = _match_images_to_texts(image, words.shape[0])
-        if mask_labels is None:
-            return self.segment(image, words, word_mask)
+        return _match_images_to_texts(image, words.shape[0]), words, _word_mask(words, attention_mask)
+
+    def segment_and_compare(
+        self,
+        image: ImageFeatures,
+        words: Tensor,
+        word_mask: Tensor,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        mask_labels: Tensor,
+        further_losses: dict[str, Tensor],
+    ) -> ReferringSegmentationOutput:
+        """Logits and losses, `further_losses` and those of all auxiliary tasks included."""
         fused = self.fuse(image, words, word_mask)
         logits = self.decode(fused, image.image_size)
-        components = self.compute_losses(logits, _matching_labels(mask_labels, logits), fused)
+        losses = further_losses | self.compute_losses(logits, _matching_labels(mask_labels, logits), fused)
         presence_logits = self.predict_presence(fused)
-        if presence_logits is not None:
-            components["presence"] = PresenceHead.loss(presence_logits, mask_labels)
-        loss = sum(self.loss_weights[name] * value for name, value in components.items())
-        components = {name: value.detach() for name, value in components.items()}
+        if self.config.presence_head:
+            losses["presence"] = PresenceHead.loss(presence_logits, mask_labels)
+        if self.config.mask_grounding is not None:
+            losses["mask_grounding"] = self.compute_mask_grounding_loss(
+                input_ids, attention_mask, image, fused, mask_labels
+            )
+        if self.config.language_reconstruction is not None:
+            losses["language_reconstruction"] = self.language_reconstruction(
+                self.finish_text(words, word_mask), word_mask, *self.multimodal_features(fused)
+            )
         return ReferringSegmentationOutput(
-            loss=loss, loss_components=components, logits=logits, presence_logits=presence_logits
+            loss=sum(self.loss_weights[name] * value for name, value in losses.items()),
+            loss_components={name: value.detach() for name, value in losses.items()},
+            logits=logits,
+            presence_logits=presence_logits,
         )
 
     def segment(self, image: ImageFeatures, words: Tensor, word_mask: Tensor) -> ReferringSegmentationOutput:
@@ -193,9 +274,88 @@ class RefSegPreTrainedModel(PreTrainedModel):
         """Logits (batch,) of the presence head, None in a model without one."""
         return self.presence_head(fused) if self.config.presence_head else None
 
+    def multimodal_features(self, fused: FusedFeatures) -> tuple[Tensor, Tensor]:
+        """What the language is reconstructed from, (batch, positions, channels), and a mask, (batch, positions).
+
+        Here the pixels of the last of the fused maps, and ones.
+        """
+        pixels = fused.maps[-1].flatten(2).transpose(1, 2)
+        return pixels, pixels.new_ones(pixels.shape[:2])
+
+    def compute_mask_grounding_loss(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        image: ImageFeatures,
+        fused: FusedFeatures,
+        mask_labels: Tensor,
+    ) -> Tensor:
+        """The loss of naming words drawn at random; in evaluation mode the same words each time.
+
+        Raises:
+            ValueError: `input_ids` is None.
+        """
+        if input_ids is None:
+            raise ValueError("Mask Grounding masks words: pass `input_ids` instead of `text_embeds` along with masks.")
+        task = self.config.mask_grounding
+        generator = independent_generator() if self.training else torch.Generator().manual_seed(0)
+        is_masked = draw_masked_words(
+            input_ids, attention_mask, task.special_token_ids, task.mask_probability, generator
+        )
+        logits = self.name_masked_words(input_ids, attention_mask, is_masked, image, fused, mask_labels)
+        return MaskGrounding.loss(logits, input_ids, is_masked, mask_labels)
+
+    def name_masked_words(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        is_masked: Tensor,
+        image: ImageFeatures,
+        fused: FusedFeatures,
+        mask_labels: Tensor,
+    ) -> Tensor:
+        """Logits (masked words, vocabulary) of the words that `is_masked` (batch, tokens) takes out of `input_ids`.
+
+        `image` is for each text, `fused` what `fuse` makes of it and of the whole sentence.
+        """
+        task = self.config.mask_grounding
+        words = self.get_text_features(input_ids.masked_fill(is_masked, task.mask_token_id), attention_mask)
+        if task.image_features == "masked_sentence":
+            fused = self.fuse(image, words, fused.word_mask)
+        words = self.finish_text(words, fused.word_mask)
+        return self.mask_grounding(words, fused.word_mask, is_masked, fused.maps[-1], mask_labels)
+
+    @torch.no_grad()
+    def predict_masked_words(
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        is_masked: Tensor,
+        mask_labels: Tensor,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """The token ids (masked words,) that a model with Mask Grounding takes for the masked words.
+
+        Args:
+            pixel_values: normalized images (batch, 3, height, width), one for each text or a single one.
+            input_ids: the whole sentences (batch, tokens).
+            is_masked: the words to mask and name, bool (batch, tokens); `input_ids[is_masked]` would be right.
+            mask_labels: the targets (batch, height, width).
+            attention_mask: (batch, tokens), 1 = word.
+        """
+        image = _match_images_to_texts(self.get_image_features(pixel_values), len(input_ids))
+        words = self.get_text_features(input_ids, attention_mask)
+        word_mask = _word_mask(words, attention_mask)
+        fused = self.fuse(image, words, word_mask)
+        return self.name_masked_words(input_ids, attention_mask, is_masked, image, fused, mask_labels).argmax(1)
+
 
 def _join(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _word_mask(words: Tensor, attention_mask: Tensor | None) -> Tensor:
+    return words.new_ones(words.shape[:2]) if attention_mask is None else attention_mask.to(words.dtype)
 
 
 def _require_one(**inputs: Tensor | None) -> None:

@@ -13,8 +13,10 @@ from transformers import initialization as init
 from transformers.models.sam.configuration_sam import SamVisionConfig
 from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPositionalEmbedding
 
+from .auxiliary_refseg import pixel_centers
 from .configuration_risam import RisamConfig
 from .encoders_refseg import build_map_encoder, load_pretrained_map_encoder
+from .explanations_refseg import Explainable, Explanation, PixelWords, WordMaps, record_calls, strongest_places
 from .layers_refseg import MultiHeadAttention, mean_word, resize_free, sinusoidal_positions, to_map
 from .losses_refseg import dice_loss, focal_loss
 from .modeling_outputs_refseg import FusedFeatures, ImageFeatures
@@ -78,25 +80,26 @@ class DeepestFeatures(nn.Module):
 
 
 class PixelNormalizedAttention(nn.Module):
-    """What each word gathers from the pixels, the attention being normalized over the pixels.
+    """The attention of words to pixels, normalized over the pixels.
 
-    Shapes: `scores` and `relevant` (batch, pixels, words), `pixels` (batch, pixels, channels); `attention`, that of
-    pixels to words, is not used. Returns (batch, words, channels).
+    Shapes: `scores` and `relevant` (batch, pixels, words); `attention`, that of pixels to words, is not used. Returns
+    (batch, words, pixels).
     """
 
-    def forward(self, scores: Tensor, relevant: Tensor, attention: Tensor, pixels: Tensor) -> Tensor:
-        relevant = relevant | (scores == scores.amax(1, keepdim=True))
-        return scores.masked_fill(~relevant, -math.inf).softmax(1).transpose(1, 2) @ pixels
+    def forward(self, scores: Tensor, relevant: Tensor, attention: Tensor) -> Tensor:
+        of_pixels = scores.transpose(1, 2).contiguous()
+        kept = relevant.transpose(1, 2) | (of_pixels == of_pixels.amax(-1, keepdim=True))
+        return of_pixels.masked_fill(~kept, -math.inf).softmax(-1)
 
 
 class SharedAttention(nn.Module):
-    """What each word gathers from the pixels by the transposed attention of pixels to words, as equation 5 is printed.
+    """The attention of words to pixels is the transposed one of pixels to words, as equation 5 is printed.
 
     Shapes as in `PixelNormalizedAttention`.
     """
 
-    def forward(self, scores: Tensor, relevant: Tensor, attention: Tensor, pixels: Tensor) -> Tensor:
-        return attention.transpose(1, 2) @ pixels
+    def forward(self, scores: Tensor, relevant: Tensor, attention: Tensor) -> Tensor:
+        return attention.transpose(1, 2)
 
 
 class MutualAwareAttention(nn.Module):
@@ -115,7 +118,7 @@ class MutualAwareAttention(nn.Module):
         channels = config.hidden_size
         self.project_pixels = nn.Linear(channels, channels, bias=False)
         self.project_words = nn.Linear(text_channels, channels, bias=False)
-        self.gather_pixels = self.LANGUAGE_ATTENTION[config.language_attention]()
+        self.language_attention = self.LANGUAGE_ATTENTION[config.language_attention]()
         self.pixel_norm = nn.LayerNorm(channels)
         self.word_norm = nn.LayerNorm(channels)
         # A relevance is the sigmoid of a score, so the threshold on scores is its logit.
@@ -126,11 +129,16 @@ class MutualAwareAttention(nn.Module):
         self, pixels: Tensor, words: Tensor, word_mask: Tensor, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
         pixels, words = self.project_pixels(pixels), self.project_words(words)  # Z_v and Z_l
+        to_words, to_pixels = self.mutual_attention(pixels, words, word_mask)
+        language_aware = self.pixel_norm(to_words @ words + pixels)  # equation 5
+        vision_aware = self.word_norm(to_pixels @ pixels + words)
+        return language_aware, vision_aware
+
+    def mutual_attention(self, pixels: Tensor, words: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The attention of Z_v to Z_l, (batch, positions, tokens), and of Z_l to Z_v, (batch, tokens, positions)."""
         scores = pixels @ words.transpose(1, 2) * pixels.shape[-1] ** -0.5
         attention, relevant = self.attend(scores, word_mask)
-        language_aware = self.pixel_norm(attention @ words + pixels)  # equation 5
-        vision_aware = self.word_norm(self.gather_pixels(scores, relevant, attention, pixels) + words)
-        return language_aware, vision_aware
+        return attention, self.language_attention(scores, relevant, attention)
 
     def attend(self, scores: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
         """A of equation 3, and which pairs are relevant (equation 4); both (batch, positions, tokens)."""
@@ -186,11 +194,12 @@ class MutualAwareDecoderBlock(nn.Module):
     (batch, tokens); returns both anew.
     """
 
-    def __init__(self, channels: int, num_heads: int) -> None:
+    def __init__(self, config: RisamConfig) -> None:
         super().__init__()
-        self.pixel_attention = MultiHeadAttention(channels, num_heads)
-        self.token_attention = MultiHeadAttention(channels, num_heads)
-        self.cross_attention = MultiHeadAttention(channels, num_heads)
+        channels = config.hidden_size
+        self.pixel_attention = MultiHeadAttention(config)
+        self.token_attention = MultiHeadAttention(config)
+        self.cross_attention = MultiHeadAttention(config)
         self.pixel_norm = nn.LayerNorm(channels)
         self.token_norm = nn.LayerNorm(channels)
         self.cross_norm = nn.LayerNorm(channels)
@@ -209,10 +218,10 @@ class MutualAwareDecoderBlock(nn.Module):
 class TwoWayDecoderBlock(MutualAwareDecoderBlock):
     """A block in which the tokens attend to the pixels as well (table 5, row 9)."""
 
-    def __init__(self, channels: int, num_heads: int) -> None:
-        super().__init__(channels, num_heads)
-        self.token_to_image_attention = MultiHeadAttention(channels, num_heads)
-        self.token_to_image_norm = nn.LayerNorm(channels)
+    def __init__(self, config: RisamConfig) -> None:
+        super().__init__(config)
+        self.token_to_image_attention = MultiHeadAttention(config)
+        self.token_to_image_norm = nn.LayerNorm(config.hidden_size)
 
     def look_at_pixels(self, tokens: Tensor, pixels: Tensor) -> Tensor:
         return self.token_to_image_norm(self.token_to_image_attention(tokens, pixels) + tokens)
@@ -230,9 +239,7 @@ class MutualAwareMaskDecoder(nn.Module):
         channels = config.hidden_size
         self.query = GuidedQueryToken(channels) if config.linguistic_guidance else QueryToken(channels)
         block = TwoWayDecoderBlock if config.token_to_image_attention else MutualAwareDecoderBlock
-        self.blocks = nn.ModuleList(
-            block(channels, config.num_attention_heads) for _ in range(config.num_decoder_blocks)
-        )
+        self.blocks = nn.ModuleList(block(config) for _ in range(config.num_decoder_blocks))
         self.upsample = nn.Sequential(
             nn.ConvTranspose2d(channels, channels // 4, 2, stride=2),
             nn.BatchNorm2d(channels // 4),
@@ -293,12 +300,14 @@ class SamDecoder(nn.Module):
         return self.positions(grid).permute(2, 0, 1).expand_as(pixels)
 
 
+# Of how many pixels an explanation shows the words.
+SHOWN_PIXELS = 4
 FEATURE_ENHANCEMENT = {"cascade": FeatureEnhancement, "none": DeepestFeatures}
 FUSION = {"mutual_attention": MutualAwareAttention, "convolution": ConvolutionalFusion}
 MASK_DECODER = {"mutual_aware": MutualAwareMaskDecoder, "sam": SamDecoder}
 
 
-class RisamForReferringSegmentation(RefSegPreTrainedModel):
+class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
     """RISAM (figure 3): frozen encoders, feature enhancement, mutual-aware attention, mutual-aware mask decoder.
 
     Encoder and feature enhancement do not depend on the sentence: several sentences about one image share them.
@@ -389,6 +398,28 @@ class RisamForReferringSegmentation(RefSegPreTrainedModel):
     def compute_losses(self, logits: Tensor, mask_labels: Tensor, fused: FusedFeatures) -> dict[str, Tensor]:
         """Focal and dice loss (equations 10 and 11)."""
         return {"focal": focal_loss(logits, mask_labels), "dice": dice_loss(logits, mask_labels)}
+
+    @torch.no_grad()
+    def explain(
+        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> dict[str, Explanation]:
+        """The attention in each block: of words to pixels, and of the pixels that words look at most to words."""
+        blocks = [block for block in self.fusion if isinstance(block, MutualAwareAttention)]
+        image, words = self.get_image_features(pixel_values), self.get_text_features(input_ids, attention_mask)
+        word_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        with record_calls(blocks) as calls:
+            self.fuse(image, words, word_mask.to(words.dtype))
+        explanations: dict[str, Explanation] = {}
+        for number, (block, (pixels, words, mask, size), _) in enumerate(calls, start=1):
+            projected = block.project_pixels(pixels), block.project_words(words)
+            to_words, to_pixels = (weights[0] for weights in block.mutual_attention(*projected, mask))
+            maps = (to_pixels * mask[0, :, None]).unflatten(1, size)
+            explanations[f"words_to_pixels_{number}"] = WordMaps(maps)
+            places = strongest_places(maps.amax(0), SHOWN_PIXELS).to(maps.device)
+            explanations[f"pixels_to_words_{number}"] = PixelWords(
+                pixel_centers(*size, maps.device)[places], to_words[places]
+            )
+        return explanations
 
 
 __all__ = ["RisamForReferringSegmentation"]

@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from fresh_process import run_python
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import PreTrainedConfig
@@ -104,6 +106,142 @@ class MethodTests(ABC):
             loaded = self.model_class.from_pretrained(tmp_path)(**self.inputs()).presence_logits
             assert_close(loaded, model(**self.inputs()).presence_logits)
 
+    def with_mask_grounding(self, **fields) -> nn.Module:
+        """A model with the task, and the presence head beside it."""
+        task = {"special_token_ids": [0, 1, 2, 3, 4], "mask_token_id": 4, "predictor_layers": 2, **fields}
+        return self.build(mask_grounding=task, presence_head=True)
+
+    @pytest.mark.parametrize("image_features", ["sentence", "masked_sentence"])
+    def test_mask_grounding_trains_every_parameter(self, image_features: str) -> None:
+        model = self.with_mask_grounding(image_features=image_features, loss_weight=0.5).train()
+        assert model.loss_weights["mask_grounding"] == 0.5
+        output = model(**self.inputs(), mask_labels=self.labels())
+        assert set(output.loss_components) == set(model.loss_weights) >= {"mask_grounding", "presence"}
+        expected = sum(model.loss_weights[name] * value for name, value in output.loss_components.items())
+        assert_close(output.loss, expected)
+        output.loss.backward()
+        assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+        assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+        # The task itself trains the language encoder.
+        model.zero_grad()
+        model.loss_weights = dict.fromkeys(model.loss_weights, 0.0) | {"mask_grounding": 1.0}
+        model(**self.inputs(), mask_labels=self.labels()).loss.backward()
+        assert any(parameter.grad.any() for parameter in model.text_encoder.parameters() if parameter.grad is not None)
+
+    def test_mask_grounding_overfits(self) -> None:
+        model = self.with_mask_grounding(predictor_layers=1)
+        optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+        for step in range(40):
+            output = model(**self.inputs(), mask_labels=self.labels())
+            if step == 0:
+                before = output.loss_components["mask_grounding"]
+            optimizer.zero_grad()
+            output.loss.backward()
+            optimizer.step()
+        assert output.loss_components["mask_grounding"] < 0.2 * before
+
+    def test_mask_grounding_with_frozen_encoders(self) -> None:
+        task = {"special_token_ids": [0], "mask_token_id": 4, "predictor_layers": 1}
+        model = self.build(mask_grounding=task, freeze_image_encoder=True, freeze_text_encoder=True).train()
+        model(**self.inputs(), mask_labels=self.labels()).loss.backward()
+        trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+        encoders = ("backbone.", "text_encoder.")
+        assert trained == {name for name, _ in model.named_parameters() if not name.startswith(encoders)}
+
+    def test_mask_grounding_leaves_out_empty_masks(self) -> None:
+        model, labels = self.with_mask_grounding(), self.labels()
+        alone = {name: value[:1] for name, value in self.inputs().items()}
+        labels[1] = 0
+        assert model(**self.inputs(), mask_labels=labels).loss_components["mask_grounding"] > 0
+        model.train()
+        output = model(**self.inputs(), mask_labels=torch.zeros_like(labels))
+        assert output.loss_components["mask_grounding"] == 0
+        output.loss.backward()
+        parameters = list(model.mask_grounding.parameters())
+        assert all(parameter.grad is not None and not parameter.grad.any() for parameter in parameters)
+        assert model(**alone, mask_labels=labels[1:]).loss.isfinite()
+
+    @torch.no_grad()
+    def test_mask_grounding_costs_nothing_at_inference(self, count_calls: Callable) -> None:
+        model, inputs = self.with_mask_grounding(), self.inputs()
+        encoded, predicted = count_calls(model, "encode_text"), count_calls(model.mask_grounding, "forward")
+        for mode in (True, False):
+            model.train(mode)(**inputs)
+        assert len(encoded) == 2 and predicted == []
+        model(**inputs, mask_labels=self.labels())
+        assert len(encoded) == 4 and len(predicted) == 1
+
+    @torch.no_grad()
+    def test_mask_grounding_is_saved_or_left_out(self, tmp_path) -> None:
+        model, inputs = self.with_mask_grounding(), self.inputs()
+        for save_auxiliary in (True, False):
+            folder = tmp_path / str(save_auxiliary)
+            model.save_pretrained(folder, save_auxiliary=save_auxiliary)
+            loaded, report = self.model_class.from_pretrained(folder, output_loading_info=True)
+            assert not report["missing_keys"] and not report["unexpected_keys"]
+            assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+            components = loaded(**inputs, mask_labels=self.labels()).loss_components
+            if save_auxiliary:
+                assert loaded.config.mask_grounding == model.config.mask_grounding
+                expected = model(**inputs, mask_labels=self.labels()).loss_components
+                assert_close(components["mask_grounding"], expected["mask_grounding"])
+            else:
+                assert loaded.config.mask_grounding is None and "mask_grounding" not in components
+                assert not any(name.startswith("mask_grounding") for name in loaded.state_dict())
+        assert model.config.mask_grounding is not None
+
+    def test_mask_grounding_with_gradient_checkpointing(self) -> None:
+        plain, checkpointed = self.with_mask_grounding().train(), self.with_mask_grounding().train()
+        checkpointed.activation_checkpointing_enable()
+        for model in (plain, checkpointed):
+            torch.manual_seed(0)
+            model(**self.inputs(), mask_labels=self.labels()).loss.backward()
+        assert all(layer.gradient_checkpointing for layer in checkpointed.mask_grounding.predictor.encoder.layer)
+        for (name, expected), actual in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
+            assert_close(actual.grad, expected.grad, atol=1e-6, rtol=1e-4, msg=lambda text, name=name: name + text)
+
+    @torch.no_grad()
+    def test_mask_grounding_in_bfloat16_and_with_eager_attention(self) -> None:
+        model, inputs = self.with_mask_grounding(), self.inputs()
+        expected = model(**inputs, mask_labels=self.labels()).loss_components["mask_grounding"]
+        model.set_attn_implementation("eager")
+        assert model.mask_grounding.predictor.config._attn_implementation == "eager"
+        actual = model(**inputs, mask_labels=self.labels()).loss_components["mask_grounding"]
+        assert_close(actual, expected, atol=1e-4, rtol=0)
+        inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
+        actual = model.bfloat16()(**inputs, mask_labels=self.labels()).loss_components["mask_grounding"]
+        assert_close(actual.float(), expected, atol=0, rtol=0.05)
+
+    def test_language_reconstruction_trains_image_and_text(self) -> None:
+        model = self.build(language_reconstruction={"loss_weight": 0.5}).train()
+        assert model.loss_weights["language_reconstruction"] == 0.5
+        output = model(**self.inputs(), mask_labels=self.labels())
+        output.loss.backward()
+        assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+        model.zero_grad()
+        model.loss_weights = dict.fromkeys(model.loss_weights, 0.0) | {"language_reconstruction": 1.0}
+        output = model(**self.inputs(), mask_labels=self.labels())
+        assert_close(output.loss.detach(), output.loss_components["language_reconstruction"])
+        output.loss.backward()
+        for part in (model.backbone, model.text_encoder, model.language_reconstruction):
+            assert any(parameter.grad.abs().sum() > 0 for parameter in part.parameters())
+
+    @torch.no_grad()
+    def test_language_reconstruction_is_saved_or_left_out(self, tmp_path, count_calls: Callable) -> None:
+        model, inputs = self.build(language_reconstruction={}), self.inputs()
+        calls = count_calls(model.language_reconstruction, "forward")
+        logits = model(**inputs).logits
+        assert calls == []
+        for save_auxiliary in (True, False):
+            folder = tmp_path / str(save_auxiliary)
+            model.save_pretrained(folder, save_auxiliary=save_auxiliary)
+            loaded, report = self.model_class.from_pretrained(folder, output_loading_info=True)
+            assert not report["missing_keys"] and not report["unexpected_keys"]
+            assert torch.equal(loaded(**inputs).logits, logits)
+            components = loaded(**inputs, mask_labels=self.labels()).loss_components
+            assert ("language_reconstruction" in components) == save_auxiliary
+        assert model.config.language_reconstruction.loss_weight == 0.1
+
     @torch.no_grad()
     def test_many_texts_are_fused_in_parts(self, count_calls) -> None:
         model, inputs = self.build(), self.inputs(batch=5)
@@ -163,6 +301,24 @@ class MethodTests(ABC):
             assert type(loaded) is self.model_class
             assert not report["missing_keys"] and not report["unexpected_keys"]
             assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+
+    @torch.no_grad()
+    def test_code_beside_the_weights_is_enough(self, tmp_path) -> None:
+        model, inputs = self.build(presence_head=True), self.inputs()
+        model.save_pretrained(tmp_path / "model")
+        save_file({**inputs, "logits": model(**inputs).logits}, tmp_path / "tensors.safetensors")
+        code = """
+        import torch
+        from safetensors.torch import load_file
+        from transformers import AutoModel
+
+        model = AutoModel.from_pretrained("model", trust_remote_code=True)
+        inputs = load_file("tensors.safetensors")
+        logits = inputs.pop("logits")
+        print((model(**inputs).logits - logits).abs().max().item(), type(model).__module__.split(".")[0])
+        """
+        difference, module = run_python(code, cwd=tmp_path, hide_package=True).split()[-2:]
+        assert float(difference) < 1e-4 and module == "transformers_modules"
 
     @torch.no_grad()
     def test_bfloat16_agrees_with_float32(self) -> None:

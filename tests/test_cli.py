@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import subprocess
 import sys
@@ -32,7 +33,17 @@ from hf_refseg_cli import app
 REFER_API = Path(__file__).parent / "fixtures" / "refer_api"
 # The random model's probabilities lie around it, so that masks are neither empty nor full.
 THRESHOLD = 0.455
-COMMANDS = (["predict"], ["evaluate"], ["prepare"], ["convert"], ["convert", "lavt"], ["info"])
+COMMANDS = (
+    ["predict"],
+    ["evaluate"],
+    ["prepare"],
+    ["convert"],
+    ["convert", "lavt"],
+    ["convert", "magnet"],
+    ["merge"],
+    ["explain"],
+    ["info"],
+)
 
 
 @pytest.fixture(scope="module")
@@ -466,6 +477,47 @@ def test_info_of_a_prepared_data_set(shapes_folder):
     lines = [line.split() for line in output_of("info", shapes_folder).splitlines()]
     assert lines[0] == ["split", "referents", "sentences", "images"]
     assert ["val", str(len(rows)), str(sentences), "3"] in lines
+
+
+@pytest.mark.parametrize("way", ["option", "environment"])
+def test_info_checks_a_prepared_data_set_for_leakage(way, monkeypatch):
+    prepare_dataset("refcoco", REFER_API, "refcoco")
+    train = datasets.load_dataset("refcoco", split="train")["image_id"][:]
+    leaked, images = train[0], len(set(train))
+    arguments = ["info", "--leakage", "refcoco"]
+    if way == "option":
+        arguments += ["--leakage-list", "list.json"]
+    else:
+        monkeypatch.setenv("HF_REFSEG_LEAKAGE_LIST", "list.json")
+    # Of these, the second is in no split, the third in val alone.
+    Path("list.json").write_text(f"[{leaked}, 42, 300034]")
+    error = error_of(*arguments)
+    assert error.startswith(
+        f"refcoco: 1 of {images} training images, with {train.count(leaked)} of {len(train)} referents, are on the "
+        "list list.json"
+    )
+    Path("list.json").write_text("[42, 300034]")
+    assert output_of(*arguments) == (
+        f"refcoco: none of its {images} training images (COCO train2014) is on the list list.json "
+        "(2 ids of COCO train2014).\n"
+    )
+
+
+def test_info_names_what_the_check_for_leakage_lacks(shapes_folder, model_folder, monkeypatch):
+    monkeypatch.delenv("HF_REFSEG_LEAKAGE_LIST", raising=False)
+    Path("list.json").write_text("[25]")
+    listed = ["--leakage", "--leakage-list", "list.json"]
+    assert "none of its 2 training images (RefShapes) is on the list" in output_of("info", shapes_folder, *listed)
+    assert "pass --leakage-list FILE" in error_of("info", shapes_folder, "--leakage")
+    assert "checks a folder that `hf-refseg prepare` wrote" in error_of("info", *listed)
+    assert "checks a folder that `hf-refseg prepare` wrote" in error_of("info", model_folder, *listed)
+    Path("list.json").write_text("{}")
+    assert "list.json should hold a JSON list of image ids" in error_of("info", shapes_folder, *listed)
+    Path("list.json").write_text("[25]")
+    shutil.copytree(shapes_folder, "other")
+    card = Path("other/README.md")
+    card.write_text(card.read_text(encoding="utf-8").replace("pretty_name: RefShapes", "pretty_name: Mine"))
+    assert "where its images come from is unknown" in error_of("info", "other", *listed)
 
 
 def test_info_of_something_else():

@@ -10,13 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from datasets import Dataset
 from fresh_process import run_python
 from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel, AutoProcessor, SwinConfig, SwinModel
+
+from hf_refseg import load_refseg
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+REFER_API = Path(__file__).parent / "fixtures" / "refer_api"
 RECIPES = sorted((EXAMPLES / "recipes").glob("*.yaml"))
 specification = importlib.util.spec_from_file_location("run_ris", EXAMPLES / "run_ris.py")
 run_ris = importlib.util.module_from_spec(specification)
@@ -108,6 +112,9 @@ def test_the_model_card_says_what_happened(finished) -> None:
     assert scores["val", "oIoU"] == pytest.approx(report["splits"]["val"]["metrics"]["oIoU"], abs=1e-4)
     assert card.data.datasets == ["refshapes"]
     assert (folder / "predictions.png").is_file() and "predictions.png" in card.text
+    part = report["training_data"]["refshapes"]
+    assert (part["images"], part["dropped_images"]) == (4, 0)
+    assert f"| refshapes | {part['rows']} | 4 | 0 | 0 |" in card.text
     assert (folder / "pictures" / "step-3.png").is_file()
 
 
@@ -165,11 +172,12 @@ def test_a_finished_run_is_not_trained_further(finished, capsys) -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_each_recipe_parses_into_the_papers_setting(path) -> None:
     model, data, training = run_ris.parse_arguments([str(path), "--use_cpu"])
-    assert data.dataset_name in path.stem and path.stem == f"{model.model_type}_{data.dataset_name}"
+    assert path.stem == f"{model.model_type}_{data.dataset_name if isinstance(data.dataset_name, str) else 'union'}"
     assert training.output_dir == f"runs/{path.stem}"
     if data.dataset_name == "refshapes":
         return
-    assert training.train_batch_size * training.gradient_accumulation_steps == 32
+    batch = {"btmae": 12, "m3att": 48}.get(model.model_type, 32)
+    assert training.train_batch_size * training.gradient_accumulation_steps == batch
     assert (training.max_grad_norm, training.warmup_steps) == (0, 0)
     PAPER_SETTINGS[model.model_type](model, data, training)
 
@@ -189,7 +197,29 @@ def check_risam(model, data, training) -> None:
     assert (dict(image_processor.size), image_processor.mask_threshold) == ({"longest_edge": 1024}, 0.35)
 
 
-PAPER_SETTINGS = {"lavt": check_lavt, "magnet": partial(check_lavt, text_layers_trained=12), "risam": check_risam}
+def check_m3att(model, data, training) -> None:
+    assert (training.learning_rate, training.weight_decay, training.num_train_epochs) == (5e-5, 0, 50)
+    assert training.learning_rate_drops and data.protocol == "vlt"
+    assert model.max_text_length == 2 + (20 if data.dataset_name == "refcocog" else 15)
+    assert model.config == {"image_size": 480, "max_text_length": model.max_text_length}
+    image_processor = run_ris.build_image_processor(model)
+    assert (dict(image_processor.size), image_processor.mask_threshold) == ({"height": 480, "width": 480}, 0.35)
+
+
+def check_btmae(model, data, training) -> None:
+    assert (training.learning_rate, training.weight_decay, training.num_train_epochs) == (1e-4, 0, 200)
+    assert training.lr_scheduler_type == "cosine_with_min_lr"
+    assert training.lr_scheduler_kwargs == {"min_lr": 1e-5}
+    assert (model.image_size, model.config, data.protocol) == (480, {"drop_path_rate": 0.3}, "original")
+
+
+PAPER_SETTINGS = {
+    "btmae": check_btmae,
+    "lavt": check_lavt,
+    "m3att": check_m3att,
+    "magnet": partial(check_lavt, text_layers_trained=12),
+    "risam": check_risam,
+}
 
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if "refshapes" in path.stem], ids=lambda path: path.stem)
@@ -198,6 +228,112 @@ def test_the_recipes_for_refshapes_build_their_models(path) -> None:
     model, processor = run_ris.build_model_and_processor(arguments)
     assert model.config.text_config.vocab_size == len(processor.tokenizer)
     assert 1e6 < model.num_parameters() < 1e7
+
+
+M3ATT = {
+    "image_size": 64,
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "encoder_feedforward": 16,
+    "decoder_hidden_size": 8,
+    "backbone_config": TINY["config"]["backbone_config"],
+    "text_config": {"model_type": "refseg_recurrent_text", "embedding_size": 3, "hidden_size": 8},
+}
+
+
+def test_a_recurrent_text_encoder_reads_the_words_of_the_training_split(cache, tmp_path) -> None:
+    (tmp_path / "glove.txt").write_text("zebra 9 9 9\nred 0.5 -0.5 1\nthe 0 0.25 0\n")
+    options = {"model_type": "m3att", "tokenizer_name_or_path": "words", "word_vectors": str(tmp_path / "glove.txt")}
+    recipe = write_recipe(tmp_path, cache, **options, config=M3ATT, max_steps=1, test_splits="val", max_test_images=1)
+    assert run_ris.main([str(recipe)])["training"]["steps"] == 1
+    model, processor = AutoModel.from_pretrained(tmp_path / "run"), AutoProcessor.from_pretrained(tmp_path / "run")
+    rows = load_refseg("refshapes", **yaml.safe_load(recipe.read_text())["dataset_options"])["train"]
+    words = {word for row in rows for each in row["sentences"] for word in re.findall(r"\w+|[^\w\s]+", each["raw"])}
+    assert set(processor.tokenizer.get_vocab()) == {*(word.lower() for word in words), "[PAD]", "[UNK]", "[MASK]"}
+    vectors = model.text_encoder.embeddings.weight
+    ids = processor.tokenizer.convert_tokens_to_ids(["red", "the"])
+    assert (vectors[ids] - torch.tensor([[0.5, -0.5, 1], [0, 0.25, 0]])).abs().max() < 2e-3
+
+
+def test_a_new_recurrent_text_encoder_goes_with_a_pretrained_image_encoder(tmp_path) -> None:
+    SwinModel(SwinConfig(**M3ATT["backbone_config"]), add_pooling_layer=False).save_pretrained(tmp_path / "swin")
+    config = {name: value for name, value in M3ATT.items() if name != "backbone_config"}
+    arguments = run_ris.ModelArguments(
+        model_type="m3att", vision_name_or_path=str(tmp_path / "swin"), tokenizer_name_or_path="words", config=config
+    )
+    train = Dataset.from_dict({"sentences": [[{"raw": "a red dog", "sent": "", "sent_id": ""}]]})
+    model, processor = run_ris.build_model_and_processor(arguments, train)
+    assert model.config.text_config.vocab_size == len(processor.tokenizer) == 6
+
+
+def write_union_recipe(folder: Path, cache: Path, **options) -> Path:
+    """RefCOCO and RefCOCOg of the synthetic tree: each has training images in a val or test split of the other."""
+    union = {"dataset_name": ["refcoco", "refcocog"], "split_by": ["unc", "umd"], "data_dir": str(REFER_API)}
+    return write_recipe(folder, cache, dataset_options={"cache_dir": str(cache)}, **{**union, **options})
+
+
+def test_a_union_is_trained_without_held_out_images_and_scored_by_data_set(cache, tmp_path, capsys) -> None:
+    listed = tmp_path / "list.json"
+    listed.write_text("[300102]")
+    tested = ["refcocog/val", "refcoco/testA", "refcoco/testB"]
+    options = {"test_splits": tested, "max_test_images": 1, "max_steps": 1, "leakage_list": str(listed)}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "refcocog_oIoU"}
+    report = run_ris.main([str(write_union_recipe(tmp_path, cache, **options, **best))])
+    printed = capsys.readouterr().out
+    assert report["dataset"] == ["refcoco", "refcocog"] and list(report["splits"]) == tested
+    # Of the images of both training splits, 300000 alone is in no other split and not on the list.
+    for name, part in report["training_data"].items():
+        image_ids = load_refseg(name, REFER_API, cache_dir=cache)["train"]["image_id"][:]
+        rows, images = image_ids.count("300000"), len(set(image_ids))
+        assert part == {
+            "rows": rows,
+            "images": 1,
+            "dropped_rows": len(image_ids) - rows,
+            "dropped_images": images - 1,
+        }
+        assert f"{name}: {images - 1} of {images} training images" in printed
+    folder = tmp_path / "run"
+    log = json.loads((folder / "checkpoint-1" / "trainer_state.json").read_text())["log_history"]
+    logged = {name for entry in log for name in entry}
+    assert {"eval_refcoco_oIoU", "eval_refcocog_oIoU", "eval_refcoco_loss_dice"} <= logged
+
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.datasets == ["refcoco", "refcocog"]
+    scores = {(entry.dataset_type, entry.dataset_split, entry.metric_type) for entry in card.data.eval_results}
+    assert ("refcocog", "val (first 1 images)", "oIoU") in scores
+    assert ("refcoco", "testB (first 1 images)", "oIoU") in scores
+    for name, part in zip(("refcoco (unc)", "refcocog (umd)"), report["training_data"].values(), strict=True):
+        cells = (part["rows"], part["images"], part["dropped_images"], part["dropped_rows"])
+        assert f"| {name} | {' | '.join(map(str, cells))} |" in card.text
+    for name in ("refcocog_val", "refcoco_testA"):
+        assert (folder / f"predictions_{name}.png").is_file() and f"worst_and_best_{name}.png" in card.text
+    assert not (folder / "predictions_refcoco_testB.png").exists()
+
+
+def test_several_data_sets_and_their_partitions_are_a_list_or_several_values(cache, tmp_path) -> None:
+    recipe = str(write_union_recipe(tmp_path, cache))
+    _, data, _ = run_ris.parse_arguments([recipe])
+    assert data.split_by_of_each() == {"refcoco": "unc", "refcocog": "umd"}
+    values = ["--dataset_name", "refcoco", "refcoco+", "--split_by", "google"]
+    _, data, _ = run_ris.parse_arguments([recipe, *values])
+    assert data.split_by_of_each() == {"refcoco": "google", "refcoco+": "google"}
+    _, data, _ = run_ris.parse_arguments(["--output_dir", "run", "--dataset_name", "refcoco+"])
+    assert (data.dataset_name, data.split_by_of_each()) == ("refcoco+", {"refcoco+": None})
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"dataset_name": ["refcoco", "refcoco"]}, "dataset_name names refcoco more than once"),
+        ({"split_by": ["unc", "umd", "umd"]}, "split_by has 3 values for 2 data sets: give one for all, or one each"),
+        ({"split_by": "unc"}, "Unknown split_by 'unc' for refcocog. Choose one of: umd, google"),
+        ({"eval_split": "testA"}, "refcocog has no split 'testA', only train, val, test"),
+        ({"test_splits": ["val"]}, "refcoco, refcocog: there is no split 'val', only refcoco/train, refcoco/val"),
+    ],
+)
+def test_a_wrong_option_of_a_union_is_one_clear_error(cache, tmp_path, options, error) -> None:
+    with pytest.raises(ValueError, match=re.escape(error)):
+        run_ris.main([str(write_union_recipe(tmp_path, cache, **options))])
 
 
 def test_push_to_hub_uploads_the_model_with_the_librarys_card(hub, cache, tmp_path) -> None:
@@ -231,6 +367,8 @@ def test_push_to_hub_uploads_the_model_with_the_librarys_card(hub, cache, tmp_pa
         ({"model_name_or_path": "a/b"}, "model_name_or_path takes no encoders and no config"),
         ({"eval_split": "testA"}, "refshapes has no split 'testA', only train, val, test"),
         ({"tokenizer_name_or_path": None}, "needs tokenizer_name_or_path"),
+        ({"tokenizer_name_or_path": "words", "text_name_or_path": "a/b"}, "goes with no text_name_or_path"),
+        ({"word_vectors": "glove.txt"}, "word_vectors goes with a recurrent text encoder"),
         ({"per_device_train_batch_size": 64}, "fewer than one batch of 64"),
     ],
 )

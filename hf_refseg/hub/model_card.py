@@ -6,10 +6,14 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from peft import PeftModel
 from transformers import PreTrainedModel
+
+if TYPE_CHECKING:
+    from ..data.leakage import TrainingPart
 
 LAVT_IMAGE = """@inproceedings{yang2022lavt,
   title={{LAVT}: Language-Aware Vision Transformer for Referring Image Segmentation},
@@ -75,6 +79,7 @@ def write_model_card(
     model: PreTrainedModel | PeftModel,
     metrics: Mapping[tuple[str, str, str], Mapping[str, float]] | None = None,
     training: Mapping[str, object] | None = None,
+    training_data: Mapping[str, TrainingPart] | None = None,
     pictures: Sequence[str | PathLike[str]] = (),
     datasets: Sequence[str] = (),
     base_model: str | Sequence[str] | None = None,
@@ -93,6 +98,7 @@ def write_model_card(
             is the adapter that lies in the folder.
         metrics: Scores in percent, `{(data set, split, protocol): {"oIoU": 61.2, ...}}`.
         training: What really happened, name to value: data set, optimizer, steps, seconds, seed ...
+        training_data: What of each data set was trained on, by the data set's name.
         pictures: Image files to show; those outside `output_dir` are copied into it.
         datasets: The training data, as ids on the Hub or names.
         base_model: Id or ids on the Hub of the models this one started from; an adapter's own base model goes first.
@@ -127,7 +133,7 @@ def write_model_card(
         describe_section("Intended use", intended_use),
         describe_section("Limits", limitations),
         describe_results(metrics or {}),
-        describe_training(training or {}, datasets),
+        describe_training(training or {}, datasets, training_data or {}),
         describe_citation(model_type),
     ]
     body = "\n\n".join(section for section in sections if section)
@@ -224,10 +230,25 @@ def describe_results(metrics: Mapping[tuple[str, str, str], Mapping[str, float]]
     return f"## Results\n\n{note}\n\n{table}"
 
 
-def describe_training(training: Mapping[str, object], datasets: Sequence[str]) -> str:
+def describe_training(
+    training: Mapping[str, object], datasets: Sequence[str], training_data: Mapping[str, TrainingPart]
+) -> str:
     rows = [["data", ", ".join(datasets)]] if datasets else []
     rows += [[key, str(value)] for key, value in training.items()]
-    return f"## Training\n\n{to_table(['', 'value'], rows)}" if rows else ""
+    parts = [to_table(["", "value"], rows)] if rows else []
+    if training_data:
+        parts.append(describe_training_data(training_data))
+    return "\n\n".join(["## Training", *parts]) if parts else ""
+
+
+def describe_training_data(training_data: Mapping[str, TrainingPart]) -> str:
+    """One row per data set: what was trained on, and what was dropped because it is held out."""
+    rows = [
+        [name, *(f"{count:,}" for count in (part.rows, part.images, part.dropped_images, part.dropped_rows))]
+        for name, part in training_data.items()
+    ]
+    header = ["trained on", "referents", "images", "images dropped for leakage", "their referents"]
+    return to_table(header, rows)
 
 
 def describe_citation(model_type: str) -> str:

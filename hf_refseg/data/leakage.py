@@ -1,0 +1,157 @@
+"""Training on several data sets at once, without any image that is in a val or test split of one of them."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict, concatenate_datasets
+from huggingface_hub import DatasetCard
+from huggingface_hub.errors import RemoteEntryNotFoundError
+
+from ..datasets_scripts.refer import read_json
+from ..hub.dataset_card import SOURCES
+from .loading import DataFormatError
+
+logger = logging.getLogger(__name__)
+
+COCO = "COCO train2014"
+# The collection that a data set's photographs or scenes come from: within it, one `image_id` is one image.
+IMAGE_COLLECTIONS = {
+    "refcoco": COCO,
+    "refcoco+": COCO,
+    "refcocog": COCO,
+    "grefcoco": COCO,
+    "refclef": "SAIAPR TC-12",
+    "refshapes": "RefShapes",
+    "refshapes+": "RefShapes",
+    "grefshapes": "RefShapes",
+}
+
+
+class LeakageError(ValueError):
+    """Training data that holds images of val or test splits."""
+
+
+@dataclass(frozen=True)
+class TrainingPart:
+    """What one data set gives to the training, and what was dropped from its training split.
+
+    Attributes:
+        rows: referents that are left.
+        images: different images that are left.
+        dropped_rows: referents that were dropped along with their images.
+        dropped_images: different images that were dropped.
+    """
+
+    rows: int
+    images: int
+    dropped_rows: int = 0
+    dropped_images: int = 0
+
+
+def join_training_splits(
+    data: Mapping[str, DatasetDict], *, train_split: str = "train", listed: Set[str] = frozenset()
+) -> tuple[Dataset, dict[str, TrainingPart]]:
+    """One training split of several data sets, without the images that are in another split of any of them.
+
+    Images are compared by the collection that they come from (see `image_collection`) and their `image_id`; no image
+    is opened or copied. What is left keeps its order: one data set after the other.
+
+    Args:
+        data: data sets of `load_refseg` by the name that they were loaded by. One is filtered by its own other
+            splits as well: RefCOCOg (google) has images that are in train and in val.
+        train_split: the split to train on; all other splits are held out.
+        listed: ids of further images of COCO that are held out, see `read_leakage_list`.
+
+    Returns:
+        The rows, and for each data set what is left and what was dropped.
+
+    Raises:
+        ValueError: no data set, one without the training split, or a list although no data set is COCO's.
+
+    Warns of a data set whose collection is unknown: its images are compared with each other alone.
+    """
+    if not data:
+        raise ValueError("There is no data set to train on: name at least one.")
+    for name, splits in data.items():
+        if train_split not in splits:
+            raise ValueError(f"{name} has no split '{train_split}', only {', '.join(splits)}.")
+    collections = {name: image_collection(name) for name in data}
+    if listed and COCO not in collections.values():
+        raise ValueError(
+            f"The list holds ids of {COCO}, but the images of {', '.join(data)} come from elsewhere. Leave it out."
+        )
+    for name, collection in collections.items():
+        if collection not in IMAGE_COLLECTIONS.values():
+            logger.warning(
+                f"Where the images of {name} come from is unknown: they are compared with each other alone."
+            )
+    held_out: dict[str, set[str]] = defaultdict(set, {COCO: set(listed)})
+    for name, splits in data.items():
+        for split, rows in splits.items():
+            if split != train_split:
+                held_out[collections[name]].update(image_ids_of(rows))
+    filtered = {name: drop_images(splits[train_split], held_out[collections[name]]) for name, splits in data.items()}
+    joined = concatenate_datasets([rows for rows, _ in filtered.values()])
+    return joined, {name: part for name, (_, part) in filtered.items()}
+
+
+def drop_images(rows: Dataset, held_out: Set[str]) -> tuple[Dataset, TrainingPart]:
+    """The rows of all other images, in their order, and how many those and the dropped ones are."""
+    image_ids = image_ids_of(rows)
+    kept = [index for index, image_id in enumerate(image_ids) if image_id not in held_out]
+    images = set(image_ids)
+    dropped_images = len(images & held_out)
+    part = TrainingPart(len(kept), len(images) - dropped_images, len(image_ids) - len(kept), dropped_images)
+    return rows.select(kept), part
+
+
+def image_ids_of(rows: Dataset) -> list[str]:
+    """The `image_id` of each row; only this column is read."""
+    return rows.select_columns("image_id")[:]["image_id"]
+
+
+def image_collection(name: str) -> str:
+    """The collection within which the `image_id`s of a data set are unique; that of no other is the same one.
+
+    Args:
+        name: as in `load_refseg`. What a prepared folder or a data set on the Hub was made from stands in its card.
+
+    Returns:
+        A value of `IMAGE_COLLECTIONS`, or, for a data set from elsewhere, its own name: nothing is known to share its
+        images then.
+
+    Raises:
+        OSError: the card of a data set on the Hub cannot be read, neither there nor from the cache.
+    """
+    if name in IMAGE_COLLECTIONS:
+        return IMAGE_COLLECTIONS[name]
+    card_file = Path(name, "README.md")
+    on_hub = name.count("/") == 1 and not Path(name).exists()
+    if not card_file.is_file() and not on_hub:
+        return name
+    try:
+        card = DatasetCard.load(name if on_hub else card_file)
+    except RemoteEntryNotFoundError:
+        return name
+    collections = {source.title: IMAGE_COLLECTIONS[known] for known, source in SOURCES.items()}
+    return collections.get(card.data.pretty_name, name)
+
+
+def read_leakage_list(path: str | PathLike[str]) -> frozenset[str]:
+    """The image ids in a JSON list of integers, such as the published one of all images of COCO train2014 that are in
+    some val or test split of RefCOCO, RefCOCO+ or RefCOCOg (10,113 ids).
+
+    Raises:
+        DataFormatError: the file holds something else.
+        OSError: it cannot be read.
+    """
+    image_ids = read_json(Path(path))
+    if not isinstance(image_ids, list) or not image_ids or not all(type(image_id) is int for image_id in image_ids):
+        raise DataFormatError(f"{path} should hold a JSON list of image ids (integers). Name another file.")
+    return frozenset(map(str, image_ids))

@@ -1,0 +1,133 @@
+"""A tokenizer of whole words, trained on the sentences of a data set, and vectors of its words from GloVe files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import WordLevel
+from tokenizers.trainers import WordLevelTrainer
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast
+
+from .loading import DataFormatError
+
+logger = logging.getLogger(__name__)
+
+PAD, UNKNOWN, MASK = "[PAD]", "[UNK]", "[MASK]"
+
+
+def train_word_tokenizer(sentences: Iterable[str], min_count: int = 1) -> PreTrainedTokenizerFast:
+    """A tokenizer with a token for each word of the sentences, in lower case, and for each run of punctuation.
+
+    It adds no tokens of start and end. The numbers of the words follow their counts, ties the alphabet: the same
+    sentences in any order give the same tokenizer. A word that it does not know becomes [UNK].
+
+    Args:
+        sentences: those to train on.
+        min_count: a word that comes less often is unknown.
+
+    Raises:
+        ValueError: no sentence has a word that comes often enough.
+    """
+    tokenizer = Tokenizer(WordLevel(unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = [PAD, UNKNOWN, MASK]
+    trainer = WordLevelTrainer(vocab_size=2**31, min_frequency=min_count, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(sentences, trainer)
+    if tokenizer.get_vocab_size() == len(special):
+        raise ValueError(f"The sentences have no word that comes {min_count} times: there is no vocabulary to make.")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, unk_token=UNKNOWN, mask_token=MASK, padding_side="right"
+    )
+
+
+def load_glove(path: str | PathLike[str], vocabulary: Mapping[str, int]) -> Tensor:
+    """The vectors of a vocabulary's words from a GloVe file, float32 (words, dimensions).
+
+    A line is a word and its values, separated by single spaces. A word that the file lacks gets a random vector with
+    the mean and the standard deviation of those found, [PAD] gets 0.
+
+    Args:
+        path: the text file, such as glove.6B.300d.txt.
+        vocabulary: the number of each word, `tokenizer.get_vocab()`; the numbers are 0 to len(vocabulary) - 1.
+
+    Raises:
+        FileNotFoundError: no such file.
+        DataFormatError: the file is no text, a line has another number of values than the first one, values of a word
+            are no finite numbers, a word of the vocabulary comes twice, or none of them comes at all. File and line
+            are named.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no GloVe file {path}: name the unpacked text file, as glove.6B.300d.txt.")
+    found: dict[str, np.ndarray] = {}
+    lines: dict[str, int] = {}
+    for line, word, values in _read_entries(path):
+        if word not in vocabulary:
+            continue
+        if word in found:
+            raise DataFormatError(f"{path}, line {line}: {word!r} stands in line {lines[word]} already.")
+        found[word], lines[word] = _to_numbers(values, path, line), line
+    if not found:
+        raise DataFormatError(
+            f"{path} has none of the {len(vocabulary)} words of the vocabulary: is it a GloVe file of this language?"
+        )
+    logger.info("%s has %d of the %d words.", path, len(found), len(vocabulary))
+    known = torch.from_numpy(np.stack(list(found.values())))
+    vectors = torch.randn(len(vocabulary), known.shape[1]) * known.std(correction=0) + known.mean()
+    vectors[[vocabulary[word] for word in found]] = known
+    if PAD in vocabulary:
+        vectors[vocabulary[PAD]] = 0
+    return vectors
+
+
+def _read_entries(path: Path) -> Iterator[tuple[int, str, list[str]]]:
+    """The number of each line, from 1, its word and its values."""
+    dimensions = None
+    with path.open("rb") as file, tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name) as bar:
+        for line, content in enumerate(file, start=1):
+            bar.update(len(content))
+            word, *values = _decode(content, path, line).rstrip().split(" ")
+            if not values:
+                raise DataFormatError(f"{path}, line {line}: a word and its values are expected, with spaces between.")
+            dimensions = dimensions or len(values)
+            # Some published files have entries with spaces in them, such as ". . .".
+            inside = values[:-dimensions]
+            if len(values) < dimensions or any(_is_number(part) for part in inside):
+                raise DataFormatError(
+                    f"{path}, line {line}: {len(values)} values for {word[:40]!r}, but {dimensions} in the first line."
+                )
+            yield line, " ".join([word, *inside]), values[-dimensions:]
+
+
+def _decode(content: bytes, path: Path, line: int) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataFormatError(f"{path}, line {line} is no text in UTF-8: unpack the file first.") from error
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _to_numbers(values: list[str], path: Path, line: int) -> np.ndarray:
+    try:
+        numbers = np.array(values, dtype=np.float32)
+    except ValueError as error:
+        raise DataFormatError(f"{path}, line {line}: {error}.") from error
+    if not np.isfinite(numbers).all():
+        raise DataFormatError(f"{path}, line {line}: a value is not finite.")
+    return numbers

@@ -1,0 +1,136 @@
+"""Pictures of how a model came to a mask, from what the model's `explain` tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import singledispatchmethod
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedModel, ProcessorMixin
+
+from .modeling.explanations_refseg import (
+    Explainable,
+    Explanation,
+    HeatMaps,
+    ImpactMaps,
+    PixelWords,
+    Reconstruction,
+    WordMaps,
+)
+from .visualization import (
+    MaskedImage,
+    MaskedWords,
+    draw_heat_maps,
+    draw_impact_tokens,
+    draw_pixel_words,
+    draw_reconstruction,
+)
+
+
+def draw_explanations(
+    model: PreTrainedModel, processor: ProcessorMixin, image: Image.Image, text: str
+) -> Iterator[tuple[str, Image.Image]]:
+    """Name and picture of each explanation that the model gives of an upright RGB image and a text.
+
+    Where the processor pads images to squares, the pictures show the padding as well.
+
+    Raises:
+        ValueError: the method cannot be explained, or its configuration has nothing to tell.
+    """
+    if not isinstance(model, Explainable):
+        raise ValueError(f"A model of type {model.config.model_type} cannot tell how it came to a mask.")
+    inputs = processor(image, text, return_tensors="pt").to(model.device)
+    inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+    explanations = model.explain(**inputs)
+    if not explanations:
+        raise ValueError(
+            f"This model of type {model.config.model_type} has no parts that tell how it came to a mask: its "
+            "configuration replaces them all."
+        )
+    words = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())
+    artist = Artist(processor, image_as_seen(image, processor), words)
+    for name, explanation in explanations.items():
+        yield name, artist.draw(explanation)
+
+
+class Artist:
+    """Draws explanations of any kind.
+
+    Args:
+        processor: the model's.
+        image: the image that the model saw.
+        words: the tokens that the model saw.
+    """
+
+    def __init__(self, processor: ProcessorMixin, image: Image.Image, words: Sequence[str]) -> None:
+        self.processor = processor
+        self.image = image
+        self.words = list(words)
+
+    @singledispatchmethod
+    def draw(self, explanation: Explanation) -> Image.Image:
+        """The picture of an explanation."""
+        raise TypeError(f"There is no picture of a {type(explanation).__name__}.")
+
+    @draw.register
+    def _(self, explanation: HeatMaps) -> Image.Image:
+        maps = [to_array(each) for each in explanation.maps.values()]
+        return draw_heat_maps(self.image, maps, list(explanation.maps), shared_scale=False)
+
+    @draw.register
+    def _(self, explanation: WordMaps) -> Image.Image:
+        return draw_heat_maps(self.image, list(to_array(explanation.maps)), self.words, shared_scale=True)
+
+    @draw.register
+    def _(self, explanation: PixelWords) -> Image.Image:
+        places, weights = to_array(explanation.places), to_array(explanation.weights)
+        return draw_pixel_words(self.image, places, weights, self.words)
+
+    @draw.register
+    def _(self, explanation: ImpactMaps) -> Image.Image:
+        maps, weights = ([to_array(each) for each in part] for part in (explanation.maps, explanation.word_weights))
+        return draw_impact_tokens(self.image, maps, weights, self.words)
+
+    @draw.register
+    def _(self, explanation: Reconstruction) -> Image.Image:
+        masked_image = masked_words = None
+        if explanation.pixel_values is not None:
+            picture = unnormalized(explanation.pixel_values, self.processor)
+            masked_image = MaskedImage(explanation.masked_patches.cpu().numpy(), picture)
+        if explanation.input_ids is not None:
+            predicted = self.processor.tokenizer.convert_ids_to_tokens(explanation.input_ids.tolist())
+            special = self.processor.tokenizer.all_special_tokens
+            shown = [
+                triple
+                for triple in zip(self.words, explanation.masked_words.tolist(), predicted, strict=True)
+                if triple[0] not in special
+            ]
+            masked_words = MaskedWords(*([triple[part] for triple in shown] for part in range(3)))
+        return draw_reconstruction(self.image, masked_image, masked_words)
+
+
+def image_as_seen(image: Image.Image, processor: ProcessorMixin) -> Image.Image:
+    """The image, on a black square where the processor pads images to squares."""
+    if not processor.image_processor.size.longest_edge:
+        return image
+    square = Image.new("RGB", (max(image.size),) * 2)
+    square.paste(image)
+    return square
+
+
+def unnormalized(pixel_values: Tensor, processor: ProcessorMixin) -> Image.Image:
+    """A normalized image (3, height, width) as a picture; what lies outside of 0 ... 255 is cut off."""
+    mean, deviation = (
+        torch.tensor(values)[:, None, None]
+        for values in (processor.image_processor.image_mean, processor.image_processor.image_std)
+    )
+    colors = (pixel_values.float().cpu() * deviation + mean).clamp(0, 1) * 255
+    return Image.fromarray(colors.round().byte().permute(1, 2, 0).numpy())
+
+
+def to_array(values: Tensor) -> NDArray[np.float32]:
+    return values.float().cpu().numpy()

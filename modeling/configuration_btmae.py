@@ -1,0 +1,168 @@
+"""Configuration of BTMAE (Lee et al., "Synchronizing Vision and Language: Bidirectional Token-Masking AutoEncoder for
+Referring Image Segmentation", 2023)."""
+
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from .configuration_refseg import RefSegConfig
+
+
+@strict
+class BtmaeConfig(RefSegConfig):
+    r"""
+    Configuration of [`BtmaeForReferringSegmentation`]. With no arguments it is the main model of the paper: Swin-B
+    with window 12 and BERT base. Each ablation of the paper's tables 2 and 3 and of its figure 7 is a field; training
+    in two stages is a schedule of the loss weights.
+
+    Args:
+        backbone_config (`PreTrainedConfig` or `dict`, *optional*):
+            Image encoder: a `SwinConfig` with four stages, or a `TimmBackboneConfig` with four stages of strides 4, 8,
+            16 and 32 (`out_indices=[-4, -3, -2, -1]`), such as resnet101 or darknet53; defaults to Swin-B, window 12,
+            drop path 0.3.
+        text_config (`PreTrainedConfig` or `dict`, *optional*):
+            Configuration of the text encoder; defaults to BERT base, uncased.
+        special_token_ids (`list[int]`, *optional*, defaults to `(0, 100, 101, 102, 103)`):
+            Tokens that are never masked: the tokenizer's `all_special_ids`; defaults to those of BERT, uncased.
+        feature_size (`int`, *optional*, defaults to 256):
+            Channels C of the visual features X_v.
+        token_stride (`int`, *optional*, defaults to 16):
+            Pixels along the side of a visual token: 8, 16 or 32.
+        hidden_size (`int`, *optional*, defaults to 256):
+            Channels C' of the tokens of both modalities, and of the mask head.
+        num_attention_heads (`int`, *optional*, defaults to 8):
+            Heads of multi-head attention.
+        intermediate_size (`int`, *optional*, defaults to 1024):
+            Width of the feed-forward networks.
+        num_encoder_layers (`int`, *optional*, defaults to 4):
+            Encoder blocks E of each autoencoder.
+        num_decoder_layers (`int`, *optional*, defaults to 4):
+            Decoder blocks D of each autoencoder.
+        image_autoencoder (`bool`, *optional*, defaults to `True`):
+            Whether there is BTMAE(l->v). Without it, each visual token adds what a pixel-word attention as in LAVT
+            gathers from the words (table 2).
+        word_autoencoder (`bool`, *optional*, defaults to `True`):
+            Whether there is BTMAE(v->l). Without it the word tokens stay as they are (table 2).
+        image_mask_ratio (`float`, *optional*, defaults to 0.5):
+            Share of the visual tokens that are masked (figure 7).
+        word_mask_ratio (`float`, *optional*, defaults to 0.5):
+            Share of a sentence's ordinary tokens that are masked (figure 7); of two or more, one at least is masked
+            and one at least stays.
+        image_masking (`str`, *optional*, defaults to `"token"`):
+            `"token"`: the tokens of the whole image are masked. `"patch"`: the image itself is, before its encoder
+            sees it, and the tokens of its masked patches are left out as well (table 3); it takes a second pass of the
+            image encoder in training.
+        mask_decoder (`str`, *optional*, defaults to `"impact_tokens"`):
+            `"impact_tokens"`: impact token attention (section 3.3). `"simple"`: one more pixel-word attention and
+            LAVT's simple decoder (table 2).
+        num_impact_tokens (`list[int]`, *optional*, defaults to `(16, 8, 2)`):
+            Impact tokens K of each layer of impact token attention.
+        impact_queries (`str`, *optional*, defaults to `"encoder"`):
+            The pixels that the impact tokens of the first layer are spread over: the encoder's features X_e
+            (`"encoder"`), or the refined tokens T_v^r (`"refined"`). The layers after it go on with its result.
+        image_reconstruction_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the reconstruction of the image (equation 4), a mean over pixels and channels of the normalized
+            image.
+        word_reconstruction_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the reconstruction of the masked words.
+        iou_loss_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the IoU loss (equation 5).
+        cross_entropy_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the weighted binary cross-entropy (equation 5).
+        cross_entropy_sigma (`float`, *optional*, defaults to 1.0):
+            The sigma of its pixel weights.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the normal distribution that the mask tokens start from.
+
+    Example:
+
+    ```python
+    >>> from hf_refseg import BtmaeConfig, BtmaeForReferringSegmentation
+
+    >>> configuration = BtmaeConfig(num_impact_tokens=[8, 2])
+    >>> model = BtmaeForReferringSegmentation(configuration)
+    ```"""
+
+    model_type = "btmae"
+    sub_configs_defaults = {
+        "backbone_config": SubConfigSpec(
+            config_class=AutoConfig,
+            model_type="swin",
+            init_kwargs={
+                "image_size": 480,
+                "embed_dim": 128,
+                "depths": [2, 2, 18, 2],
+                "num_heads": [4, 8, 16, 32],
+                "window_size": 12,
+                "drop_path_rate": 0.3,
+            },
+        ),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
+    }
+
+    backbone_config: PreTrainedConfig | dict | None = None
+    text_config: PreTrainedConfig | dict | None = None
+    special_token_ids: list[int] | tuple[int, ...] = (0, 100, 101, 102, 103)
+    feature_size: int = 256
+    token_stride: Literal[8, 16, 32] = 16
+    hidden_size: int = 256
+    num_attention_heads: int = 8
+    intermediate_size: int = 1024
+    num_encoder_layers: int = 4
+    num_decoder_layers: int = 4
+    image_autoencoder: bool = True
+    word_autoencoder: bool = True
+    image_mask_ratio: float = 0.5
+    word_mask_ratio: float = 0.5
+    image_masking: Literal["token", "patch"] = "token"
+    mask_decoder: Literal["impact_tokens", "simple"] = "impact_tokens"
+    num_impact_tokens: list[int] | tuple[int, ...] = (16, 8, 2)
+    impact_queries: Literal["encoder", "refined"] = "encoder"
+    image_reconstruction_weight: float | int = 1.0
+    word_reconstruction_weight: float | int = 1.0
+    iou_loss_weight: float | int = 1.0
+    cross_entropy_weight: float | int = 1.0
+    cross_entropy_sigma: float | int = 1.0
+    initializer_range: float = 0.02
+
+    def validate_architecture(self):
+        """Checks that the parts fit together; called on construction."""
+        backbone = self.backbone_config
+        stages = {"swin": "depths", "timm_backbone": "out_indices"}
+        if backbone.model_type not in stages:
+            raise ValueError(
+                f"backbone_config: a SwinConfig or a TimmBackboneConfig is needed, got model_type "
+                f"'{backbone.model_type}'."
+            )
+        if len(getattr(backbone, stages[backbone.model_type]) or ()) != 4:
+            raise ValueError(
+                f"backbone_config: BTMAE reads four stages, of strides 4, 8, 16 and 32, got "
+                f"{stages[backbone.model_type]}={getattr(backbone, stages[backbone.model_type])}."
+            )
+        unknown = [number for number in self.special_token_ids if not 0 <= number < self.text_config.vocab_size]
+        if unknown:
+            raise ValueError(
+                f"special_token_ids: {unknown} are not in the vocabulary of {self.text_config.vocab_size} tokens. "
+                "Pass the tokenizer's all_special_ids."
+            )
+        if self.hidden_size % 4 or self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size: {self.hidden_size} has to be a multiple of 4 and of num_attention_heads, "
+                f"{self.num_attention_heads}."
+            )
+        for name in ("image_mask_ratio", "word_mask_ratio"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name}: a share between 0 and 1 is needed, got {getattr(self, name)}.")
+        for name in ("num_encoder_layers", "num_decoder_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: at least 1 is needed, got {getattr(self, name)}.")
+        if not self.num_impact_tokens or min(self.num_impact_tokens) < 2:
+            raise ValueError(
+                f"num_impact_tokens: a number of at least 2 for each layer is needed, got "
+                f"{list(self.num_impact_tokens)}."
+            )
+
+
+__all__ = ["BtmaeConfig"]

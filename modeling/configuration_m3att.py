@@ -1,0 +1,155 @@
+"""Configuration of M3Att (Liu et al., "Multi-Modal Mutual Attention and Iterative Interaction for Referring Image
+Segmentation", 2023)."""
+
+from dataclasses import field
+from typing import Any, ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from .configuration_refseg import LanguageReconstructionConfig, RefSegConfig
+from .recurrent_text_refseg import read_text_config
+
+
+@strict
+class M3AttConfig(RefSegConfig):
+    r"""
+    Configuration of [`M3AttForReferringSegmentation`]. With no arguments it is the best model of the paper: Swin-B at
+    480 by 480 pixels and BERT base. The example gives its other one, Darknet-53 at 416 by 416 pixels and a recurrent
+    text encoder. Each ablation of the paper's tables I to III is a field.
+
+    Args:
+        backbone_config (`PreTrainedConfig` or `dict`, *optional*):
+            Image encoder: a `SwinConfig`, of which the last three stages are read, or a `TimmBackboneConfig` with
+            three stages; defaults to Swin-B, window 12.
+        text_config (`PreTrainedConfig` or `dict`, *optional*):
+            Text encoder: BERT or one like it, or a `RecurrentTextConfig`; defaults to BERT base, uncased.
+        image_size (`int`, *optional*, defaults to 480):
+            Height and width of the images in pixels. Layers of the attention are made for the map of this size, so
+            images of another size are an error.
+        max_text_length (`int`, *optional*, defaults to 20):
+            Most tokens of a text, special ones included; the mask decoder has a channel for each. The paper takes 15
+            words for RefCOCO and RefCOCO+, 20 for RefCOCOg. Not less than that of the processor.
+        fusion_stride (`int`, *optional*, defaults to 16):
+            The stages' maps are joined at 1 / `fusion_stride` of the image's size.
+        hidden_size (`int`, *optional*, defaults to 256):
+            Width C of encoder and decoder.
+        num_attention_heads (`int`, *optional*, defaults to 8):
+            Heads of all attention but the mutual one.
+        num_encoder_layers (`int`, *optional*, defaults to 2):
+            Transformer layers over the image.
+        encoder_feedforward (`int`, *optional*, defaults to 1024):
+            Hidden channels of their feed-forward networks.
+        num_decoder_layers (`int`, *optional*, defaults to 3):
+            Layers of the mutual decoder (table I).
+        attention_type (`str`, *optional*, defaults to `"shared"`):
+            `"shared"`: mutual attention whose two directions share one matrix of scores. `"independent"`: with one
+            each. `"generic"`: language-attended vision features alone (table I).
+        residual_connections (`bool`, *optional*, defaults to `True`):
+            Whether the result of each part of a decoder layer is added to its input, before it is normalized.
+        interaction_type (`str`, *optional*, defaults to `"iterative"`):
+            What happens between two decoder layers: `"iterative"`: section III-B. `"plain"`: the words as they are
+            are added. `"none"`: nothing (table II, rows 2, 3 and 1).
+        interaction_scale (`float`, *optional*, defaults to 1.0):
+            What the learned weight of the added language starts from.
+        mask_decoder (`str`, *optional*, defaults to `"kernels"`):
+            `"kernels"`: section III-D. `"concatenation"`: the sum of the decoder's words beside each pixel.
+            `"decoder_output"`: the decoder's words alone, without the encoded image (table III).
+        decoder_hidden_size (`int`, *optional*, defaults to 512):
+            Width of the mask decoder.
+        cross_entropy_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the loss of the masks (equation 5).
+        language_reconstruction (`LanguageReconstructionConfig` or `dict`, *optional*):
+            As in every method, but on by default (section III-C); `None` = without it (table II, row 2).
+
+    Example:
+
+    ```python
+    >>> from hf_refseg import M3AttConfig, M3AttForReferringSegmentation
+
+    >>> configuration = M3AttConfig(
+    ...     image_size=416,
+    ...     backbone_config={"model_type": "timm_backbone", "backbone": "darknet53", "out_indices": [-3, -2, -1]},
+    ...     text_config={"model_type": "refseg_recurrent_text", "vocab_size": 10000},
+    ... )
+    >>> model = M3AttForReferringSegmentation(configuration)
+    ```"""
+
+    model_type = "m3att"
+    image_processor_defaults: ClassVar[dict[str, Any]] = {"mask_threshold": 0.35}
+    sub_configs_defaults = {
+        "backbone_config": SubConfigSpec(
+            config_class=AutoConfig,
+            model_type="swin",
+            init_kwargs={
+                "image_size": 480,
+                "embed_dim": 128,
+                "depths": [2, 2, 18, 2],
+                "num_heads": [4, 8, 16, 32],
+                "window_size": 12,
+            },
+        ),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
+    }
+
+    backbone_config: PreTrainedConfig | dict | None = None
+    text_config: PreTrainedConfig | dict | None = None
+    image_size: int = 480
+    max_text_length: int = 20
+    fusion_stride: int = 16
+    hidden_size: int = 256
+    num_attention_heads: int = 8
+    num_encoder_layers: int = 2
+    encoder_feedforward: int = 1024
+    num_decoder_layers: int = 3
+    attention_type: Literal["shared", "independent", "generic"] = "shared"
+    residual_connections: bool = True
+    interaction_type: Literal["iterative", "plain", "none"] = "iterative"
+    interaction_scale: float | int = 1.0
+    mask_decoder: Literal["kernels", "concatenation", "decoder_output"] = "kernels"
+    decoder_hidden_size: int = 512
+    cross_entropy_weight: float | int = 1.0
+    language_reconstruction: LanguageReconstructionConfig | dict | None = field(default_factory=dict)
+
+    def __post_init__(self, **kwargs):
+        self.text_config = read_text_config(self.text_config)
+        super().__post_init__(**kwargs)
+
+    @property
+    def map_size(self) -> int:
+        """Height and width of the map of image features."""
+        return self.image_size // self.fusion_stride
+
+    def validate_architecture(self):
+        """Checks that the parts fit together; called on construction."""
+        backbone = self.backbone_config
+        if backbone.model_type not in ("swin", "timm_backbone"):
+            raise ValueError(
+                f"backbone_config: a SwinConfig or a TimmBackboneConfig is needed, got model_type "
+                f"'{backbone.model_type}'."
+            )
+        if backbone.model_type == "swin" and len(backbone.depths) < 3:
+            raise ValueError(f"backbone_config: three stages or more are needed, got {len(backbone.depths)}.")
+        if backbone.model_type == "timm_backbone" and len(backbone.out_indices or ()) != 3:
+            raise ValueError(
+                f"backbone_config: M3Att reads three stages of a timm backbone, got out_indices="
+                f"{backbone.out_indices}. Pass for example out_indices=[-3, -2, -1]."
+            )
+        if self.image_size < 1 or self.fusion_stride < 1 or self.image_size % self.fusion_stride:
+            raise ValueError(
+                f"image_size: {self.image_size} has to be a multiple of fusion_stride, {self.fusion_stride}."
+            )
+        if self.hidden_size % 4 or self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size: {self.hidden_size} has to be a multiple of 4 and of num_attention_heads, "
+                f"{self.num_attention_heads}."
+            )
+        for name in ("max_text_length", "num_decoder_layers", "encoder_feedforward", "decoder_hidden_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: at least 1 is needed, got {getattr(self, name)}.")
+        if self.num_encoder_layers < 0:
+            raise ValueError(f"num_encoder_layers: at least 0 is needed, got {self.num_encoder_layers}.")
+
+
+__all__ = ["M3AttConfig"]

@@ -1,0 +1,552 @@
+"""BTMAE: two autoencoders that mask the tokens of one modality and read the other, and impact token attention (Lee et
+al., "Synchronizing Vision and Language: Bidirectional Token-Masking AutoEncoder for Referring Image Segmentation").
+
+Equations, sections, tables and figures are those of the paper.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModel
+from transformers import initialization as init
+from transformers.utils.generic import can_return_tuple
+
+from .autoencoder_btmae import (
+    BTMAE,
+    AttentionRefinement,
+    FeedForward,
+    NoRefinement,
+    draw_masked_tokens,
+    map_positions,
+    masked_word_loss,
+)
+from .auxiliary_refseg import independent_generator
+from .configuration_btmae import BtmaeConfig
+from .encoders_refseg import build_map_encoder, load_pretrained_swin_or_timm
+from .explanations_refseg import Explainable, Explanation, ImpactMaps, Reconstruction
+from .layers_refseg import (
+    LavtDecoder,
+    MultiHeadAttention,
+    PixelWordAttention,
+    resize_free,
+    sinusoidal_positions,
+    to_map,
+)
+from .losses_refseg import error_weighted_cross_entropy, iou_loss
+from .modeling_outputs_refseg import FusedFeatures, ImageFeatures, ReferringSegmentationOutput
+from .modeling_refseg import RefSegPreTrainedModel
+
+STRIDES = (4, 8, 16, 32)
+
+
+@dataclass
+class BtmaeOutput(ReferringSegmentationOutput):
+    """What BTMAE returns.
+
+    The reconstructions are there where `mask_labels` or `output_reconstructions` are given, and as far as the model
+    has the autoencoders; impact maps and their words where `output_impact_maps` is given. All are detached.
+
+    Args:
+        reconstructed_pixels (`torch.FloatTensor` of shape `(batch, 3, height, width)`):
+            The normalized images, as BTMAE(l->v) reconstructs them.
+        masked_patches (`torch.BoolTensor` of shape `(batch, rows, columns)`): the visual tokens that were masked.
+        reconstructed_ids (`torch.LongTensor` of shape `(batch, tokens)`):
+            The texts; in the places of the masked words those that BTMAE(v->l) takes them for.
+        masked_words (`torch.BoolTensor` of shape `(batch, tokens)`): the words that were masked.
+        impact_maps (`list[torch.FloatTensor]`):
+            S_v of each layer, (batch, impact tokens, rows, columns); they sum to 1 at each place.
+        impact_words (`list[torch.FloatTensor]`):
+            How much each impact token of a layer resembles each word, (batch, impact tokens, tokens); sums to 1.
+    """
+
+    reconstructed_pixels: Tensor | None = None
+    masked_patches: Tensor | None = None
+    reconstructed_ids: Tensor | None = None
+    masked_words: Tensor | None = None
+    impact_maps: list[Tensor] | None = None
+    impact_words: list[Tensor] | None = None
+
+
+@dataclass
+class BtmaeFeatures(FusedFeatures):
+    """The refined tokens, T_v^r as the last of the maps and T_l^r as the words, and the visual features.
+
+    Args:
+        encoder_pixels (`torch.FloatTensor` of shape `(batch, positions, feature_size)`): X_e.
+    """
+
+    encoder_pixels: Tensor | None = None
+
+
+def pack(maps: list[Tensor]) -> Tensor:
+    """Maps (batch, channels, height, width) of any size as (batch, all their values)."""
+    return torch.cat([each.flatten(1) for each in maps], 1)
+
+
+def unpack(packed: Tensor, shapes: list[tuple[int, int, int]]) -> list[Tensor]:
+    """The maps of these shapes (channels, height, width) that `pack` packed."""
+    parts = packed.split([math.prod(shape) for shape in shapes], 1)
+    return [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def size_at(image_size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """Height and width of the map of this stride."""
+    height, width = image_size
+    return math.ceil(height / stride), math.ceil(width / stride)
+
+
+class VisualFeatures(nn.Module):
+    """The maps of the encoder's stages, normalized and projected (section 3.1).
+
+    `maps` (batch, channels, h, w) of strides 4, 8, 16 and 32; returns the first two with `hidden_size` channels, for
+    the mask head, and the sum of the last three at `size` with `feature_size` channels: X_v, which is X_e.
+    """
+
+    def __init__(self, config: BtmaeConfig, widths: list[int]) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths)
+        self.fine = nn.ModuleList(nn.Linear(width, config.hidden_size) for width in widths[:2])
+        self.fused = nn.ModuleList(nn.Linear(width, config.feature_size) for width in widths[1:])
+
+    def forward(self, maps: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
+        maps = [norm(each.permute(0, 2, 3, 1)) for norm, each in zip(self.norms, maps, strict=True)]
+        fine = [project(each).permute(0, 3, 1, 2) for project, each in zip(self.fine, maps[:2], strict=True)]
+        fused = [project(each).permute(0, 3, 1, 2) for project, each in zip(self.fused, maps[1:], strict=True)]
+        return [*fine, sum(each if each.shape[-2:] == size else resize_free(each, size) for each in fused)]
+
+
+class ImpactTokenTransformer(nn.Module):
+    """Fuses impact tokens with the words, then spreads them over the pixels (section 3.3, figure 3).
+
+    `tokens` (batch, impact tokens, channels), `pixels` (batch, positions, channels), `words` (batch, tokens,
+    channels), `word_mask` (batch, tokens); returns the pixels and the impact tokens anew.
+    """
+
+    def __init__(self, config: BtmaeConfig) -> None:
+        super().__init__()
+        channels = config.hidden_size
+        self.word_attention = MultiHeadAttention(config)
+        self.word_norm = nn.LayerNorm(channels)
+        self.pixel_attention = MultiHeadAttention(config)
+        self.pixel_norm = nn.LayerNorm(channels)
+        self.feed_forward = FeedForward(channels, config.intermediate_size)
+        self.output_norm = nn.LayerNorm(channels)
+
+    def forward(self, tokens: Tensor, pixels: Tensor, words: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = self.word_norm(tokens + self.word_attention(tokens, words, word_mask))
+        pixels = self.pixel_norm(pixels + self.pixel_attention(pixels, tokens))
+        return self.output_norm(pixels + self.feed_forward(pixels)), tokens
+
+
+class ImpactTokens(NamedTuple):
+    """What a layer of impact token attention sampled.
+
+    Args:
+        masks: the sampling masks S_v, (batch, positions, impact tokens); they sum to 1 at each position.
+        tokens: the impact tokens, (batch, impact tokens, channels).
+    """
+
+    masks: Tensor
+    tokens: Tensor
+
+
+class ImpactTokenAttention(nn.Module):
+    """A layer of impact token attention with K impact tokens (section 3.3).
+
+    `refined` (batch, positions, channels) are the tokens that are sampled, `pixels`, of the same shape, those that the
+    samples are spread over; `words` (batch, tokens, channels), `word_mask` (batch, tokens). Returns the pixels anew,
+    and the samples once they met the words.
+    """
+
+    def __init__(self, config: BtmaeConfig, num_tokens: int) -> None:
+        super().__init__()
+        channels = config.hidden_size
+        self.query = nn.Linear(channels, channels, bias=False)
+        self.key = nn.Linear(channels, channels, bias=False)
+        self.value = nn.Linear(channels, channels, bias=False)
+        self.feed_forward = FeedForward(channels, config.intermediate_size)
+        self.sampling = nn.Linear(channels, num_tokens)
+        self.transformer = ImpactTokenTransformer(config)
+
+    def forward(
+        self, refined: Tensor, pixels: Tensor, words: Tensor, word_mask: Tensor
+    ) -> tuple[Tensor, ImpactTokens]:
+        masks, tokens = self.sample(refined, words, word_mask)
+        pixels, tokens = self.transformer(tokens, pixels, words, word_mask)
+        return pixels, ImpactTokens(masks, tokens)
+
+    def sample(self, refined: Tensor, words: Tensor, word_mask: Tensor) -> ImpactTokens:
+        """Equations 1 to 3."""
+        attended = F.scaled_dot_product_attention(
+            self.query(refined), self.key(words), self.value(words), attn_mask=(word_mask != 0)[:, None]
+        )
+        features = self.feed_forward(attended + refined)  # equation 2
+        masks = self.sampling(features).float().softmax(-1)  # equation 1
+        weights = masks / masks.sum(1, keepdim=True).clamp(min=1e-6)
+        return ImpactTokens(masks, weights.to(features.dtype).transpose(1, 2) @ features)  # equation 3
+
+
+class EncoderQueries(nn.Module):
+    """X_e in the channels of the tokens, (batch, positions, hidden_size), to spread the first impact tokens over."""
+
+    def __init__(self, config: BtmaeConfig) -> None:
+        super().__init__()
+        self.projection = nn.Linear(config.feature_size, config.hidden_size)
+
+    def forward(self, encoder_pixels: Tensor, refined: Tensor) -> Tensor:
+        return self.projection(encoder_pixels)
+
+
+class RefinedQueries(nn.Module):
+    """T_v^r in the place of X_e; shapes as in `EncoderQueries`."""
+
+    def __init__(self, config: BtmaeConfig) -> None:
+        super().__init__()
+
+    def forward(self, encoder_pixels: Tensor, refined: Tensor) -> Tensor:
+        return refined
+
+
+IMPACT_QUERIES = {"encoder": EncoderQueries, "refined": RefinedQueries}
+
+
+class MaskHead(nn.Module):
+    """From the coarsest map to logits: resized twice, each time with the finer map added and a 3x3 convolution.
+
+    `maps` (batch, channels, height, width), finest first; returns (batch, height, width) at the finest map's size.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
+            for _ in range(2)
+        )
+        self.classifier = nn.Conv2d(channels, 1, 1)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        *finer, coarse = maps
+        for step, skip in zip(self.steps, reversed(finer), strict=True):
+            coarse = step(resize_free(coarse, skip.shape[-2:]) + skip)
+        return self.classifier(coarse).squeeze(1)
+
+
+class ImpactTokenDecoder(nn.Module):
+    """Layers of impact token attention and the mask head (section 3.3).
+
+    Returns logits (batch, height, width) at stride 4, and what each layer sampled.
+    """
+
+    def __init__(self, config: BtmaeConfig) -> None:
+        super().__init__()
+        self.queries = IMPACT_QUERIES[config.impact_queries](config)
+        self.layers = nn.ModuleList(ImpactTokenAttention(config, number) for number in config.num_impact_tokens)
+        self.mask_head = MaskHead(config.hidden_size)
+
+    def forward(self, fused: BtmaeFeatures) -> tuple[Tensor, list[ImpactTokens]]:
+        *finer, refined_map = fused.maps
+        refined, samples = refined_map.flatten(2).transpose(1, 2), []
+        pixels = self.queries(fused.encoder_pixels, refined)
+        for layer in self.layers:
+            pixels, sampled = layer(refined, pixels, fused.words, fused.word_mask)
+            refined = pixels
+            samples.append(sampled)
+        return self.mask_head([*finer, to_map(pixels, refined_map.shape[-2:])]), samples
+
+
+class SimpleDecoder(nn.Module):
+    """Pixel-word attention and LAVT's decoder in the place of `ImpactTokenDecoder` (table 2); same shapes."""
+
+    def __init__(self, config: BtmaeConfig) -> None:
+        super().__init__()
+        channels = config.hidden_size
+        self.attention = PixelWordAttention(channels, channels, num_heads=1, norm="layer")
+        self.decoder = LavtDecoder([channels] * 3, channels)
+
+    def forward(self, fused: BtmaeFeatures) -> tuple[Tensor, list[ImpactTokens]]:
+        *finer, refined_map = fused.maps
+        refined = refined_map.flatten(2).transpose(1, 2)
+        pixels = refined + self.attention(refined, fused.words, fused.word_mask)
+        background, foreground = self.decoder([*finer, to_map(pixels, refined_map.shape[-2:])]).unbind(1)
+        return foreground - background, []
+
+
+MASK_DECODERS = {"impact_tokens": ImpactTokenDecoder, "simple": SimpleDecoder}
+
+
+def tokens_of_image(
+    model: "BtmaeForReferringSegmentation", image: ImageFeatures, tokens: Tensor, is_masked: Tensor
+) -> Tensor:
+    """Token masking: the tokens are those of the whole image."""
+    return tokens
+
+
+def tokens_of_masked_image(
+    model: "BtmaeForReferringSegmentation", image: ImageFeatures, tokens: Tensor, is_masked: Tensor
+) -> Tensor:
+    """Patch masking: the tokens of the image whose masked patches are gray (table 3); `is_masked` (batch, tokens)."""
+    pixel_values = model.unpack_features(image)[-1]
+    patches = is_masked.unflatten(1, image.map_size)[:, None].to(pixel_values.dtype)
+    patches = F.interpolate(patches, scale_factor=model.config.token_stride, mode="nearest")
+    patches = patches[..., : image.image_size[0], : image.image_size[1]]
+    _, tokens, _ = model.embed_pixels(model.get_image_features(pixel_values.masked_fill(patches != 0, 0)))
+    return tokens
+
+
+IMAGE_MASKING = {"token": tokens_of_image, "patch": tokens_of_masked_image}
+
+
+class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
+    """BTMAE (figure 2): two autoencoders refine the tokens of both modalities, impact token attention finds the mask.
+
+    With `mask_labels` masked tokens are reconstructed as well (step 1); without them no decoder of an autoencoder
+    runs. What is masked is drawn at random in training, and is the same each time in evaluation mode.
+
+    Example:
+
+    ```python
+    >>> from hf_refseg import BtmaeForReferringSegmentation
+
+    >>> model = BtmaeForReferringSegmentation.from_encoders(
+    ...     "microsoft/swin-base-patch4-window12-384-in22k", "google-bert/bert-base-uncased"
+    ... )
+    ```"""
+
+    config: BtmaeConfig
+    _no_split_modules = ["WindowLayer", "BtmaeBlock", "ImpactTokenAttention", "MaskHead"]
+
+    def __init__(self, config: BtmaeConfig) -> None:
+        super().__init__(config)
+        self.backbone = build_map_encoder(config.backbone_config, swin_stages=len(STRIDES))
+        self.text_encoder = AutoModel.from_config(config.text_config, add_pooling_layer=False)
+        self.visual_features = VisualFeatures(config, self.backbone.widths)
+        self.pixel_tokens = nn.Linear(config.feature_size, config.hidden_size)
+        self.word_tokens = nn.Linear(config.text_config.hidden_size, config.hidden_size)
+        self.masked_tokens = IMAGE_MASKING[config.image_masking]
+        self.loss_weights = {"iou": config.iou_loss_weight, "cross_entropy": config.cross_entropy_weight}
+        if config.image_autoencoder:
+            self.language_to_vision = BTMAE(config, 3 * config.token_stride**2)
+            self.loss_weights["image_reconstruction"] = config.image_reconstruction_weight
+        else:
+            self.language_to_vision = AttentionRefinement(config)
+        if config.word_autoencoder:
+            self.vision_to_language = BTMAE(config, config.text_config.vocab_size)
+            self.loss_weights["word_reconstruction"] = config.word_reconstruction_weight
+        else:
+            self.vision_to_language = NoRefinement()
+        self.mask_decoder = MASK_DECODERS[config.mask_decoder](config)
+        self.add_auxiliary_tasks(config.hidden_size, config.hidden_size)
+        self.post_init()
+
+    @classmethod
+    def from_encoders(
+        cls, vision_name_or_path: str, text_name_or_path: str, drop_path_rate: float = 0.3, **config
+    ) -> "BtmaeForReferringSegmentation":
+        """A new model on a pretrained image encoder and a pretrained text encoder (section 4.2).
+
+        Args:
+            vision_name_or_path: a Swin checkpoint on the Hub or on disk, or "timm/NAME" (resnet101, darknet53).
+            text_name_or_path: a BERT-like checkpoint on the Hub or on disk.
+            drop_path_rate: stochastic depth of a Swin transformer in training.
+            config: fields of [`BtmaeConfig`].
+        """
+        vision = load_pretrained_swin_or_timm(vision_name_or_path, drop_path_rate, timm_stages=len(STRIDES))
+        text = AutoModel.from_pretrained(text_name_or_path, add_pooling_layer=False)
+        model = cls(BtmaeConfig(backbone_config=vision.config, text_config=text.config, **config))
+        model.backbone.load_encoder(vision)
+        model.text_encoder.load_state_dict(text.state_dict())
+        return model.eval()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, BTMAE):
+            init.normal_(module.mask_token, std=self.config.initializer_range)
+
+    def run_image_encoder(self, pixel_values: Tensor) -> ImageFeatures:
+        """The maps of strides 4, 8, 16 and 32 and the image itself, which is to be reconstructed, packed by `pack`."""
+        maps, image_size = self.backbone(pixel_values), tuple(pixel_values.shape[-2:])
+        sizes = [tuple(each.shape[-2:]) for each in maps]
+        expected = [size_at(image_size, stride) for stride in STRIDES]
+        if sizes != expected:
+            raise ValueError(
+                f"BTMAE reads maps of strides {STRIDES}, here {expected}, but the image encoder gives {sizes}: choose "
+                "other stages (out_indices) or another encoder."
+            )
+        return ImageFeatures(features=pack([*maps, pixel_values]), map_size=sizes[0], image_size=image_size)
+
+    def enhance_image(self, image: ImageFeatures) -> ImageFeatures:
+        """The maps for the mask head, X_e (section 3.1) and the image itself, packed; `unpack_features` reads them."""
+        shapes = [
+            (width, *size_at(image.image_size, stride))
+            for width, stride in zip(self.backbone.widths, STRIDES, strict=True)
+        ]
+        *maps, pixel_values = unpack(image.features, [*shapes, (3, *image.image_size)])
+        # Not taken from `image`, which may be one that another model kept on disk.
+        size = size_at(image.image_size, self.config.token_stride)
+        features = pack([*self.visual_features(maps, size), pixel_values])
+        return ImageFeatures(features=features, map_size=size, image_size=image.image_size)
+
+    def unpack_features(self, image: ImageFeatures) -> list[Tensor]:
+        """Maps of strides 4 and 8, X_e, and the normalized image, each (batch, channels, height, width)."""
+        config = self.config
+        fine = [(config.hidden_size, *size_at(image.image_size, stride)) for stride in STRIDES[:2]]
+        shapes = [*fine, (config.feature_size, *image.map_size), (3, *image.image_size)]
+        return unpack(image.features, shapes)
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """The word features X_t, (batch, tokens, text channels)."""
+        return self.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+    def embed_pixels(self, image: ImageFeatures) -> tuple[Tensor, Tensor, Tensor]:
+        """X_e (batch, positions, feature_size), T_v (batch, positions, hidden_size), and the positions' encoding."""
+        encoder_pixels = self.unpack_features(image)[2].flatten(2).transpose(1, 2)
+        tokens = self.pixel_tokens(encoder_pixels)
+        return encoder_pixels, tokens, map_positions(image.map_size, self.config.hidden_size, tokens)
+
+    def embed_words(self, words: Tensor) -> tuple[Tensor, Tensor]:
+        """T_l (batch, tokens, hidden_size), and the positions' encoding."""
+        tokens = self.word_tokens(words)
+        return tokens, sinusoidal_positions(tokens)
+
+    def fuse(self, image: ImageFeatures, words: Tensor, word_mask: Tensor) -> BtmaeFeatures:
+        """Step 2 of both autoencoders: T_v^r and T_l^r (section 3.2)."""
+        encoder_pixels, pixels, pixel_positions = self.embed_pixels(image)
+        words, word_positions = self.embed_words(words)
+        refined_pixels = self.language_to_vision(pixels, pixel_positions, None, words, word_mask)
+        refined_words = self.vision_to_language(words, word_positions, word_mask, pixels, None)
+        return BtmaeFeatures(
+            maps=[*self.unpack_features(image)[:2], to_map(refined_pixels, image.map_size)],
+            words=refined_words,
+            word_mask=word_mask,
+            encoder_pixels=encoder_pixels,
+        )
+
+    def decode(self, fused: BtmaeFeatures, image_size: tuple[int, int]) -> Tensor:
+        """Impact token attention: logits at the input size, (batch, height, width) (section 3.3)."""
+        logits, _ = self.mask_decoder(fused)
+        return resize_free(logits.unsqueeze(1), image_size).squeeze(1)
+
+    def compute_losses(self, logits: Tensor, mask_labels: Tensor, fused: BtmaeFeatures) -> dict[str, Tensor]:
+        """Equation 5."""
+        return {
+            "iou": iou_loss(logits, mask_labels),
+            "cross_entropy": error_weighted_cross_entropy(logits, mask_labels, self.config.cross_entropy_sigma),
+        }
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        mask_labels: Tensor | None = None,
+        image_embeds: ImageFeatures | None = None,
+        text_embeds: Tensor | None = None,
+        encoder_features: ImageFeatures | None = None,
+        output_reconstructions: bool = False,
+        output_impact_maps: bool = False,
+    ) -> BtmaeOutput:
+        """Segments what each text means.
+
+        The inputs are those of [`RefSegPreTrainedModel.forward`], and:
+
+        Args:
+            output_reconstructions: mask and reconstruct image and words without `mask_labels` as well.
+            output_impact_maps: return what the layers of impact token attention sampled.
+
+        Raises:
+            ValueError: as there; and where words are to be reconstructed, but `input_ids` are missing.
+        """
+        image, words, word_mask = self.encode_inputs(
+            pixel_values, input_ids, attention_mask, image_embeds, text_embeds, encoder_features
+        )
+        losses, added = {}, {}
+        if output_reconstructions or mask_labels is not None:
+            losses, added = self.reconstruct(image, words, word_mask, input_ids)
+        if output_impact_maps:
+            added |= self.describe_impact_tokens(self.fuse(image, words, word_mask), image.map_size)
+        if mask_labels is None:
+            return BtmaeOutput(**self.segment(image, words, word_mask), **added)
+        output = self.segment_and_compare(image, words, word_mask, input_ids, attention_mask, mask_labels, losses)
+        return BtmaeOutput(**output, **added)
+
+    def reconstruct(
+        self, image: ImageFeatures, words: Tensor, word_mask: Tensor, input_ids: Tensor | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Step 1 (section 3.2): the losses by name (equation 4), and the reconstructions as fields of [`BtmaeOutput`].
+
+        Arguments as those of `fuse`, and `input_ids` (batch, tokens).
+
+        Raises:
+            ValueError: there is an autoencoder for words, but `input_ids` is None.
+        """
+        generator = independent_generator() if self.training else torch.Generator().manual_seed(0)
+        _, pixels, pixel_positions = self.embed_pixels(image)
+        words, word_positions = self.embed_words(words)
+        losses, fields = {}, {}
+        if self.config.image_autoencoder:
+            everywhere = torch.ones(pixels.shape[:2], dtype=torch.bool, device=pixels.device)
+            is_masked = draw_masked_tokens(everywhere, self.config.image_mask_ratio, generator)
+            masked = self.masked_tokens(self, image, pixels, is_masked)
+            patches = self.language_to_vision.reconstruct(masked, pixel_positions, None, is_masked, words, word_mask)
+            pixel_values = self.join_patches(patches, image)
+            losses["image_reconstruction"] = F.mse_loss(pixel_values.float(), self.unpack_features(image)[-1].float())
+            fields["reconstructed_pixels"] = pixel_values.detach()
+            fields["masked_patches"] = is_masked.unflatten(1, image.map_size)
+        if self.config.word_autoencoder:
+            if input_ids is None:
+                raise ValueError("BTMAE reconstructs masked words: pass `input_ids` instead of `text_embeds`.")
+            special = torch.tensor(self.config.special_token_ids, device=input_ids.device)
+            can_be_masked = (word_mask != 0) & ~torch.isin(input_ids, special)
+            is_masked = draw_masked_tokens(can_be_masked, self.config.word_mask_ratio, generator)
+            logits = self.vision_to_language.reconstruct(words, word_positions, word_mask, is_masked, pixels, None)
+            losses["word_reconstruction"] = masked_word_loss(logits, input_ids, is_masked)
+            fields["reconstructed_ids"] = torch.where(is_masked, logits.argmax(-1), input_ids)
+            fields["masked_words"] = is_masked
+        return losses, fields
+
+    def join_patches(self, patches: Tensor, image: ImageFeatures) -> Tensor:
+        """Patches (batch, positions, 3 * stride * stride) as images (batch, 3, height, width)."""
+        pixel_values = F.pixel_shuffle(to_map(patches, image.map_size), self.config.token_stride)
+        return pixel_values[..., : image.image_size[0], : image.image_size[1]]
+
+    @torch.no_grad()
+    def describe_impact_tokens(self, fused: BtmaeFeatures, map_size: tuple[int, int]) -> dict[str, list[Tensor]]:
+        """The sampling masks and the words that impact tokens resemble (figure 6), as fields of [`BtmaeOutput`]."""
+        _, samples = self.mask_decoder(fused)
+        is_padding = (fused.word_mask == 0)[:, None]
+        scale = self.config.hidden_size**-0.5
+        scores = (scale * sampled.tokens @ fused.words.transpose(1, 2) for sampled in samples)
+        return {
+            "impact_maps": [sampled.masks.transpose(1, 2).unflatten(2, map_size) for sampled in samples],
+            "impact_words": [each.masked_fill(is_padding, -math.inf).softmax(-1) for each in scores],
+        }
+
+    @torch.no_grad()
+    def explain(
+        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> dict[str, Explanation]:
+        """The reconstructions (figure 5), and the impact tokens (figure 6)."""
+        output = self(pixel_values, input_ids, attention_mask, output_reconstructions=True, output_impact_maps=True)
+        explanations: dict[str, Explanation] = {}
+        if self.config.image_autoencoder or self.config.word_autoencoder:
+            fields = (
+                output.reconstructed_pixels,
+                output.masked_patches,
+                output.reconstructed_ids,
+                output.masked_words,
+            )
+            explanations["reconstruction"] = Reconstruction(*(None if each is None else each[0] for each in fields))
+        if output.impact_maps:
+            explanations["impact_tokens"] = ImpactMaps(
+                [maps[0] for maps in output.impact_maps], [weights[0] for weights in output.impact_words]
+            )
+        return explanations
+
+
+__all__ = ["BtmaeForReferringSegmentation", "BtmaeOutput"]

@@ -1,0 +1,444 @@
+"""M3Att: multi-modal mutual attention (Liu et al., "Multi-Modal Mutual Attention and Iterative Interaction for
+Referring Image Segmentation", 2023).
+
+Equations, sections, figures and tables are those of the paper. Words are padded: `word_mask` (batch, tokens) with
+1 = word goes with them everywhere, and what stands where there is no word has no influence.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .configuration_m3att import M3AttConfig
+from .encoders_refseg import build_map_encoder, build_text_encoder, load_pretrained_swin_or_timm
+from .layers_refseg import MultiHeadAttention, TokenBatchNorm, resize_free, sinusoidal_positions, to_map
+from .losses_refseg import cross_entropy
+from .modeling_outputs_refseg import FusedFeatures, ImageFeatures
+from .modeling_refseg import RefSegPreTrainedModel
+
+
+def build_convolution(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
+    """A convolution that keeps the size, batch normalization and ReLU (section IV-A)."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
+    )
+
+
+class FeatureFusion(nn.Module):
+    """F_vis from the stages' maps of one size (section III), all as tokens: `features` a list of (batch, positions,
+    channels), `size` (height, width); returns (batch, positions, hidden_size)."""
+
+    def __init__(self, widths: list[int], hidden_size: int) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(build_convolution(width, hidden_size, 1) for width in widths)
+        self.join = build_convolution(hidden_size, hidden_size, 3)
+
+    def forward(self, features: list[Tensor], size: tuple[int, int]) -> Tensor:
+        maps = [project(to_map(each, size)) for project, each in zip(self.projections, features, strict=True)]
+        return self.join(sum(maps)).flatten(2).transpose(1, 2)
+
+
+def map_positions(tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    """Sines and cosines of the rows, then of the columns, of the tokens of a map.
+
+    `tokens` (batch, positions, channels), whose channels are a multiple of 4; returns (positions, channels).
+    """
+    height, width = size
+    half = tokens.shape[2] // 2
+    rows, columns = (sinusoidal_positions(tokens[:1, :length, :half]) for length in size)
+    return torch.cat([rows[:, None].expand(-1, width, -1), columns.expand(height, -1, -1)], -1).flatten(0, 1)
+
+
+class EncoderLayer(GradientCheckpointingLayer):
+    """A transformer layer over the pixels (batch, positions, channels); keeps the shape."""
+
+    def __init__(self, config: M3AttConfig) -> None:
+        super().__init__()
+        channels = config.hidden_size
+        self.attention = MultiHeadAttention(config)
+        self.attention_norm = nn.LayerNorm(channels)
+        self.feedforward = nn.Sequential(
+            nn.Linear(channels, config.encoder_feedforward), nn.ReLU(), nn.Linear(config.encoder_feedforward, channels)
+        )
+        self.feedforward_norm = nn.LayerNorm(channels)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        pixels = self.attention_norm(pixels + self.attention(pixels, pixels))
+        return self.feedforward_norm(pixels + self.feedforward(pixels))
+
+
+def scaled_scores(words: Tensor, pixels: Tensor) -> Tensor:
+    """A_mut of the keys of words and pixels (equation 1), (batch, tokens, positions)."""
+    return words @ pixels.transpose(1, 2) * words.shape[-1] ** -0.5
+
+
+def softmax_over_words(scores: Tensor, word_mask: Tensor) -> Tensor:
+    """Scores (batch, queries, tokens) made weights of the words, padding without any; keeps the shape."""
+    return scores.masked_fill((word_mask == 0).unsqueeze(1), -math.inf).softmax(-1)
+
+
+class MutualAttention(nn.Module):
+    """M3Att: words and pixels each gather the other modality by one matrix of scores, and are multiplied (section
+    III-A, equations 1 and 2).
+
+    `query` (batch, tokens, channels), those of words, `pixels` (batch, positions, channels); returns
+    (batch, tokens, channels).
+    """
+
+    def __init__(self, config: M3AttConfig) -> None:
+        super().__init__()
+        channels = config.hidden_size
+        self.word_key = nn.Linear(channels, channels)
+        self.word_value = nn.Linear(channels, channels)
+        self.pixel_key = nn.Linear(channels, channels)
+        self.pixel_value = nn.Linear(channels, channels)
+        self.output = nn.Linear(config.map_size**2, channels)
+
+    def forward(self, query: Tensor, pixels: Tensor, word_mask: Tensor) -> Tensor:
+        scores = scaled_scores(self.word_key(query), self.pixel_key(pixels))  # equation 1
+        vision = scores.softmax(-1) @ self.pixel_value(pixels)  # equation 2a
+        scores = self.scores_for_language(scores, query, pixels).transpose(1, 2)
+        language = softmax_over_words(scores, word_mask) @ self.word_value(query)  # equation 2b
+        return self.output(vision @ language.transpose(1, 2))  # F_mul
+
+    def scores_for_language(self, scores: Tensor, query: Tensor, pixels: Tensor) -> Tensor:
+        """The matrix of equation 2b, before it is transposed, (batch, tokens, positions); here that of equation 2a."""
+        return scores
+
+
+class IndependentMutualAttention(MutualAttention):
+    """M3Att with a matrix of scores for each direction (table I, "Independent")."""
+
+    def __init__(self, config: M3AttConfig) -> None:
+        super().__init__(config)
+        channels = config.hidden_size
+        self.second_word_key = nn.Linear(channels, channels)
+        self.second_pixel_key = nn.Linear(channels, channels)
+
+    def scores_for_language(self, scores: Tensor, query: Tensor, pixels: Tensor) -> Tensor:
+        return scaled_scores(self.second_word_key(query), self.second_pixel_key(pixels))
+
+
+class GenericAttention(nn.Module):
+    """Language-attended vision features alone in the place of `MutualAttention` (table I, "Generic"); same shapes."""
+
+    def __init__(self, config: M3AttConfig) -> None:
+        super().__init__()
+        channels = config.hidden_size
+        self.word_key = nn.Linear(channels, channels)
+        self.pixel_key = nn.Linear(channels, channels)
+        self.pixel_value = nn.Linear(channels, channels)
+        self.output = nn.Linear(channels, channels)
+
+    def forward(self, query: Tensor, pixels: Tensor, word_mask: Tensor) -> Tensor:
+        scores = scaled_scores(self.word_key(query), self.pixel_key(pixels))
+        return self.output(scores.softmax(-1) @ self.pixel_value(pixels))
+
+
+class ResidualNorm(nn.Module):
+    """What a part makes of its input is added to it and normalized; both and the result have the same shape."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, features: Tensor, update: Tensor) -> Tensor:
+        return self.norm(features + update)
+
+
+class PlainNorm(ResidualNorm):
+    """What a part makes of its input, alone."""
+
+    def forward(self, features: Tensor, update: Tensor) -> Tensor:
+        return self.norm(update)
+
+
+ATTENTION = {"shared": MutualAttention, "independent": IndependentMutualAttention, "generic": GenericAttention}
+
+
+class MutualDecoderLayer(GradientCheckpointingLayer):
+    """A layer of M3Dec (section III-A, figure 3 c); shapes as in `MutualAttention`."""
+
+    def __init__(self, config: M3AttConfig) -> None:
+        super().__init__()
+        channels = config.hidden_size
+        join = ResidualNorm if config.residual_connections else PlainNorm
+        self.self_attention = MultiHeadAttention(config)
+        self.self_join = join(channels)
+        self.mutual_attention = ATTENTION[config.attention_type](config)
+        self.mutual_join = join(channels)
+        self.cross_attention = MultiHeadAttention(config)
+        self.cross_join = join(channels)
+
+    def forward(self, query: Tensor, pixels: Tensor, word_mask: Tensor) -> Tensor:
+        query = self.self_join(query, self.self_attention(query, query, word_mask))  # F_q
+        multimodal = self.mutual_join(query, self.mutual_attention(query, pixels, word_mask))
+        return self.cross_join(query, self.cross_attention(query, multimodal, word_mask))
+
+
+class NoInteraction(nn.Module):
+    """Nothing happens between two decoder layers (table II, row 1); shapes as in `PlainInteraction`."""
+
+    def __init__(self, config: M3AttConfig) -> None:
+        super().__init__()
+
+    def forward(self, decoded: Tensor, language: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
+        return decoded, language
+
+
+class PlainInteraction(nn.Module):
+    """IMI*: the same words F_t are added between all decoder layers (table II, row 3).
+
+    `decoded`, F_dec, and `language`, F_l of the interaction before, both (batch, tokens, channels); returns F'_dec and
+    the F_l for the next interaction.
+    """
+
+    def __init__(self, config: M3AttConfig) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.empty(()))  # w_ci
+        self.norm = TokenBatchNorm(config.hidden_size)
+
+    def forward(self, decoded: Tensor, language: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
+        return self.inject(decoded, language, word_mask), language
+
+    def inject(self, decoded: Tensor, language: Tensor, word_mask: Tensor) -> Tensor:
+        """F'_dec = BN(F_dec + w_ci F_i)."""
+        return self.norm(decoded + self.scale * language, word_mask)
+
+
+class IterativeInteraction(PlainInteraction):
+    """IMI: what the decoder asks of the language goes into it, while the language is transformed as well (section
+    III-B, equation 3, figure 4); shapes as in `PlainInteraction`."""
+
+    def __init__(self, config: M3AttConfig) -> None:
+        super().__init__(config)
+        channels = config.hidden_size
+        self.transform = nn.Linear(channels, channels)
+        self.query = nn.Linear(channels, channels, bias=False)  # W_a
+        self.value = nn.Linear(channels, channels, bias=False)  # W'
+
+    def forward(self, decoded: Tensor, language: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
+        language = self.transform(language)  # F_l
+        scores = F.relu(self.query(decoded)) @ language.transpose(1, 2)
+        gathered = softmax_over_words(scores, word_mask) @ F.relu(self.value(language))  # equation 3 and F_i
+        return self.inject(decoded, gathered, word_mask), language
+
+
+INTERACTION = {"iterative": IterativeInteraction, "plain": PlainInteraction, "none": NoInteraction}
+
+
+class MutualDecoder(nn.Module):
+    """M3Dec with an interaction between each two layers (figure 2); `words` F_t, shapes as in `MutualAttention`."""
+
+    def __init__(self, config: M3AttConfig) -> None:
+        super().__init__()
+        interaction = INTERACTION[config.interaction_type]
+        self.first_layer = MutualDecoderLayer(config)
+        self.interactions = nn.ModuleList(interaction(config) for _ in range(config.num_decoder_layers - 1))
+        self.layers = nn.ModuleList(MutualDecoderLayer(config) for _ in range(config.num_decoder_layers - 1))
+
+    def forward(self, words: Tensor, pixels: Tensor, word_mask: Tensor) -> Tensor:
+        decoded, language = self.first_layer(words, pixels, word_mask), words
+        for interact, layer in zip(self.interactions, self.layers, strict=True):
+            decoded, language = interact(decoded, language, word_mask)
+            decoded = layer(decoded, pixels, word_mask)
+        return decoded
+
+
+class KernelMaps(nn.Module):
+    """The decoder's words as the kernels of a 1x1 convolution over the encoded image (section III-D, figure 6).
+
+    `words` (batch, tokens, channels), 0 where there is none, `pixels` (batch, channels, h, w); returns
+    (batch, out_channels, h, w), a channel for each token that a text may have.
+    """
+
+    def __init__(self, config: M3AttConfig) -> None:
+        super().__init__()
+        self.out_channels = config.max_text_length
+
+    def forward(self, words: Tensor, pixels: Tensor) -> Tensor:
+        kernels = F.pad(words, (0, 0, 0, self.out_channels - words.shape[1]))
+        return torch.einsum("bnc,bchw->bnhw", kernels, pixels)
+
+
+class DecoderOutputMaps(nn.Module):
+    """A map out of each of the decoder's words, without the encoded image (table III, row 1); as in `KernelMaps`."""
+
+    def __init__(self, config: M3AttConfig) -> None:
+        super().__init__()
+        self.out_channels = config.max_text_length
+        self.project = nn.Linear(config.hidden_size, config.map_size**2, bias=False)
+
+    def forward(self, words: Tensor, pixels: Tensor) -> Tensor:
+        maps = self.project(words).unflatten(2, pixels.shape[-2:])
+        return F.pad(maps, (0, 0, 0, 0, 0, self.out_channels - words.shape[1]))
+
+
+class ConcatenatedMaps(nn.Module):
+    """The sum of the decoder's words beside each pixel of the encoded image (table III, row 2); as in `KernelMaps`."""
+
+    def __init__(self, config: M3AttConfig) -> None:
+        super().__init__()
+        self.out_channels = 2 * config.hidden_size
+
+    def forward(self, words: Tensor, pixels: Tensor) -> Tensor:
+        sentence = words.sum(1)[:, :, None, None].expand_as(pixels)
+        return torch.cat([pixels, sentence], 1)
+
+
+class MaskDecoder(nn.Module):
+    """The decoder's words and the encoded image to logits at eight times the size of the map (section III-D).
+
+    `words` (batch, tokens, channels), `pixels` (batch, channels, h, w); returns (batch, 8 h, 8 w).
+    """
+
+    MAPS = {"kernels": KernelMaps, "concatenation": ConcatenatedMaps, "decoder_output": DecoderOutputMaps}
+
+    def __init__(self, config: M3AttConfig) -> None:
+        super().__init__()
+        width = config.decoder_hidden_size
+        self.attention = MultiHeadAttention(config)
+        self.join = ResidualNorm(config.hidden_size)
+        self.maps = self.MAPS[config.mask_decoder](config)
+        self.first_convolution = build_convolution(self.maps.out_channels, width, 3)
+        self.convolutions = nn.ModuleList(build_convolution(width, width, 3) for _ in range(3))
+        self.classifier = nn.Conv2d(width, 1, 1)
+
+    def forward(self, words: Tensor, word_mask: Tensor, pixels: Tensor) -> Tensor:
+        words = self.join(words, self.attention(words, words, word_mask)) * word_mask.unsqueeze(-1)
+        maps = self.first_convolution(self.maps(words, pixels))
+        for convolution in self.convolutions:
+            maps = convolution(F.interpolate(maps, scale_factor=2, mode="nearest"))
+        return self.classifier(maps).squeeze(1)
+
+
+class M3AttForReferringSegmentation(RefSegPreTrainedModel):
+    """M3Att (figure 2): transformer encoder over the image, mutual decoder with iterative interaction, mask decoder.
+
+    Encoders and transformer encoder do not depend on the sentence: several sentences about one image share them.
+
+    Example:
+
+    ```python
+    >>> from hf_refseg import M3AttForReferringSegmentation
+
+    >>> model = M3AttForReferringSegmentation.from_encoders(
+    ...     "microsoft/swin-base-patch4-window12-384-in22k", "google-bert/bert-base-uncased"
+    ... )
+    ```"""
+
+    config: M3AttConfig
+    _no_split_modules = ["WindowLayer", "EncoderLayer", "MutualDecoderLayer", "MaskDecoder"]
+
+    def __init__(self, config: M3AttConfig) -> None:
+        super().__init__(config)
+        self.backbone = build_map_encoder(config.backbone_config)
+        self.text_encoder = build_text_encoder(config.text_config)
+        self.feature_fusion = FeatureFusion(self.backbone.widths, config.hidden_size)
+        self.transformer_encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
+        self.project_words = nn.Linear(config.text_config.hidden_size, config.hidden_size)
+        self.mutual_decoder = MutualDecoder(config)
+        self.mask_decoder = MaskDecoder(config)
+        self.loss_weights = {"cross_entropy": config.cross_entropy_weight}
+        self.add_auxiliary_tasks(config.hidden_size, config.hidden_size)
+        self.post_init()
+
+    @classmethod
+    def from_encoders(
+        cls, vision_name_or_path: str, text_name_or_path: str | None, drop_path_rate: float = 0.1, **config
+    ) -> "M3AttForReferringSegmentation":
+        """A new model on pretrained encoders (section IV-A).
+
+        Args:
+            vision_name_or_path: a Swin checkpoint on the Hub or on disk, or "timm/NAME", such as
+                "timm/darknet53.c2ns_in1k".
+            text_name_or_path: a BERT-like checkpoint on the Hub or on disk; `None` for a new text encoder, as
+                `text_config` says.
+            drop_path_rate: stochastic depth of a Swin transformer in training.
+            config: fields of [`M3AttConfig`].
+        """
+        vision = load_pretrained_swin_or_timm(vision_name_or_path, drop_path_rate, timm_stages=3)
+        if text_name_or_path is None:
+            model = cls(M3AttConfig(backbone_config=vision.config, **config))
+        else:
+            text = AutoModel.from_pretrained(text_name_or_path, add_pooling_layer=False)
+            model = cls(M3AttConfig(backbone_config=vision.config, text_config=text.config, **config))
+            model.text_encoder.load_state_dict(text.state_dict())
+        model.backbone.load_encoder(vision)
+        return model.eval()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, PlainInteraction):
+            init.constant_(module.scale, self.config.interaction_scale)
+
+    def run_image_encoder(self, pixel_values: Tensor) -> ImageFeatures:
+        """The maps of the three stages as tokens of one size, side by side: (batch, positions, all their channels).
+
+        Raises:
+            ValueError: images of another size than the configuration's `image_size`.
+        """
+        expected, image_size = self.config.image_size, tuple(pixel_values.shape[-2:])
+        if image_size != (expected, expected):
+            raise ValueError(
+                f"This model takes images of {expected} x {expected} pixels, got {image_size[0]} x {image_size[1]}: "
+                f'set the image processor\'s size to {{"height": {expected}, "width": {expected}}}.'
+            )
+        size = (self.config.map_size, self.config.map_size)
+        maps = self.backbone(pixel_values)
+        maps = [each if each.shape[-2:] == size else resize_free(each, size) for each in maps]
+        return ImageFeatures(
+            features=torch.cat(maps, 1).flatten(2).transpose(1, 2), map_size=size, image_size=image_size
+        )
+
+    def enhance_image(self, image: ImageFeatures) -> ImageFeatures:
+        """F_enc (section III), (batch, positions, hidden_size)."""
+        features = list(image.features.split(self.backbone.widths, -1))
+        pixels = self.feature_fusion(features, image.map_size)
+        pixels = pixels + map_positions(pixels, image.map_size)
+        for layer in self.transformer_encoder:
+            pixels = layer(pixels)
+        return image.with_features(pixels)
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """The words' features, (batch, tokens, text channels).
+
+        Raises:
+            ValueError: more tokens than the mask decoder has channels for.
+        """
+        limit = self.config.max_text_length
+        if input_ids.shape[1] > limit:
+            raise ValueError(
+                f"The texts have {input_ids.shape[1]} tokens, the model's max_text_length is {limit}: lower the "
+                "processor's `max_text_length`."
+            )
+        return self.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+    def fuse(self, image: ImageFeatures, words: Tensor, word_mask: Tensor) -> FusedFeatures:
+        """F_enc as a map, and F_dec as the words (sections III-A and III-B)."""
+        decoded = self.mutual_decoder(self.project_words(words), image.features, word_mask)
+        return FusedFeatures(maps=[to_map(image.features, image.map_size)], words=decoded, word_mask=word_mask)
+
+    def decode(self, fused: FusedFeatures, image_size: tuple[int, int]) -> Tensor:
+        """Logits at the input size, (batch, height, width) (section III-D)."""
+        logits = self.mask_decoder(fused.words, fused.word_mask, fused.maps[-1])
+        return resize_free(logits.unsqueeze(1), image_size).squeeze(1)
+
+    def multimodal_features(self, fused: FusedFeatures) -> tuple[Tensor, Tensor]:
+        """F_dec, which the language is reconstructed from (section III-C), and its mask."""
+        return fused.words, fused.word_mask
+
+    def compute_losses(self, logits: Tensor, mask_labels: Tensor, fused: FusedFeatures) -> dict[str, Tensor]:
+        """Binary cross-entropy (equation 5; its other loss is that of a task which any method can carry)."""
+        return {"cross_entropy": cross_entropy(logits, mask_labels)}
+
+
+__all__ = ["M3AttForReferringSegmentation"]

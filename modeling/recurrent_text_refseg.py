@@ -1,0 +1,150 @@
+"""A recurrent text encoder over word vectors, and its configuration."""
+
+from typing import Any, Literal
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutput
+
+
+@strict
+class RecurrentTextConfig(PreTrainedConfig):
+    """
+    Configuration of [`RecurrentTextEncoder`].
+
+    Args:
+        vocab_size (`int`, *optional*, defaults to 10000):
+            Words of the tokenizer, the special ones included.
+        embedding_size (`int`, *optional*, defaults to 300):
+            Width of the word vectors; 300 is that of the usual GloVe files.
+        hidden_size (`int`, *optional*, defaults to 256):
+            Width of the word features.
+        num_hidden_layers (`int`, *optional*, defaults to 1):
+            Recurrent layers, one on top of the other.
+        cell (`str`, *optional*, defaults to `"gru"`):
+            `"gru"` or `"lstm"`.
+        directions (`str`, *optional*, defaults to `"sum"`):
+            What becomes of the states of the two directions: their `"sum"`, each as wide as the word features, or
+            `"concatenate"`, each half as wide.
+        embedding_dropout (`float`, *optional*, defaults to 0.0):
+            Dropout of the word vectors.
+        max_position_embeddings (`int`, *optional*, defaults to 512):
+            Longest text in words; no weight depends on it.
+        pad_token_id (`int`, *optional*, defaults to 0):
+            The word that fills short texts; its vector is 0.
+        initializer_range (`float`, *optional*, defaults to 0.4):
+            Standard deviation of the word vectors at the start, by default about that of GloVe's.
+    """
+
+    model_type = "refseg_recurrent_text"
+
+    vocab_size: int = 10000
+    embedding_size: int = 300
+    hidden_size: int = 256
+    num_hidden_layers: int = 1
+    cell: Literal["gru", "lstm"] = "gru"
+    directions: Literal["sum", "concatenate"] = "sum"
+    embedding_dropout: float | int = 0.0
+    max_position_embeddings: int = 512
+    pad_token_id: int = 0
+    initializer_range: float = 0.4
+
+    def validate_architecture(self):
+        """Checks the sizes; called on construction."""
+        for name in ("vocab_size", "embedding_size", "hidden_size", "num_hidden_layers", "max_position_embeddings"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: at least 1 is needed, got {getattr(self, name)}.")
+        if self.directions == "concatenate" and self.hidden_size % 2:
+            raise ValueError(f'hidden_size: directions="concatenate" needs an even number, got {self.hidden_size}.')
+        if not 0 <= self.pad_token_id < self.vocab_size:
+            raise ValueError(f"pad_token_id is {self.pad_token_id}, but the vocabulary has {self.vocab_size} words.")
+
+
+def read_text_config(config: PreTrainedConfig | dict[str, Any] | None) -> PreTrainedConfig | dict[str, Any] | None:
+    """The configuration itself where a mapping is that of a [`RecurrentTextEncoder`]; all else as it is.
+
+    transformers knows this model type only where the library is installed, not where a model's code came with it.
+    """
+    if isinstance(config, dict) and config.get("model_type") == RecurrentTextConfig.model_type:
+        return RecurrentTextConfig.from_dict(config)
+    return config
+
+
+class DirectionSum(nn.Module):
+    """The sum of the two directions' states, (batch, tokens, 2 * channels) to (batch, tokens, channels)."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        return states.unflatten(-1, (2, -1)).sum(-2)
+
+
+class RecurrentTextEncoder(PreTrainedModel):
+    """Word vectors, and a bidirectional recurrent network over them."""
+
+    config: RecurrentTextConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
+
+    def __init__(self, config: RecurrentTextConfig) -> None:
+        super().__init__(config)
+        is_sum = config.directions == "sum"
+        self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
+        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.recurrent = self.CELLS[config.cell](
+            config.embedding_size,
+            config.hidden_size if is_sum else config.hidden_size // 2,
+            num_layers=config.num_hidden_layers,
+            batch_first=True,
+            bidirectional=True,
+        )
+        self.join = DirectionSum() if is_sum else nn.Identity()
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.RNNBase):
+            for parameter in module.parameters():
+                init.uniform_(parameter, -(module.hidden_size**-0.5), module.hidden_size**-0.5)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embeddings
+
+    @torch.no_grad()
+    def load_word_vectors(self, vectors: Tensor) -> None:
+        """Takes over the vectors (vocab_size, embedding_size) of all words.
+
+        Raises:
+            ValueError: vectors of another shape.
+        """
+        if vectors.shape != self.embeddings.weight.shape:
+            raise ValueError(
+                f"The word vectors have shape {tuple(vectors.shape)}, but the text encoder has "
+                f"{self.config.vocab_size} words with {self.config.embedding_size} values each: set its "
+                "embedding_size to that of the vectors."
+            )
+        self.embeddings.weight.copy_(vectors)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutput:
+        """Word features, `last_hidden_state` (batch, tokens, hidden_size), 0 where there is no word.
+
+        Args:
+            input_ids: (batch, tokens); padding stands behind the words.
+            attention_mask: (batch, tokens), 1 = word; all words if absent. A text without any word counts as one word.
+        """
+        tokens = input_ids.shape[1]
+        vectors = self.dropout(self.embeddings(input_ids))
+        if attention_mask is None:
+            lengths = torch.full(input_ids.shape[:1], tokens)
+        else:
+            lengths = attention_mask.sum(1).clamp(min=1).cpu()
+        packed = pack_padded_sequence(vectors, lengths, batch_first=True, enforce_sorted=False)
+        states, _ = pad_packed_sequence(self.recurrent(packed)[0], batch_first=True, total_length=tokens)
+        return BaseModelOutput(last_hidden_state=self.join(states))
+
+
+__all__ = ["RecurrentTextConfig", "RecurrentTextEncoder"]

@@ -1,0 +1,517 @@
+"""BTMAE's own behavior: masking and reconstruction, impact tokens, what runs at inference, ablations, encoders."""
+
+import math
+
+import pytest
+import torch
+from method_tests import MethodTests
+from torch import Tensor, nn
+from torch.testing import assert_close
+from transformers import BertConfig, BertModel, SwinConfig, SwinModel
+
+from hf_refseg import BtmaeConfig, BtmaeForReferringSegmentation
+from hf_refseg.modeling.autoencoder_btmae import BTMAE, draw_masked_tokens, map_positions, masked_word_loss
+from hf_refseg.modeling.losses_refseg import error_weighted_cross_entropy, iou_loss
+from hf_refseg.modeling.modeling_btmae import ImpactTokenAttention
+
+SWIN = {
+    "model_type": "swin",
+    "image_size": 64,
+    "embed_dim": 16,
+    "depths": [1, 1, 1, 1],
+    "num_heads": [1, 1, 2, 2],
+    "window_size": 4,
+    "drop_path_rate": 0.0,
+}
+BERT = {
+    "model_type": "bert",
+    "vocab_size": 97,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 32,
+}
+TIMM = {"model_type": "timm_backbone", "backbone": "resnet10t", "out_indices": [-4, -3, -2, -1]}
+ABLATIONS = [
+    {"image_autoencoder": False},
+    {"word_autoencoder": False},
+    {"image_autoencoder": False, "word_autoencoder": False},
+    {"mask_decoder": "simple"},
+    {"image_autoencoder": False, "mask_decoder": "simple"},
+    {"word_autoencoder": False, "mask_decoder": "simple"},
+    {"image_autoencoder": False, "word_autoencoder": False, "mask_decoder": "simple"},
+    {"num_impact_tokens": [4, 2]},
+    {"impact_queries": "refined"},
+    {"token_stride": 32},
+    {"num_encoder_layers": 2},
+    {"backbone_config": TIMM},
+]
+# These change what is trained, not what is computed of a whole image and sentence.
+TRAINING_ABLATIONS = [
+    {"image_masking": "patch"},
+    {"image_mask_ratio": 0.75},
+    {"word_mask_ratio": 0.2},
+    {"num_decoder_layers": 2},
+    {"cross_entropy_sigma": 2.0},
+]
+
+
+class TestBtmae(MethodTests):
+    model_class = BtmaeForReferringSegmentation
+
+    def tiny_config(self, **overrides) -> BtmaeConfig:
+        plain = {
+            "backbone_config": SWIN,
+            "text_config": BERT,
+            "special_token_ids": [0, 1, 2, 3, 4],
+            "feature_size": 24,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_attention_heads": 4,
+            "num_encoder_layers": 1,
+            "num_decoder_layers": 1,
+            "num_impact_tokens": [4, 3, 2],
+        }
+        return BtmaeConfig(**{**plain, **overrides})
+
+    @pytest.mark.parametrize("ablation", ABLATIONS + TRAINING_ABLATIONS, ids=str)
+    def test_every_ablation_trains_and_reloads(self, ablation: dict, tmp_path) -> None:
+        model = self.build(**ablation).train()
+        output = model(**self.inputs(), mask_labels=self.labels())
+        assert set(output.loss_components) == set(model.loss_weights)
+        output.loss.backward()
+        assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+        model.eval().save_pretrained(tmp_path)
+        loaded = BtmaeForReferringSegmentation.from_pretrained(tmp_path)
+        with torch.no_grad():
+            assert_close(loaded(**self.inputs()).logits, model(**self.inputs()).logits)
+
+    def with_common_weights(self, ablation: dict) -> tuple[nn.Module, nn.Module]:
+        """The plain model and the changed one, alike wherever they have parameters in common."""
+        plain, changed = self.build(), self.build(**ablation)
+        shapes = {name: value.shape for name, value in changed.state_dict().items()}
+        common = {name: value for name, value in plain.state_dict().items() if shapes.get(name) == value.shape}
+        changed.load_state_dict(common, strict=False)
+        return plain, changed
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("ablation", ABLATIONS, ids=str)
+    def test_every_ablation_changes_the_logits(self, ablation: dict) -> None:
+        plain, changed = self.with_common_weights(ablation)
+        assert (changed(**self.inputs()).logits - plain(**self.inputs()).logits).abs().max() > 1e-5
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("ablation", TRAINING_ABLATIONS, ids=str)
+    def test_every_ablation_of_training_changes_the_loss_alone(self, ablation: dict) -> None:
+        plain, changed = self.with_common_weights(ablation)
+        expected, actual = (model(**self.inputs(), mask_labels=self.labels()) for model in (plain, changed))
+        assert torch.equal(actual.logits, expected.logits)
+        assert (actual.loss - expected.loss).abs() > 1e-6
+
+    @torch.no_grad()
+    def test_without_labels_no_decoder_runs_and_nothing_is_masked(self, count_calls) -> None:
+        model, inputs = self.build(), self.inputs(batch=3)
+        autoencoders = (model.language_to_vision, model.vision_to_language)
+        decoders = [count_calls(block, "forward") for each in autoencoders for block in each.decoder]
+        encoders = [count_calls(block, "forward") for each in autoencoders for block in each.encoder]
+        projections = [count_calls(each.projection, "forward") for each in autoencoders]
+        for mode in (True, False):
+            model.train(mode)(**inputs)
+        assert not any(decoders) and not any(projections)
+        tokens = [[call[0].shape[1] for call in calls] for calls in encoders]
+        assert tokens == [[4 * 5] * 2, [6] * 2]
+        image_encoder = count_calls(model, "run_image_encoder")
+        model(**inputs, mask_labels=self.labels(3))
+        assert all(len(calls) == 1 for calls in decoders + projections)
+        tokens = [[call[0].shape[1] for call in calls] for calls in encoders]
+        assert tokens == [[20, 20, 10, 20], [6, 6, 3, 6]]
+        assert len(image_encoder) == 1
+
+    @torch.no_grad()
+    def test_evaluation_masks_the_same_each_time_and_training_does_not(self) -> None:
+        model, call = self.build(), {**self.inputs(), "mask_labels": self.labels()}
+        first, second = model(**call), model(**call)
+        assert torch.equal(first.loss, second.loss)
+        assert torch.equal(first.masked_patches, second.masked_patches)
+        model.train()
+        masks = [model(**call).masked_patches for _ in range(2)]
+        assert not torch.equal(*masks)
+
+    @torch.no_grad()
+    def test_reconstructions_have_the_size_of_the_image_and_words_of_the_vocabulary(self) -> None:
+        model, inputs = self.build(), self.inputs()
+        inputs["pixel_values"] = torch.randn(2, 3, 50, 71)  # no multiple of the stride
+        inputs["input_ids"][:, 0] = 2
+        inputs["attention_mask"][1, 4:] = 0
+        output = model(**inputs, output_reconstructions=True, output_impact_maps=True)
+        assert output.loss is None and torch.equal(output.logits, model(**inputs).logits)
+        assert output.reconstructed_pixels.shape == inputs["pixel_values"].shape
+        assert output.masked_patches.shape == (2, 4, 5) and output.masked_patches.sum((1, 2)).tolist() == [10, 10]
+        assert output.masked_words.sum(1).tolist() == [3, 2]
+        assert not output.masked_words[:, 0].any() and not output.masked_words[1, 4:].any()
+        assert ((output.reconstructed_ids >= 0) & (output.reconstructed_ids < BERT["vocab_size"])).all()
+        kept = ~output.masked_words
+        assert torch.equal(output.reconstructed_ids[kept], inputs["input_ids"][kept])
+        assert [maps.shape for maps in output.impact_maps] == [(2, number, 4, 5) for number in (4, 3, 2)]
+        assert all(torch.allclose(maps.sum(1), torch.ones(2, 4, 5)) for maps in output.impact_maps)
+        assert [words.shape for words in output.impact_words] == [(2, number, 6) for number in (4, 3, 2)]
+        assert not any(words[1, :, 4:].any() for words in output.impact_words)
+
+    def test_reconstruction_losses_are_what_the_outputs_say(self) -> None:
+        model, inputs = self.build(), self.inputs()
+        output = model(**inputs, mask_labels=self.labels())
+        total = sum(
+            (a - b) ** 2
+            for a, b in zip(
+                *(values.flatten().tolist() for values in (output.reconstructed_pixels, inputs["pixel_values"])),
+                strict=True,
+            )
+        )
+        expected = total / inputs["pixel_values"].numel()
+        assert output.loss_components["image_reconstruction"].item() == pytest.approx(expected, rel=1e-4)
+        without = model(**inputs, output_reconstructions=True)
+        assert torch.equal(without.reconstructed_ids, output.reconstructed_ids)
+
+    def test_a_model_learns_to_reconstruct_what_is_masked(self) -> None:
+        model = self.build()
+        model.loss_weights |= {"iou": 0.0, "cross_entropy": 0.0}
+        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+        first = None
+        for _ in range(40):
+            output = model(**self.inputs(), mask_labels=self.labels())
+            first = first or output
+            optimizer.zero_grad()
+            output.loss.backward()
+            optimizer.step()
+        assert output.loss_components["word_reconstruction"] < 0.1 < first.loss_components["word_reconstruction"]
+        assert torch.equal(output.reconstructed_ids, self.inputs()["input_ids"])
+        before, after = (each.loss_components["image_reconstruction"] for each in (first, output))
+        assert after < 0.9 * before
+
+    def test_two_stages_are_a_matter_of_loss_weights(self) -> None:
+        model = self.build().train()
+        model.loss_weights |= {"iou": 0.0, "cross_entropy": 0.0}
+        model(**self.inputs(), mask_labels=self.labels()).loss.backward()
+        assert not any(parameter.grad.any() for parameter in model.mask_decoder.parameters())
+        assert all(parameter.grad.any() for parameter in model.language_to_vision.projection.parameters())
+        model.zero_grad()
+        model.loss_weights = {name: float(name in ("iou", "cross_entropy")) for name in model.loss_weights}
+        model(**self.inputs(), mask_labels=self.labels()).loss.backward()
+        assert any(parameter.grad.any() for parameter in model.mask_decoder.parameters())
+        assert not any(parameter.grad.any() for parameter in model.language_to_vision.decoder.parameters())
+
+    @torch.no_grad()
+    def test_patch_masking_hides_the_patches_from_the_encoder(self, count_calls) -> None:
+        model, inputs = self.build(image_masking="patch"), self.inputs()
+        calls = count_calls(model, "run_image_encoder")
+        output = model(**inputs, mask_labels=self.labels())
+        (whole,), (masked,) = calls
+        assert torch.equal(whole, inputs["pixel_values"])
+        for row in range(64):
+            for column in range(72):
+                is_masked = output.masked_patches[:, row // 16, column // 16]
+                expected = torch.where(is_masked[:, None], 0.0, whole[:, :, row, column])
+                assert torch.equal(masked[:, :, row, column], expected)
+
+    def test_words_are_reconstructed_from_ids(self) -> None:
+        model, inputs = self.build(), self.inputs()
+        words = model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
+        call = {"pixel_values": inputs["pixel_values"], "text_embeds": words, "mask_labels": self.labels()}
+        with pytest.raises(ValueError, match="pass `input_ids` instead of `text_embeds`"):
+            model(**call)
+        assert self.build(word_autoencoder=False)(**call).loss.isfinite()
+
+    @torch.no_grad()
+    def test_sentences_of_one_word_have_nothing_masked(self) -> None:
+        model, inputs = self.build(), self.inputs()
+        inputs["input_ids"] = torch.tensor([[2, 50, 3], [2, 60, 3]])
+        inputs["attention_mask"] = torch.ones(2, 3, dtype=torch.long)
+        output = model(**inputs, mask_labels=self.labels())
+        assert not output.masked_words.any() and output.loss_components["word_reconstruction"] == 0
+
+    @torch.no_grad()
+    def test_timm_backbones_of_any_size(self) -> None:
+        model = self.build(backbone_config=TIMM)
+        inputs = {**self.inputs(), "pixel_values": torch.randn(2, 3, 70, 101)}
+        output = model(**inputs, output_reconstructions=True)
+        assert output.logits.shape == (2, 70, 101) and output.reconstructed_pixels.shape == (2, 3, 70, 101)
+
+    @pytest.mark.parametrize("name", ["resnet101", "darknet53"])
+    def test_the_papers_timm_backbones_have_the_four_strides(self, name: str) -> None:
+        with torch.device("meta"):
+            model = self.build(backbone_config={**TIMM, "backbone": name})
+            features = model.get_image_features(torch.zeros(1, 3, 96, 96))
+        assert features.map_size == (6, 6)
+        assert model.backbone.widths[0] in (128, 256) and len(model.backbone.widths) == 4
+
+    def test_other_strides_are_named(self) -> None:
+        model = self.build(backbone_config={**TIMM, "out_indices": [0, 1, 2, 3]})
+        with pytest.raises(ValueError, match=r"strides \(4, 8, 16, 32\).*out_indices"):
+            model(**self.inputs())
+
+    def test_from_encoders_takes_over_pretrained_weights(self, tmp_path) -> None:
+        swin = SwinModel(SwinConfig(**SWIN), add_pooling_layer=False)
+        bert = BertModel(BertConfig(**BERT), add_pooling_layer=False)
+        swin.save_pretrained(tmp_path / "swin")
+        bert.save_pretrained(tmp_path / "bert")
+        folders = (str(tmp_path / "swin"), str(tmp_path / "bert"))
+        model = BtmaeForReferringSegmentation.from_encoders(
+            *folders, drop_path_rate=0.2, special_token_ids=[0], num_impact_tokens=[2]
+        )
+        inputs = self.inputs()
+        words = bert.eval()(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
+        assert_close(model.get_text_features(inputs["input_ids"], inputs["attention_mask"]), words)
+        image = torch.randn(1, 3, 128, 128)
+        maps, states = model.backbone(image), swin.eval()(image, output_hidden_states=True).reshaped_hidden_states
+        assert [each.shape[1:] for each in maps] == [(16, 32, 32), (32, 16, 16), (64, 8, 8), (128, 4, 4)]
+        assert_close(maps[-1], states[-1])
+        assert model.config.backbone_config.drop_path_rate == 0.2
+        names = dict(swin.named_parameters())
+        assert all(torch.equal(value, names[name]) for name, value in model.backbone.model.named_parameters())
+
+    @pytest.mark.parametrize(
+        ("overrides", "message"),
+        [
+            ({"mask_decoder": "mask2former"}, "'impact_tokens', 'simple'"),
+            ({"image_masking": "pixel"}, "'token', 'patch'"),
+            ({"impact_queries": "all"}, "'encoder', 'refined'"),
+            ({"token_stride": 4}, "8, 16, 32"),
+            ({"image_mask_ratio": 1.0}, "image_mask_ratio: a share between 0 and 1"),
+            ({"word_mask_ratio": 0.0}, "word_mask_ratio: a share between 0 and 1"),
+            ({"num_decoder_layers": 0}, "num_decoder_layers: at least 1"),
+            ({"num_impact_tokens": [4, 1]}, "at least 2 for each layer"),
+            ({"num_impact_tokens": []}, "at least 2 for each layer"),
+            ({"hidden_size": 30}, "multiple of 4"),
+            ({"special_token_ids": [0, 101]}, r"\[101\] are not in the vocabulary of 97"),
+            ({"backbone_config": {**TIMM, "out_indices": [-1]}}, "four stages"),
+            ({"backbone_config": {**SWIN, "depths": [1, 1], "num_heads": [1, 1]}}, "four stages"),
+            ({"backbone_config": {"model_type": "sam_vision_model"}}, "SwinConfig or a TimmBackboneConfig"),
+        ],
+        ids=str,
+    )
+    def test_wrong_configurations_are_named(self, overrides: dict, message: str) -> None:
+        with pytest.raises(Exception, match=message):
+            self.tiny_config(**overrides)
+
+
+def tiny_block_config(**overrides) -> BtmaeConfig:
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "special_token_ids": [0]}
+    return BtmaeConfig(backbone_config=SWIN, text_config=BERT, **{**sizes, **overrides})
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.5, 0.7, 0.9])
+def test_masking_keeps_the_right_number(ratio: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    can_be_masked = torch.zeros(12, 14, dtype=torch.bool)
+    for sample, number in enumerate((0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14)):
+        can_be_masked[sample, torch.randperm(14)[:number]] = True
+    counts = torch.zeros(12, 14)
+    for _ in range(200):
+        is_masked = draw_masked_tokens(can_be_masked, ratio, generator)
+        assert not (is_masked & ~can_be_masked).any()
+        for available, masked in zip(can_be_masked.sum(1).tolist(), is_masked.sum(1).tolist(), strict=True):
+            stay = math.floor(available * (1 - ratio) + 1e-6)
+            assert available - masked == (min(max(stay, 1), available - 1) if available > 1 else available)
+        counts += is_masked
+    # Every token of a sample is masked equally often.
+    wide = counts[-1] / 200
+    assert (wide - wide.mean()).abs().max() < 0.15 and wide.min() > 0
+
+
+def test_positions_of_a_map_tell_row_and_column() -> None:
+    positions = map_positions((3, 5), 8, torch.zeros(1)).view(3, 5, 8)
+    for row in range(3):
+        for column in range(5):
+            expected = []
+            for place in (row, column):
+                for frequency in (1.0, 1e4 ** (-2 / 4)):
+                    expected += [math.sin(place * frequency), math.cos(place * frequency)]
+            assert_close(positions[row, column], torch.tensor(expected))
+
+
+def slow_attention(attention, queries: list[Tensor], memory: list[Tensor]) -> list[Tensor]:
+    """Multi-head attention, one query and one head at a time."""
+    results = []
+    for query in queries:
+        heads = []
+        projected = attention.query(query).chunk(attention.num_heads)
+        keys = [attention.key(each).chunk(attention.num_heads) for each in memory]
+        values = [attention.value(each).chunk(attention.num_heads) for each in memory]
+        for head, part in enumerate(projected):
+            scores = torch.stack([part @ key[head] for key in keys]) / math.sqrt(len(part))
+            weights = scores.softmax(0)
+            heads.append(sum(weight * value[head] for weight, value in zip(weights, values, strict=True)))
+        results.append(attention.output(torch.cat(heads)))
+    return results
+
+
+def slow_block(block, tokens: list[Tensor], other: list[Tensor]) -> list[Tensor]:
+    attended = slow_attention(block.self_attention, tokens, tokens)
+    tokens = [block.self_norm(a + b) for a, b in zip(tokens, attended, strict=True)]
+    attended = slow_attention(block.cross_attention, tokens, other)
+    tokens = [block.cross_norm(a + b) for a, b in zip(tokens, attended, strict=True)]
+    return [token + block.feed_forward(token) for token in tokens]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("of_words", [False, True])
+def test_steps_1_and_2_equal_a_slow_loop(of_words: bool) -> None:
+    """One sentence at a time, without any padding: masked tokens are left out, then stand at their places again."""
+    torch.manual_seed(0)
+    autoencoder = BTMAE(tiny_block_config(num_encoder_layers=2, num_decoder_layers=2), 7).eval()
+    nn.init.normal_(autoencoder.mask_token)
+    tokens, positions, other = torch.randn(2, 8, 16), torch.randn(8, 16), torch.randn(2, 5, 16)
+    lengths = [8, 5] if of_words else [8, 8]
+    other_lengths = [5, 5] if of_words else [5, 3]
+    is_masked = torch.zeros(2, 8, dtype=torch.bool)
+    is_masked[0, [0, 3, 4, 6]] = True
+    is_masked[1, [1, 2] if of_words else [2, 5, 6, 7]] = True
+    token_mask, other_mask = (
+        (torch.arange(size)[None] < torch.tensor(sizes)[:, None]).float()
+        for size, sizes in ((8, lengths), (5, other_lengths))
+    )
+    masks = (token_mask, None) if of_words else (None, other_mask)
+    reconstructed = autoencoder.reconstruct(tokens, positions, masks[0], is_masked, other, masks[1])
+    refined = autoencoder(tokens, positions, masks[0], other, masks[1])
+    for sample in range(2):
+        own, memory = range(lengths[sample]), list(other[sample, : other_lengths[sample]])
+        whole = [tokens[sample, place] + positions[place] for place in own]
+        expected = whole
+        for block in autoencoder.encoder:
+            expected = slow_block(block, expected, memory)
+        assert_close(refined[sample, : len(own)], torch.stack(expected), atol=1e-5, rtol=1e-4)
+
+        kept = [place for place in own if not is_masked[sample, place]]
+        encoded = [whole[place] for place in kept]
+        for block in autoencoder.encoder:
+            encoded = slow_block(block, encoded, memory)
+        restored = []
+        for place in own:
+            is_there = place in kept
+            token = encoded[kept.index(place)] if is_there else autoencoder.mask_token[0, 0]
+            restored.append(token + positions[place])
+        for block in autoencoder.decoder:
+            restored = slow_block(block, restored, memory)
+        expected = torch.stack([autoencoder.projection(token) for token in restored])
+        assert_close(reconstructed[sample, : len(own)], expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_padding_words_are_not_attended_in_step_1() -> None:
+    torch.manual_seed(0)
+    autoencoder = BTMAE(tiny_block_config(), 7).eval()
+    tokens, positions, other = torch.randn(1, 6, 16), torch.randn(6, 16), torch.randn(1, 5, 16)
+    mask, is_masked = torch.tensor([[1.0, 1, 1, 1, 0, 0]]), torch.tensor([[0, 1, 0, 1, 0, 0]]).bool()
+    expected = autoencoder.reconstruct(tokens, positions, mask, is_masked, other, None)[:, :4]
+    tokens[:, 4:] = 100.0
+    assert_close(autoencoder.reconstruct(tokens, positions, mask, is_masked, other, None)[:, :4], expected)
+    tokens[:, 1] = 100.0  # What is masked has no influence either.
+    assert_close(autoencoder.reconstruct(tokens, positions, mask, is_masked, other, None)[:, :4], expected)
+
+
+@torch.no_grad()
+def test_impact_tokens_equal_equations_1_to_3() -> None:
+    torch.manual_seed(0)
+    layer = ImpactTokenAttention(tiny_block_config(), 3).eval()
+    pixels, words = 2 * torch.randn(1, 6, 16), 2 * torch.randn(1, 4, 16)
+    mask = torch.tensor([[1.0, 1, 1, 0]])
+    features, sampling = [], []
+    for pixel in pixels[0]:
+        query = layer.query.weight @ pixel
+        scores = [float(query @ (layer.key.weight @ word)) / math.sqrt(16) for word in words[0, :3]]
+        weights = [math.exp(score) / sum(math.exp(each) for each in scores) for score in scores]
+        attended = sum(weight * (layer.value.weight @ word) for weight, word in zip(weights, words[0], strict=False))
+        features.append(layer.feed_forward(attended + pixel))  # equation 2, before f_1x1
+        logits = (layer.sampling.weight @ features[-1] + layer.sampling.bias).tolist()
+        sampling.append([math.exp(logit) / sum(math.exp(each) for each in logits) for logit in logits])  # equation 1
+    expected = [
+        sum(row[k] * feature for row, feature in zip(sampling, features, strict=True))
+        / sum(row[k] for row in sampling)
+        for k in range(3)
+    ]  # equation 3
+    actual = layer.sample(pixels, words, mask)
+    assert_close(actual.masks[0], torch.tensor(sampling), atol=1e-5, rtol=1e-4)
+    assert_close(actual.tokens[0], torch.stack(expected), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_impact_token_transformer_equals_a_slow_loop() -> None:
+    torch.manual_seed(0)
+    layer = ImpactTokenAttention(tiny_block_config(), 3).eval()
+    refined, pixels, words = torch.randn(1, 6, 16), torch.randn(1, 6, 16), torch.randn(1, 4, 16)
+    _, tokens = layer.sample(refined, words, torch.ones(1, 4))
+    transformer, tokens = layer.transformer, list(tokens[0])
+    attended = slow_attention(transformer.word_attention, tokens, list(words[0]))
+    tokens = [transformer.word_norm(a + b) for a, b in zip(tokens, attended, strict=True)]
+    attended = slow_attention(transformer.pixel_attention, list(pixels[0]), tokens)
+    expected = []
+    for pixel, gathered in zip(pixels[0], attended, strict=True):
+        pixel = transformer.pixel_norm(pixel + gathered)
+        expected.append(transformer.output_norm(pixel + transformer.feed_forward(pixel)))
+    actual, sampled = layer(refined, pixels, words, torch.ones(1, 4))
+    assert_close(actual[0], torch.stack(expected), atol=1e-5, rtol=1e-4)
+    assert_close(sampled.tokens[0], torch.stack(tokens), atol=1e-5, rtol=1e-4)
+
+
+@pytest.fixture
+def maps() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return 2 * torch.randn(2, 5, 7, generator=generator), (torch.rand(2, 5, 7, generator=generator) > 0.6).long()
+
+
+def test_iou_loss(maps) -> None:
+    expected = []
+    for logits, labels in zip(*maps, strict=True):
+        pairs = [(1 / (1 + math.exp(-a)), b) for a, b in zip(logits.flatten().tolist(), labels.flatten(), strict=True)]
+        expected.append(1 - sum(min(p, int(g)) for p, g in pairs) / sum(max(p, int(g)) for p, g in pairs))
+    assert iou_loss(*maps).item() == pytest.approx(sum(expected) / 2, rel=1e-5)
+    logits = torch.full((1, 4, 4), -200.0, requires_grad=True)
+    loss = iou_loss(logits, torch.zeros(1, 4, 4))
+    loss.backward()
+    assert loss == 1 and logits.grad.isfinite().all()
+
+
+def test_error_weighted_cross_entropy_has_no_gradient_through_its_weights(maps) -> None:
+    logits, labels = maps[0].requires_grad_(), maps[1]
+    loss = error_weighted_cross_entropy(logits, labels, sigma=3.0)
+    loss.backward()
+    total, count = 0.0, labels.numel()
+    pairs = zip(logits.flatten().tolist(), labels.flatten().tolist(), logits.grad.flatten().tolist(), strict=True)
+    for logit, label, gradient in pairs:
+        probability = 1 / (1 + math.exp(-logit))
+        weight = 3.0 * abs(probability - label)
+        total -= weight * math.log(probability if label else 1 - probability)
+        # Of a constant weight times the cross-entropy, whose derivative is p - g.
+        assert gradient == pytest.approx(weight * (probability - label) / count, rel=1e-3, abs=1e-7)
+    assert loss.item() == pytest.approx(total / count, rel=1e-5)
+
+
+def test_masked_word_loss_is_a_mean_over_sentences() -> None:
+    logits, ids = torch.randn(3, 4, 9), torch.randint(0, 9, (3, 4))
+    is_masked = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 1], [0, 0, 0, 0]]).bool()
+    means = []
+    for sentence in range(2):
+        losses = [
+            -math.log(logits[sentence, place].softmax(0)[ids[sentence, place]])
+            for place in range(4)
+            if is_masked[sentence, place]
+        ]
+        means.append(sum(losses) / len(losses))
+    assert masked_word_loss(logits, ids, is_masked).item() == pytest.approx(sum(means) / 2, rel=1e-5)
+    assert masked_word_loss(logits, ids, torch.zeros_like(is_masked)) == 0
+
+
+def test_the_default_configuration_is_the_papers_main_model() -> None:
+    config = BtmaeConfig()
+    assert (config.image_mask_ratio, config.word_mask_ratio, list(config.num_impact_tokens)) == (0.5, 0.5, [16, 8, 2])
+    with torch.device("meta"):
+        model = BtmaeForReferringSegmentation(config)
+    for autoencoder in (model.language_to_vision, model.vision_to_language):
+        assert (len(autoencoder.encoder), len(autoencoder.decoder)) == (4, 4)
+    assert model.language_to_vision.projection.out_features == 16 * 16 * 3
+    assert model.vision_to_language.projection.out_features == 30522
+    assert model.backbone.widths == [128, 256, 512, 1024]
+    assert model.loss_weights == dict.fromkeys(
+        ("iou", "cross_entropy", "image_reconstruction", "word_reconstruction"), 1.0
+    )
