@@ -29,7 +29,7 @@ import run_ris  # noqa: E402
 from hf_refseg import AutoModelForReferringSegmentation, RefSegProcessor, load_refseg  # noqa: E402
 from hf_refseg.evaluation import evaluate_model, with_shuffled_sentences  # noqa: E402
 
-METHODS = ("lavt", "risam")
+METHODS = sorted(path.stem.removesuffix("_refshapes") for path in ROOT.glob("examples/recipes/*_refshapes.yaml"))
 WARM_UP_STEPS, TIMED_STEPS = 20, 60
 SCORES = ("oIoU", "mIoU", "Pr@0.5", "N-acc", "T-acc")
 

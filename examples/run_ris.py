@@ -6,6 +6,7 @@ A recipe is a YAML file with the options of this script; options on the command 
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Sequence
@@ -24,7 +25,6 @@ from transformers import (
     HfArgumentParser,
     PreTrainedConfig,
     PreTrainedModel,
-    TrainerState,
     set_seed,
 )
 
@@ -188,10 +188,18 @@ class DataArguments:
 
 def read_mapping(name: str, value: dict | str | None) -> dict:
     """A mapping given as such or as YAML or JSON."""
-    mapping = yaml.safe_load(value) if isinstance(value, str) else value
+    mapping = read_json_or_yaml(value) if isinstance(value, str) else value
     if mapping is not None and not isinstance(mapping, dict):
         raise ValueError(f"{name} has to be a mapping of names to values, not {value!r}.")
     return dict(mapping or {})
+
+
+def read_json_or_yaml(text: str) -> object:
+    # YAML takes JSON's 1e-4 for a text.
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return yaml.safe_load(text)
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArguments, RefSegTrainingArguments]:
@@ -249,6 +257,8 @@ def build_model_and_processor(
     values = dict(arguments.config)
     if values.get("mask_grounding") is not None:
         values["mask_grounding"] = MaskGroundingConfig.for_tokenizer(tokenizer, **values["mask_grounding"])
+    if "special_token_ids" in {option.name for option in fields(model_class_of(arguments.model_type).config_class)}:
+        values.setdefault("special_token_ids", sorted(tokenizer.all_special_ids))
     text_config = {"vocab_size": len(tokenizer), **values.get("text_config", {})}
     if arguments.vision_name_or_path:
         model_class = model_class_of(arguments.model_type)
@@ -276,6 +286,7 @@ def adapt(
     if not arguments.model_name_or_path:
         if checkpoint is None:
             base = Path(training.output_dir, "base_model").resolve()
+            check_new_base(base, training)
             if training.process_index == 0:
                 model.save_pretrained(base)
                 processor.save_pretrained(base)
@@ -287,6 +298,23 @@ def adapt(
         model.name_or_path = str(base)
     rank = arguments.lora_rank if arguments.adapter == "lora" else None
     return add_adapter(model, lora_rank=rank, lora_alpha=arguments.lora_alpha)
+
+
+def check_new_base(base: Path, training: RefSegTrainingArguments) -> None:
+    """Raises ValueError where a new base model would be written in vain, or in the place of one that is needed."""
+    output = Path(training.output_dir)
+    check_kind(output, adapter=True)
+    if training.push_to_hub:
+        raise ValueError(
+            "push_to_hub: nobody else could load the adapter of a model that only lies in output_dir. Push the base "
+            "model first, and give its id on the Hub as model_name_or_path."
+        )
+    needed = sorted([*output.glob("checkpoint-*"), *output.glob("adapter_model.*")])
+    if base.exists() and needed:
+        raise ValueError(
+            f"{needed[0]} belongs to the base model {base}, which a new run would replace: choose another output_dir, "
+            "or delete both."
+        )
 
 
 def build_image_processor(arguments: ModelArguments) -> RefSegImageProcessor:
@@ -410,28 +438,6 @@ def checkpoint_to_resume(arguments: RefSegTrainingArguments) -> str | None:
     return None if arguments.resume_from_checkpoint == "never" else arguments.resume_from_checkpoint
 
 
-def train(trainer: RefSegTrainer, checkpoint: str | None) -> dict:
-    """Trains, unless the checkpoint is already the end of this training; returns the steps and what was measured."""
-    if checkpoint is not None and (state := finished_state(trainer.args, checkpoint)) is not None:
-        print(f"{checkpoint} is the end of this training: it is loaded, nothing is trained.")
-        load_weights(trainer.model, checkpoint)
-        trainer.state = state
-        return {"steps": state.global_step}
-    trained = trainer.train(resume_from_checkpoint=checkpoint)
-    return {"steps": trained.global_step, **trained.metrics}
-
-
-def finished_state(arguments: RefSegTrainingArguments, checkpoint: str) -> TrainerState | None:
-    """The state of a checkpoint that was written after the last step of a training as long as this one."""
-    state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
-    wanted, planned = (
-        (arguments.max_steps, state.max_steps)
-        if arguments.max_steps > 0
-        else (math.ceil(arguments.num_train_epochs), state.num_train_epochs)
-    )
-    return state if wanted == planned and state.global_step >= state.max_steps else None
-
-
 def score_splits(
     trainer: RefSegTrainer, tested: dict[str, Dataset], arguments: DataArguments
 ) -> dict[str, EvaluationResult]:
@@ -523,7 +529,7 @@ def main(arguments: Sequence[str] | None = None) -> dict:
         callbacks=[PredictionPictures(processor, drawn)],
         data_collator=collator,
     )
-    trained = train(trainer, checkpoint)
+    trained = trainer.train(resume_from_checkpoint=checkpoint)
     if not trainer.is_world_process_zero():
         return {}
 
@@ -533,7 +539,7 @@ def main(arguments: Sequence[str] | None = None) -> dict:
         "protocol": data_arguments.protocol,
         "splits": describe_results(results),
         "training_data": {name: asdict(part) for name, part in splits.trained.items()},
-        "training": trained,
+        "training": {"steps": trained.global_step, **trained.metrics},
     }
     write_json(Path(training_arguments.output_dir) / "metrics.json", report)
     starting_points = (model_arguments.model_name_or_path, model_arguments.vision_name_or_path)

@@ -6,14 +6,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_btmae import BtmaeConfig
-from .layers_refseg import MultiHeadAttention, PixelWordAttention, sinusoidal_positions
-
-
-def map_positions(size: tuple[int, int], channels: int, like: Tensor) -> Tensor:
-    """Positions of a map's pixels, (height * width, channels): half of the channels tell the row, half the column."""
-    rows, columns = (sinusoidal_positions(like.new_empty(1, length, channels // 2)) for length in size)
-    grid = [rows[:, None].expand(-1, size[1], -1), columns[None].expand(size[0], -1, -1)]
-    return torch.cat(grid, -1).flatten(0, 1)
+from .layers_refseg import MultiHeadAttention, PixelWordAttention
 
 
 def draw_masked_tokens(can_be_masked: Tensor, ratio: float, generator: torch.Generator) -> Tensor:

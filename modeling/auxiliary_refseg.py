@@ -11,6 +11,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.bert.modeling_bert import BertEncoder, BertPreTrainedModel
 
 from .configuration_refseg import MaskGroundingConfig
+from .layers_refseg import mean_word
 from .modeling_outputs_refseg import FusedFeatures
 
 
@@ -32,8 +33,7 @@ class PresenceHead(nn.Module):
     def forward(self, fused: FusedFeatures) -> Tensor:
         """Logits (batch,): above 0 there is a target."""
         pixels = fused.maps[-1].flatten(2)
-        weights = fused.word_mask / fused.word_mask.sum(1, keepdim=True)
-        sentence = (fused.words * weights.unsqueeze(-1)).sum(1)
+        sentence = mean_word(fused.words, fused.word_mask)
         return self.classifier(self.norm(torch.cat([pixels.mean(2), pixels.amax(2), sentence], 1))).squeeze(1)
 
     @staticmethod

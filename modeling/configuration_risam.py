@@ -108,6 +108,11 @@ class RisamConfig(RefSegConfig):
     dice_loss_weight: float | int = 0.5
     initializer_range: float = 0.02
 
+    @property
+    def reads_final_words(self) -> bool:
+        """Whether anything reads the words that the last attention block makes."""
+        return self.linguistic_guidance or self.mask_decoder == "sam" or self.presence_head
+
     def validate_architecture(self):
         """Checks that the parts fit together; called on construction."""
         backbone = self.backbone_config

@@ -135,6 +135,17 @@ def sinusoidal_positions(features: Tensor) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1).to(features.dtype)
 
 
+def map_positions(tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    """Sines and cosines of the rows, then of the columns, of the tokens of a map.
+
+    `tokens` (batch, positions, channels), whose channels are a multiple of 4; returns (positions, channels).
+    """
+    height, width = size
+    half = tokens.shape[2] // 2
+    rows, columns = (sinusoidal_positions(tokens[:1, :length, :half]) for length in size)
+    return torch.cat([rows[:, None].expand(-1, width, -1), columns.expand(height, -1, -1)], -1).flatten(0, 1)
+
+
 def written_out_attention(
     module: nn.Module,
     query: Tensor,

@@ -104,7 +104,13 @@ def two_class_boundary_loss(
     return (1 - 2 * precision * recall / (precision + recall + epsilon)).mean()
 
 
-def pixel_to_pixel_loss(features: Tensor, mask_labels: Tensor, temperature: float, max_pixels: int) -> Tensor:
+def pixel_to_pixel_loss(
+    features: Tensor,
+    mask_labels: Tensor,
+    temperature: float,
+    max_pixels: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """Draws the pixels of the target together, those of the background too, and both apart (MagNet, equation 13).
 
     The logarithm, which the equation lacks, is there.
@@ -115,51 +121,60 @@ def pixel_to_pixel_loss(features: Tensor, mask_labels: Tensor, temperature: floa
         temperature: tau_1.
         max_pixels: so many pixels of the target and of the background are drawn at random at most. Memory grows with
             its square, not with the image.
+        generator: draws the pixels, on the device of `features`; torch's own if absent.
 
     Returns:
         The mean over the samples that have both target and background; 0 where none has.
     """
-    target, background = _target_and_background(features, mask_labels, max_pixels)
-    attract_target = _contrast(target, _center(target), background, temperature)
-    attract_background = _contrast(background, _center(background), target, temperature)
+    target, background = _target_and_background(features, mask_labels, max_pixels, generator)
+    attract_target = _contrast(target, target.center, background, temperature)
+    attract_background = _contrast(background, background.center, target, temperature)
     return _mean_over_contrasted(attract_target + attract_background, target, background)
 
 
 def pixel_to_text_loss(
-    features: Tensor, sentences: Tensor, mask_labels: Tensor, temperature: float, max_pixels: int
+    features: Tensor,
+    sentences: Tensor,
+    mask_labels: Tensor,
+    temperature: float,
+    max_pixels: int,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Draws the pixels of the target to their sentence and away from the background (MagNet, equation 14).
 
     `sentences` (batch, channels) are normalized to length 1, `temperature` is tau_2; the rest is as in
     `pixel_to_pixel_loss`.
     """
-    target, background = _target_and_background(features, mask_labels, max_pixels)
+    target, background = _target_and_background(features, mask_labels, max_pixels, generator)
     anchors = F.normalize(sentences.float(), dim=-1)
     return _mean_over_contrasted(_contrast(target, anchors, background, temperature), target, background)
 
 
 class _Pixels(NamedTuple):
-    """Drawn pixels: `features` (batch, pixels, channels) of length 1, `is_drawn` (batch, pixels) False for filling."""
+    """Drawn pixels of the target or the background, and the center of all of them.
+
+    `features` (batch, pixels, channels) of length 1, `is_drawn` (batch, pixels) False for filling, `center` (batch,
+    channels): the mean, again of length 1.
+    """
 
     features: Tensor
     is_drawn: Tensor
+    center: Tensor
 
 
-def _target_and_background(features: Tensor, mask_labels: Tensor, max_pixels: int) -> tuple[_Pixels, _Pixels]:
+def _target_and_background(
+    features: Tensor, mask_labels: Tensor, max_pixels: int, generator: torch.Generator | None
+) -> tuple[_Pixels, _Pixels]:
     labels = F.interpolate(mask_labels[:, None].float(), features.shape[-2:], mode="nearest-exact").flatten(1) > 0.5
     pixels = F.normalize(features.float().flatten(2).transpose(1, 2), dim=-1)
-    return _draw(pixels, labels, max_pixels), _draw(pixels, ~labels, max_pixels)
+    return tuple(_draw(pixels, members, max_pixels, generator) for members in (labels, ~labels))
 
 
-def _draw(pixels: Tensor, members: Tensor, max_pixels: int) -> _Pixels:
-    lottery = torch.rand(members.shape, device=members.device).masked_fill(~members, -1)
+def _draw(pixels: Tensor, members: Tensor, max_pixels: int, generator: torch.Generator | None) -> _Pixels:
+    lottery = torch.rand(members.shape, device=members.device, generator=generator).masked_fill(~members, -1)
     numbers, places = lottery.topk(min(max_pixels, members.shape[1]), dim=1)
-    return _Pixels(pixels.gather(1, places[..., None].expand(-1, -1, pixels.shape[2])), numbers >= 0)
-
-
-def _center(pixels: _Pixels) -> Tensor:
-    """The mean of each sample's pixels, (batch, channels), again of length 1."""
-    return F.normalize((pixels.features * pixels.is_drawn[..., None]).sum(1), dim=-1)
+    drawn = pixels.gather(1, places[..., None].expand(-1, -1, pixels.shape[2]))
+    return _Pixels(drawn, numbers >= 0, F.normalize((pixels * members[..., None]).sum(1), dim=-1))
 
 
 def _contrast(pixels: _Pixels, anchors: Tensor, others: _Pixels, temperature: float) -> Tensor:

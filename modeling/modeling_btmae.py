@@ -5,6 +5,8 @@ Equations, sections, tables and figures are those of the paper.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,7 +23,6 @@ from .autoencoder_btmae import (
     FeedForward,
     NoRefinement,
     draw_masked_tokens,
-    map_positions,
     masked_word_loss,
 )
 from .auxiliary_refseg import independent_generator
@@ -32,6 +33,7 @@ from .layers_refseg import (
     LavtDecoder,
     MultiHeadAttention,
     PixelWordAttention,
+    map_positions,
     resize_free,
     sinusoidal_positions,
     to_map,
@@ -285,6 +287,20 @@ def tokens_of_image(
     return tokens
 
 
+@contextmanager
+def kept_statistics(module: nn.Module) -> Iterator[None]:
+    """Batch norms do not count what passes in here: gray patches are no images."""
+    norms = [each for each in module.modules() if isinstance(each, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
 def tokens_of_masked_image(
     model: "BtmaeForReferringSegmentation", image: ImageFeatures, tokens: Tensor, is_masked: Tensor
 ) -> Tensor:
@@ -293,7 +309,9 @@ def tokens_of_masked_image(
     patches = is_masked.unflatten(1, image.map_size)[:, None].to(pixel_values.dtype)
     patches = F.interpolate(patches, scale_factor=model.config.token_stride, mode="nearest")
     patches = patches[..., : image.image_size[0], : image.image_size[1]]
-    _, tokens, _ = model.embed_pixels(model.get_image_features(pixel_values.masked_fill(patches != 0, 0)))
+    with kept_statistics(model.backbone):
+        masked_image = model.get_image_features(pixel_values.masked_fill(patches != 0, 0))
+    _, tokens, _ = model.embed_pixels(masked_image)
     return tokens
 
 
@@ -406,7 +424,7 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         """X_e (batch, positions, feature_size), T_v (batch, positions, hidden_size), and the positions' encoding."""
         encoder_pixels = self.unpack_features(image)[2].flatten(2).transpose(1, 2)
         tokens = self.pixel_tokens(encoder_pixels)
-        return encoder_pixels, tokens, map_positions(image.map_size, self.config.hidden_size, tokens)
+        return encoder_pixels, tokens, map_positions(tokens, image.map_size)
 
     def embed_words(self, words: Tensor) -> tuple[Tensor, Tensor]:
         """T_l (batch, tokens, hidden_size), and the positions' encoding."""
@@ -469,7 +487,8 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         if output_reconstructions or mask_labels is not None:
             losses, added = self.reconstruct(image, words, word_mask, input_ids)
         if output_impact_maps:
-            added |= self.describe_impact_tokens(self.fuse(image, words, word_mask), image.map_size)
+            with torch.no_grad():
+                added |= self.describe_impact_tokens(self.fuse(image, words, word_mask), image.map_size)
         if mask_labels is None:
             return BtmaeOutput(**self.segment(image, words, word_mask), **added)
         output = self.segment_and_compare(image, words, word_mask, input_ids, attention_mask, mask_labels, losses)

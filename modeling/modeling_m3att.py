@@ -16,7 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_m3att import M3AttConfig
 from .encoders_refseg import build_map_encoder, build_text_encoder, load_pretrained_swin_or_timm
-from .layers_refseg import MultiHeadAttention, TokenBatchNorm, resize_free, sinusoidal_positions, to_map
+from .layers_refseg import MultiHeadAttention, TokenBatchNorm, map_positions, resize_free, to_map
 from .losses_refseg import cross_entropy
 from .modeling_outputs_refseg import FusedFeatures, ImageFeatures
 from .modeling_refseg import RefSegPreTrainedModel
@@ -43,17 +43,6 @@ class FeatureFusion(nn.Module):
     def forward(self, features: list[Tensor], size: tuple[int, int]) -> Tensor:
         maps = [project(to_map(each, size)) for project, each in zip(self.projections, features, strict=True)]
         return self.join(sum(maps)).flatten(2).transpose(1, 2)
-
-
-def map_positions(tokens: Tensor, size: tuple[int, int]) -> Tensor:
-    """Sines and cosines of the rows, then of the columns, of the tokens of a map.
-
-    `tokens` (batch, positions, channels), whose channels are a multiple of 4; returns (positions, channels).
-    """
-    height, width = size
-    half = tokens.shape[2] // 2
-    rows, columns = (sinusoidal_positions(tokens[:1, :length, :half]) for length in size)
-    return torch.cat([rows[:, None].expand(-1, width, -1), columns.expand(height, -1, -1)], -1).flatten(0, 1)
 
 
 class EncoderLayer(GradientCheckpointingLayer):
@@ -335,6 +324,7 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel):
     ```"""
 
     config: M3AttConfig
+    maps_hold_language = False
     _no_split_modules = ["WindowLayer", "EncoderLayer", "MutualDecoderLayer", "MaskDecoder"]
 
     def __init__(self, config: M3AttConfig) -> None:
@@ -409,21 +399,21 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel):
         return image.with_features(pixels)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """The words' features, (batch, tokens, text channels).
-
-        Raises:
-            ValueError: more tokens than the mask decoder has channels for.
-        """
-        limit = self.config.max_text_length
-        if input_ids.shape[1] > limit:
-            raise ValueError(
-                f"The texts have {input_ids.shape[1]} tokens, the model's max_text_length is {limit}: lower the "
-                "processor's `max_text_length`."
-            )
+        """The words' features, (batch, tokens, text channels)."""
         return self.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
     def fuse(self, image: ImageFeatures, words: Tensor, word_mask: Tensor) -> FusedFeatures:
-        """F_enc as a map, and F_dec as the words (sections III-A and III-B)."""
+        """F_enc as a map, and F_dec as the words (sections III-A and III-B).
+
+        Raises:
+            ValueError: more words than the mask decoder has channels for.
+        """
+        limit = self.config.max_text_length
+        if words.shape[1] > limit:
+            raise ValueError(
+                f"The texts have {words.shape[1]} tokens, the model's max_text_length is {limit}: lower the "
+                "processor's `max_text_length`."
+            )
         decoded = self.mutual_decoder(self.project_words(words), image.features, word_mask)
         return FusedFeatures(maps=[to_map(image.features, image.map_size)], words=decoded, word_mask=word_mask)
 

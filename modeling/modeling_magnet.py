@@ -19,7 +19,7 @@ from transformers.models.mask2former.modeling_mask2former import (
 
 from .configuration_magnet import MagNetConfig
 from .encoders_refseg import BertStages, SwinStages
-from .layers_refseg import GateProjection, PixelNorm, PixelWordAttention, resize_aligned, to_map
+from .layers_refseg import GateProjection, PixelNorm, PixelWordAttention, mean_word, resize_aligned, to_map
 from .losses_refseg import cross_entropy, dice_loss, pixel_to_pixel_loss, pixel_to_text_loss
 from .modeling_outputs_refseg import FusedFeatures, ImageFeatures
 from .modeling_refseg import RefSegPreTrainedModel
@@ -284,6 +284,11 @@ class MagNetFeatures(FusedFeatures):
     scales: list[Tensor] | None = None
 
 
+def pixel_generator(training: bool, device: torch.device) -> torch.Generator | None:
+    """Torch's own draws the pixels in training; in evaluation mode they are the same each time."""
+    return None if training else torch.Generator(device).manual_seed(0)
+
+
 class PixelToPixelAlignment(nn.Module):
     """L_P2P of the cross-modal alignment loss (equation 13)."""
 
@@ -292,8 +297,9 @@ class PixelToPixelAlignment(nn.Module):
         self.config = config
 
     def forward(self, fused: MagNetFeatures, mask_labels: Tensor) -> Tensor:
-        config = self.config
-        return pixel_to_pixel_loss(fused.mask_features, mask_labels, config.pixel_temperature, config.alignment_pixels)
+        pixels, config = fused.mask_features, self.config
+        generator = pixel_generator(self.training, pixels.device)
+        return pixel_to_pixel_loss(pixels, mask_labels, config.pixel_temperature, config.alignment_pixels, generator)
 
 
 class PixelToTextAlignment(nn.Module):
@@ -305,11 +311,11 @@ class PixelToTextAlignment(nn.Module):
         self.projection = nn.Linear(config.text_config.hidden_size, config.mask_feature_size)
 
     def forward(self, fused: MagNetFeatures, mask_labels: Tensor) -> Tensor:
-        config = self.config
-        weights = (fused.word_mask / fused.word_mask.sum(1, keepdim=True).clamp(min=1)).unsqueeze(-1)
-        sentences = self.projection((fused.words * weights).sum(1))
+        pixels, config = fused.mask_features, self.config
+        sentences = self.projection(mean_word(fused.words, fused.word_mask))
+        generator = pixel_generator(self.training, pixels.device)
         return pixel_to_text_loss(
-            fused.mask_features, sentences, mask_labels, config.text_temperature, config.alignment_pixels
+            pixels, sentences, mask_labels, config.text_temperature, config.alignment_pixels, generator
         )
 
 
@@ -406,7 +412,7 @@ class MagNetForReferringSegmentation(RefSegPreTrainedModel):
         return resize_aligned(logits.unsqueeze(1), image_size).squeeze(1)
 
     def compute_losses(self, logits: Tensor, mask_labels: Tensor, fused: MagNetFeatures) -> dict[str, Tensor]:
-        """The unweighted losses of equation 15, each averaged over the batch; `alignment` is equation 12."""
+        """The unweighted losses of equation 15 but that of Mask Grounding; `alignment` is equation 12."""
         losses = {"cross_entropy": cross_entropy(logits, mask_labels), "dice": dice_loss(logits, mask_labels)}
         if self.config.alignment_losses:
             losses["alignment"] = sum(half(fused, mask_labels) for half in self.alignment.values())

@@ -47,6 +47,8 @@ class RefSegPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False
     # Without gradients no more texts than these are fused and decoded at once: it bounds the memory.
     texts_per_pass = 8
+    # Whether the fused maps have met the sentence.
+    maps_hold_language = True
 
     def add_auxiliary_tasks(self, map_channels: int, word_channels: int) -> None:
         """Adds the tasks that the configuration names; called in `__init__` once `loss_weights` are there.
@@ -121,8 +123,11 @@ class RefSegPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """PyTorch's own initialization for what is new; the encoders inside are initialized by their own rules."""
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        """Linear and convolution layers start as PyTorch starts them, all else as transformers does.
+
+        The encoders inside are initialized by their own rules.
+        """
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             if module.bias is not None:
                 bound = 1 / math.sqrt(module.weight[0].numel())
@@ -320,7 +325,7 @@ class RefSegPreTrainedModel(PreTrainedModel):
         """
         task = self.config.mask_grounding
         words = self.get_text_features(input_ids.masked_fill(is_masked, task.mask_token_id), attention_mask)
-        if task.image_features == "masked_sentence":
+        if task.image_features == "masked_sentence" and self.maps_hold_language:
             fused = self.fuse(image, words, fused.word_mask)
         words = self.finish_text(words, fused.word_mask)
         return self.mask_grounding(words, fused.word_mask, is_masked, fused.maps[-1], mask_labels)

@@ -278,10 +278,14 @@ class SamDecoder(nn.Module):
                 mlp_dim=8 * channels,
                 num_attention_heads=config.num_attention_heads,
                 num_multimask_outputs=0,
+                attn_implementation=config._attn_implementation,
             )
         )
         self.decoder.iou_prediction_head = nn.Identity()
-        self.positions = SamPositionalEmbedding(SamVisionConfig(hidden_size=channels, num_pos_feats=channels // 2))
+        positions = SamVisionConfig(num_pos_feats=channels // 2)
+        # SAM's own; the configuration's is meant for weights that are loaded over it.
+        positions.scale = 1.0
+        self.positions = SamPositionalEmbedding(positions)
 
     def forward(self, pixels: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
         masks, _ = self.decoder(
@@ -332,6 +336,8 @@ class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         )
         text_widths = [config.text_config.hidden_size] + [config.hidden_size] * (config.num_attention_blocks - 1)
         self.fusion = nn.ModuleList(FUSION[config.fusion_type](config, width) for width in text_widths)
+        if not config.reads_final_words and config.fusion_type == "mutual_attention":
+            self.fusion[-1].word_norm = nn.Identity()
         self.mask_decoder = MASK_DECODER[config.mask_decoder](config)
         self.loss_weights = {"focal": config.focal_loss_weight, "dice": config.dice_loss_weight}
         self.add_auxiliary_tasks(config.hidden_size, config.hidden_size)

@@ -60,6 +60,11 @@ class MethodTests(ABC):
         assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
         assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
+    def test_evaluation_gives_the_same_loss_each_time_and_draws_nothing(self) -> None:
+        model, state = self.build(), torch.get_rng_state()
+        losses = [model(**self.inputs(), mask_labels=self.labels()).loss for _ in range(2)]
+        assert torch.equal(*losses) and torch.equal(torch.get_rng_state(), state)
+
     def test_empty_masks_are_legal_labels(self) -> None:
         output = self.build()(**self.inputs(), mask_labels=torch.zeros(2, *self.size, dtype=torch.long))
         assert output.loss.isfinite()

@@ -540,6 +540,9 @@ def test_the_script_trains_resumes_and_the_commands_take_the_result(cache, tmp_p
     assert "holds other files" in failure("merge", folder, tmp_path / "merged")
     assert "nothing to merge" in failure("merge", tmp_path / "merged", tmp_path / "again")
 
+    with pytest.raises(ValueError, match="belongs to the base model"):
+        run_ris.main([str(recipe), "--max_steps", "4", "--resume_from_checkpoint", "never"])
+    assert logits_of(folder / "checkpoint-3").isfinite().all()
     with pytest.raises(ValueError, match="has another gate_activation"):
         run_ris.main([str(recipe), "--max_steps", "4", "--config", '{"gate_activation": "sigmoid"}'])
     with pytest.raises(ValueError, match="has the shape"):

@@ -10,7 +10,8 @@ from torch.testing import assert_close
 from transformers import BertConfig, BertModel, SwinConfig, SwinModel
 
 from hf_refseg import BtmaeConfig, BtmaeForReferringSegmentation
-from hf_refseg.modeling.autoencoder_btmae import BTMAE, draw_masked_tokens, map_positions, masked_word_loss
+from hf_refseg.modeling.autoencoder_btmae import BTMAE, draw_masked_tokens, masked_word_loss
+from hf_refseg.modeling.layers_refseg import map_positions
 from hf_refseg.modeling.losses_refseg import error_weighted_cross_entropy, iou_loss
 from hf_refseg.modeling.modeling_btmae import ImpactTokenAttention
 
@@ -320,7 +321,7 @@ def test_masking_keeps_the_right_number(ratio: float) -> None:
 
 
 def test_positions_of_a_map_tell_row_and_column() -> None:
-    positions = map_positions((3, 5), 8, torch.zeros(1)).view(3, 5, 8)
+    positions = map_positions(torch.zeros(1, 15, 8), (3, 5)).view(3, 5, 8)
     for row in range(3):
         for column in range(5):
             expected = []

@@ -22,12 +22,12 @@ from hf_refseg import (
 from hf_refseg.data.vocabulary import train_word_tokenizer
 from hf_refseg.modeling.configuration_refseg import LanguageReconstructionConfig
 from hf_refseg.modeling.language_reconstruction_refseg import LanguageReconstruction
+from hf_refseg.modeling.layers_refseg import map_positions
 from hf_refseg.modeling.modeling_m3att import (
     IterativeInteraction,
     MaskDecoder,
     MutualDecoder,
     PlainInteraction,
-    map_positions,
 )
 from hf_refseg.modeling.recurrent_text_refseg import RecurrentTextConfig, RecurrentTextEncoder
 

@@ -64,6 +64,11 @@ class TestMagNet(MethodTests):
         fields = {"backbone_config": SWIN, "text_config": BERT, "text_stage_layers": [1, 2, 3, 4], **HEAD, **overrides}
         return MagNetConfig(**fields)
 
+    def test_evaluation_draws_the_same_pixels_each_time(self) -> None:
+        model, state = self.build(alignment_pixels=16), torch.get_rng_state()
+        losses = [model(**self.inputs(), mask_labels=self.labels()).loss for _ in range(2)]
+        assert torch.equal(*losses) and torch.equal(torch.get_rng_state(), state)
+
     @pytest.mark.parametrize("ablation", ABLATIONS, ids=str)
     def test_every_ablation_trains_and_reloads(self, ablation: dict, tmp_path) -> None:
         model = self.build(**ablation).train()

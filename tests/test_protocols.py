@@ -143,6 +143,9 @@ def test_original_tells_how_sentences_without_target_are_answered():
     assert list(scores) == [*KEYS, "N-acc", "T-acc"]
     assert (scores["N-acc"], scores["T-acc"]) == (golden(75), golden(100 / 3))
     held_back = evaluate_masks([target] * 7, references, present=[bool(mask.any()) for mask in predictions])
+    for kind in (np.array, torch.tensor):
+        present = kind([bool(mask.any()) for mask in predictions])
+        assert evaluate_masks([target] * 7, references, present=present) == held_back
     assert held_back == scores
     assert list(evaluate_masks(predictions[4:], references[4:])) == KEYS
     assert list(evaluate_masks(predictions, references, "lavt")) == KEYS

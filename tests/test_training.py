@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from tiny_lavt import tiny_lavt
 from train_tiny import build_model, build_processor, build_trainer
 
 from hf_refseg import AutoModelForReferringSegmentation
@@ -20,7 +22,7 @@ from hf_refseg.evaluation import evaluate_masks
 from hf_refseg.modeling.modeling_outputs_refseg import ReferringSegmentationOutput
 from hf_refseg.training.arguments import RefSegTrainingArguments
 from hf_refseg.training.callbacks import LossWeightSchedule, PredictionPictures
-from hf_refseg.training.trainer import EpochSampler, find_checkpoint_fault, last_complete_checkpoint
+from hf_refseg.training.trainer import EpochSampler, find_checkpoint_fault, last_complete_checkpoint, load_weights
 
 TESTS = Path(__file__).parent
 EIGHT_AT_ONCE = {"per_device_train_batch_size": 8}
@@ -301,6 +303,33 @@ def test_a_schedule_of_a_loss_that_the_model_lacks_is_an_error(cache, tmp_path) 
         trainer.train()
 
 
+def test_a_finished_training_loads_its_best_checkpoint(cache, tmp_path, capsys) -> None:
+    often = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "save_total_limit": 5}
+    options = {**EIGHT_AT_ONCE, **often, **best, "greater_is_better": True, "max_steps": 3}
+    first = build_trainer(tmp_path, cache, **options)
+    first.train()
+    expected = {name: value.clone() for name, value in first.model.state_dict().items()}
+    assert Path(first.state.best_model_checkpoint).name != "checkpoint-3"  # the largest loss is an early one
+    again = build_trainer(tmp_path, cache, **options)
+    result = again.train(resume_from_checkpoint=True)
+    assert result.global_step == 3 and "nothing is trained" in capsys.readouterr().out
+    assert all(torch.equal(value, expected[name]) for name, value in again.model.state_dict().items())
+    (Path(first.state.best_model_checkpoint) / "trainer_state.json").unlink()
+    with pytest.raises(ValueError, match="the best checkpoint of this training, is not complete"):
+        build_trainer(tmp_path, cache, **options).train(resume_from_checkpoint=True)
+
+
+def test_weights_with_a_hole_are_not_loaded(tmp_path) -> None:
+    model = tiny_lavt()
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["decoder.classifier.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RuntimeError, match=r"lacks the weight decoder\.classifier\.weight"):
+        load_weights(model, tmp_path)
+
+
 def test_the_learning_rate_drops_at_its_epochs(cache, tmp_path) -> None:
     drops = {"learning_rate_drops": [1, 1.5], "lr_scheduler_type": "constant"}
     trainer = build_trainer(tmp_path, cache, per_device_train_batch_size=4, max_steps=12, **drops)
@@ -311,6 +340,8 @@ def test_the_learning_rate_drops_at_its_epochs(cache, tmp_path) -> None:
         passed = (step - 1 >= steps) + (step - 1 >= round(1.5 * steps))
         assert rate == pytest.approx(1e-3 * 0.1**passed)
     assert trainer.describe_training()["optimizer"].endswith("a tenth after epochs [1, 1.5]")
+    with pytest.raises(ValueError, match="knows no warm-up"):
+        RefSegTrainingArguments(str(tmp_path), use_cpu=True, learning_rate_drops=[1], warmup_steps=5)
 
 
 def test_an_absent_target_is_an_empty_prediction(cache, tmp_path) -> None:

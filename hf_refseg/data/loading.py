@@ -141,6 +141,11 @@ def _load_prepared(name: str, **options: Any) -> DatasetDict:
             f"Unknown data set '{name}'. Choose one of: {', '.join(DATASET_NAMES)}; or pass a folder that "
             "`hf-refseg prepare` wrote, or a Hub id such as 'user/name'."
         )
+    chosen_before = sorted({"mask_overlap", "image_dir"} & options.keys())
+    if chosen_before:
+        raise ValueError(
+            f"'{name}' is prepared and takes no {chosen_before[0]}: leave it out, it was chosen in `prepare`."
+        )
     dataset = load_dataset(name, **options)
     missing = set(row_features()) - set(next(iter(dataset.values())).column_names)
     if missing:

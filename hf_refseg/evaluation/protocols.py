@@ -167,6 +167,7 @@ def count_answer(
     """
     protocol = get_protocol(protocol)
     prediction = _boolean_mask(prediction, "prediction")
+    present = None if present is None else bool(present)
     area = np.count_nonzero(prediction)
     if area < protocol.minimum_area:
         prediction, present = np.zeros_like(prediction), False

@@ -91,6 +91,8 @@ class RefSegTrainingArguments(TrainingArguments):
                 f"train_sampling_strategy is {self.train_sampling_strategy!r}: referents are always read in an order "
                 "drawn from seed and epoch. Leave it out."
             )
+        if self.learning_rate_drops is not None and self.warmup_steps:
+            raise ValueError("learning_rate_drops knows no warm-up: leave warmup_steps out.")
         if self.total_train_batch_size is not None:
             self.gradient_accumulation_steps = self._accumulation_steps()
 

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 from torch.utils.data import Dataset, Sampler
-from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback
+from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback, TrainerState
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ..data.examples import ReferentExamples, RefSegCollator
@@ -43,7 +43,8 @@ class RefSegTrainer(Trainer):
     - The loss components are logged as `loss_<name>` and `eval_loss_<name>`: means per sample over all accumulation
       steps and processes.
     - Evaluation keeps two numbers per sentence, the pixels of intersection and union at the model's input size, and
-      reports the scores of the `lavt` protocol: `eval_oIoU`, `eval_mIoU`, `eval_Pr@0.5` ... in percent. A data set
+      reports scores like those of the `lavt` protocol: `eval_oIoU`, `eval_mIoU`, `eval_Pr@0.5` ... in percent, with
+      the processor's threshold, and with the padding of images that are padded. A data set
       that does not divide evenly among processes is scored exactly; `eval_loss` then counts a few sentences twice.
     - The order of the referents depends on seed and epoch alone. The last batch of an epoch is left out where it is
       not complete.
@@ -105,6 +106,9 @@ class RefSegTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
         """As `Trainer.train`; `True` resumes from the newest complete checkpoint in `output_dir`.
 
+        A checkpoint that is the end of this training is loaded, or the best one if `load_best_model_at_end` says so,
+        and nothing is trained.
+
         Raises:
             ValueError: `True`, and there is no complete checkpoint.
         """
@@ -112,7 +116,24 @@ class RefSegTrainer(Trainer):
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise ValueError(f"There is no complete checkpoint in {self.args.output_dir} to resume from.")
+        if resume_from_checkpoint and (state := finished_state(self.args, resume_from_checkpoint)) is not None:
+            return self._load_finished(resume_from_checkpoint, state)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _load_finished(self, checkpoint: str, state: TrainerState) -> TrainOutput:
+        print(f"{checkpoint} is the end of this training: it is loaded, nothing is trained.")
+        if self.args.load_best_model_at_end and state.best_model_checkpoint:
+            # The output folder may have moved since.
+            checkpoint = str(Path(self.args.output_dir, Path(state.best_model_checkpoint).name))
+            fault = find_checkpoint_fault(checkpoint)
+            if fault is not None:
+                raise ValueError(
+                    f"{checkpoint}, the best checkpoint of this training, is not complete: {fault}. Put it back, or "
+                    "leave load_best_model_at_end out to go on from the last one."
+                )
+        load_weights(self.model, checkpoint)
+        self.state = state
+        return TrainOutput(state.global_step, math.nan, {})
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         if self.args.learning_rate_drops is None:
@@ -310,8 +331,24 @@ def load_weights(model: PreTrainedModel | PeftModel, folder: str | PathLike[str]
     if isinstance(model, PeftModel):
         load_adapter_weights(model, folder)
         return
-    saved = type(model).from_pretrained(folder, dtype=model.dtype)
+    saved, report = type(model).from_pretrained(folder, dtype=model.dtype, output_loading_info=True)
+    if report["missing_keys"]:
+        raise RuntimeError(f"{folder} lacks the weight {min(report['missing_keys'])}: save or copy it again.")
     model.load_state_dict(saved.state_dict())
+
+
+def finished_state(args: RefSegTrainingArguments, checkpoint: str | PathLike[str]) -> TrainerState | None:
+    """The state of a checkpoint that was written after the last step of a training as long as this one."""
+    path = Path(checkpoint) / "trainer_state.json"
+    if not path.is_file():
+        return None
+    state = TrainerState.load_from_json(str(path))
+    wanted, planned = (
+        (args.max_steps, state.max_steps)
+        if args.max_steps > 0
+        else (math.ceil(args.num_train_epochs), state.num_train_epochs)
+    )
+    return state if wanted == planned and state.global_step >= state.max_steps else None
 
 
 def _check_adapter_arguments(model: PeftModel, args: RefSegTrainingArguments) -> None:
