@@ -5,12 +5,13 @@ import math
 import pytest
 import torch
 from method_tests import MethodTests
+from slow_attention import slow_heads
 from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import CLIPTextConfig, CLIPTextModel, SamVisionConfig, SamVisionModel
 
 from hf_refseg import RisamConfig, RisamForReferringSegmentation
-from hf_refseg.modeling.modeling_risam import MutualAwareAttention, MutualAwareMaskDecoder
+from hf_refseg.modeling.modeling_risam import FeatureEnhancement, MutualAwareAttention, MutualAwareMaskDecoder
 
 SAM = {
     "model_type": "sam_vision_model",
@@ -232,6 +233,54 @@ def test_padded_words_have_no_influence(language_attention: str) -> None:
     decoder = MutualAwareMaskDecoder(config).eval()
     maps = first[0].transpose(1, 2).unflatten(2, (2, 3))
     assert_close(decoder(maps, first[1], mask), decoder(maps, second[1], mask))
+
+
+@torch.no_grad()
+def test_feature_enhancement_equals_equations_1_and_2() -> None:
+    torch.manual_seed(0)
+    enhance = FeatureEnhancement([6, 7, 9], 8).eval()
+    features = [torch.randn(1, 12, width) for width in (6, 7, 9)]
+
+    def fuse(fusion: nn.Module, first: Tensor, second: Tensor) -> Tensor:
+        columns = []
+        for branch, tokens in ((fusion.first, first), (fusion.second, second)):
+            columns.append(torch.stack([branch[2](nn.functional.gelu(branch[0](token))) for token in tokens[0]]))
+        maps = torch.cat(columns, 1).T.reshape(1, 16, 3, 4)
+        convolution, norm, _ = fusion.fuse
+        normalized = nn.functional.batch_norm(
+            nn.functional.conv2d(maps, convolution.weight, padding=1),
+            norm.running_mean,
+            norm.running_var,
+            norm.weight,
+            norm.bias,
+        )
+        return nn.functional.gelu(normalized).flatten(2).transpose(1, 2)
+
+    early = fuse(enhance.early, features[0], features[1])
+    assert_close(enhance(features, (3, 4)), fuse(enhance.late, early, features[2]))
+
+
+@torch.no_grad()
+def test_the_mask_decoder_equals_equations_6_to_9() -> None:
+    torch.manual_seed(0)
+    config = RisamConfig(backbone_config=SAM, text_config=CLIP, hidden_size=16, num_attention_heads=2)
+    decoder = MutualAwareMaskDecoder(config).eval()
+    nn.init.normal_(decoder.query.query)
+    maps, words = torch.randn(1, 16, 2, 3), torch.randn(1, 4, 16)
+    positions = [
+        [math.sin(place * 1e4 ** (-2 * (channel // 2) / 16) + (channel % 2) * math.pi / 2) for channel in range(16)]
+        for place in range(4)
+    ]
+    tokens = torch.cat([decoder.query.query[0], words[0] + torch.tensor(positions)])  # F_c = [F_m, F_val]
+    pixels = maps[0].flatten(1).T
+    for block in decoder.blocks:
+        pixels = block.pixel_norm(slow_heads(block.pixel_attention, pixels, pixels) + pixels)
+        tokens = block.token_norm(slow_heads(block.token_attention, tokens, tokens) + tokens)
+        pixels = block.cross_norm(slow_heads(block.cross_attention, pixels, tokens) + pixels)
+    upsampled = decoder.upsample(pixels.T.reshape(1, 16, 2, 3))[0]
+    query = decoder.project_query(tokens[0])
+    expected = sum(weight * each for weight, each in zip(query, upsampled, strict=True))
+    assert_close(decoder(maps, words, torch.ones(1, 4))[0], expected, atol=1e-5, rtol=1e-4)
 
 
 def test_a_larger_threshold_masks_more_pairs() -> None:
