@@ -3,10 +3,9 @@
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
+from transformers import PreTrainedConfig
 
-from .configuration_refseg import RefSegConfig
+from .configuration_refseg import BERT_BASE, SWIN_B, RefSegConfig
 
 
 @strict
@@ -64,21 +63,7 @@ class LavtConfig(RefSegConfig):
     ```"""
 
     model_type = "lavt"
-    sub_configs_defaults = {
-        "backbone_config": SubConfigSpec(
-            config_class=AutoConfig,
-            model_type="swin",
-            init_kwargs={
-                "image_size": 480,
-                "embed_dim": 128,
-                "depths": [2, 2, 18, 2],
-                "num_heads": [4, 8, 16, 32],
-                "window_size": 12,
-                "drop_path_rate": 0.3,
-            },
-        ),
-        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
-    }
+    sub_configs_defaults = {"backbone_config": SWIN_B, "text_config": BERT_BASE}
 
     backbone_config: PreTrainedConfig | dict | None = None
     text_config: PreTrainedConfig | dict | None = None

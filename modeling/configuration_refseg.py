@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
 
 
 @strict
@@ -144,6 +145,22 @@ def _check_names(task: str, config_class: type, values: dict[str, Any]) -> None:
 
 
 TASK_CONFIGS = {"mask_grounding": MaskGroundingConfig, "language_reconstruction": LanguageReconstructionConfig}
+
+
+# The encoders of LAVT's main model, which other methods take over.
+SWIN_B = SubConfigSpec(
+    config_class=AutoConfig,
+    model_type="swin",
+    init_kwargs={
+        "image_size": 480,
+        "embed_dim": 128,
+        "depths": [2, 2, 18, 2],
+        "num_heads": [4, 8, 16, 32],
+        "window_size": 12,
+        "drop_path_rate": 0.3,
+    },
+)
+BERT_BASE = SubConfigSpec(config_class=AutoConfig, model_type="bert")
 
 
 @strict
