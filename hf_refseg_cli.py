@@ -47,6 +47,10 @@ app = typer.Typer(
 convert_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Turn released checkpoints into models.")
 app.add_typer(convert_app, name="convert")
 
+Checkpoint = Annotated[Path, typer.Argument(help="Released file, such as refcoco.pth.")]
+NewFolder = Annotated[Path, typer.Argument(help="New or empty folder for model and processor.")]
+Tokenizer = Annotated[str, typer.Option(help="Hub id or folder of a tokenizer, or a vocab.txt.")]
+TextHeads = Annotated[int | None, typer.Option(min=1, help="Attention heads of BERT; by default one for 64 channels.")]
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved model, or its id on the Hub.")]
 Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:1; by default the accelerator if there is one.")]
 Dtype = Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Type of the weights.")]
@@ -184,17 +188,13 @@ def prepare(
 
 @convert_app.command("lavt")
 def convert_lavt(
-    checkpoint: Annotated[Path, typer.Argument(help="Released file, such as refcoco.pth.")],
-    output: Annotated[Path, typer.Argument(help="New or empty folder for model and processor.")],
-    tokenizer: Annotated[
-        str, typer.Option(help="Hub id or folder of a tokenizer, or a vocab.txt.")
-    ] = "google-bert/bert-base-uncased",
+    checkpoint: Checkpoint,
+    output: NewFolder,
+    tokenizer: Tokenizer = "google-bert/bert-base-uncased",
     fusion_num_heads: Annotated[
         tuple[int, int, int, int], typer.Option(help="Heads of the pixel-word attention in each stage.")
     ] = (1, 1, 1, 1),
-    text_heads: Annotated[
-        int | None, typer.Option(min=1, help="Attention heads of BERT; by default one for 64 channels.")
-    ] = None,
+    text_heads: TextHeads = None,
     loss_type: Annotated[str, typer.Option(help="Loss of further training.")] = "cross_entropy",
 ) -> None:
     """LAVT, both variants: write a folder that AutoModel and AutoProcessor load."""
@@ -208,18 +208,14 @@ def convert_lavt(
 
 @convert_app.command("magnet")
 def convert_magnet(
-    checkpoint: Annotated[Path, typer.Argument(help="Released file, such as refcoco.pth.")],
-    output: Annotated[Path, typer.Argument(help="New or empty folder for model and processor.")],
-    tokenizer: Annotated[
-        str, typer.Option(help="Hub id or folder of a tokenizer, or a vocab.txt.")
-    ] = "google-bert/bert-base-uncased",
+    checkpoint: Checkpoint,
+    output: NewFolder,
+    tokenizer: Tokenizer = "google-bert/bert-base-uncased",
     text_stage_layers: Annotated[
         tuple[int, int, int, int], typer.Option(help="The layers of BERT after which the image enters.")
     ] = (3, 6, 9, 12),
     num_attention_heads: Annotated[int, typer.Option(min=1, help="Attention heads of the Mask2Former head.")] = 8,
-    text_heads: Annotated[
-        int | None, typer.Option(min=1, help="Attention heads of BERT; by default one for 64 channels.")
-    ] = None,
+    text_heads: TextHeads = None,
 ) -> None:
     """MagNet: write a folder that AutoModel and AutoProcessor load."""
     from hf_refseg import cli
@@ -238,7 +234,7 @@ def convert_magnet(
 @app.command()
 def merge(
     adapter: Annotated[str, typer.Argument(help="Folder of an adapter and its processor, or its id on the Hub.")],
-    output: Annotated[Path, typer.Argument(help="New or empty folder for model and processor.")],
+    output: NewFolder,
 ) -> None:
     """Merge an adapter into its base model: write a folder that loads without PEFT and without the base model."""
     from hf_refseg import cli

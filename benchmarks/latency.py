@@ -12,7 +12,6 @@ transformers' `SwinModel` does), and that of what the model here really computes
 """
 
 import argparse
-import json
 import platform
 import statistics
 import time
@@ -20,6 +19,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from json_lines import write_line
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import SwinModel
 
@@ -152,11 +152,7 @@ def main() -> None:
     if arguments.trained:
         rows.append(measure_agreement(arguments.trained))
     for row in rows:
-        line = json.dumps(row)
-        print(line)
-        if arguments.output:
-            with open(arguments.output, "a", encoding="utf-8") as file:
-                file.write(line + "\n")
+        write_line(row, arguments.output)
 
 
 if __name__ == "__main__":

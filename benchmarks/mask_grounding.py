@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from json_lines import read_lines, write_line
 from refshapes import ROOT, options_of, steps_that_fit
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -134,15 +135,12 @@ def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    lines = arguments.output.read_text(encoding="utf-8").splitlines() if arguments.output.exists() else []
-    rows = [row for row in map(json.loads, lines) if wanted(arguments).items() <= row.items()]
+    rows = [row for row in read_lines(arguments.output) if wanted(arguments).items() <= row.items()]
     for setting in arguments.settings:
         if setting in [row["setting"] for row in rows]:
             continue
         rows.append(train_and_score(setting, arguments))
-        with arguments.output.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(rows[-1]) + "\n")
-        print(json.dumps(rows[-1]), flush=True)
+        write_line(rows[-1], arguments.output)
     print_table(rows)
 
 

@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 
 import torch
+from json_lines import read_lines, write_line
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
@@ -119,8 +120,7 @@ def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    lines = arguments.output.read_text(encoding="utf-8").splitlines() if arguments.output.exists() else []
-    rows = [json.loads(line) for line in lines]
+    rows = read_lines(arguments.output)
     done = {(row["method"], row["dataset"], row["seed"], row["minutes"]) for row in rows}
     for dataset in arguments.datasets:
         for method in arguments.methods:
@@ -128,9 +128,7 @@ def main() -> None:
                 if (method, dataset, seed, arguments.minutes) in done:
                     continue
                 rows.append(train_and_score(method, dataset, seed, arguments))
-                with arguments.output.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(rows[-1]) + "\n")
-                print(json.dumps(rows[-1]), flush=True)
+                write_line(rows[-1], arguments.output)
     print_table([row for row in rows if row["minutes"] == arguments.minutes])
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from json_lines import write_line
 from transformers import AutoConfig, BertTokenizer, PreTrainedModel
 
 from hf_refseg import AutoModelForReferringSegmentation, RefSegImageProcessor, RefSegProcessor
@@ -32,16 +33,9 @@ from hf_refseg.datasets_scripts.refshapes import REFSHAPES_WORDS, build_refshape
 from hf_refseg.modeling.modeling_outputs_refseg import ImageFeatures
 from hf_refseg.training.feature_cache import EncodedCollator, FeatureCache
 
-SAM_VIT_B = {
-    "model_type": "sam_vision_model",
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "global_attn_indexes": [2, 5, 8, 11],
-}
-# The configuration of RISAM is on SAM ViT-H unless told otherwise.
+# Without further fields transformers' SAM is ViT-B, and RISAM is on SAM ViT-H.
 MODELS = {
-    "risam-vit-b": ("risam", {"backbone_config": SAM_VIT_B}),
+    "risam-vit-b": ("risam", {"backbone_config": {"model_type": "sam_vision_model"}}),
     "risam-vit-h": ("risam", {}),
     "lavt": ("lavt", {}),
 }
@@ -194,11 +188,8 @@ def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as temporary:
-        line = json.dumps(measure(arguments, arguments.cache or temporary))
-    print(line)
-    if arguments.output:
-        with open(arguments.output, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        row = measure(arguments, arguments.cache or temporary)
+    write_line(row, arguments.output)
 
 
 if __name__ == "__main__":

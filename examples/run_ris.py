@@ -420,9 +420,7 @@ def select_training_rows(
 def describe_dropped(trained: dict[str, TrainingPart]) -> str:
     """A line for each data set, on what was dropped from its training split."""
     return "\n".join(
-        f"{name}: {part.dropped_images:,} of {part.images + part.dropped_images:,} training images, with "
-        f"{part.dropped_rows:,} of {part.rows + part.dropped_rows:,} referents, are dropped as they are held out."
-        for name, part in trained.items()
+        f"{name}: {part.describe_dropped()} are dropped as they are held out." for name, part in trained.items()
     )
 
 

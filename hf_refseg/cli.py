@@ -76,8 +76,7 @@ def predict(
         if not text.strip():
             raise ValueError("An expression is empty: pass a sentence to every --text.")
     for path in images:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: there is no such image file.")
+        _require_image(path)
     model, processor = load_model(model_name, device, dtype)
     segment = pipeline("referring-image-segmentation", model=model, processor=processor, device=model.device)
     output.mkdir(parents=True, exist_ok=True)
@@ -100,8 +99,7 @@ def explain(
     """Writes `<image>_<explanation>.png` for each explanation that the model gives, and yields its path."""
     if not text.strip():
         raise ValueError("The expression is empty: pass a sentence.")
-    if not image_path.is_file():
-        raise FileNotFoundError(f"{image_path}: there is no such image file.")
+    _require_image(image_path)
     image = open_image(image_path)
     model, processor = load_model(model_name, device, dtype)
     for name, picture in draw_explanations(model, processor, image, text):
@@ -275,8 +273,7 @@ def check_leakage(folder: Path | None, leakage_list: Path | None) -> str:
     _, part = drop_images(select_split(dataset, str(folder), "train"), listed if collection == COCO else frozenset())
     if part.dropped_images:
         raise LeakageError(
-            f"{folder}: {part.dropped_images:,} of {part.images + part.dropped_images:,} training images, with "
-            f"{part.dropped_rows:,} of {part.rows + part.dropped_rows:,} referents, are on the list {leakage_list}. "
+            f"{folder}: {part.describe_dropped()} are on the list {leakage_list}. "
             "Train without them: examples/run_ris.py --leakage_list drops them."
         )
     return (
@@ -421,6 +418,11 @@ def load_processor(name: str) -> ProcessorMixin:
             "`processor.save_pretrained`."
         )
     return AutoProcessor.from_pretrained(name)
+
+
+def _require_image(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such image file.")
 
 
 def _require_new_folder(output: Path) -> None:

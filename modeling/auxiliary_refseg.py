@@ -11,7 +11,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.bert.modeling_bert import BertEncoder, BertPreTrainedModel
 
 from .configuration_refseg import MaskGroundingConfig
-from .layers_refseg import mean_word
+from .layers_refseg import mean_word, pixel_centers
 from .modeling_outputs_refseg import FusedFeatures
 
 
@@ -232,12 +232,6 @@ def mask_centers(mask_labels: Tensor) -> Tensor:
     centers = pixel_centers(*mask_labels.shape[-2:], mask_labels.device)
     # No matrix product, which autocast would compute in half precision.
     return (targets * centers).sum(1) / targets.sum(1).clamp(min=1)
-
-
-def pixel_centers(height: int, width: int, device: torch.device) -> Tensor:
-    """The places (x, y) of the pixels of an image, row by row, (height * width, 2), in [0, 1]."""
-    rows, columns = ((torch.arange(length, device=device) + 0.5) / length for length in (height, width))
-    return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).flatten(0, 1)
 
 
 def coordinate_mlp(channels: int) -> nn.Sequential:

@@ -6,7 +6,7 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .configuration_refseg import BERT_BASE, SWIN_B, RefSegConfig
+from .configuration_refseg import BERT_BASE, RefSegConfig, require_at_least_one, require_even_heads, swin_b
 
 
 @strict
@@ -85,7 +85,7 @@ class BtmaeConfig(RefSegConfig):
     ```"""
 
     model_type = "btmae"
-    sub_configs_defaults = {"backbone_config": SWIN_B, "text_config": BERT_BASE}
+    sub_configs_defaults = {"backbone_config": swin_b(drop_path_rate=0.3), "text_config": BERT_BASE}
 
     backbone_config: PreTrainedConfig | dict | None = None
     text_config: PreTrainedConfig | dict | None = None
@@ -132,17 +132,11 @@ class BtmaeConfig(RefSegConfig):
                 f"special_token_ids: {unknown} are not in the vocabulary of {self.text_config.vocab_size} tokens. "
                 "Pass the tokenizer's all_special_ids."
             )
-        if self.hidden_size % 4 or self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size: {self.hidden_size} has to be a multiple of 4 and of num_attention_heads, "
-                f"{self.num_attention_heads}."
-            )
+        require_even_heads(self, 4)
         for name in ("image_mask_ratio", "word_mask_ratio"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name}: a share between 0 and 1 is needed, got {getattr(self, name)}.")
-        for name in ("num_encoder_layers", "num_decoder_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: at least 1 is needed, got {getattr(self, name)}.")
+        require_at_least_one(self, "num_encoder_layers", "num_decoder_layers")
         if not self.num_impact_tokens or min(self.num_impact_tokens) < 2:
             raise ValueError(
                 f"num_impact_tokens: a number of at least 2 for each layer is needed, got "

@@ -5,10 +5,16 @@ from dataclasses import field
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
+from transformers import PreTrainedConfig
 
-from .configuration_refseg import LanguageReconstructionConfig, RefSegConfig
+from .configuration_refseg import (
+    BERT_BASE,
+    LanguageReconstructionConfig,
+    RefSegConfig,
+    require_at_least_one,
+    require_even_heads,
+    swin_b,
+)
 from .recurrent_text_refseg import read_text_config
 
 
@@ -78,20 +84,7 @@ class M3AttConfig(RefSegConfig):
 
     model_type = "m3att"
     image_processor_defaults: ClassVar[dict[str, Any]] = {"mask_threshold": 0.35}
-    sub_configs_defaults = {
-        "backbone_config": SubConfigSpec(
-            config_class=AutoConfig,
-            model_type="swin",
-            init_kwargs={
-                "image_size": 480,
-                "embed_dim": 128,
-                "depths": [2, 2, 18, 2],
-                "num_heads": [4, 8, 16, 32],
-                "window_size": 12,
-            },
-        ),
-        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
-    }
+    sub_configs_defaults = {"backbone_config": swin_b(drop_path_rate=0.1), "text_config": BERT_BASE}
 
     backbone_config: PreTrainedConfig | dict | None = None
     text_config: PreTrainedConfig | dict | None = None
@@ -140,14 +133,10 @@ class M3AttConfig(RefSegConfig):
             raise ValueError(
                 f"image_size: {self.image_size} has to be a multiple of fusion_stride, {self.fusion_stride}."
             )
-        if self.hidden_size % 4 or self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size: {self.hidden_size} has to be a multiple of 4 and of num_attention_heads, "
-                f"{self.num_attention_heads}."
-            )
-        for name in ("max_text_length", "num_decoder_layers", "encoder_feedforward", "decoder_hidden_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: at least 1 is needed, got {getattr(self, name)}.")
+        require_even_heads(self, 4)
+        require_at_least_one(
+            self, "max_text_length", "num_decoder_layers", "encoder_feedforward", "decoder_hidden_size"
+        )
         if self.num_encoder_layers < 0:
             raise ValueError(f"num_encoder_layers: at least 0 is needed, got {self.num_encoder_layers}.")
 

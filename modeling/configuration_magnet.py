@@ -5,7 +5,7 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 from transformers import Mask2FormerConfig, PreTrainedConfig
 
-from .configuration_refseg import BERT_BASE, SWIN_B, RefSegConfig
+from .configuration_refseg import BERT_BASE, RefSegConfig, swin_b
 
 AlignmentLoss = Literal["pixel_to_pixel", "pixel_to_text"]
 
@@ -71,7 +71,7 @@ class MagNetConfig(RefSegConfig):
     ```"""
 
     model_type = "magnet"
-    sub_configs_defaults = {"backbone_config": SWIN_B, "text_config": BERT_BASE}
+    sub_configs_defaults = {"backbone_config": swin_b(drop_path_rate=0.3), "text_config": BERT_BASE}
 
     backbone_config: PreTrainedConfig | dict | None = None
     text_config: PreTrainedConfig | dict | None = None

@@ -8,9 +8,44 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 
+def require_at_least_one(config: Any, *names: str) -> None:
+    """Raises ValueError where one of these fields is below 1."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name}: at least 1 is needed, got {getattr(config, name)}.")
+
+
+def require_even_heads(config: Any, step: int) -> None:
+    """Raises ValueError where `hidden_size` is no multiple of `step` and of the number of heads."""
+    if config.hidden_size % step or config.hidden_size % config.num_attention_heads:
+        raise ValueError(
+            f"hidden_size: {config.hidden_size} has to be a multiple of {step} and of num_attention_heads, "
+            f"{config.num_attention_heads}."
+        )
+
+
+class TaskConfig:
+    """Base of the configurations of training tasks, which are dataclasses and know the task's name."""
+
+    task: ClassVar[str]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Any:
+        """From a mapping, as it stands in a recipe or in config.json.
+
+        Raises:
+            ValueError: a field that does not exist.
+        """
+        names = [field.name for field in fields(cls)]
+        unknown = [str(name) for name in values if name not in names]
+        if unknown:
+            raise ValueError(f"{cls.task} has no field {', '.join(unknown)}, only {', '.join(names)}.")
+        return cls(**values)
+
+
 @strict
 @dataclass(kw_only=True)
-class MaskGroundingConfig:
+class MaskGroundingConfig(TaskConfig):
     """
     Configuration of Mask Grounding, a training task: masked words have to be named from the rest of the sentence, the
     image and the target's mask (https://huggingface.co/papers/2312.12198, section 3.2). `image_tokens` and
@@ -54,6 +89,8 @@ class MaskGroundingConfig:
     >>> configuration = LavtConfig(mask_grounding=MaskGroundingConfig.for_tokenizer(tokenizer, predictor_layers=4))
     ```"""
 
+    task = "mask_grounding"
+
     special_token_ids: list[int] | tuple[int, ...] | None = None
     mask_token_id: int | None = None
     mask_probability: float | int = 0.15
@@ -63,16 +100,6 @@ class MaskGroundingConfig:
     predictor_layers: int = 8
     max_map_size: int = 16
     loss_weight: float | int = 1.0
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "MaskGroundingConfig":
-        """From a mapping, as it stands in a recipe or in config.json.
-
-        Raises:
-            ValueError: a field that does not exist.
-        """
-        _check_names("mask_grounding", cls, values)
-        return cls(**values)
 
     @classmethod
     def for_tokenizer(cls, tokenizer: Any, **values: Any) -> "MaskGroundingConfig":
@@ -95,14 +122,12 @@ class MaskGroundingConfig:
                 )
         if not 0 <= self.mask_probability <= 1:
             raise ValueError(f"mask_probability: a probability is needed, got {self.mask_probability}.")
-        for name in ("predictor_layers", "max_map_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: at least 1 is needed, got {getattr(self, name)}.")
+        require_at_least_one(self, "predictor_layers", "max_map_size")
 
 
 @strict
 @dataclass(kw_only=True)
-class LanguageReconstructionConfig:
+class LanguageReconstructionConfig(TaskConfig):
     """
     Configuration of language feature reconstruction, a training task: the encoded sentence has to be readable from
     what image and text became together (M3Att, section III-C; the defaults are those of the paper).
@@ -117,19 +142,11 @@ class LanguageReconstructionConfig:
             Weight of the loss `language_reconstruction`.
     """
 
+    task = "language_reconstruction"
+
     sentence_vector: Literal["attention", "last_word"] = "attention"
     num_layers: int = 3
     loss_weight: float | int = 0.1
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "LanguageReconstructionConfig":
-        """From a mapping, as it stands in a recipe or in config.json.
-
-        Raises:
-            ValueError: a field that does not exist.
-        """
-        _check_names("language_reconstruction", cls, values)
-        return cls(**values)
 
     def validate_fields(self):
         """Checks the ranges; called on construction."""
@@ -137,29 +154,25 @@ class LanguageReconstructionConfig:
             raise ValueError(f"language_reconstruction: num_layers: at least 1 is needed, got {self.num_layers}.")
 
 
-def _check_names(task: str, config_class: type, values: dict[str, Any]) -> None:
-    names = [field.name for field in fields(config_class)]
-    unknown = [str(name) for name in values if name not in names]
-    if unknown:
-        raise ValueError(f"{task} has no field {', '.join(unknown)}, only {', '.join(names)}.")
-
-
 TASK_CONFIGS = {"mask_grounding": MaskGroundingConfig, "language_reconstruction": LanguageReconstructionConfig}
 
 
-# The encoders of LAVT's main model, which other methods take over.
-SWIN_B = SubConfigSpec(
-    config_class=AutoConfig,
-    model_type="swin",
-    init_kwargs={
-        "image_size": 480,
-        "embed_dim": 128,
-        "depths": [2, 2, 18, 2],
-        "num_heads": [4, 8, 16, 32],
-        "window_size": 12,
-        "drop_path_rate": 0.3,
-    },
-)
+def swin_b(drop_path_rate: float) -> SubConfigSpec:
+    """Swin-B with window 12 at 480 pixels, with this stochastic depth: the image encoder of several papers."""
+    return SubConfigSpec(
+        config_class=AutoConfig,
+        model_type="swin",
+        init_kwargs={
+            "image_size": 480,
+            "embed_dim": 128,
+            "depths": [2, 2, 18, 2],
+            "num_heads": [4, 8, 16, 32],
+            "window_size": 12,
+            "drop_path_rate": drop_path_rate,
+        },
+    )
+
+
 BERT_BASE = SubConfigSpec(config_class=AutoConfig, model_type="bert")
 
 

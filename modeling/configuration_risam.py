@@ -7,7 +7,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from .configuration_refseg import RefSegConfig
+from .configuration_refseg import RefSegConfig, require_at_least_one, require_even_heads
 
 
 @strict
@@ -137,18 +137,12 @@ class RisamConfig(RefSegConfig):
             raise ValueError(
                 f"text_config: a CLIPTextConfig is needed, got model_type '{self.text_config.model_type}'."
             )
-        if self.hidden_size % 8 or self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size: {self.hidden_size} has to be a multiple of 8 and of num_attention_heads, "
-                f"{self.num_attention_heads}."
-            )
+        require_even_heads(self, 8)
         if self.relevance_threshold is not None and not 0 <= self.relevance_threshold < 1:
             raise ValueError(
                 f"relevance_threshold: a probability below 1, or None, is needed; got {self.relevance_threshold}."
             )
-        for name in ("num_attention_blocks", "num_decoder_blocks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: at least 1 is needed, got {getattr(self, name)}.")
+        require_at_least_one(self, "num_attention_blocks", "num_decoder_blocks")
 
 
 __all__ = ["RisamConfig"]

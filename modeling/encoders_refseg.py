@@ -268,24 +268,30 @@ def build_map_encoder(config: PreTrainedConfig, swin_stages: int = 3) -> SamMaps
     return {"sam_vision_model": SamMaps, "timm_backbone": TimmMaps}[config.model_type](config)
 
 
-def load_pretrained_map_encoder(name_or_path: str) -> PreTrainedModel:
-    """A pretrained SAM (its image encoder alone), or, for "timm/NAME", a timm backbone with its last three stages."""
+def load_pretrained_swin(name_or_path: str, drop_path_rate: float) -> PreTrainedModel:
+    """A pretrained Swin transformer; `drop_path_rate` is its stochastic depth in training."""
+    vision = AutoModel.from_pretrained(name_or_path, add_pooling_layer=False)
+    vision.config.drop_path_rate = drop_path_rate
+    return vision
+
+
+def load_pretrained_timm(name_or_path: str, stages: int) -> PreTrainedModel:
+    """The timm backbone of "timm/NAME", with so many of its last stages."""
+    return TimmBackbone.from_pretrained(name_or_path.removeprefix("timm/"), out_indices=list(range(-stages, 0)))
+
+
+def load_pretrained_sam_or_timm(name_or_path: str, timm_stages: int) -> PreTrainedModel:
+    """A pretrained SAM (its image encoder alone), or, for "timm/NAME", a timm backbone."""
     if name_or_path.startswith("timm/"):
-        return TimmBackbone.from_pretrained(name_or_path.removeprefix("timm/"), out_indices=[-3, -2, -1])
+        return load_pretrained_timm(name_or_path, timm_stages)
     return SamVisionModel.from_pretrained(name_or_path)
 
 
 def load_pretrained_swin_or_timm(name_or_path: str, drop_path_rate: float, timm_stages: int) -> PreTrainedModel:
-    """A pretrained Swin transformer, or, for "timm/NAME", a timm backbone with so many of its last stages.
-
-    `drop_path_rate` is the Swin transformer's stochastic depth in training.
-    """
+    """A pretrained Swin transformer, or, for "timm/NAME", a timm backbone."""
     if name_or_path.startswith("timm/"):
-        stages = list(range(-timm_stages, 0))
-        return TimmBackbone.from_pretrained(name_or_path.removeprefix("timm/"), out_indices=stages)
-    vision = AutoModel.from_pretrained(name_or_path, add_pooling_layer=False)
-    vision.config.drop_path_rate = drop_path_rate
-    return vision
+        return load_pretrained_timm(name_or_path, timm_stages)
+    return load_pretrained_swin(name_or_path, drop_path_rate)
 
 
 def build_text_encoder(config: PreTrainedConfig) -> PreTrainedModel:

@@ -115,7 +115,20 @@ def resize_aligned(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 def resize_free(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resizing of (batch, channels, height, width) without aligned corners, as SAM does."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def side_by_side(maps: list[Tensor], size: tuple[int, int]) -> Tensor:
+    """Maps (batch, channels, h, w) of any size as the tokens of one of `size`: (batch, positions, all channels)."""
+    return torch.cat([resize_free(each, size) for each in maps], 1).flatten(2).transpose(1, 2)
+
+
+def pixel_centers(height: int, width: int, device: torch.device) -> Tensor:
+    """The places (x, y) of the pixels of an image, row by row, (height * width, 2), in [0, 1]."""
+    rows, columns = ((torch.arange(length, device=device) + 0.5) / length for length in (height, width))
+    return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).flatten(0, 1)
 
 
 def mean_word(words: Tensor, word_mask: Tensor) -> Tensor:

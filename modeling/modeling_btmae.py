@@ -118,7 +118,7 @@ class VisualFeatures(nn.Module):
         maps = [norm(each.permute(0, 2, 3, 1)) for norm, each in zip(self.norms, maps, strict=True)]
         fine = [project(each).permute(0, 3, 1, 2) for project, each in zip(self.fine, maps[:2], strict=True)]
         fused = [project(each).permute(0, 3, 1, 2) for project, each in zip(self.fused, maps[1:], strict=True)]
-        return [*fine, sum(each if each.shape[-2:] == size else resize_free(each, size) for each in fused)]
+        return [*fine, sum(resize_free(each, size) for each in fused)]
 
 
 class ImpactTokenTransformer(nn.Module):
@@ -374,10 +374,7 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         """
         vision = load_pretrained_swin_or_timm(vision_name_or_path, drop_path_rate, timm_stages=len(STRIDES))
         text = AutoModel.from_pretrained(text_name_or_path, add_pooling_layer=False)
-        model = cls(BtmaeConfig(backbone_config=vision.config, text_config=text.config, **config))
-        model.backbone.load_encoder(vision)
-        model.text_encoder.load_state_dict(text.state_dict())
-        return model.eval()
+        return cls.on_encoders(vision, text, **config)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

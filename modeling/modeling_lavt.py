@@ -11,7 +11,7 @@ from transformers import AutoModel
 from transformers import initialization as init
 
 from .configuration_lavt import LavtConfig
-from .encoders_refseg import SwinStages
+from .encoders_refseg import SwinStages, load_pretrained_swin
 from .explanations_refseg import Explainable, Explanation, HeatMaps, WordMaps, record_calls
 from .layers_refseg import (
     DecoderStep,
@@ -192,13 +192,9 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             drop_path_rate: stochastic depth of the Swin transformer in training.
             config: fields of [`LavtConfig`].
         """
-        vision = AutoModel.from_pretrained(vision_name_or_path, add_pooling_layer=False)
+        vision = load_pretrained_swin(vision_name_or_path, drop_path_rate)
         text = AutoModel.from_pretrained(text_name_or_path, add_pooling_layer=False)
-        vision.config.drop_path_rate = drop_path_rate
-        model = cls(LavtConfig(backbone_config=vision.config, text_config=text.config, **config))
-        model.backbone.load_encoder(vision)
-        model.text_encoder.load_state_dict(text.state_dict())
-        return model.eval()
+        return cls.on_encoders(vision, text, **config)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -254,10 +250,9 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
     ) -> dict[str, Explanation]:
         """The decoder's maps Y_i, as the mean size of their values, and the pixel-word attention of each stage."""
         attentions = [module for module in self.stages.modules() if isinstance(module, PixelWordAttention)]
-        image, words = self.get_image_features(pixel_values), self.get_text_features(input_ids, attention_mask)
-        word_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        image, words, word_mask = self.encode_inputs(pixel_values, input_ids, attention_mask)
         with record_calls([*attentions, *self.decoder.steps]) as calls:
-            fused = self.fuse(image, words, word_mask.to(words.dtype))
+            fused = self.fuse(image, words, word_mask)
             self.decode(fused, image.image_size)
         decoded = [fused.maps[-1], *(result for module, _, result in calls if isinstance(module, DecoderStep))]
         titles = [f"Y{len(fused.maps) - index}" for index in range(len(decoded))]

@@ -16,7 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_m3att import M3AttConfig
 from .encoders_refseg import build_map_encoder, build_text_encoder, load_pretrained_swin_or_timm
-from .layers_refseg import MultiHeadAttention, TokenBatchNorm, map_positions, resize_free, to_map
+from .layers_refseg import MultiHeadAttention, TokenBatchNorm, map_positions, resize_free, side_by_side, to_map
 from .losses_refseg import cross_entropy
 from .modeling_outputs_refseg import FusedFeatures, ImageFeatures
 from .modeling_refseg import RefSegPreTrainedModel
@@ -355,12 +355,10 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel):
             config: fields of [`M3AttConfig`].
         """
         vision = load_pretrained_swin_or_timm(vision_name_or_path, drop_path_rate, timm_stages=3)
-        if text_name_or_path is None:
-            model = cls(M3AttConfig(backbone_config=vision.config, **config))
-        else:
+        if text_name_or_path is not None:
             text = AutoModel.from_pretrained(text_name_or_path, add_pooling_layer=False)
-            model = cls(M3AttConfig(backbone_config=vision.config, text_config=text.config, **config))
-            model.text_encoder.load_state_dict(text.state_dict())
+            return cls.on_encoders(vision, text, **config)
+        model = cls(M3AttConfig(backbone_config=vision.config, **config))
         model.backbone.load_encoder(vision)
         return model.eval()
 
@@ -383,11 +381,8 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel):
                 f'set the image processor\'s size to {{"height": {expected}, "width": {expected}}}.'
             )
         size = (self.config.map_size, self.config.map_size)
-        maps = self.backbone(pixel_values)
-        maps = [each if each.shape[-2:] == size else resize_free(each, size) for each in maps]
-        return ImageFeatures(
-            features=torch.cat(maps, 1).flatten(2).transpose(1, 2), map_size=size, image_size=image_size
-        )
+        features = side_by_side(self.backbone(pixel_values), size)
+        return ImageFeatures(features=features, map_size=size, image_size=image_size)
 
     def enhance_image(self, image: ImageFeatures) -> ImageFeatures:
         """F_enc (section III), (batch, positions, hidden_size)."""

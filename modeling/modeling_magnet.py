@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModel, Mask2FormerConfig, Mask2FormerPreTrainedModel
+from transformers import AutoModel, Mask2FormerConfig, Mask2FormerPreTrainedModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerPixelDecoder,
@@ -18,7 +18,7 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 
 from .configuration_magnet import MagNetConfig
-from .encoders_refseg import BertStages, SwinStages
+from .encoders_refseg import BertStages, SwinStages, load_pretrained_swin
 from .layers_refseg import GateProjection, PixelNorm, PixelWordAttention, mean_word, resize_aligned, to_map
 from .losses_refseg import cross_entropy, dice_loss, pixel_to_pixel_loss, pixel_to_text_loss
 from .modeling_outputs_refseg import FusedFeatures, ImageFeatures
@@ -363,13 +363,12 @@ class MagNetForReferringSegmentation(RefSegPreTrainedModel):
             drop_path_rate: stochastic depth of the Swin transformer in training.
             config: fields of [`MagNetConfig`].
         """
-        vision = AutoModel.from_pretrained(vision_name_or_path, add_pooling_layer=False)
+        vision = load_pretrained_swin(vision_name_or_path, drop_path_rate)
         text = AutoModel.from_pretrained(text_name_or_path, add_pooling_layer=False)
-        vision.config.drop_path_rate = drop_path_rate
-        model = cls(MagNetConfig(backbone_config=vision.config, text_config=text.config, **config))
-        model.backbone.load_encoder(vision)
-        model.text_encoder.load_encoder(text)
-        return model.eval()
+        return cls.on_encoders(vision, text, **config)
+
+    def load_text_encoder(self, pretrained: PreTrainedModel) -> None:
+        self.text_encoder.load_encoder(pretrained)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -83,6 +83,18 @@ class RefSegPreTrainedModel(PreTrainedModel):
         model.freeze_encoders()
         return loaded
 
+    @classmethod
+    def on_encoders(cls, vision: PreTrainedModel, text: PreTrainedModel, **config: Any) -> "RefSegPreTrainedModel":
+        """A new model on pretrained encoders, in evaluation mode; `config` are other fields of its configuration."""
+        model = cls(cls.config_class(backbone_config=vision.config, text_config=text.config, **config))
+        model.backbone.load_encoder(vision)
+        model.load_text_encoder(text)
+        return model.eval()
+
+    def load_text_encoder(self, pretrained: PreTrainedModel) -> None:
+        """Takes over the weights of a pretrained text encoder of the same configuration."""
+        self.text_encoder.load_state_dict(pretrained.state_dict())
+
     def save_pretrained(
         self,
         save_directory: str | PathLike[str],
@@ -217,9 +229,9 @@ class RefSegPreTrainedModel(PreTrainedModel):
         pixel_values: Tensor | None,
         input_ids: Tensor | None,
         attention_mask: Tensor | None,
-        image_embeds: ImageFeatures | None,
-        text_embeds: Tensor | None,
-        encoder_features: ImageFeatures | None,
+        image_embeds: ImageFeatures | None = None,
+        text_embeds: Tensor | None = None,
+        encoder_features: ImageFeatures | None = None,
     ) -> tuple[ImageFeatures, Tensor, Tensor]:
         """What `fuse` takes, from the inputs of `forward`: an image for each text, the words, and their mask."""
         _require_one(pixel_values=pixel_values, image_embeds=image_embeds, encoder_features=encoder_features)
@@ -348,9 +360,7 @@ class RefSegPreTrainedModel(PreTrainedModel):
             mask_labels: the targets (batch, height, width).
             attention_mask: (batch, tokens), 1 = word.
         """
-        image = _match_images_to_texts(self.get_image_features(pixel_values), len(input_ids))
-        words = self.get_text_features(input_ids, attention_mask)
-        word_mask = _word_mask(words, attention_mask)
+        image, words, word_mask = self.encode_inputs(pixel_values, input_ids, attention_mask)
         fused = self.fuse(image, words, word_mask)
         return self.name_masked_words(input_ids, attention_mask, is_masked, image, fused, mask_labels).argmax(1)
 

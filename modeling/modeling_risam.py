@@ -13,11 +13,18 @@ from transformers import initialization as init
 from transformers.models.sam.configuration_sam import SamVisionConfig
 from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPositionalEmbedding
 
-from .auxiliary_refseg import pixel_centers
 from .configuration_risam import RisamConfig
-from .encoders_refseg import build_map_encoder, load_pretrained_map_encoder
+from .encoders_refseg import build_map_encoder, load_pretrained_sam_or_timm
 from .explanations_refseg import Explainable, Explanation, PixelWords, WordMaps, record_calls, strongest_places
-from .layers_refseg import MultiHeadAttention, mean_word, resize_free, sinusoidal_positions, to_map
+from .layers_refseg import (
+    MultiHeadAttention,
+    mean_word,
+    pixel_centers,
+    resize_free,
+    side_by_side,
+    sinusoidal_positions,
+    to_map,
+)
 from .losses_refseg import dice_loss, focal_loss
 from .modeling_outputs_refseg import FusedFeatures, ImageFeatures
 from .modeling_refseg import RefSegPreTrainedModel
@@ -299,8 +306,8 @@ class SamDecoder(nn.Module):
 
     def image_positions(self, pixels: Tensor) -> Tensor:
         """Position of each pixel's center, (batch, channels, h, w)."""
-        rows, columns = ((torch.arange(length, device=pixels.device) + 0.5) / length for length in pixels.shape[-2:])
-        grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).to(pixels.dtype)
+        size = pixels.shape[-2:]
+        grid = pixel_centers(*size, pixels.device).unflatten(0, size).to(pixels.dtype)
         return self.positions(grid).permute(2, 0, 1).expand_as(pixels)
 
 
@@ -354,12 +361,9 @@ class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             text_name_or_path: a CLIP checkpoint on the Hub or on disk.
             config: fields of [`RisamConfig`].
         """
-        vision = load_pretrained_map_encoder(vision_name_or_path)
+        vision = load_pretrained_sam_or_timm(vision_name_or_path, timm_stages=3)
         text = CLIPTextModel.from_pretrained(text_name_or_path)
-        model = cls(RisamConfig(backbone_config=vision.config, text_config=text.config, **config))
-        model.backbone.load_encoder(vision)
-        model.text_encoder.load_state_dict(text.state_dict())
-        return model.eval()
+        return cls.on_encoders(vision, text, **config)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -373,11 +377,8 @@ class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         """F_v1, F_v2 and F_v3 as tokens of the size of F_v2, side by side: (batch, positions, all their channels)."""
         maps = self.backbone(pixel_values)
         size = maps[1].shape[-2:]
-        maps = [each if each.shape[-2:] == size else resize_free(each, size) for each in maps]
         return ImageFeatures(
-            features=torch.cat(maps, 1).flatten(2).transpose(1, 2),
-            map_size=tuple(size),
-            image_size=tuple(pixel_values.shape[-2:]),
+            features=side_by_side(maps, size), map_size=tuple(size), image_size=tuple(pixel_values.shape[-2:])
         )
 
     def enhance_image(self, image: ImageFeatures) -> ImageFeatures:
@@ -411,10 +412,8 @@ class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
     ) -> dict[str, Explanation]:
         """The attention in each block: of words to pixels, and of the pixels that words look at most to words."""
         blocks = [block for block in self.fusion if isinstance(block, MutualAwareAttention)]
-        image, words = self.get_image_features(pixel_values), self.get_text_features(input_ids, attention_mask)
-        word_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         with record_calls(blocks) as calls:
-            self.fuse(image, words, word_mask.to(words.dtype))
+            self.fuse(*self.encode_inputs(pixel_values, input_ids, attention_mask))
         explanations: dict[str, Explanation] = {}
         for number, (block, (pixels, words, mask, size), _) in enumerate(calls, start=1):
             projected = block.project_pixels(pixels), block.project_words(words)

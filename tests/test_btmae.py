@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from method_tests import MethodTests
+from tiny_configs import BERT, SWIN
 from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import BertConfig, BertModel, SwinConfig, SwinModel
@@ -15,24 +16,7 @@ from hf_refseg.modeling.layers_refseg import map_positions
 from hf_refseg.modeling.losses_refseg import error_weighted_cross_entropy, iou_loss
 from hf_refseg.modeling.modeling_btmae import ImpactTokenAttention
 
-SWIN = {
-    "model_type": "swin",
-    "image_size": 64,
-    "embed_dim": 16,
-    "depths": [1, 1, 1, 1],
-    "num_heads": [1, 1, 2, 2],
-    "window_size": 4,
-    "drop_path_rate": 0.0,
-}
-BERT = {
-    "model_type": "bert",
-    "vocab_size": 97,
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "max_position_embeddings": 32,
-}
+TINY_BERT = {**BERT, "hidden_size": 24, "intermediate_size": 32}
 TIMM = {"model_type": "timm_backbone", "backbone": "resnet10t", "out_indices": [-4, -3, -2, -1]}
 ABLATIONS = [
     {"image_autoencoder": False},
@@ -64,7 +48,7 @@ class TestBtmae(MethodTests):
     def tiny_config(self, **overrides) -> BtmaeConfig:
         plain = {
             "backbone_config": SWIN,
-            "text_config": BERT,
+            "text_config": TINY_BERT,
             "special_token_ids": [0, 1, 2, 3, 4],
             "feature_size": 24,
             "hidden_size": 32,
@@ -151,7 +135,7 @@ class TestBtmae(MethodTests):
         assert output.masked_patches.shape == (2, 4, 5) and output.masked_patches.sum((1, 2)).tolist() == [10, 10]
         assert output.masked_words.sum(1).tolist() == [3, 2]
         assert not output.masked_words[:, 0].any() and not output.masked_words[1, 4:].any()
-        assert ((output.reconstructed_ids >= 0) & (output.reconstructed_ids < BERT["vocab_size"])).all()
+        assert ((output.reconstructed_ids >= 0) & (output.reconstructed_ids < TINY_BERT["vocab_size"])).all()
         kept = ~output.masked_words
         assert torch.equal(output.reconstructed_ids[kept], inputs["input_ids"][kept])
         assert [maps.shape for maps in output.impact_maps] == [(2, number, 4, 5) for number in (4, 3, 2)]
@@ -253,7 +237,7 @@ class TestBtmae(MethodTests):
 
     def test_from_encoders_takes_over_pretrained_weights(self, tmp_path) -> None:
         swin = SwinModel(SwinConfig(**SWIN), add_pooling_layer=False)
-        bert = BertModel(BertConfig(**BERT), add_pooling_layer=False)
+        bert = BertModel(BertConfig(**TINY_BERT), add_pooling_layer=False)
         swin.save_pretrained(tmp_path / "swin")
         bert.save_pretrained(tmp_path / "bert")
         folders = (str(tmp_path / "swin"), str(tmp_path / "bert"))
@@ -298,7 +282,7 @@ class TestBtmae(MethodTests):
 
 def tiny_block_config(**overrides) -> BtmaeConfig:
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "special_token_ids": [0]}
-    return BtmaeConfig(backbone_config=SWIN, text_config=BERT, **{**sizes, **overrides})
+    return BtmaeConfig(backbone_config=SWIN, text_config=TINY_BERT, **{**sizes, **overrides})
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.5, 0.7, 0.9])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_configs import BERT, SAM, SWIN
 from tiny_lavt import WORDS, tiny_lavt, tiny_processor
 from torch import nn
 from torch.testing import assert_close
@@ -33,33 +34,7 @@ from hf_refseg.visualization import (
 )
 from hf_refseg_cli import app
 
-BERT = {
-    "model_type": "bert",
-    "vocab_size": len(WORDS),
-    "hidden_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "max_position_embeddings": 32,
-}
-SWIN = {
-    "model_type": "swin",
-    "image_size": 64,
-    "embed_dim": 16,
-    "depths": [1, 1, 1, 1],
-    "num_heads": [1, 1, 2, 2],
-    "window_size": 4,
-}
-SAM = {
-    "model_type": "sam_vision_model",
-    "hidden_size": 24,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 2,
-    "global_attn_indexes": [0, 1, 2, 3],
-    "window_size": 2,
-    "image_size": 64,
-    "patch_size": 8,
-}
+TINY_BERT = {**BERT, "vocab_size": len(WORDS), "num_hidden_layers": 1, "intermediate_size": 32}
 TEXT = "the left red dog"
 
 
@@ -67,13 +42,19 @@ def tiny_btmae(**overrides) -> BtmaeForReferringSegmentation:
     torch.manual_seed(0)
     sizes = {"feature_size": 16, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
     layers = {"num_encoder_layers": 1, "num_decoder_layers": 1, "num_impact_tokens": [4, 3, 2]}
-    config = {"backbone_config": SWIN, "text_config": BERT, "special_token_ids": [0, 1, 2, 3, 4], **sizes, **layers}
+    config = {
+        "backbone_config": SWIN,
+        "text_config": TINY_BERT,
+        "special_token_ids": [0, 1, 2, 3, 4],
+        **sizes,
+        **layers,
+    }
     return BtmaeForReferringSegmentation(BtmaeConfig(**{**config, **overrides})).eval()
 
 
 def tiny_risam(**overrides) -> RisamForReferringSegmentation:
     torch.manual_seed(0)
-    text = {**BERT, "model_type": "clip_text_model", "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+    text = {**TINY_BERT, "model_type": "clip_text_model", "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
     config = {"backbone_config": SAM, "text_config": text, "hidden_size": 16, "num_attention_heads": 2}
     return RisamForReferringSegmentation(RisamConfig(**{**config, **overrides})).eval()
 

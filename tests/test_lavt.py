@@ -3,6 +3,7 @@
 import pytest
 import torch
 from method_tests import MethodTests
+from tiny_configs import BERT, SWIN
 from torch import nn
 from torch.testing import assert_close
 from transformers import BertConfig, BertModel, SwinConfig, SwinModel
@@ -19,24 +20,7 @@ from hf_refseg.modeling.modeling_lavt import (
     VisualStage,
 )
 
-SWIN = {
-    "model_type": "swin",
-    "image_size": 64,
-    "embed_dim": 16,
-    "depths": [1, 2, 2, 1],
-    "num_heads": [1, 2, 2, 4],
-    "window_size": 4,
-    "drop_path_rate": 0.1,
-}
-BERT = {
-    "model_type": "bert",
-    "vocab_size": 97,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 48,
-    "max_position_embeddings": 32,
-}
+TINY_SWIN = {**SWIN, "depths": [1, 2, 2, 1], "num_heads": [1, 2, 2, 4], "drop_path_rate": 0.1}
 ABLATIONS = [
     {"language_pathway": False},
     {"fusion_type": "pooled_sentence"},
@@ -63,7 +47,7 @@ class TestLavt(MethodTests):
     model_class = LavtForReferringSegmentation
 
     def tiny_config(self, **overrides) -> LavtConfig:
-        return LavtConfig(**{"backbone_config": SWIN, "text_config": BERT, **overrides})
+        return LavtConfig(**{"backbone_config": TINY_SWIN, "text_config": BERT, **overrides})
 
     @pytest.mark.parametrize("ablation", ABLATIONS, ids=str)
     def test_every_ablation_trains_and_reloads(self, ablation: dict, tmp_path) -> None:
@@ -134,7 +118,7 @@ class TestLavt(MethodTests):
         )
 
     def test_from_encoders_takes_over_pretrained_weights(self, tmp_path) -> None:
-        swin = SwinModel(SwinConfig(**{**SWIN, "drop_path_rate": 0.1})).eval()
+        swin = SwinModel(SwinConfig(**{**TINY_SWIN, "drop_path_rate": 0.1})).eval()
         bert = BertModel(BertConfig(**BERT)).eval()
         swin.save_pretrained(tmp_path / "swin")
         bert.save_pretrained(tmp_path / "bert")
@@ -151,7 +135,7 @@ class TestLavt(MethodTests):
 
     @torch.no_grad()
     def test_stages_equal_the_whole_swin_transformer(self) -> None:
-        config = SwinConfig(**SWIN)
+        config = SwinConfig(**TINY_SWIN)
         swin = SwinModel(config, add_pooling_layer=False).eval()
         swin.layernorm = nn.Identity()
         stages = SwinStages(config).eval()

@@ -9,6 +9,7 @@ from fresh_process import run_python
 from method_tests import MethodTests
 from safetensors.torch import save_file
 from slow_attention import slow_heads, slow_softmax
+from tiny_configs import BERT, SWIN
 from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import BertConfig, BertModel, SwinConfig, SwinModel
@@ -32,23 +33,11 @@ from hf_refseg.modeling.modeling_m3att import (
 )
 from hf_refseg.modeling.recurrent_text_refseg import RecurrentTextConfig, RecurrentTextEncoder
 
-SWIN = {
-    "model_type": "swin",
-    "image_size": 64,
-    "embed_dim": 8,
-    "depths": [1, 1, 1, 1],
-    "num_heads": [1, 1, 2, 2],
-    "window_size": 4,
-    "drop_path_rate": 0.0,
-}
-BERT = {
-    "model_type": "bert",
-    "vocab_size": 97,
+TINY_SWIN = {**SWIN, "embed_dim": 8}
+TINY_BERT = {
+    **BERT,
     "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
     "intermediate_size": 32,
-    "max_position_embeddings": 32,
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
@@ -80,7 +69,7 @@ class TestM3Att(MethodTests):
     size = (64, 64)
 
     def tiny_config(self, **overrides) -> M3AttConfig:
-        plain = {"backbone_config": SWIN, "text_config": BERT, "image_size": 64, "hidden_size": 32}
+        plain = {"backbone_config": TINY_SWIN, "text_config": TINY_BERT, "image_size": 64, "hidden_size": 32}
         narrow = {"num_attention_heads": 4, "encoder_feedforward": 48, "decoder_hidden_size": 24}
         return M3AttConfig(**{**plain, **narrow, **overrides})
 
@@ -167,20 +156,20 @@ class TestM3Att(MethodTests):
         for (name, first), second in zip(models[0].named_buffers(), models[1].buffers(), strict=True):
             assert_close(first, second, msg=lambda text, name=name: f"{name}: {text}")
 
-    @pytest.mark.parametrize("text_config", [BERT, RECURRENT], ids=["bert", "recurrent"])
+    @pytest.mark.parametrize("text_config", [TINY_BERT, RECURRENT], ids=["bert", "recurrent"])
     def test_from_encoders_takes_over_pretrained_weights(self, text_config: dict, tmp_path) -> None:
-        swin, bert = SwinModel(SwinConfig(**SWIN), add_pooling_layer=False), BertModel(BertConfig(**BERT))
+        swin, bert = SwinModel(SwinConfig(**TINY_SWIN), add_pooling_layer=False), BertModel(BertConfig(**TINY_BERT))
         swin.save_pretrained(tmp_path / "swin")
         bert.save_pretrained(tmp_path / "bert")
         fields = {"image_size": 64, "hidden_size": 32, "decoder_hidden_size": 16, "encoder_feedforward": 16}
-        text = (str(tmp_path / "bert"),) if text_config is BERT else (None,)
+        text = (str(tmp_path / "bert"),) if text_config is TINY_BERT else (None,)
         if text_config is RECURRENT:
             fields["text_config"] = RECURRENT
         model = M3AttForReferringSegmentation.from_encoders(str(tmp_path / "swin"), *text, **fields)
         names = dict(swin.named_parameters())
         for name, parameter in model.backbone.model.named_parameters():
             assert torch.equal(parameter, names[name])
-        if text_config is BERT:
+        if text_config is TINY_BERT:
             inputs = self.inputs()
             words = bert.eval()(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
             assert_close(model.get_text_features(inputs["input_ids"], inputs["attention_mask"]), words)
@@ -243,7 +232,7 @@ class TestM3Att(MethodTests):
     @torch.no_grad()
     def test_the_map_holds_the_last_three_stages_at_one_size(self) -> None:
         model = self.build()
-        swin = SwinModel(SwinConfig(**SWIN), add_pooling_layer=False).eval()
+        swin = SwinModel(SwinConfig(**TINY_SWIN), add_pooling_layer=False).eval()
         model.backbone.load_encoder(swin)
         pixels = self.inputs()["pixel_values"]
         states = swin(
@@ -267,7 +256,7 @@ class TestM3Att(MethodTests):
             ({"num_decoder_layers": 0}, "num_decoder_layers: at least 1"),
             ({"num_encoder_layers": -1}, "num_encoder_layers: at least 0"),
             ({"backbone_config": {**TIMM, "out_indices": [-1]}}, "three stages of a timm backbone"),
-            ({"backbone_config": {**SWIN, "depths": [1, 1], "num_heads": [1, 1]}}, "three stages or more"),
+            ({"backbone_config": {**TINY_SWIN, "depths": [1, 1], "num_heads": [1, 1]}}, "three stages or more"),
             ({"backbone_config": {"model_type": "sam_vision_model"}}, "SwinConfig or a TimmBackboneConfig"),
             ({"text_config": {**RECURRENT, "cell": "rnn"}}, "'gru', 'lstm'"),
             ({"text_config": {**RECURRENT, "hidden_size": 15, "directions": "concatenate"}}, "even number, got 15"),
@@ -288,7 +277,7 @@ def configuration(**overrides) -> M3AttConfig:
     """Width 8, a map of 3 x 3 pixels, texts of at most 5 words."""
     small = {"image_size": 48, "hidden_size": 8, "num_attention_heads": 2, "max_text_length": 5}
     return M3AttConfig(
-        **{"backbone_config": SWIN, "text_config": BERT, "decoder_hidden_size": 6, **small, **overrides}
+        **{"backbone_config": TINY_SWIN, "text_config": TINY_BERT, "decoder_hidden_size": 6, **small, **overrides}
     )
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from method_tests import MethodTests
+from tiny_configs import BERT, SWIN
 from torch.testing import assert_close
 from transformers import BertConfig, BertModel, SwinConfig, SwinModel
 
@@ -15,24 +16,8 @@ from hf_refseg.modeling.layers_refseg import GateProjection
 from hf_refseg.modeling.losses_refseg import pixel_to_pixel_loss, pixel_to_text_loss
 from hf_refseg.modeling.modeling_magnet import MagNetFeatures
 
-SWIN = {
-    "model_type": "swin",
-    "image_size": 64,
-    "embed_dim": 16,
-    "depths": [1, 1, 1, 1],
-    "num_heads": [1, 2, 2, 4],
-    "window_size": 4,
-    "drop_path_rate": 0.1,
-}
-BERT = {
-    "model_type": "bert",
-    "vocab_size": 97,
-    "hidden_size": 32,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 2,
-    "intermediate_size": 48,
-    "max_position_embeddings": 32,
-}
+TINY_SWIN = {**SWIN, "num_heads": [1, 2, 2, 4], "drop_path_rate": 0.1}
+TINY_BERT = {**BERT, "num_hidden_layers": 4}
 HEAD = {
     "feature_size": 32,
     "mask_feature_size": 32,
@@ -70,7 +55,13 @@ class TestMagNet(MethodTests):
     )
 
     def tiny_config(self, **overrides) -> MagNetConfig:
-        fields = {"backbone_config": SWIN, "text_config": BERT, "text_stage_layers": [1, 2, 3, 4], **HEAD, **overrides}
+        fields = {
+            "backbone_config": TINY_SWIN,
+            "text_config": TINY_BERT,
+            "text_stage_layers": [1, 2, 3, 4],
+            **HEAD,
+            **overrides,
+        }
         return MagNetConfig(**fields)
 
     def test_evaluation_draws_the_same_pixels_each_time(self) -> None:
@@ -179,8 +170,8 @@ class TestMagNet(MethodTests):
 
     def test_new_models_on_pretrained_encoders(self, tmp_path) -> None:
         torch.manual_seed(3)
-        swin = SwinModel(SwinConfig(**{**SWIN, "drop_path_rate": 0.0}))
-        bert = BertModel(BertConfig(**BERT))
+        swin = SwinModel(SwinConfig(**{**TINY_SWIN, "drop_path_rate": 0.0}))
+        bert = BertModel(BertConfig(**TINY_BERT))
         swin.save_pretrained(tmp_path / "swin")
         bert.save_pretrained(tmp_path / "bert")
         model = MagNetForReferringSegmentation.from_encoders(
@@ -197,7 +188,7 @@ class TestMagNet(MethodTests):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_bert_in_stages_is_bert(attention: str) -> None:
     torch.manual_seed(0)
-    stages = BertStages(BertConfig(**BERT, attn_implementation=attention), (1, 3, 4)).eval()
+    stages = BertStages(BertConfig(**TINY_BERT, attn_implementation=attention), (1, 3, 4)).eval()
     ids, mask = torch.randint(0, 97, (2, 7)), torch.ones(2, 7, dtype=torch.long)
     mask[1, 4:] = 0
     words = stages.embed(ids)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from method_tests import MethodTests
 from slow_attention import slow_heads
+from tiny_configs import CLIP, SAM
 from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import CLIPTextConfig, CLIPTextModel, SamVisionConfig, SamVisionModel
@@ -13,26 +14,6 @@ from transformers import CLIPTextConfig, CLIPTextModel, SamVisionConfig, SamVisi
 from hf_refseg import RisamConfig, RisamForReferringSegmentation
 from hf_refseg.modeling.modeling_risam import FeatureEnhancement, MutualAwareAttention, MutualAwareMaskDecoder
 
-SAM = {
-    "model_type": "sam_vision_model",
-    "hidden_size": 24,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 2,
-    "global_attn_indexes": [0, 1, 2, 3],
-    "window_size": 2,
-    "image_size": 64,
-    "patch_size": 8,
-    "initializer_range": 0.02,
-}
-CLIP = {
-    "model_type": "clip_text_model",
-    "vocab_size": 97,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 48,
-    "max_position_embeddings": 32,
-}
 TIMM = {"model_type": "timm_backbone", "backbone": "resnet10t", "out_indices": [-3, -2, -1]}
 ABLATIONS = [
     {"feature_enhancement": "none"},

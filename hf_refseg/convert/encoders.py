@@ -25,19 +25,24 @@ SWIN_RULES = [
     (BLOCK + r"mlp\.(.+)", OUR_BLOCK + r"mlp.\3"),
     (r"backbone\.layers\.(\d+)\.downsample\.(.+)", r"backbone.model.encoder.layers.\1.downsample.\2"),
 ]
+# Of Swin's joined projections, as `split_projections` takes them.
+SWIN_PROJECTIONS = (".attn.qkv.", ".attn.{}.")
 # Recomputed tables of Swin, and BERT's unused pooler.
 UNUSED_ENCODER_TENSORS = (
     r".*relative_position_index|.*attn_mask|text_encoder\.pooler\..*|text_encoder\.embeddings\.position_ids"
 )
 
 
-def split_query_key_value(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with each `.attn.qkv.` of Swin as the three `.attn.q.`, `.attn.k.` and `.attn.v.`."""
+def split_projections(tensors: Mapping[str, Tensor], joined: str, separate: str) -> dict[str, Tensor]:
+    """The tensors with those that join the projections of query, key and value as three.
+
+    `joined` is the part of the name that marks them; `separate` takes its place, with the letter q, k or v for "{}".
+    """
     split: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if ".attn.qkv." in name:
+        if joined in name:
             for letter, part in zip("qkv", tensor.chunk(3), strict=True):
-                split[name.replace(".qkv.", f".{letter}.")] = part.clone()
+                split[name.replace(joined, separate.format(letter))] = part.clone()
         else:
             split[name] = tensor
     return split

@@ -9,11 +9,12 @@ from ..modeling.configuration_lavt import LavtConfig
 from ..modeling.modeling_lavt import LavtForReferringSegmentation
 from .checkpoints import load_converted, rename_tensors, state_dict_of
 from .encoders import (
+    SWIN_PROJECTIONS,
     SWIN_RULES,
     UNUSED_ENCODER_TENSORS,
     read_swin_config,
     read_text_config,
-    split_query_key_value,
+    split_projections,
 )
 
 FUSION = r"backbone\.layers\.(\d+)\.fusion\."
@@ -63,7 +64,7 @@ def convert_lavt_checkpoint(
     if not has_own_text_encoder:
         text = state_dict_of(checkpoint, "bert_model")
         tensors.update({f"text_encoder.{name}": tensor for name, tensor in text.items()})
-    renamed = rename_tensors(split_query_key_value(tensors), RULES, DROPPED)
+    renamed = rename_tensors(split_projections(tensors, *SWIN_PROJECTIONS), RULES, DROPPED)
     renamed = {name: _as_linear(name, tensor) for name, tensor in renamed.items()}
     config = LavtConfig(
         **{

@@ -9,12 +9,13 @@ from ..modeling.configuration_magnet import MagNetConfig
 from ..modeling.modeling_magnet import MagNetForReferringSegmentation
 from .checkpoints import load_converted, rename_tensors, state_dict_of
 from .encoders import (
+    SWIN_PROJECTIONS,
     SWIN_RULES,
     UNUSED_ENCODER_TENSORS,
     read_swin_config,
     read_text_config,
     required_tensor,
-    split_query_key_value,
+    split_projections,
 )
 
 # Names that become those of the other released checkpoints and of the parts here.
@@ -132,7 +133,9 @@ def convert_magnet_checkpoint(
         }
     )
     model = MagNetForReferringSegmentation(config)
-    renamed = rename_tensors(_split_attention(split_query_key_value(tensors)), RULES, _dropped(config))
+    tensors = split_projections(tensors, *SWIN_PROJECTIONS)
+    tensors = split_projections(tensors, "self_attn.in_proj_", "self_attn.{}_proj.")
+    renamed = rename_tensors(tensors, RULES, _dropped(config))
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     load_converted(model, {name: _as_linear(tensor, shapes.get(name)) for name, tensor in renamed.items()})
     return model.eval()
@@ -142,19 +145,6 @@ def _common_name(name: str) -> str:
     for theirs, common in COMMON_NAMES.items():
         name = name.replace(theirs, common)
     return name
-
-
-def _split_attention(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The decoder's self-attention with separate projections of query, key and value."""
-    split: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        before, found, kind = name.partition("self_attn.in_proj_")
-        if found:
-            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
-                split[f"{before}self_attn.{letter}_proj.{kind}"] = part.clone()
-        else:
-            split[name] = tensor
-    return split
 
 
 def _dropped(config: MagNetConfig) -> str:

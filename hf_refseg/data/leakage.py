@@ -53,6 +53,13 @@ class TrainingPart:
     dropped_rows: int = 0
     dropped_images: int = 0
 
+    def describe_dropped(self) -> str:
+        """How much of the training split was dropped, as the beginning of a sentence."""
+        return (
+            f"{self.dropped_images:,} of {self.images + self.dropped_images:,} training images, with "
+            f"{self.dropped_rows:,} of {self.rows + self.dropped_rows:,} referents,"
+        )
+
 
 def join_training_splits(
     data: Mapping[str, DatasetDict], *, train_split: str = "train", listed: Set[str] = frozenset()

@@ -1,0 +1,32 @@
+"""Configurations of tiny encoders, from which tests of the methods start."""
+
+SWIN = {
+    "model_type": "swin",
+    "image_size": 64,
+    "embed_dim": 16,
+    "depths": [1, 1, 1, 1],
+    "num_heads": [1, 1, 2, 2],
+    "window_size": 4,
+    "drop_path_rate": 0.0,
+}
+BERT = {
+    "model_type": "bert",
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 32,
+}
+CLIP = {**BERT, "model_type": "clip_text_model"}
+SAM = {
+    "model_type": "sam_vision_model",
+    "hidden_size": 24,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "global_attn_indexes": [0, 1, 2, 3],
+    "window_size": 2,
+    "image_size": 64,
+    "patch_size": 8,
+    "initializer_range": 0.02,
+}
