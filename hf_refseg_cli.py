@@ -28,7 +28,7 @@ class OneLineErrors(TyperGroup):
 def _expected_errors() -> tuple[type[Exception], ...]:
     from huggingface_hub.errors import StrictDataclassError
 
-    return ValueError, OSError, StrictDataclassError
+    return ValueError, OSError, ImportError, StrictDataclassError
 
 
 def _message(error: Exception) -> str:
@@ -54,7 +54,10 @@ TextHeads = Annotated[int | None, typer.Option(min=1, help="Attention heads of B
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved model, or its id on the Hub.")]
 Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:1; by default the accelerator if there is one.")]
 Dtype = Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Type of the weights.")]
-DataDir = Annotated[Path | None, typer.Option(help="Folder of the original files: holds <name>/ and images/.")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the original files: holds <name>/ and images/, or is that of the videos."),
+]
 ImageDir = Annotated[Path | None, typer.Option(help="Folder of COCO's train2014 images, if not in --data-dir.")]
 SplitBy = Annotated[str | None, typer.Option(help="Who split the data set: unc, google, umd or berkeley.")]
 Text = Annotated[list[str], typer.Option("--text", "-t", help="What to segment; repeat it for several expressions.")]
@@ -68,7 +71,9 @@ def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceb
 @app.command()
 def predict(
     model: ModelName,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="Image files; with --video videos or folders of frames.")
+    ],
     text: Text,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures; made where it is missing.")],
     threshold: Annotated[
@@ -76,11 +81,24 @@ def predict(
     ] = None,
     device: Device = None,
     dtype: Dtype = "float32",
+    video: Annotated[bool, typer.Option("--video", help="Segment videos.")] = False,
+    window: Annotated[int, typer.Option(min=0, help="Frames that the model sees at once; 0 = the whole video.")] = 32,
+    overlap: Annotated[int, typer.Option(min=0, help="Frames that neighboring windows share.")] = 8,
+    per_frame: Annotated[
+        bool, typer.Option("--per-frame", help="Segment a video's frames one by one, as image models do anyway.")
+    ] = False,
 ) -> None:
-    """Segment every expression in every image: a mask PNG for each, and an overlay of all for each image."""
+    """Segment every expression in every image: a mask PNG for each, and an overlay of all for each image.
+
+    With --video in every video: an overlay MP4, and a folder with a palette PNG for each frame, whose pixels hold the
+    number of the expression, 1 for the first.
+    """
     from hf_refseg import cli
 
-    for prediction in cli.predict(model, images, text, output, threshold=threshold, device=device, dtype=dtype):
+    options = {"threshold": threshold, "device": device, "dtype": dtype}
+    if video:
+        options |= {"window": window or None, "overlap": overlap, "per_frame": per_frame}
+    for prediction in (cli.predict_video if video else cli.predict)(model, images, text, output, **options):
         typer.echo(prediction)
 
 
@@ -106,14 +124,28 @@ def evaluate(
     dataset: Annotated[str, typer.Argument(help="Name of a data set, or folder or Hub id of a prepared one.")],
     split: Annotated[str, typer.Option(help="Such as val, testA or test.")] = "val",
     protocol: Annotated[
-        str, typer.Option(help="How masks are scored: original, lavt, vlt, cris, rela or rela_area50.")
-    ] = "original",
+        str | None,
+        typer.Option(
+            help="How masks are scored: original (default), lavt, vlt, cris, rela or rela_area50; of videos davis "
+            "(default) or a2d.",
+            show_default=False,
+        ),
+    ] = None,
     data_dir: DataDir = None,
     split_by: SplitBy = None,
     mask_overlap: Annotated[str | None, typer.Option(help="Overlapping polygons: union or background.")] = None,
     image_dir: ImageDir = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences per forward pass.")] = 16,
-    max_images: Annotated[int | None, typer.Option(min=1, help="Stop after so many images.")] = None,
+    max_images: Annotated[int | None, typer.Option(min=1, help="Stop after so many images, or videos.")] = None,
+    window: Annotated[
+        int | None, typer.Option(min=1, help="Frames of a video that the model sees at once; by default all of them.")
+    ] = None,
+    overlap: Annotated[
+        int | None, typer.Option(min=0, help="Frames that neighboring windows share; by default 8.")
+    ] = None,
+    per_frame: Annotated[
+        bool, typer.Option("--per-frame", help="Go through videos frame by frame, as image models do anyway.")
+    ] = False,
     shuffle_sentences: Annotated[
         bool, typer.Option("--shuffle-sentences", help="Ask for other images' sentences: shows whether a model reads.")
     ] = False,
@@ -137,6 +169,7 @@ def evaluate(
             "mask_overlap": mask_overlap,
             "image_dir": image_dir,
         },
+        reading={"window": window, "overlap": overlap, "per_frame": per_frame or None},
         batch_size=batch_size,
         max_images=max_images,
         shuffle_sentences=shuffle_sentences,
@@ -149,7 +182,7 @@ def evaluate(
 
 @app.command()
 def prepare(
-    name: Annotated[str, typer.Argument(help="Such as refcoco, refcocog, grefcoco or refshapes.")],
+    name: Annotated[str, typer.Argument(help="Such as refcoco, grefcoco, refshapes or ref_davis17.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="New or empty folder, or one that a kill cut off.")],
     data_dir: DataDir = None,
     split_by: SplitBy = None,
@@ -161,9 +194,13 @@ def prepare(
     val_size: Annotated[int | None, typer.Option(help="RefShapes: number of validation scenes.")] = None,
     test_size: Annotated[int | None, typer.Option(help="RefShapes: number of test scenes.")] = None,
     image_size: Annotated[int | None, typer.Option(help="RefShapes: width and height in pixels.")] = None,
+    num_frames: Annotated[int | None, typer.Option(help="refshapes_video: frames of a video.")] = None,
     seed: Annotated[int | None, typer.Option(help="RefShapes: of all randomness.")] = None,
+    context_frames: Annotated[
+        int | None, typer.Option(min=0, help="a2d_sentences: frames kept on each side of an annotated one.")
+    ] = None,
 ) -> None:
-    """Write a data set as Parquet files with images and a card, which `datasets.load_dataset` reads."""
+    """Write a data set as Parquet files with images or frames and a card, which `datasets.load_dataset` reads."""
     from hf_refseg import cli
 
     shapes_options = {
@@ -171,6 +208,7 @@ def prepare(
         "val_size": val_size,
         "test_size": test_size,
         "image_size": image_size,
+        "num_frames": num_frames,
         "seed": seed,
     }
     report = cli.prepare(
@@ -181,7 +219,7 @@ def prepare(
         mask_overlap=mask_overlap,
         verify=verify,
         push_to_hub=push_to_hub,
-        options={"image_dir": image_dir, **shapes_options},
+        options={"image_dir": image_dir, "context_frames": context_frames, **shapes_options},
     )
     typer.echo(report)
 
@@ -227,6 +265,27 @@ def convert_magnet(
         text_heads=text_heads,
         text_stage_layers=text_stage_layers,
         num_attention_heads=num_attention_heads,
+    )
+    typer.echo(report)
+
+
+@convert_app.command("video_lavt")
+def convert_video_lavt(
+    checkpoint: Checkpoint,
+    output: NewFolder,
+    tokenizer: Tokenizer = "google-bert/bert-base-uncased",
+    window_size: Annotated[
+        tuple[int, int, int] | None,
+        typer.Option(help="Frames, height and width of the windows, where the checkpoint does not determine them."),
+    ] = None,
+    text_heads: TextHeads = None,
+    loss_type: Annotated[str, typer.Option(help="Loss of further training.")] = "dice_boundary",
+) -> None:
+    """Video LAVT: write a folder that AutoModel and AutoProcessor load."""
+    from hf_refseg import cli
+
+    report = cli.convert_video_lavt(
+        checkpoint, output, tokenizer, text_heads=text_heads, window_size=window_size, loss_type=loss_type
     )
     typer.echo(report)
 

@@ -19,10 +19,12 @@ DEPENDENCIES = [
     "typer",
     "pyyaml",
 ]
+VIDEO = ["av", "h5py", "scipy"]
 EXTRAS = {
+    "video": VIDEO,
     "demo": ["gradio"],
     "export": ["onnx", "onnxscript", "onnxruntime"],
-    "dev": ["pytest", "ruff", "tensorboard"],
+    "dev": ["pytest", "ruff", "tensorboard", *VIDEO],
 }
 
 setup(

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from datasets import Dataset, DatasetDict
@@ -34,6 +34,7 @@ from hf_refseg.data.examples import ReferentExamples, RefSegCollator, SentenceEx
 from hf_refseg.data.leakage import TrainingPart, drop_images, join_training_splits, read_leakage_list
 from hf_refseg.data.vocabulary import load_glove, train_word_tokenizer
 from hf_refseg.datasets_scripts.refshapes import REFSHAPES_WORDS
+from hf_refseg.datasets_scripts.refshapes_video import REFSHAPES_VIDEO_WORDS
 from hf_refseg.evaluation import (
     EvaluationResult,
     evaluate_model,
@@ -53,6 +54,10 @@ from hf_refseg.visualization import draw_comparison
 
 REFSHAPES = "refshapes"
 WORDS = "words"
+# Tokenizers with a token for each word of a generated data set; that of videos knows the words of both.
+WORD_LISTS = {REFSHAPES: REFSHAPES_WORDS, "refshapes_video": REFSHAPES_VIDEO_WORDS}
+# Options that are mappings: the command line replaces single entries of the recipe's.
+MAPPINGS = ("config", "dataset_options", "image_data")
 DRAWN_CASES = 8
 # In every saved configuration, whatever the model.
 SAVED_WITH_A_MODEL = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")
@@ -72,8 +77,9 @@ class ModelArguments:
     tokenizer_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": 'Tokenizer; the text encoder\'s if absent. "refshapes": a token for each word of RefShapes. '
-            '"words": one for each word of the training split, for a text encoder from random weights.'
+            "help": 'Tokenizer; the text encoder\'s if absent. "refshapes" or "refshapes_video": a token for each '
+            'word of that data set. "words": one for each word of the training split, for a text encoder from random '
+            "weights."
         },
     )
     word_vectors: str | None = field(
@@ -205,24 +211,29 @@ def read_json_or_yaml(text: str) -> object:
 def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArguments, RefSegTrainingArguments]:
     """Options from the command line, then from the recipe (the first argument, if it is no option), then defaults.
 
-    The mappings `config` and `dataset_options` of the command line replace single entries of the recipe's.
+    Mappings of the command line, such as `config`, replace single entries of the recipe's.
 
     Raises:
         ValueError: a recipe that is no mapping, or an option that does not exist.
         FileNotFoundError: no such recipe.
     """
-    groups = (ModelArguments, DataArguments, RefSegTrainingArguments)
-    parser = HfArgumentParser(groups, description=__doc__, allow_abbrev=False)
+    return parse_options(arguments, (ModelArguments, DataArguments, RefSegTrainingArguments), __doc__)
+
+
+def parse_options(arguments: Sequence[str], groups: tuple[type, ...], description: str) -> tuple:
+    """An object of each of the dataclasses `groups`, as `parse_arguments` makes them."""
+    parser = HfArgumentParser(groups, description=description, allow_abbrev=False)
     recipe: dict = {}
     if arguments and not arguments[0].startswith("-"):
         names = [option.name for group in groups for option in fields(group) if option.init]
         recipe = read_recipe(Path(arguments[0]), names)
         parser.set_defaults(**recipe)
         arguments = arguments[1:]
-    model, data, training = parser.parse_args_into_dataclasses(args=list(arguments))
-    model.config = {**read_mapping("config", recipe.get("config")), **model.config}
-    data.dataset_options = {**read_mapping("dataset_options", recipe.get("dataset_options")), **data.dataset_options}
-    return model, data, training
+    parsed = parser.parse_args_into_dataclasses(args=list(arguments))
+    for options in parsed:
+        for name in {option.name for option in fields(options)}.intersection(MAPPINGS):
+            setattr(options, name, {**read_mapping(name, recipe.get(name)), **getattr(options, name)})
+    return parsed
 
 
 def read_recipe(path: Path, names: Sequence[str]) -> dict:
@@ -234,24 +245,20 @@ def read_recipe(path: Path, names: Sequence[str]) -> dict:
     unknown = [str(name) for name in recipe if name not in names]
     if unknown:
         close = get_close_matches(unknown[0], names, n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "run_ris.py --help lists all options."
+        hint = f"did you mean {' or '.join(close)}?" if close else "--help lists all options."
         raise ValueError(f"{path}: there is no option {', '.join(unknown)}; {hint}")
     return recipe
 
 
 def build_model_and_processor(
-    arguments: ModelArguments, train: Dataset | None = None
+    arguments: ModelArguments, sentences: Iterable[str] = ()
 ) -> tuple[PreTrainedModel, RefSegProcessor]:
-    """The model and its processor; a tokenizer of words reads the sentences of `train`."""
+    """The model and its processor; a tokenizer of words reads the sentences, those of the training split."""
     if arguments.model_name_or_path:
-        if is_adapter(arguments.model_name_or_path):
-            raise ValueError(
-                f"{arguments.model_name_or_path} is an adapter: write a whole model with `hf-refseg merge`, and go on "
-                "from that."
-            )
+        check_whole_model(arguments.model_name_or_path)
         model = AutoModelForReferringSegmentation.from_pretrained(arguments.model_name_or_path)
         return model, RefSegProcessor.from_pretrained(arguments.model_name_or_path)
-    tokenizer = build_tokenizer(arguments, train)
+    tokenizer = build_tokenizer(arguments, sentences)
     image_processor = build_image_processor(arguments)
     processor = RefSegProcessor(image_processor, tokenizer, max_text_length=arguments.max_text_length)
     values = dict(arguments.config)
@@ -273,6 +280,13 @@ def build_model_and_processor(
             raise ValueError("word_vectors goes with a recurrent text encoder: leave it out, or change text_config.")
         model.text_encoder.load_word_vectors(load_glove(arguments.word_vectors, tokenizer.get_vocab()))
     return model, processor
+
+
+def check_whole_model(name_or_path: str) -> None:
+    if is_adapter(name_or_path):
+        raise ValueError(
+            f"{name_or_path} is an adapter: write a whole model with `hf-refseg merge`, and go on from that."
+        )
 
 
 def adapt(
@@ -338,15 +352,15 @@ def check_config(config: PreTrainedConfig, base_model: str) -> None:
         )
 
 
-def build_tokenizer(arguments: ModelArguments, train: Dataset | None):
+def build_tokenizer(arguments: ModelArguments, sentences: Iterable[str]):
     name = arguments.tokenizer_name_or_path or arguments.text_name_or_path
     if name is None:
         raise ValueError("A model from random weights needs tokenizer_name_or_path.")
-    if name == REFSHAPES:
-        return BertTokenizer(vocab={word: number for number, word in enumerate((*SPECIAL_TOKENS, *REFSHAPES_WORDS))})
+    if name in WORD_LISTS:
+        words = (*SPECIAL_TOKENS, *WORD_LISTS[name])
+        return BertTokenizer(vocab={word: number for number, word in enumerate(words)})
     if name == WORDS:
-        rows = train.select_columns("sentences")[:]["sentences"]
-        return train_word_tokenizer(sentence["raw"] for sentences in rows for sentence in sentences)
+        return train_word_tokenizer(sentences)
     return AutoTokenizer.from_pretrained(name)
 
 
@@ -424,6 +438,12 @@ def describe_dropped(trained: dict[str, TrainingPart]) -> str:
     )
 
 
+def sentences_of(rows: Dataset) -> Iterator[str]:
+    """All sentences of a split of images, as they were written."""
+    for sentences in rows.select_columns("sentences")[:]["sentences"]:
+        yield from (sentence["raw"] for sentence in sentences)
+
+
 def items_to_draw(evaluated: Sequence[SentenceExamples], number: int) -> list[dict]:
     """So many first items, in equal parts of each data set."""
     of_each = math.ceil(number / len(evaluated))
@@ -495,6 +515,29 @@ def describe_results(results: dict[str, EvaluationResult]) -> dict[str, dict]:
     return described
 
 
+def describe_parts(trained: dict[str, TrainingPart], arguments: DataArguments) -> dict[str, TrainingPart]:
+    """For the model card: what each data set gave to the training, by its name and who split it."""
+    return {
+        f"{name} ({split_by})" if split_by else name: trained[name]
+        for name, split_by in arguments.split_by_of_each().items()
+    }
+
+
+def starting_points_on_hub(arguments: ModelArguments) -> list[str] | None:
+    """The pretrained models that a run starts from and that others can load; None where there is none."""
+    names = (arguments.model_name_or_path, arguments.vision_name_or_path, arguments.text_name_or_path)
+    return [name for name in names if name and not Path(name).exists()] or None
+
+
+def save_or_push(trainer: RefSegTrainer, **card: Any) -> None:
+    """Saves the model with its card, and uploads both where the arguments say so; `card` as in `write_model_card`."""
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub(**card)
+    else:
+        trainer.save_model()
+        trainer.create_model_card(**card)
+
+
 def main(arguments: Sequence[str] | None = None) -> dict:
     """Runs the script with these arguments; returns what it wrote to metrics.json (nothing in further processes)."""
     model_arguments, data_arguments, training_arguments = parse_arguments(
@@ -504,7 +547,7 @@ def main(arguments: Sequence[str] | None = None) -> dict:
     if training_arguments.process_index == 0 and (len(splits.trained) > 1 or data_arguments.leakage_list):
         print(describe_dropped(splits.trained))
     set_seed(training_arguments.seed)
-    model, processor = build_model_and_processor(model_arguments, splits.train)
+    model, processor = build_model_and_processor(model_arguments, sentences_of(splits.train))
     checkpoint = checkpoint_to_resume(training_arguments)
     if model_arguments.adapter != "none":
         model = adapt(model, processor, model_arguments, training_arguments, checkpoint)
@@ -540,25 +583,14 @@ def main(arguments: Sequence[str] | None = None) -> dict:
         "training": {"steps": trained.global_step, **trained.metrics},
     }
     write_json(Path(training_arguments.output_dir) / "metrics.json", report)
-    starting_points = (model_arguments.model_name_or_path, model_arguments.vision_name_or_path)
-    on_hub = [
-        name for name in (*starting_points, model_arguments.text_name_or_path) if name and not Path(name).exists()
-    ]
-    card = {
-        "metrics": {card_key(split, result, data_arguments): result.metrics for split, result in results.items()},
-        "datasets": data_arguments.dataset_names,
-        "training_data": {
-            f"{name} ({split_by})" if split_by else name: splits.trained[name]
-            for name, split_by in data_arguments.split_by_of_each().items()
-        },
-        "base_model": on_hub or None,
-        "pictures": draw_pictures(trainer, splits.tested, results, data_arguments),
-    }
-    if training_arguments.push_to_hub:
-        trainer.push_to_hub(**card)
-    else:
-        trainer.save_model()
-        trainer.create_model_card(**card)
+    save_or_push(
+        trainer,
+        metrics={card_key(split, result, data_arguments): result.metrics for split, result in results.items()},
+        datasets=data_arguments.dataset_names,
+        training_data=describe_parts(splits.trained, data_arguments),
+        base_model=starting_points_on_hub(model_arguments),
+        pictures=draw_pictures(trainer, splits.tested, results, data_arguments),
+    )
     return report
 
 

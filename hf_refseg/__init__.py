@@ -16,6 +16,8 @@ from .modeling.configuration_m3att import M3AttConfig
 from .modeling.configuration_magnet import MagNetConfig
 from .modeling.configuration_refseg import MaskGroundingConfig
 from .modeling.configuration_risam import RisamConfig
+from .modeling.configuration_unified_lavt import UnifiedLavtConfig
+from .modeling.configuration_video_lavt import VideoLavtConfig
 from .modeling.image_processing_refseg import RefSegImageProcessor
 from .modeling.modeling_btmae import BtmaeForReferringSegmentation
 from .modeling.modeling_lavt import LavtForReferringSegmentation
@@ -23,8 +25,12 @@ from .modeling.modeling_m3att import M3AttForReferringSegmentation
 from .modeling.modeling_magnet import MagNetForReferringSegmentation
 from .modeling.modeling_outputs_refseg import ReferringSegmentationOutput
 from .modeling.modeling_risam import RisamForReferringSegmentation
+from .modeling.modeling_unified_lavt import UnifiedLavtForReferringSegmentation
+from .modeling.modeling_video_lavt import VideoLavtForReferringSegmentation
 from .modeling.pipeline_refseg import ReferringImageSegmentationPipeline
+from .modeling.pipeline_video_refseg import ReferringVideoSegmentationPipeline
 from .modeling.processing_refseg import RefSegProcessor
+from .modeling.video_refseg import FrameMask, VideoFrames, segment_video
 
 register()
 
@@ -43,6 +49,7 @@ __all__ = [
     "AutoModelForReferringSegmentation",
     "BtmaeConfig",
     "BtmaeForReferringSegmentation",
+    "FrameMask",
     "LavtConfig",
     "LavtForReferringSegmentation",
     "M3AttConfig",
@@ -54,8 +61,15 @@ __all__ = [
     "RefSegProcessor",
     "ReferringImageSegmentationPipeline",
     "ReferringSegmentationOutput",
+    "ReferringVideoSegmentationPipeline",
     "RisamConfig",
     "RisamForReferringSegmentation",
+    "UnifiedLavtConfig",
+    "UnifiedLavtForReferringSegmentation",
+    "VideoLavtConfig",
+    "VideoLavtForReferringSegmentation",
+    "VideoFrames",
+    "segment_video",
     *_LAZY,
 ]
 

@@ -12,13 +12,18 @@ from .modeling.configuration_lavt import LavtConfig
 from .modeling.configuration_m3att import M3AttConfig
 from .modeling.configuration_magnet import MagNetConfig
 from .modeling.configuration_risam import RisamConfig
+from .modeling.configuration_unified_lavt import UnifiedLavtConfig
+from .modeling.configuration_video_lavt import VideoLavtConfig
 from .modeling.image_processing_refseg import RefSegImageProcessor
 from .modeling.modeling_btmae import BtmaeForReferringSegmentation
 from .modeling.modeling_lavt import LavtForReferringSegmentation
 from .modeling.modeling_m3att import M3AttForReferringSegmentation
 from .modeling.modeling_magnet import MagNetForReferringSegmentation
 from .modeling.modeling_risam import RisamForReferringSegmentation
+from .modeling.modeling_unified_lavt import UnifiedLavtForReferringSegmentation
+from .modeling.modeling_video_lavt import VideoLavtForReferringSegmentation
 from .modeling.pipeline_refseg import ReferringImageSegmentationPipeline
+from .modeling.pipeline_video_refseg import ReferringVideoSegmentationPipeline
 from .modeling.processing_refseg import RefSegProcessor
 
 
@@ -38,6 +43,12 @@ MODELS = {
     M3AttConfig: M3AttForReferringSegmentation,
     MagNetConfig: MagNetForReferringSegmentation,
     RisamConfig: RisamForReferringSegmentation,
+    UnifiedLavtConfig: UnifiedLavtForReferringSegmentation,
+    VideoLavtConfig: VideoLavtForReferringSegmentation,
+}
+PIPELINES = {
+    "referring-image-segmentation": ReferringImageSegmentationPipeline,
+    "referring-video-segmentation": ReferringVideoSegmentationPipeline,
 }
 
 
@@ -55,9 +66,5 @@ def register() -> None:
         model_class.register_for_auto_class("AutoModel")
     RefSegImageProcessor.register_for_auto_class()
     RefSegProcessor.register_for_auto_class()
-    PIPELINE_REGISTRY.register_pipeline(
-        "referring-image-segmentation",
-        pipeline_class=ReferringImageSegmentationPipeline,
-        pt_model=AutoModel,
-        type="multimodal",
-    )
+    for task, pipeline_class in PIPELINES.items():
+        PIPELINE_REGISTRY.register_pipeline(task, pipeline_class=pipeline_class, pt_model=AutoModel, type="multimodal")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import re
 import unicodedata
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -17,7 +16,6 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict, load_dataset
 from datasets.exceptions import DatasetGenerationError
-from PIL import Image
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -32,30 +30,45 @@ from transformers import (
 
 from . import AutoModelForReferringSegmentation, RefSegImageProcessor, RefSegProcessor
 from .auto import MODELS
-from .convert import CheckpointError, convert_lavt_checkpoint, convert_magnet_checkpoint, load_checkpoint
+from .convert import (
+    CheckpointError,
+    convert_lavt_checkpoint,
+    convert_magnet_checkpoint,
+    convert_video_lavt_checkpoint,
+    load_checkpoint,
+)
 from .data.leakage import COCO, IMAGE_COLLECTIONS, LeakageError, drop_images, image_collection, read_leakage_list
 from .data.loading import DATASET_NAMES, REFER_SPLITS, DataFormatError, load_refseg
-from .data.prepare import count_rows, prepare_dataset
+from .data.prepare import count_rows, prepare_dataset, stored_columns
 from .evaluation import (
+    VIDEO_PROTOCOLS,
     EvaluationResult,
+    VideoEvaluationResult,
     evaluate_model,
-    get_protocol,
+    evaluate_video_model,
     predict_cases,
+    predict_video_cases,
     select_worst_and_best,
     with_shuffled_sentences,
+    with_shuffled_video_sentences,
 )
 from .evaluation.protocols import PROTOCOLS
+from .evaluation.video import SEQUENCE_MEASURES
 from .explain import draw_explanations
 from .files import write_json, write_whole
-from .modeling.image_processing_refseg import upright_rgb
+from .modeling.configuration_video_lavt import VideoLavtConfig
+from .modeling.image_processing_refseg import open_image
+from .modeling.video_refseg import VideoFrames, segment_video
 from .training.adapters import describe_adapter, find_base_model, is_adapter, load_with_adapter, read_adapter_config
-from .visualization import draw_comparison, draw_masks
+from .video_visualization import MAX_MASKS, write_video_masks
+from .visualization import draw_comparison, draw_masks, draw_strips
 
 SHOWN_CASES = 5
 # In every saved configuration, whatever the model.
 SAVED_WITH_A_MODEL = ("_name_or_path", "architectures", "dtype", "transformers_version")
 REFER_OPTIONS = ("mask_overlap", "image_dir")
-REFSHAPES_OPTIONS = ("train_size", "val_size", "test_size", "image_size", "seed")
+REFSHAPES_OPTIONS = ("train_size", "val_size", "test_size", "image_size", "num_frames", "seed")
+ALL_PROTOCOLS = (*sorted(PROTOCOLS), *VIDEO_PROTOCOLS)
 
 
 def predict(
@@ -72,9 +85,7 @@ def predict(
 
     Yields a line for each mask, once its image is done: path, score and share of pixels, or that there is no target.
     """
-    for text in texts:
-        if not text.strip():
-            raise ValueError("An expression is empty: pass a sentence to every --text.")
+    _require_sentences(texts)
     for path in images:
         _require_image(path)
     model, processor = load_model(model_name, device, dtype)
@@ -91,6 +102,44 @@ def predict(
             yield line if result["present"] else f"{line}  no target"
         picture = draw_masks(image, masks, [result["label"] for result in results])
         write_whole(output / f"{name}_overlay.png", partial(picture.save, format="PNG"))
+
+
+def predict_video(
+    model_name: str,
+    videos: Sequence[Path],
+    texts: Sequence[str],
+    output: Path,
+    *,
+    window: int | None,
+    overlap: int,
+    per_frame: bool,
+    threshold: float | None,
+    device: str | None,
+    dtype: str,
+) -> Iterator[str]:
+    """Writes `<video>.mp4` and the folder `<video>/` of each video, as `write_video_masks` does.
+
+    Yields a line for each text, once its video is done: the folder, the number of the text in it, on how many frames
+    there is a mask, and the mean score of those.
+    """
+    _require_sentences(texts)
+    if len(texts) > MAX_MASKS:
+        raise ValueError(f"{len(texts)} expressions are too many for one video: pass at most {MAX_MASKS}.")
+    clips = [VideoFrames(path) for path in videos]
+    names = unique_names((path.stem for path in videos), default="video")
+    for path in (output / f"{name}{suffix}" for name in names for suffix in ("", ".mp4")):
+        if path.exists():
+            raise ValueError(f"{path} is there already. Choose another folder as output.")
+    model, processor = load_model(model_name, device, dtype)
+    output.mkdir(parents=True, exist_ok=True)
+    for frames, name in zip(clips, names, strict=True):
+        answers = segment_video(
+            model, processor, frames, texts, window=window, overlap=overlap, per_frame=per_frame, threshold=threshold
+        )
+        for number, scores in enumerate(write_video_masks(frames, answers, texts, output / name), start=1):
+            found = [score for score in scores if score > 0]
+            line = f"{output / name}  {number} {texts[number - 1]}: on {len(found)} of {len(scores)} frames"
+            yield f"{line}, mean score {np.mean(found):.3f}" if found else f"{line}, no target"
 
 
 def explain(
@@ -113,9 +162,10 @@ def evaluate(
     model_name: str,
     dataset_name: str,
     split: str,
-    protocol: str,
+    protocol: str | None,
     *,
     data_options: Mapping[str, Any],
+    reading: Mapping[str, Any],
     batch_size: int,
     max_images: int | None,
     shuffle_sentences: bool,
@@ -123,30 +173,48 @@ def evaluate(
     device: str | None,
     dtype: str,
 ) -> str:
-    """Writes `<data set>_<split>_<protocol>.json` and `.png`, and returns a table of the scores."""
-    get_protocol(protocol)
+    """Writes `<data set>_<split>_<protocol>.json` and `.png`, and returns a table of the scores.
+
+    `reading` says how a model goes through videos: `window`, `overlap` and `per_frame`, None where not given;
+    `batch_size` and `max_images` mean videos where the data set holds these.
+    """
+    if protocol is not None and protocol not in ALL_PROTOCOLS:
+        raise ValueError(f"Unknown protocol '{protocol}': choose one of {', '.join(ALL_PROTOCOLS)}.")
     options = given_options(dataset_name, data_options)
+    reading = {option: value for option, value in reading.items() if value is not None}
     rows = select_split(open_dataset(dataset_name, partial(load_refseg, dataset_name, **options)), dataset_name, split)
+    protocol = choose_protocol(protocol, dataset_name, rows)
+    on_videos = protocol in VIDEO_PROTOCOLS
+    if reading and not on_videos:
+        raise ValueError(f"{dataset_name} holds images and takes no --{next(iter(reading)).replace('_', '-')}.")
     if shuffle_sentences:
-        rows = with_shuffled_sentences(rows)
+        rows = (with_shuffled_video_sentences if on_videos else with_shuffled_sentences)(rows)
     model, processor = load_model(model_name, device, dtype)
     folder = Path("runs", "evaluate", slug(Path(model_name).name)) if output is None else output
     folder.mkdir(parents=True, exist_ok=True)
-    result = evaluate_model(model, processor, rows, protocol, batch_size=batch_size, max_images=max_images)
-    picture = draw_comparison(
-        predict_cases(model, processor, rows, select_worst_and_best(result.records, SHOWN_CASES), protocol)
-    )
+    if on_videos:
+        result = evaluate_video_model(
+            model, processor, rows, protocol, batch_size=batch_size, max_videos=max_images, **reading
+        )
+        cases = select_worst_and_best(result.records, SHOWN_CASES, by=SEQUENCE_MEASURES[protocol])
+        picture = draw_strips(predict_video_cases(model, processor, rows, cases, **reading))
+        scored = f"{result.videos} videos"
+    else:
+        result = evaluate_model(model, processor, rows, protocol, batch_size=batch_size, max_images=max_images)
+        cases = select_worst_and_best(result.records, SHOWN_CASES)
+        picture = draw_comparison(predict_cases(model, processor, rows, cases, protocol))
+        scored = f"{result.images} images"
 
     parts = [slug(Path(dataset_name).name), options.get("split_by"), split, protocol]
     name = "_".join(filter(None, [*parts, "shuffled" if shuffle_sentences else None]))
-    settings = {"model": model_name, "dataset": dataset_name, "split": split, **options, "dtype": dtype}
+    settings = {"model": model_name, "dataset": dataset_name, "split": split, **options, **reading, "dtype": dtype}
     report = {**settings, "shuffled_sentences": shuffle_sentences, "max_images": max_images, **asdict(result)}
     write_json(folder / f"{name}.json", report)
     write_whole(folder / f"{name}.png", partial(picture.save, format="PNG"))
     return "\n".join(
         [
             f"{model_name} on {dataset_name} {split}, protocol {protocol}: "
-            f"{result.sentences} sentences, {result.images} images, {result.seconds:.0f} s",
+            f"{result.sentences} sentences, {scored}, {result.seconds:.0f} s",
             score_table(result),
             f"{folder / name}.json",
             f"{folder / name}.png",
@@ -189,6 +257,18 @@ def convert_magnet(checkpoint_path: Path, output: Path, tokenizer_name: str, **o
     return _convert(convert_magnet_checkpoint, checkpoint_path, output, tokenizer_name, **options)
 
 
+def convert_video_lavt(checkpoint_path: Path, output: Path, tokenizer_name: str, **options: Any) -> str:
+    """Writes model and processor of a released video LAVT checkpoint."""
+    return _convert(
+        convert_video_lavt_checkpoint,
+        checkpoint_path,
+        output,
+        tokenizer_name,
+        max_text_length=VideoLavtConfig.max_text_length,
+        **options,
+    )
+
+
 def _convert(
     convert_checkpoint: Callable[..., PreTrainedModel],
     checkpoint_path: Path,
@@ -196,6 +276,7 @@ def _convert(
     tokenizer_name: str,
     *,
     text_heads: int | None,
+    max_text_length: int = 20,
     **options: Any,
 ) -> str:
     """Writes model and processor of a released checkpoint; the processor cuts texts as the released one did."""
@@ -215,7 +296,9 @@ def _convert(
             f"The tokenizer {tokenizer_name} has {len(tokenizer)} words, the checkpoint {checkpoint_path} {words}: "
             "pass the tokenizer that it was trained with to --tokenizer."
         )
-    processor = RefSegProcessor(RefSegImageProcessor(), tokenizer, text_truncation="released")
+    processor = RefSegProcessor(
+        RefSegImageProcessor(), tokenizer, max_text_length=max_text_length, text_truncation="released"
+    )
     processor.save_pretrained(output)
     model.save_pretrained(output)
     return f"{output}  {model.config.model_type}, {model.num_parameters() / 1e6:.1f} M parameters"
@@ -296,7 +379,7 @@ def describe_installation() -> str:
         "device": find_device(None),
         "methods": ", ".join(config_class.model_type for config_class in MODELS),
         "data sets": ", ".join(DATASET_NAMES),
-        "protocols": ", ".join(PROTOCOLS),
+        "protocols": ", ".join((*PROTOCOLS, *VIDEO_PROTOCOLS)),
     }
     return align(lines.items())
 
@@ -345,11 +428,12 @@ def describe_adapter_of(folder: Path) -> dict[str, str]:
 
 
 def describe_dataset(folder: Path) -> str:
-    """A table of the splits of a prepared data set: referents, sentences and images."""
-    # Two columns alone: load_refseg would copy every image to the cache.
-    dataset = open_dataset(folder, partial(load_dataset, str(folder), columns=["image_id", "sentences"]))
+    """A table of the splits of a prepared data set: referents, sentences and images or videos."""
+    # Such columns alone: load_refseg would copy every image to the cache.
+    columns = ["referents"] if "frames" in stored_columns(folder) else ["image_id", "sentences"]
+    dataset = open_dataset(folder, partial(load_dataset, str(folder), columns=columns))
     counts = {split: count_rows(rows) for split, rows in dataset.items()}
-    header = ("split", "referents", "sentences", "images")
+    header = ("split", *next(iter(counts.values())))
     return align([header, *((split, *(f"{count:,}" for count in counts[split].values())) for split in counts)])
 
 
@@ -420,6 +504,11 @@ def load_processor(name: str) -> ProcessorMixin:
     return AutoProcessor.from_pretrained(name)
 
 
+def _require_sentences(texts: Sequence[str]) -> None:
+    if not all(text.strip() for text in texts):
+        raise ValueError("An expression is empty: pass a sentence to every --text.")
+
+
 def _require_image(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such image file.")
@@ -452,19 +541,6 @@ def find_device(name: str | None) -> torch.device:
     return torch.device(name)
 
 
-def open_image(path: Path) -> Image.Image:
-    """A photograph as RGB, upright; raises ValueError, naming the file, where it is damaged or too large."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return upright_rgb(image)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{path} is too large to open: {error} Scale it down first.") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} is damaged or no image ({error}). Replace it with the complete file.") from error
-
-
 def open_dataset(name: object, load: Callable[[], DatasetDict]) -> DatasetDict:
     """What `load` returns; raises DataFormatError, naming the data set, where its Parquet files are damaged."""
     try:
@@ -483,6 +559,18 @@ def select_split(dataset: DatasetDict, name: str, split: str) -> Dataset:
     return dataset[split]
 
 
+def choose_protocol(protocol: str | None, name: str, rows: Dataset) -> str:
+    """The protocol, by default the usual one for such rows; raises ValueError for one that is for other rows."""
+    kind, fitting = ("videos", VIDEO_PROTOCOLS) if "frames" in rows.column_names else ("images", tuple(PROTOCOLS))
+    if protocol is None:
+        return fitting[0]
+    if protocol not in fitting:
+        raise ValueError(
+            f"{name} holds {kind}, which the protocol '{protocol}' does not score: choose one of {', '.join(fitting)}."
+        )
+    return protocol
+
+
 def given_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a data set that were given; raises ValueError for one that belongs to the other kind."""
     given = {option: value for option, value in options.items() if value is not None}
@@ -498,11 +586,11 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9+]+", "-", plain)[:40].strip("-")
 
 
-def unique_names(stems: Iterable[str]) -> list[str]:
-    """A safe name for each file; those of equal stems are numbered in order."""
+def unique_names(stems: Iterable[str], default: str = "image") -> list[str]:
+    """A safe name for each file, `default` where its stem has none; those of equal stems are numbered in order."""
     names: list[str] = []
     for stem in stems:
-        base = slug(stem) or "image"
+        base = slug(stem) or default
         name, number = base, 1
         while name in names:
             number += 1
@@ -511,7 +599,7 @@ def unique_names(stems: Iterable[str]) -> list[str]:
     return names
 
 
-def score_table(result: EvaluationResult) -> str:
+def score_table(result: EvaluationResult | VideoEvaluationResult) -> str:
     """Scores in percent with their 95 % intervals."""
     rows = [("score", "percent", "95 % interval")]
     for name, value in result.metrics.items():

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+
+def is_plain_name(name: object) -> bool:
+    """Whether a name is one plain part of a path; another one could lead out of the folder that it is meant for."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not re.search(r"[/\\\0]", name)
 
 
 def write_whole(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> None:

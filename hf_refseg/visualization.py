@@ -40,6 +40,30 @@ class ComparisonRow:
     iou: float
 
 
+@dataclass(frozen=True)
+class StripFrame:
+    """One frame of a `ComparisonStrip`: an image of any mode, true and predicted mask, boolean (H, W) of its size."""
+
+    image: Image.Image
+    truth: NDArray[np.bool_]
+    prediction: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class ComparisonStrip:
+    """One strip of `draw_strips`: an expression, a note about the prediction, and frames of one video in order."""
+
+    text: str
+    note: str
+    frames: Sequence[StripFrame]
+
+
+def spread(numbers: Sequence[int], count: int = 4) -> list[int]:
+    """As many of the numbers as a strip shows: first, last, and between them at equal steps; all of fewer."""
+    places = np.linspace(0, len(numbers) - 1, min(count, len(numbers))).round().astype(int)
+    return [numbers[place] for place in places]
+
+
 def draw_overlay(image: Image.Image, mask: ArrayLike, color: Color = MASK_COLOR, opacity: float = 0.5) -> Image.Image:
     """Tint a mask's pixels and draw its outline.
 
@@ -112,6 +136,24 @@ def draw_comparison(rows: Sequence[ComparisonRow], cell_width: int = 240) -> Ima
         for title in ("image", "sentence", "truth", "prediction")
     ]
     return _stack([_beside(titles), *(_comparison_row(row, cell_width, font_size) for row in rows)])
+
+
+def draw_strips(strips: Sequence[ComparisonStrip], cell_width: int = 240) -> Image.Image:
+    """Videos below each other: beside the expression a few frames, with the true mask above the predicted one.
+
+    Args:
+        strips: at least one, each with at least one frame.
+        cell_width: width of every column in pixels; frames are scaled to fit a square of that width.
+
+    Returns:
+        An RGB image.
+
+    Raises:
+        ValueError: no strip or no frame, or a mask that is not boolean or not of its frame's size.
+    """
+    if not strips or not all(strip.frames for strip in strips):
+        raise ValueError("There is nothing to draw: give one strip at least, and a frame for each.")
+    return _stack([_draw_strip(strip, cell_width, max(12, cell_width // 15)) for strip in strips])
 
 
 def draw_heat_maps(
@@ -290,6 +332,18 @@ def _comparison_row(row: ComparisonRow, cell_width: int, font_size: int) -> Imag
     height = max(pictures[0].height, 5 * font_size)
     sentence = _text_cell(row.text, cell_width, height, font_size, note=f"IoU {100 * row.iou:.1f} %")
     return _beside([pictures[0], sentence, *pictures[1:]])
+
+
+def _draw_strip(strip: ComparisonStrip, cell_width: int, font_size: int) -> Image.Image:
+    cells, gap = [], Image.new("RGB", (cell_width, 6), BACKGROUND)
+    for frame in strip.frames:
+        truth, prediction = (
+            _fit(draw_overlay(frame.image, mask), cell_width) for mask in (frame.truth, frame.prediction)
+        )
+        cells.append(_stack([truth, gap, prediction]))
+    height = cells[0].height // 2
+    title = _text_cell(strip.text, cell_width, height, font_size, note="above: truth")
+    return _beside([_stack([title, _text_cell(f"below: {strip.note}", cell_width, height, font_size)]), *cells])
 
 
 def _checked_map(values: ArrayLike) -> NDArray[np.float32]:

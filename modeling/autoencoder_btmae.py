@@ -137,7 +137,7 @@ class AttentionRefinement(nn.Module):
 
     def __init__(self, config: BtmaeConfig) -> None:
         super().__init__()
-        self.attention = PixelWordAttention(config.hidden_size, config.hidden_size, num_heads=1, norm="layer")
+        self.attention = PixelWordAttention(config, config.hidden_size, config.hidden_size, num_heads=1, norm="layer")
 
     def forward(
         self, tokens: Tensor, positions: Tensor, token_mask: Tensor | None, other: Tensor, other_mask: Tensor

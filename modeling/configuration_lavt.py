@@ -84,13 +84,17 @@ class LavtConfig(RefSegConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        self.check_backbone()
+        if self.decoder_hidden_size is None:
+            self.decoder_hidden_size = self.stage_widths[-1] // 2
+
+    def check_backbone(self):
+        """Raises ValueError where the image encoder is of a kind that the model cannot cut into stages."""
         if self.backbone_config.model_type != "swin":
             raise ValueError(
                 f"backbone_config: LAVT fuses language between the stages of a Swin transformer, got model_type "
                 f"'{self.backbone_config.model_type}'. Pass a SwinConfig."
             )
-        if self.decoder_hidden_size is None:
-            self.decoder_hidden_size = self.stage_widths[-1] // 2
 
     @property
     def stage_widths(self) -> list[int]:
@@ -101,6 +105,10 @@ class LavtConfig(RefSegConfig):
     def num_decoder_stages(self) -> int:
         """How many of the last stages the decoder reads: V_1 holds no language, so it is left out (section 4.3.1)."""
         return len(self.stage_widths) - (self.decoder_features == "V")
+
+    def fuses(self, stage: int) -> bool:
+        """Whether a stage meets the language: all but the last one where the decoder reads V_i alone."""
+        return stage < len(self.stage_widths) - 1 or self.decoder_features != "V"
 
     def validate_architecture(self):
         """Checks that the parts fit together; called on construction."""

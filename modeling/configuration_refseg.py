@@ -200,6 +200,8 @@ class RefSegConfig(PreTrainedConfig):
 
     # What the method's image processor does otherwise than `RefSegImageProcessor` by default.
     image_processor_defaults: ClassVar[dict[str, Any]] = {}
+    # Whether `pixel_values` may be clips (batch, frames, 3, height, width) as well as images.
+    takes_clips: ClassVar[bool] = False
 
     freeze_image_encoder: bool = False
     freeze_text_encoder: bool = False

@@ -1,5 +1,9 @@
 """Images and masks on their way into a model, and logits on their way back to masks at the image's own size."""
 
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -78,6 +82,36 @@ class RefSegImageProcessor(TorchvisionBackend):
                 returned as int64 0 or 1, (batch, height, width).
         """
         return super().preprocess(images, segmentation_maps, **kwargs)
+
+    def preprocess_clips(
+        self,
+        clips: list[list[ImageInput]],
+        segmentation_maps: list[list[ImageInput]] | None = None,
+        return_tensors: str | TensorType | None = None,
+        **kwargs: Unpack[RefSegImageProcessorKwargs],
+    ) -> BatchFeature:
+        """Prepares every frame as `preprocess` prepares an image.
+
+        Args:
+            clips: for each clip its frames; all clips are of one length.
+            segmentation_maps: lists of that length, of masks as large as the frames, nonzero = target.
+            return_tensors: kind of the tensors, PyTorch's by default.
+
+        Returns:
+            `pixel_values` (clips, frames, 3, height, width) and, with `segmentation_maps`, `mask_labels` (maps,
+            frames, height, width), int64 0 or 1.
+
+        Raises:
+            ValueError: where lengths differ, or there is nothing.
+        """
+        lengths = sorted({len(frames) for frames in [*clips, *(segmentation_maps or [])]})
+        if len(lengths) != 1 or lengths == [0]:
+            raise ValueError(f"Clips and their masks need one frame at least, and equally many: got {lengths}.")
+        masks = None if segmentation_maps is None else [mask for maps in segmentation_maps for mask in maps]
+        frames = [frame for clip in clips for frame in clip]
+        inputs = self.preprocess(frames, segmentation_maps=masks, return_tensors="pt", **kwargs)
+        data = {name: values.unflatten(0, (-1, lengths[0])) for name, values in inputs.items()}
+        return BatchFeature(data, tensor_type=return_tensors)
 
     def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> ImageInput:
         if expected_ndims == 3:
@@ -160,18 +194,39 @@ class RefSegImageProcessor(TorchvisionBackend):
         Raises:
             ValueError: where the numbers of logits and sizes differ.
         """
-        threshold = self.mask_threshold if threshold is None else threshold
-        sizes = [tuple(outputs.logits.shape[-2:])] * len(outputs.logits) if target_sizes is None else target_sizes
-        if len(sizes) != len(outputs.logits):
-            raise ValueError(f"Pass one target size per text: got {len(sizes)} sizes for {len(outputs.logits)} texts.")
-        presence = outputs.presence_logits
-        found = [True] * len(sizes) if presence is None else (presence > 0).tolist()
         return [
             self._post_process_one(logits, size, threshold, is_found)
-            for logits, size, is_found in zip(outputs.logits, sizes, found, strict=True)
+            for logits, size, is_found in _for_each_text(outputs, target_sizes)
         ]
 
-    def _post_process_one(self, logits: Tensor, size: tuple[int, int], threshold: float, is_found: bool) -> dict:
+    def post_process_referring_video_segmentation(
+        self, outputs: ModelOutput, target_sizes: list[tuple[int, int]] | None = None, threshold: float | None = None
+    ) -> list[dict]:
+        """Turns the logits of clips (batch, frames, height, width) into one mask per text and frame.
+
+        Arguments and errors are those of `post_process_referring_segmentation`, with one target size per text.
+
+        Returns:
+            A dictionary per text: `masks` (bool tensor (frames, height, width)), `scores` (for each frame the mean
+            foreground probability inside its mask, 0 for an empty one) and `present` (whether any mask holds any
+            pixel). Where a presence head gives the target a probability of at most 0.5, all masks are empty.
+        """
+        results = []
+        for clip, size, is_found in _for_each_text(outputs, target_sizes):
+            frames = [self._post_process_one(logits, size, threshold, is_found) for logits in clip]
+            results.append(
+                {
+                    "masks": torch.stack([frame["mask"] for frame in frames]),
+                    "scores": [frame["score"] for frame in frames],
+                    "present": any(frame["present"] for frame in frames),
+                }
+            )
+        return results
+
+    def _post_process_one(
+        self, logits: Tensor, size: tuple[int, int], threshold: float | None, is_found: bool
+    ) -> dict:
+        threshold = self.mask_threshold if threshold is None else threshold
         height, width = (int(side) for side in size)
         if self.size.longest_edge:
             rows, columns = fit_longest_edge(height, width, max(logits.shape))
@@ -181,6 +236,18 @@ class RefSegImageProcessor(TorchvisionBackend):
         mask = (probabilities > threshold) & is_found
         present = bool(mask.any())
         return {"mask": mask, "score": probabilities[mask].mean().item() if present else 0.0, "present": present}
+
+
+def _for_each_text(
+    outputs: ModelOutput, target_sizes: list[tuple[int, int]] | None
+) -> Iterator[tuple[Tensor, tuple[int, int], bool]]:
+    """The logits of each text, the size of its mask, and whether the presence head, if any, has found its target."""
+    sizes = [tuple(outputs.logits.shape[-2:])] * len(outputs.logits) if target_sizes is None else target_sizes
+    if len(sizes) != len(outputs.logits):
+        raise ValueError(f"Pass one target size per text: got {len(sizes)} sizes for {len(outputs.logits)} texts.")
+    presence = outputs.presence_logits
+    found = [True] * len(sizes) if presence is None else (presence > 0).tolist()
+    return zip(outputs.logits, sizes, found, strict=True)
 
 
 def fit_longest_edge(height: int, width: int, longest_edge: int) -> tuple[int, int]:
@@ -202,4 +269,17 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-__all__ = ["RefSegImageProcessor", "upright_rgb"]
+def open_image(path: Path) -> Image.Image:
+    """A photograph as RGB, upright; raises ValueError, naming the file, where it is damaged or too large."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                return upright_rgb(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"{path} is too large to open: {error} Scale it down first.") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} is damaged or no image ({error}). Replace it with the complete file.") from error
+
+
+__all__ = ["RefSegImageProcessor", "open_image", "upright_rgb"]

@@ -13,7 +13,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 class PixelNorm(nn.Module):
     """A channels-first normalization (instance, batch) for features with the channels last.
 
-    `features` (batch, positions, channels); returns the same shape.
+    `features` (batch, ..., channels); returns the same shape.
     """
 
     def __init__(self, norm: nn.Module) -> None:
@@ -21,7 +21,7 @@ class PixelNorm(nn.Module):
         self.norm = norm
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.norm(features.transpose(1, 2)).transpose(1, 2)
+        return self.norm(features.flatten(1, -2).transpose(1, 2)).transpose(1, 2).view(features.shape)
 
 
 class TokenBatchNorm(nn.Module):
@@ -57,12 +57,15 @@ def build_fusion_norm(kind: str, channels: int) -> nn.Module:
 class PixelWordAttention(nn.Module):
     """For every pixel, the words that matter to it: the language maps (LAVT, section 3.1.2, equations 1 to 5).
 
-    Shapes: `pixels` (batch, positions, channels), `words` (batch, tokens, text_channels), `word_mask` (batch, tokens)
-    with 1 = word. Returns (batch, positions, channels).
+    Shapes: `pixels` (batch, ..., channels), `words` (batch, tokens, text_channels), `word_mask` (batch, tokens) with
+    1 = word. Returns the shape of `pixels`. The configuration says which kernel computes the attention.
     """
 
-    def __init__(self, channels: int, text_channels: int, num_heads: int, norm: str) -> None:
+    is_causal = False
+
+    def __init__(self, config: PreTrainedConfig, channels: int, text_channels: int, num_heads: int, norm: str) -> None:
         super().__init__()
+        self.config = config
         self.num_heads = num_heads
         self.query = nn.Linear(channels, channels)
         self.query_norm = build_fusion_norm(norm, channels)
@@ -74,15 +77,18 @@ class PixelWordAttention(nn.Module):
     def forward(self, pixels: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
         query, key, added_scores = self.project(pixels, words, word_mask)
         value = self.value(words) * word_mask.unsqueeze(-1)  # equation 3
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, written_out_attention
+        )
         # The scale is that of all channels, also with several heads.
-        attended = F.scaled_dot_product_attention(
-            query, key, self.split_heads(value), attn_mask=added_scores, scale=pixels.shape[-1] ** -0.5
+        attended, _ = attend(
+            self, query, key, self.split_heads(value), added_scores, scaling=pixels.shape[-1] ** -0.5
         )  # equation 4
-        return self.output_norm(self.output(attended.transpose(1, 2).flatten(2)))  # equation 5
+        return self.output_norm(self.output(attended.reshape(pixels.shape)))  # equation 5
 
     def project(self, pixels: Tensor, words: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys, and what is added to the scores, each (batch, heads or 1, positions or tokens or 1, ...)."""
-        query = self.query_norm(self.query(pixels))  # equation 1
+        query = self.query_norm(self.query(pixels)).flatten(1, -2)  # equation 1
         key = self.key(words) * word_mask.unsqueeze(-1)  # equation 2
         return self.split_heads(query), self.split_heads(key), (1e4 * word_mask - 1e4)[:, None, None, :]
 
@@ -94,6 +100,23 @@ class PixelWordAttention(nn.Module):
 
     def split_heads(self, features: Tensor) -> Tensor:
         return features.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class CrossModalAttention(nn.Module):
+    """One direction of cross-attention between words and image: features times what they attend to on the other side.
+
+    (MagNet, equation 7.) Shapes: `features` (batch, positions, channels), `others` (batch, other_positions,
+    other_channels), `other_mask` (batch, other_positions) with 1 = attend. Returns (batch, positions, channels).
+    """
+
+    def __init__(self, config: PreTrainedConfig, channels: int, other_channels: int) -> None:
+        super().__init__()
+        self.attention = PixelWordAttention(config, channels, other_channels, num_heads=1, norm="layer")
+        self.project_features = nn.Sequential(nn.Linear(channels, channels), nn.GELU())
+        self.project_fused = nn.Sequential(nn.Linear(channels, channels), nn.GELU())
+
+    def forward(self, features: Tensor, others: Tensor, other_mask: Tensor) -> Tensor:
+        return self.project_fused(self.project_features(features) * self.attention(features, others, other_mask))
 
 
 class GateProjection(nn.Linear):
@@ -168,10 +191,16 @@ def written_out_attention(
     scaling: float,
     **kwargs,
 ) -> tuple[Tensor, None]:
-    """Attention without a fused kernel, as transformers' interface wants it; `attention_mask` is True = attend."""
+    """Attention without a fused kernel, as transformers' interface wants it.
+
+    `attention_mask` is True = attend, or is added to the scores.
+    """
     scores = query @ key.transpose(-1, -2) * scaling
     if attention_mask is not None:
-        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+        if attention_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+        else:
+            scores = scores + attention_mask
     return (scores.softmax(-1) @ value).transpose(1, 2), None
 
 

@@ -266,7 +266,7 @@ class SimpleDecoder(nn.Module):
     def __init__(self, config: BtmaeConfig) -> None:
         super().__init__()
         channels = config.hidden_size
-        self.attention = PixelWordAttention(channels, channels, num_heads=1, norm="layer")
+        self.attention = PixelWordAttention(config, channels, channels, num_heads=1, norm="layer")
         self.decoder = LavtDecoder([channels] * 3, channels)
 
     def forward(self, fused: BtmaeFeatures) -> tuple[Tensor, list[ImpactTokens]]:

@@ -7,7 +7,7 @@ they are followed and a configuration field gives the paper's form.
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedConfig
 from transformers import initialization as init
 
 from .configuration_lavt import LavtConfig
@@ -32,12 +32,13 @@ ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.
 class PooledSentence(nn.Module):
     """The mean of all words at every pixel, in the place of `PixelWordAttention` (table 5, row 3); same shapes."""
 
-    def __init__(self, channels: int, text_channels: int, num_heads: int, norm: str) -> None:
+    def __init__(self, config: PreTrainedConfig, channels: int, text_channels: int, num_heads: int, norm: str) -> None:
         super().__init__()
         self.value = nn.Linear(text_channels, channels)
 
     def forward(self, pixels: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
-        return self.value(mean_word(words, word_mask)).unsqueeze(1).expand_as(pixels)
+        sentence = self.value(mean_word(words, word_mask))
+        return sentence.view(-1, *[1] * (pixels.ndim - 2), sentence.shape[1]).expand_as(pixels)
 
 
 class MultiModalFusion(nn.Module):
@@ -53,7 +54,7 @@ class MultiModalFusion(nn.Module):
         channels = config.stage_widths[stage]
         activation = ACTIVATIONS[config.fusion_activation]
         self.language_maps = self.LANGUAGE_MAPS[config.fusion_type](
-            channels, config.text_config.hidden_size, config.fusion_num_heads[stage], config.fusion_norm
+            config, channels, config.text_config.hidden_size, config.fusion_num_heads[stage], config.fusion_norm
         )
         self.project_pixels = nn.Sequential(nn.Linear(channels, channels), activation())
         self.project_fused = nn.Sequential(
@@ -115,13 +116,13 @@ def build_pathway(config: LavtConfig, stage: int) -> nn.Module:
 class FusionStage(nn.Module):
     """What follows the transformer layers of a stage: fusion, language pathway, and the features for the decoder.
 
-    Returns E_i and the normalized decoder features (F_i unless the configuration says otherwise), both
-    (batch, positions, channels).
+    `fusion` is the multi-modal fusion of the stage. Returns E_i and the normalized decoder features (F_i unless the
+    configuration says otherwise), both of the shape of the visual features.
     """
 
-    def __init__(self, config: LavtConfig, stage: int) -> None:
+    def __init__(self, config: LavtConfig, stage: int, fusion: nn.Module) -> None:
         super().__init__()
-        self.fusion = MultiModalFusion(config, stage)
+        self.fusion = fusion
         self.pathway = build_pathway(config, stage)
         self.decoder_features = "VFE".index(config.decoder_features)
         is_decoded = stage >= len(config.stage_widths) - config.num_decoder_stages
@@ -144,9 +145,10 @@ class VisualStage(nn.Module):
         return visual, self.decoder_norm(visual)
 
 
-def build_stage(config: LavtConfig, stage: int) -> nn.Module:
-    is_last = stage == len(config.stage_widths) - 1
-    return VisualStage(config, stage) if is_last and config.decoder_features == "V" else FusionStage(config, stage)
+def build_stage(config: LavtConfig, stage: int, fusion_class: type[MultiModalFusion]) -> nn.Module:
+    if not config.fuses(stage):
+        return VisualStage(config, stage)
+    return FusionStage(config, stage, fusion_class(config, stage))
 
 
 class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
@@ -164,12 +166,16 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
 
     config: LavtConfig
     _no_split_modules = ["WindowLayer", "FusionStage", "LavtDecoder"]
+    backbone_class: type[nn.Module] = SwinStages
+    fusion_class = MultiModalFusion
 
     def __init__(self, config: LavtConfig) -> None:
         super().__init__(config)
-        self.backbone = SwinStages(config.backbone_config)
+        self.backbone = self.backbone_class(config.backbone_config)
         self.text_encoder = AutoModel.from_config(config.text_config, add_pooling_layer=False)
-        self.stages = nn.ModuleList(build_stage(config, stage) for stage in range(len(config.stage_widths)))
+        self.stages = nn.ModuleList(
+            build_stage(config, stage, self.fusion_class) for stage in range(len(config.stage_widths))
+        )
         self.decoder = LavtDecoder(config.stage_widths[-config.num_decoder_stages :], config.decoder_hidden_size)
         self.loss_weights = {
             "cross_entropy": {"cross_entropy": 1.0},

@@ -19,27 +19,10 @@ from transformers.models.mask2former.modeling_mask2former import (
 
 from .configuration_magnet import MagNetConfig
 from .encoders_refseg import BertStages, SwinStages, load_pretrained_swin
-from .layers_refseg import GateProjection, PixelNorm, PixelWordAttention, mean_word, resize_aligned, to_map
+from .layers_refseg import CrossModalAttention, GateProjection, PixelNorm, mean_word, resize_aligned, to_map
 from .losses_refseg import cross_entropy, dice_loss, pixel_to_pixel_loss, pixel_to_text_loss
 from .modeling_outputs_refseg import FusedFeatures, ImageFeatures
 from .modeling_refseg import RefSegPreTrainedModel
-
-
-class CrossModalAttention(nn.Module):
-    """One direction of X-MHA (equation 7): features times what they attend to in the other modality.
-
-    Shapes: `features` (batch, positions, channels), `others` (batch, other_positions, other_channels), `other_mask`
-    (batch, other_positions) with 1 = attend. Returns (batch, positions, channels).
-    """
-
-    def __init__(self, channels: int, other_channels: int) -> None:
-        super().__init__()
-        self.attention = PixelWordAttention(channels, other_channels, num_heads=1, norm="layer")
-        self.project_features = nn.Sequential(nn.Linear(channels, channels), nn.GELU())
-        self.project_fused = nn.Sequential(nn.Linear(channels, channels), nn.GELU())
-
-    def forward(self, features: Tensor, others: Tensor, other_mask: Tensor) -> Tensor:
-        return self.project_fused(self.project_features(features) * self.attention(features, others, other_mask))
 
 
 class PyramidLevel(nn.Module):
@@ -98,8 +81,8 @@ class TextToPixels(nn.Module):
         channels, text_channels = config.stage_widths[stage], config.text_config.hidden_size
         levels = len(config.pyramid_scales)
         self.scales = tuple(config.pyramid_scales)
-        self.full = CrossModalAttention(channels, text_channels)
-        self.levels = nn.ModuleList(CrossModalAttention(channels // 4, text_channels) for _ in range(levels))
+        self.full = CrossModalAttention(config, channels, text_channels)
+        self.levels = nn.ModuleList(CrossModalAttention(config, channels // 4, text_channels) for _ in range(levels))
         self.mixer = nn.Sequential(
             nn.Linear(channels + levels * (channels // 4), channels),
             nn.LayerNorm(channels),
@@ -135,8 +118,8 @@ class PixelsToText(nn.Module):
         super().__init__()
         channels, image_channels = config.text_config.hidden_size, config.stage_widths[stage]
         levels = len(config.pyramid_scales)
-        self.full = CrossModalAttention(channels, image_channels)
-        self.levels = nn.ModuleList(CrossModalAttention(channels, image_channels // 4) for _ in range(levels))
+        self.full = CrossModalAttention(config, channels, image_channels)
+        self.levels = nn.ModuleList(CrossModalAttention(config, channels, image_channels // 4) for _ in range(levels))
         # The last layer starts close to zero, so that BERT starts close to what it was trained for, yet not at zero.
         self.mixer = nn.Sequential(
             nn.Linear((1 + levels) * channels, channels), nn.GELU(), GateProjection(channels), nn.Tanh()
@@ -243,6 +226,11 @@ class MaskHead(Mask2FormerPreTrainedModel):
         self.pixel_decoder = PixelDecoder(config, widths)
         self.transformer = Mask2FormerTransformerModule(config.feature_size, config)
         self.post_init()
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        """Mask2Former's attention has one kernel."""
+        return False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -13,12 +13,19 @@ class ImageFeatures(ModelOutput):
     Args:
         features (`torch.FloatTensor`): features, the images along the first axis.
         map_size (`tuple[int, int]`): height and width of the feature map.
-        image_size (`tuple[int, int]`): height and width of the `pixel_values` it was computed from.
+        image_size (`tuple[int, ...]`):
+            Height and width of the `pixel_values` it was computed from; of clips frames, height and width.
     """
 
     features: Tensor | None = None
     map_size: tuple[int, int] | None = None
-    image_size: tuple[int, int] | None = None
+    image_size: tuple[int, ...] | None = None
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of each clip; an image counts as one."""
+        *frames, _, _ = self.image_size
+        return frames[0] if frames else 1
 
     def with_features(self, features: Tensor) -> "ImageFeatures":
         """Other features of the same images."""
@@ -30,7 +37,9 @@ class FusedFeatures(ModelOutput):
     """What a model knows once language and vision have met; methods add to it what their decoders need.
 
     Args:
-        maps (`list[torch.FloatTensor]`): maps (batch, channels, height, width), finest first.
+        maps (`list[torch.FloatTensor]`):
+            Maps (batch, channels, height, width), finest first; those of clips have the frames stacked along the
+            height.
         words (`torch.FloatTensor` of shape `(batch, tokens, channels)`): the word features.
         word_mask (`torch.FloatTensor` of shape `(batch, tokens)`): 1 = word, 0 = padding.
     """
@@ -49,7 +58,7 @@ class ReferringSegmentationOutput(ModelOutput):
             Sum of `loss_components`, each times the model's `loss_weights` of that name.
         loss_components (`dict[str, torch.FloatTensor]`, returned when `mask_labels` is given):
             The unweighted losses by name, scalars, detached.
-        logits (`torch.FloatTensor` of shape `(batch, height, width)`):
+        logits (`torch.FloatTensor` of shape `(batch, height, width)`, for clips `(batch, frames, height, width)`):
             Foreground logits. A pixel belongs to the mask where their sigmoid exceeds the image processor's
             `mask_threshold`: with 0.5, its default, where they exceed 0.
         presence_logits (`torch.FloatTensor` of shape `(batch,)`, returned where the model has a presence head):

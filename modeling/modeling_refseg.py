@@ -45,7 +45,8 @@ class RefSegPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     # Losses are means over a batch, so Trainer has to average them over accumulation steps itself.
     accepts_loss_kwargs = False
-    # Without gradients no more texts than these are fused and decoded at once: it bounds the memory.
+    # Without gradients no more texts than these are fused and decoded at once, each frame of a clip counting as one:
+    # it bounds the memory.
     texts_per_pass = 8
     # Whether the fused maps have met the sentence.
     maps_hold_language = True
@@ -148,10 +149,19 @@ class RefSegPreTrainedModel(PreTrainedModel):
             super()._init_weights(module)
 
     def get_encoder_features(self, pixel_values: Tensor) -> ImageFeatures:
-        """What the image encoder alone makes of images (batch, 3, height, width).
+        """What the image encoder alone makes of images (batch, 3, height, width), or of clips where it takes them.
 
         Pass the result as `encoder_features`, to train on images without encoding them again.
+
+        Raises:
+            ValueError: neither images nor, where the configuration's `takes_clips` is True, clips.
         """
+        if pixel_values.ndim != 4 and not (pixel_values.ndim == 5 and self.config.takes_clips):
+            clips = " or clips (batch, frames, 3, height, width)" if self.config.takes_clips else ""
+            raise ValueError(
+                f"`pixel_values` has shape {tuple(pixel_values.shape)}, but this model takes images "
+                f"(batch, 3, height, width){clips}."
+            )
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.backbone)):
             return self.run_image_encoder(pixel_values)
 
@@ -204,11 +214,13 @@ class RefSegPreTrainedModel(PreTrainedModel):
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, 3, height, width)`):
-                Normalized images, one for each text or a single one for all texts (it is encoded once).
+                Normalized images, one for each text or a single one for all texts (it is encoded once). Where the
+                configuration's `takes_clips` is True, clips `(batch, frames, 3, height, width)` as well.
             input_ids (`torch.LongTensor` of shape `(batch, tokens)`): the tokenized texts.
             attention_mask (`torch.LongTensor` of shape `(batch, tokens)`): 1 = word, 0 = padding; all words if absent.
             mask_labels (`torch.LongTensor` of shape `(batch, height, width)`):
-                0 = background, 1 = target; all 0 where there is no target.
+                0 = background, 1 = target; all 0 where there is no target. For clips `(batch, frames, height, width)`
+                with -100 all over the frames that are not annotated.
             image_embeds ([`ImageFeatures`]): what `get_image_features` returned, instead of `pixel_values`.
             text_embeds (`torch.FloatTensor` of shape `(batch, tokens, channels)`):
                 What `get_text_features` returned, instead of `input_ids`.
@@ -258,10 +270,10 @@ class RefSegPreTrainedModel(PreTrainedModel):
         losses = further_losses | self.compute_losses(logits, _matching_labels(mask_labels, logits), fused)
         presence_logits = self.predict_presence(fused)
         if self.config.presence_head:
-            losses["presence"] = PresenceHead.loss(presence_logits, mask_labels)
+            losses["presence"] = PresenceHead.loss(presence_logits, _targets(mask_labels))
         if self.config.mask_grounding is not None:
             losses["mask_grounding"] = self.compute_mask_grounding_loss(
-                input_ids, attention_mask, image, fused, mask_labels
+                input_ids, attention_mask, image, fused, _targets(mask_labels)
             )
         if self.config.language_reconstruction is not None:
             losses["language_reconstruction"] = self.language_reconstruction(
@@ -276,7 +288,7 @@ class RefSegPreTrainedModel(PreTrainedModel):
 
     def segment(self, image: ImageFeatures, words: Tensor, word_mask: Tensor) -> ReferringSegmentationOutput:
         """Logits alone, without gradients for `texts_per_pass` texts at a time; inputs as those of `fuse`."""
-        at_once = len(words) if torch.is_grad_enabled() else self.texts_per_pass
+        at_once = len(words) if torch.is_grad_enabled() else max(1, self.texts_per_pass // image.num_frames)
         logits, presence_logits = [], []
         parts = (features.split(at_once) for features in (image.features, words, word_mask))
         for pixels, *text in zip(*parts, strict=True):
@@ -362,7 +374,16 @@ class RefSegPreTrainedModel(PreTrainedModel):
         """
         image, words, word_mask = self.encode_inputs(pixel_values, input_ids, attention_mask)
         fused = self.fuse(image, words, word_mask)
-        return self.name_masked_words(input_ids, attention_mask, is_masked, image, fused, mask_labels).argmax(1)
+        targets = _targets(mask_labels)
+        return self.name_masked_words(input_ids, attention_mask, is_masked, image, fused, targets).argmax(1)
+
+
+def _targets(mask_labels: Tensor) -> Tensor:
+    """Labels (batch, height, width) or (batch, frames, height, width) as bool masks laid out as the fused maps are.
+
+    They are (batch, frames * height, width); frames without annotation count as background.
+    """
+    return (mask_labels > 0).flatten(1, -2)
 
 
 def _join(parts: list[Tensor]) -> Tensor:

@@ -1,6 +1,6 @@
-"""Images, texts and masks together on their way into any model for referring segmentation, and back."""
+"""Images or videos, texts and masks together on their way into any model for referring segmentation, and back."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import ImageInput
@@ -9,6 +9,7 @@ from transformers.tokenization_utils_base import TextInput
 from transformers.utils import ModelOutput, logging
 
 from .image_processing_refseg import RefSegImageProcessorKwargs
+from .video_refseg import as_clips
 
 logger = logging.get_logger(__name__)
 
@@ -56,6 +57,7 @@ class RefSegProcessor(ProcessorMixin):
         images: ImageInput | None = None,
         text: TextInput | list[TextInput] | None = None,
         segmentation_maps: ImageInput | None = None,
+        videos: Any = None,
         **kwargs: Unpack[RefSegProcessorKwargs],
     ) -> BatchFeature:
         """Prepares the inputs of a model.
@@ -63,21 +65,30 @@ class RefSegProcessor(ProcessorMixin):
         Args:
             images: one image, or a list with one image per text. One image with several texts is encoded once.
             text: a sentence or a list.
-            segmentation_maps: one (height, width) mask per text, nonzero = target, for training.
+            segmentation_maps: one (height, width) mask per text, nonzero = target, for training; one (frames, height,
+                width) array or list of masks per text along with `videos`.
+            videos: instead of `images`: one clip, or a list with one clip per text, all of one length. A clip is a
+                list of frames (PIL images, arrays or tensors), or the path of a folder of frames or of a video file.
 
         Returns:
-            `pixel_values` (images, 3, height, width), `input_ids` and `attention_mask` (texts, tokens), and
-            `mask_labels` (masks, height, width) where masks were given.
+            `pixel_values` (images, 3, height, width) or (clips, frames, 3, height, width), `input_ids` and
+            `attention_mask` (texts, tokens), and `mask_labels` (masks, height, width) or (masks, frames, height,
+            width) where masks were given.
 
         Raises:
-            ValueError: where nothing is given, or a text is empty.
+            ValueError: where nothing is given, or both images and clips, or a text is empty, or lengths differ.
         """
-        if images is None and text is None:
+        if images is None and text is None and videos is None:
             raise ValueError("Pass `images`, `text` or both.")
+        if images is not None and videos is not None:
+            raise ValueError("Pass `images` or `videos`, not both.")
         merged = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
         data: dict = {}
         if images is not None:
             data.update(self.image_processor(images, segmentation_maps=segmentation_maps, **merged["images_kwargs"]))
+        if videos is not None:
+            masks = None if segmentation_maps is None else as_clips(segmentation_maps, frame_axes=2)
+            data.update(self.image_processor.preprocess_clips(as_clips(videos), masks, **merged["images_kwargs"]))
         if text is not None:
             data.update(self._tokenize([text] if isinstance(text, str) else list(text), **merged["text_kwargs"]))
         return BatchFeature(data)
@@ -108,6 +119,12 @@ class RefSegProcessor(ProcessorMixin):
     ) -> list[dict]:
         """See [`RefSegImageProcessor.post_process_referring_segmentation`]."""
         return self.image_processor.post_process_referring_segmentation(outputs, target_sizes, threshold)
+
+    def post_process_referring_video_segmentation(
+        self, outputs: ModelOutput, target_sizes: list[tuple[int, int]] | None = None, threshold: float | None = None
+    ) -> list[dict]:
+        """See [`RefSegImageProcessor.post_process_referring_video_segmentation`]."""
+        return self.image_processor.post_process_referring_video_segmentation(outputs, target_sizes, threshold)
 
     @property
     def model_input_names(self) -> list[str]:

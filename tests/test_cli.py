@@ -359,6 +359,19 @@ def test_prepare_passes_its_options_on(monkeypatch):
     assert (begun["split_by"], begun["mask_overlap"]) == ("google", "background")
 
 
+def test_prepare_writes_videos():
+    sizes = ["--train-size", 2, "--val-size", 1, "--test-size", 1, "--image-size", 64, "--num-frames", 4]
+    printed = output_of("prepare", "refshapes_video", "--output", "moving", *sizes)
+    read = datasets.load_dataset("moving")
+    assert {split: len(rows) for split, rows in read.items()} == {"train": 2, "val": 1, "test": 1}
+    assert [frame.size for frame in read["val"][0]["frames"]] == [(64, 64)] * 4
+    assert printed.splitlines()[0].split() == ["split", "referents", "sentences", "videos"]
+    assert output_of("info", "moving") == printed
+    first = min(Path("moving/data").glob("*.parquet"))
+    first.write_bytes(first.read_bytes()[:500])
+    assert f"{first} is damaged" in error_of("info", "moving")
+
+
 def test_prepare_names_what_is_wrong():
     arguments = ["prepare", "refcoco", "--data-dir", REFER_API, "--output", "refcoco"]
     assert "Unknown data set 'nope'" in error_of("prepare", "nope", "--output", "out")

@@ -354,7 +354,7 @@ def test_shuffled_sentences_come_from_other_images(dataset):
 def test_a_model_that_reads_falls_on_shuffled_sentences(dataset):
     """Colors follow from the ref id, so a model that reads must lose; one image cannot be shuffled at all."""
     assert evaluate(with_shuffled_sentences(dataset)).metrics["oIoU"] < evaluate(dataset).metrics["oIoU"]
-    with pytest.raises(ValueError, match="3 of the 4 rows"):
+    with pytest.raises(ValueError, match="3 of the 4 referents"):
         with_shuffled_sentences(dataset.select(range(4)))
 
 

@@ -6,9 +6,11 @@ import pytest
 from fresh_process import run_python
 from huggingface_hub import ModelCard
 from PIL import Image
+from tiny_configs import BERT, VIDEO_SWIN
 from tiny_lavt import tiny_lavt, tiny_processor
 from transformers import BertConfig, BertModel
 
+from hf_refseg import VideoLavtConfig, VideoLavtForReferringSegmentation
 from hf_refseg.hub.model_card import write_model_card
 
 METRICS = {
@@ -126,3 +128,24 @@ def test_usage_examples_run_with_and_without_the_package(lavt, tmp_path):
     for snippet, hidden in ((with_package, False), (without_package, True)):
         printed = run_python(snippet + check, cwd=tmp_path, hide_package=hidden)
         assert printed.splitlines()[-1] == "torch.bool (40, 50)"
+
+
+def test_cards_of_clip_models_show_how_to_segment_a_clip(tmp_path):
+    folder = tmp_path / "my-model"
+    model = VideoLavtForReferringSegmentation(VideoLavtConfig(backbone_config=VIDEO_SWIN, text_config=BERT)).eval()
+    model.save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
+    metrics = {("ref_davis17", "val", "davis"): {"J&F": 12.0}, ("refcoco", "val", "lavt"): {"oIoU": 11.0}}
+    card = ModelCard.load(write_model_card(folder, model=model, metrics=metrics))
+    assert card.data.tags == ["referring-image-segmentation", "referring-video-segmentation", "video_lavt"]
+    kinds = [result.task_name for result in card.data.eval_results]
+    assert kinds == ["Referring video segmentation", "Referring image segmentation"]
+    assert "yang2024language" in section(card, "Citation")
+    (tmp_path / "clip.mp4").mkdir()  # a folder of frames, whatever its name
+    for number in range(3):
+        Image.new("RGB", (50, 40), "green").save(tmp_path / "clip.mp4" / f"{number}.png")
+    for snippet, hidden in zip(
+        re.findall(r"```python\n(.*?)```", section(card, "Usage"), re.DOTALL), (False, True), strict=True
+    ):
+        printed = run_python(snippet + "\nprint(masks.dtype, tuple(masks.shape))", cwd=tmp_path, hide_package=hidden)
+        assert printed.splitlines()[-1] == "torch.bool (3, 480, 854)"

@@ -1,9 +1,11 @@
 """The optimizer's steps are those of the reference implementation, and parameter groups are as it made them."""
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
+import tiny_configs
 import torch
 from golden_lavt import BERT_CONFIG, FOLDER, golden_case, golden_model, model_inputs
 from test_lavt_golden import our_name
@@ -12,7 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import CLIPTextConfig, CLIPTextModel, TrainerCallback
 
-from hf_refseg import LavtForReferringSegmentation
+from hf_refseg import LavtForReferringSegmentation, VideoLavtConfig, VideoLavtForReferringSegmentation
 from hf_refseg.training.arguments import RefSegTrainingArguments
 from hf_refseg.training.optimization import decay_parameter_names, synchronize_batch_norm, train_first_text_layers
 from hf_refseg.training.trainer import RefSegTrainer
@@ -124,6 +126,23 @@ def test_only_visual_norms_and_position_tables_do_not_decay() -> None:
     expected = {our_name(f"backbone.{name}") for name in GOLDEN["no_decay_backbone_params"]}
     assert names - set(decay_parameter_names(model)) == expected
     assert {"text_encoder.embeddings.LayerNorm.weight", "decoder.steps.0.norm1.weight"} <= names - expected
+
+
+@pytest.mark.parametrize("fusion_norm", ["instance", "layer"])
+def test_norms_and_position_tables_of_a_video_encoder_do_not_decay(fusion_norm: str) -> None:
+    backbone = {"embed_dim": 8, "depths": [1, 1, 2, 1], "num_heads": [1, 1, 2, 2], "window_size": [2, 4, 4]}
+    model = VideoLavtForReferringSegmentation(
+        VideoLavtConfig(backbone_config=backbone, text_config=tiny_configs.BERT, fusion_norm=fusion_norm)
+    )
+    undecayed = {name for name, _ in model.named_parameters()} - set(decay_parameter_names(model))
+    visual = {name for name, _ in model.backbone.named_parameters(prefix="backbone")}
+    expected = {name for name in visual if re.search(r"norm\d?\.|relative_position_bias_table$", name)}
+    tables = [name for name in expected if name.endswith("relative_position_bias_table")]
+    assert undecayed & visual == expected and len(tables) == 5
+    # Elsewhere, layer norms alone: of each stage before the decoder, of the 3D pixel-word attention where it has some.
+    others = {name for name in undecayed - visual if "language_maps" not in name}
+    assert len(others) == 2 * 4 and not any(name.startswith("text_encoder.") for name in others)
+    assert (undecayed - visual == others) == (fusion_norm == "instance")
 
 
 def test_each_trained_parameter_is_in_one_group_of_the_optimizer(tmp_path) -> None:

@@ -9,6 +9,14 @@ SWIN = {
     "window_size": 4,
     "drop_path_rate": 0.0,
 }
+VIDEO_SWIN = {
+    "model_type": "refseg_video_swin",
+    "embed_dim": 8,
+    "depths": [1, 1, 2, 1],
+    "num_heads": [1, 1, 2, 2],
+    "window_size": [2, 4, 4],
+    "drop_path_rate": 0.0,
+}
 BERT = {
     "model_type": "bert",
     "vocab_size": 97,

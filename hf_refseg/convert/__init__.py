@@ -3,5 +3,12 @@
 from .checkpoints import CheckpointError, load_checkpoint
 from .lavt import convert_lavt_checkpoint
 from .magnet import convert_magnet_checkpoint
+from .video_lavt import convert_video_lavt_checkpoint
 
-__all__ = ["CheckpointError", "convert_lavt_checkpoint", "convert_magnet_checkpoint", "load_checkpoint"]
+__all__ = [
+    "CheckpointError",
+    "convert_lavt_checkpoint",
+    "convert_magnet_checkpoint",
+    "convert_video_lavt_checkpoint",
+    "load_checkpoint",
+]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .masks import MASK_OVERLAPS
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict, Features
+    from datasets import DatasetBuilder, DatasetDict, Features
 
 # The splits that each partition (split_by) of a data set has; the first partition is the default one.
 REFER_SPLITS = {
@@ -20,7 +20,10 @@ REFER_SPLITS = {
     "grefcoco": {"unc": ("train", "val", "testA", "testB")},
 }
 REFSHAPES = ("refshapes", "refshapes+", "grefshapes")
-DATASET_NAMES = (*REFER_SPLITS, *REFSHAPES)
+REFSHAPES_VIDEO = "refshapes_video"
+# Read from their original files, see `video_loading`.
+VIDEO_DATASETS = ("ref_youtube_vos", "ref_davis17", "a2d_sentences", "jhmdb_sentences")
+DATASET_NAMES = (*REFER_SPLITS, *REFSHAPES, REFSHAPES_VIDEO, *VIDEO_DATASETS)
 
 
 class DataFormatError(ValueError):
@@ -50,19 +53,58 @@ def row_features() -> Features:
     )
 
 
+def video_features() -> Features:
+    """The columns of every video data set of the library: one row for each video, with all that it shows.
+
+    `frame_names` are those of the original files, without ending. Of a referent's frames only some may be annotated:
+    `annotated_frames` are their numbers (places in `frames`, ascending) and `masks` their masks, COCO's compressed
+    run-length encoding, empty where the referent is out of sight. `annotator` is empty save where a data set scores
+    the sentences of each annotator on their own (Ref-DAVIS17).
+    """
+    from datasets import Features, Image, List, Value
+
+    return Features(
+        {
+            "video_id": Value("string"),
+            "frame_names": List(Value("string")),
+            "frames": List(Image()),
+            "referents": List(
+                {
+                    "ref_id": Value("string"),
+                    "category": Value("string"),
+                    "annotated_frames": List(Value("int32")),
+                    "masks": List({"size": List(Value("int32"), length=2), "counts": Value("string")}),
+                    "sentences": List(
+                        {
+                            "sent_id": Value("string"),
+                            "raw": Value("string"),
+                            "sent": Value("string"),
+                            "annotator": Value("string"),
+                        }
+                    ),
+                }
+            ),
+        }
+    )
+
+
 def load_refseg(
     name: str, data_dir: str | PathLike[str] | None = None, split_by: str | None = None, **options: Any
 ) -> DatasetDict:
-    """Load a data set for referring segmentation; `row_features` describes its rows.
+    """Load a data set for referring segmentation; `row_features` describes its rows, `video_features` those of videos.
 
     Args:
         name: "refcoco", "refcoco+", "refcocog", "refclef" or "grefcoco" (original files under `data_dir`);
-            "refshapes", "refshapes+" or "grefshapes" (generated); else a folder or a Hub id that `prepare` wrote.
-        data_dir: the folder that holds `<name>/` and, unless the option `image_dir` names another place, `images/`.
+            "refshapes", "refshapes+" or "grefshapes" (generated); "refshapes_video" (generated videos);
+            "ref_youtube_vos", "ref_davis17", "a2d_sentences" or "jhmdb_sentences" (videos, see `load_video_dataset`);
+            else a folder or a Hub id that `prepare` wrote.
+        data_dir: the folder that holds `<name>/` and, unless the option `image_dir` names another place, `images/`;
+            for videos the data set's own folder.
         split_by: who split the data set: "unc", "google", "umd" or "berkeley"; by default the usual one.
         options: for the REFER family `mask_overlap` ("union" or "background", see `rasterize_polygons`), `image_dir`
             (any folder of COCO's train2014 images) and `cache_dir`; for RefShapes `train_size`, `val_size`,
-            `test_size`, `image_size` and `seed`; otherwise those of `datasets.load_dataset`.
+            `test_size`, `image_size` and `seed`, for its videos `num_frames` too; otherwise those of
+            `datasets.load_dataset`.
 
     Rows of one image are adjacent. Splits come in the order train, val, testA, testB or train, val, test.
     Raises `ValueError` for an unknown name or option value, and `DataFormatError`, which names file, record and
@@ -70,14 +112,27 @@ def load_refseg(
     """
     if name in REFER_SPLITS:
         return _load_refer(name, data_dir, split_by, **options)
+    if name in VIDEO_DATASETS:
+        if split_by is not None:
+            raise ValueError(f"{name} is split in one way alone: leave split_by out.")
+        from .video_loading import load_video_dataset
+
+        return load_video_dataset(name, data_dir, **options)
     if data_dir is not None or split_by is not None:
         raise ValueError(
-            f"'{name}' takes no data_dir or split_by. Leave them out, or choose one of: {', '.join(REFER_SPLITS)}."
+            f"'{name}' takes no data_dir or split_by. Leave them out, or choose one of: "
+            f"{', '.join((*REFER_SPLITS, *VIDEO_DATASETS))}."
         )
     if name in REFSHAPES:
+        if "num_frames" in options:
+            raise ValueError(f"'{name}' is made of still scenes: leave num_frames out, or choose '{REFSHAPES_VIDEO}'.")
         from hf_refseg.datasets_scripts.refshapes import build_refshapes
 
         return build_refshapes(config_name=name, **options)
+    if name == REFSHAPES_VIDEO:
+        from hf_refseg.datasets_scripts.refshapes_video import build_refshapes_video
+
+        return build_refshapes_video(**options)
     return _load_prepared(name, **options)
 
 
@@ -89,8 +144,6 @@ def _load_refer(
     image_dir: str | PathLike[str] | None = None,
     cache_dir: str | PathLike[str] | None = None,
 ) -> DatasetDict:
-    from datasets.exceptions import DatasetGenerationError
-
     from hf_refseg.datasets_scripts.grefcoco import GRefCoco
     from hf_refseg.datasets_scripts.refer import Refer, find_image_dir, fingerprint_files
 
@@ -116,10 +169,17 @@ def _load_refer(
         image_dir=str(find_image_dir(root, name, image_dir)),
         fingerprint=fingerprint,
     )
+    return build_rows(builder)
+
+
+def build_rows(builder: DatasetBuilder) -> DatasetDict:
+    """The splits of a builder, from its cache where it has them; raises what was wrong itself, not as a cause."""
+    from datasets.exceptions import DatasetGenerationError
+
     try:
         builder.download_and_prepare()
     except DatasetGenerationError as error:
-        if isinstance(error.__cause__, DataFormatError):
+        if isinstance(error.__cause__, DataFormatError | ImportError):
             raise error.__cause__ from None
         raise
     return builder.as_dataset()
@@ -147,7 +207,8 @@ def _load_prepared(name: str, **options: Any) -> DatasetDict:
             f"'{name}' is prepared and takes no {chosen_before[0]}: leave it out, it was chosen in `prepare`."
         )
     dataset = load_dataset(name, **options)
-    missing = set(row_features()) - set(next(iter(dataset.values())).column_names)
+    found = set(next(iter(dataset.values())).column_names)
+    missing = set(video_features() if "frames" in found else row_features()) - found
     if missing:
         raise DataFormatError(
             f"'{name}' is no data set for referring segmentation: it lacks the columns {', '.join(sorted(missing))}. "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,16 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..files import write_json, write_whole
-from .loading import DATASET_NAMES, REFER_SPLITS, DataFormatError, load_refseg
+from .loading import DATASET_NAMES, REFER_SPLITS, REFSHAPES_VIDEO, VIDEO_DATASETS, DataFormatError, load_refseg
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 MANIFEST = ".prepare.json"
+
+# Rows per Parquet file. A row group is what a writer holds in memory and a reader streams at once.
+IMAGE_SHARD_ROWS, IMAGE_GROUP_ROWS = 1000, 100
+VIDEO_SHARD_ROWS, VIDEO_GROUP_ROWS = 100, 4
 
 # Referents and sentences of a complete copy as published; None where no number is published.
 PUBLISHED_COUNTS: dict[tuple[str, str], dict[str, tuple[int, int | None]]] = {
@@ -38,7 +42,7 @@ def prepare_dataset(
     mask_overlap: str = "union",
     verify: bool = False,
     push_to_hub: str | None = None,
-    max_shard_rows: int = 1000,
+    max_shard_rows: int | None = None,
     **options: Any,
 ) -> Path:
     """Write a data set to the folder `output`, from which `datasets.load_dataset` reads every split.
@@ -51,7 +55,7 @@ def prepare_dataset(
         mask_overlap: as in `load_refseg`; RefShapes has no overlapping polygons and takes only "union".
         verify: compare the numbers of referents and sentences with the published ones before anything is written.
         push_to_hub: a repository "user/name" to upload the finished folder to.
-        max_shard_rows: rows in one Parquet file; 1000 COCO images take about 170 MB of memory.
+        max_shard_rows: rows in one Parquet file; by default 1000 referents of images, or 100 videos.
 
     Returns the folder. Raises `DataFormatError`, which names file, record and remedy, for damaged input, for counts
     that differ from the published ones, and for an output folder that belongs to other inputs or options; and
@@ -59,6 +63,8 @@ def prepare_dataset(
     """
     if name not in DATASET_NAMES:
         raise ValueError(f"Unknown data set '{name}'. Choose one of: {', '.join(DATASET_NAMES)}.")
+    if max_shard_rows is None:
+        max_shard_rows = VIDEO_SHARD_ROWS if name in (REFSHAPES_VIDEO, *VIDEO_DATASETS) else IMAGE_SHARD_ROWS
     if max_shard_rows < 1:
         raise ValueError(f"max_shard_rows is {max_shard_rows}; choose at least 1.")
     if name in REFER_SPLITS:
@@ -83,12 +89,35 @@ def prepare_dataset(
 
 
 def count_rows(rows: Dataset) -> dict[str, int]:
-    """The numbers of "referents" (rows), "sentences" and different "images" of a split."""
+    """The numbers of "referents", "sentences" and different "images" (or "videos") of a split."""
+    if "referents" in rows.column_names:
+        # One row at a time: the masks of a whole split would fill the memory.
+        sentences = [
+            len(referent["sentences"]) for row in rows.select_columns("referents") for referent in row["referents"]
+        ]
+        return {"referents": len(sentences), "sentences": sum(sentences), "videos": len(rows)}
     return {
         "referents": len(rows),
         "sentences": sum(len(sentences) for sentences in rows["sentences"]),
         "images": len(set(rows["image_id"])),
     }
+
+
+def stored_columns(folder: Path) -> list[str]:
+    """The names of the columns of a prepared data set; none where it has no files.
+
+    Raises `DataFormatError` where the first file is damaged.
+    """
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    files = sorted((folder / "data").glob("*.parquet"))
+    try:
+        return parquet.read_schema(files[0]).names if files else []
+    except pyarrow.ArrowInvalid as error:
+        raise DataFormatError(
+            f"{files[0]} is damaged ({error}). Prepare the data set again with the same options, or download it again."
+        ) from error
 
 
 def verify_counts(name: str, split_by: str | None, counts: Mapping[str, Mapping[str, int]]) -> None:
@@ -122,19 +151,37 @@ def verify_counts(name: str, split_by: str | None, counts: Mapping[str, Mapping[
 
 def fingerprint_rows(dataset: DatasetDict) -> str:
     """A hash of every row of every split; an image counts with its path, or its bytes where it has no file."""
-    from datasets import Image as ImageFeature
-
     digest = hashlib.sha256()
     for split, rows in dataset.items():
         digest.update(f"{split}: {rows.features}".encode())
-        for row in rows.cast_column("image", ImageFeature(decode=False)):
-            image = row.pop("image")
-            digest.update(image["bytes"] or str(image["path"]).encode())
+        for row in stored_rows(rows):
+            for image in row.pop("frames") if "frames" in row else [row.pop("image")]:
+                digest.update(image["bytes"] or str(image["path"]).encode())
             digest.update(repr(row).encode())
     return digest.hexdigest()
 
 
-def verify_image(image: Mapping[str, Any], size: tuple[int, int], where: str) -> None:
+def stored_rows(rows: Dataset) -> Iterator[dict[str, Any]]:
+    """The rows with images as `{"path", "bytes"}`: neither decoded nor, as a cast of frames would, copied."""
+    for table in rows.with_format("arrow").iter(batch_size=1):
+        yield from table.to_pylist()
+
+
+def verify_row(row: Mapping[str, Any]) -> None:
+    """Verify the image, or all frames, of one of `stored_rows`; frames without a mask have any size."""
+    if "frames" not in row:
+        verify_image(row["image"], row["mask"]["size"], f"ref {row['ref_id']}")
+        return
+    sizes = {
+        number: mask["size"]
+        for referent in row["referents"]
+        for number, mask in zip(referent["annotated_frames"], referent["masks"], strict=True)
+    }
+    for number, (image, name) in enumerate(zip(row["frames"], row["frame_names"], strict=True)):
+        verify_image(image, sizes.get(number), f"video {row['video_id']}, frame {name}")
+
+
+def verify_image(image: Mapping[str, Any], size: Sequence[int] | None, where: str) -> None:
     """Decode an image `{"path", "bytes"}` wholly; raises `DataFormatError` unless it is sound and of `size` (H, W)."""
     from datasets import Image as ImageFeature
 
@@ -155,7 +202,7 @@ def verify_image(image: Mapping[str, Any], size: tuple[int, int], where: str) ->
             f"{path} ({where}) is damaged or no image ({error}). Download it again, then run prepare again: finished "
             "shards are kept."
         ) from error
-    if decoded.size != (size[1], size[0]):
+    if size is not None and decoded.size != (size[1], size[0]):
         raise DataFormatError(
             f"{path} ({where}) has {decoded.width} x {decoded.height} pixels, its mask {size[1]} x {size[0]}. "
             "Replace it with the original, not a resized or rotated copy."
@@ -237,18 +284,24 @@ def _check_shard(path: Path, rows: int) -> None:
 
 def _write_shard(shard: Dataset, path: Path) -> None:
     import pyarrow.parquet as parquet
-    from datasets import Image as ImageFeature
     from datasets.table import embed_table_storage
 
     previous = None
-    for row in shard.cast_column("image", ImageFeature(decode=False)):
-        source = (row["image"]["path"], row["mask"]["size"])
-        if row["image"]["path"] is None or source != previous:
-            verify_image(row["image"], row["mask"]["size"], f"ref {row['ref_id']}")
+    for row in stored_rows(shard):
+        # Rows of one image follow each other.
+        source = None if "frames" in row else (row["image"]["path"], row["mask"]["size"])
+        if source is None or source[0] is None or source != previous:
+            verify_row(row)
         previous = source
-    # The rows hold the paths of the images. Small row groups let a reader stream a few images at a time.
-    table = embed_table_storage(shard.with_format("arrow")[:])
-    write_whole(path, lambda partial: parquet.write_table(table, partial, row_group_size=100))
+    group_rows = VIDEO_GROUP_ROWS if "frames" in shard.column_names else IMAGE_GROUP_ROWS
+
+    def write(partial: Path) -> None:
+        with parquet.ParquetWriter(partial, shard.features.arrow_schema) as writer:
+            for table in shard.with_format("arrow").iter(batch_size=group_rows):
+                # The rows hold the paths of the images.
+                writer.write_table(embed_table_storage(table))
+
+    write_whole(path, write)
 
 
 def _write_card(

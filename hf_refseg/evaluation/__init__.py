@@ -1,4 +1,4 @@
-"""Scores of predicted masks: protocols on pixel counts, and streaming evaluation of a model on a data set."""
+"""Scores of predicted masks: protocols for images and videos, and streaming evaluation of a model on a data set."""
 
 from importlib import import_module
 
@@ -12,34 +12,70 @@ from .protocols import (
     per_sample_iou,
     scores_from_counts,
 )
+from .video import (
+    VIDEO_PROTOCOLS,
+    ScoredMask,
+    SequenceScores,
+    coco_statistics,
+    contour_accuracy,
+    davis_intervals,
+    davis_scores,
+    region_similarity,
+    score_frames_a2d,
+    score_frames_davis,
+    sequence_statistics,
+    video_intervals,
+    video_scores,
+)
 
-# The evaluator needs torch and datasets; whoever only scores masks does not wait for them.
-_EVALUATOR_NAMES = [
-    "EvaluationResult",
-    "evaluate_model",
-    "predict_cases",
-    "select_worst_and_best",
-    "with_shuffled_sentences",
-]
+# The evaluators need torch and datasets; whoever only scores masks does not wait for them.
+_EVALUATOR_MODULES = {
+    "EvaluationResult": ".evaluator",
+    "VideoEvaluationResult": ".video_evaluator",
+    "evaluate_model": ".evaluator",
+    "evaluate_video_model": ".video_evaluator",
+    "predict_cases": ".evaluator",
+    "predict_video_cases": ".video_evaluator",
+    "select_worst_and_best": ".evaluator",
+    "with_shuffled_sentences": ".evaluator",
+    "with_shuffled_video_sentences": ".video_evaluator",
+}
 
 __all__ = [
+    "VIDEO_PROTOCOLS",
     "EvaluationResult",
     "Protocol",
+    "ScoredMask",
+    "SequenceScores",
+    "VideoEvaluationResult",
     "bootstrap_intervals",
+    "coco_statistics",
+    "contour_accuracy",
     "count_answer",
+    "davis_intervals",
+    "davis_scores",
     "evaluate_masks",
     "evaluate_model",
+    "evaluate_video_model",
     "get_protocol",
     "mask_counts",
     "per_sample_iou",
     "predict_cases",
+    "predict_video_cases",
+    "region_similarity",
+    "score_frames_a2d",
+    "score_frames_davis",
     "scores_from_counts",
     "select_worst_and_best",
+    "sequence_statistics",
+    "video_intervals",
+    "video_scores",
     "with_shuffled_sentences",
+    "with_shuffled_video_sentences",
 ]
 
 
 def __getattr__(name: str):
-    if name in _EVALUATOR_NAMES:
-        return getattr(import_module(".evaluator", __name__), name)
+    if name in _EVALUATOR_MODULES:
+        return getattr(import_module(_EVALUATOR_MODULES[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -95,7 +95,7 @@ def evaluate_model(
             (the message names image and sentence).
     """
     protocol = get_protocol(protocol)
-    _check_at_least_one(batch_size=batch_size, max_images=max_images)
+    check_at_least_one(batch_size=batch_size, max_images=max_images)
     if bootstrap_samples < 0:
         raise ValueError(f"bootstrap_samples must not be negative, not {bootstrap_samples}; 0 = no intervals.")
     if len(dataset) == 0:
@@ -106,7 +106,7 @@ def evaluate_model(
     examples = ImageExamples(dataset)
     images = len(examples) if max_images is None else min(max_images, len(examples))
     records: list[Record] = []
-    with _evaluation_mode(model):
+    with evaluation_mode(model):
         for index in tqdm(range(images), desc=f"evaluate ({protocol.name})", unit="image", disable=not progress):
             records += _score_image(model, processor, examples[index], protocol, batch_size)
     intersections, unions, no_target, present = (
@@ -142,36 +142,52 @@ def with_shuffled_sentences(dataset: Dataset, seed: int = 0) -> Dataset:
     Raises:
         ValueError: one image holds more than half of the rows, so that no such permutation exists.
     """
-    rows_of_image: dict[str, list[int]] = {}
-    for row, image_id in enumerate(dataset["image_id"]):
-        rows_of_image.setdefault(image_id, []).append(row)
-    most_rows = max(map(len, rows_of_image.values()), default=0)
-    if 2 * most_rows > len(dataset):
-        raise ValueError(
-            f"One image holds {most_rows} of the {len(dataset)} rows: its sentences cannot all go to other images. "
-            "Use a data set with more images."
-        )
-    generator = np.random.default_rng(seed)
-    groups = list(rows_of_image.values())
-    order = [
-        row for group in generator.permutation(len(groups)) for row in generator.permutation(groups[group]).tolist()
-    ]
-    # Rows of one image lie side by side in `order`: a step as long as the longest such run always leaves the image.
-    source = np.empty(len(dataset), dtype=np.int64)
-    source[order] = np.roll(order, -most_rows)
+    source = shuffle_among_groups(dataset["image_id"], "image", seed)
     # Flattened alone, so that joining the columns does not copy the images.
     sentences = dataset.select_columns("sentences").select(source).flatten_indices()
     shuffled = concatenate_datasets([dataset.remove_columns("sentences"), sentences], axis=1)
     return shuffled.select_columns(dataset.column_names)
 
 
-def select_worst_and_best(records: Sequence[Record], k: int) -> list[Record]:
+def shuffle_among_groups(groups: Sequence[Hashable], group_name: str, seed: int) -> NDArray[np.int64]:
+    """For each row another one whose group is another: a permutation (N,).
+
+    Args:
+        groups: N names, the group of each row.
+        group_name: what a group is, for the error.
+        seed: of the permutation.
+
+    Raises:
+        ValueError: one group holds more than half of the rows, so that no such permutation exists.
+    """
+    rows_of_group: dict[Hashable, list[int]] = {}
+    for row, group in enumerate(groups):
+        rows_of_group.setdefault(group, []).append(row)
+    most_rows, count = max(map(len, rows_of_group.values()), default=0), len(groups)
+    if 2 * most_rows > count:
+        raise ValueError(
+            f"One {group_name} holds {most_rows} of the {count} referents: its sentences cannot all go to other "
+            f"{group_name}s. Use a data set with more {group_name}s."
+        )
+    generator = np.random.default_rng(seed)
+    members = list(rows_of_group.values())
+    order = [
+        row for group in generator.permutation(len(members)) for row in generator.permutation(members[group]).tolist()
+    ]
+    # Rows of one group lie side by side in `order`: a step as long as the longest such run always leaves the group.
+    source = np.empty(count, dtype=np.int64)
+    source[order] = np.roll(order, -most_rows)
+    return source
+
+
+def select_worst_and_best(records: Sequence[Record], k: int, by: str = "iou") -> list[Record]:
     """The k records of lowest IoU, worst first, then the k of highest, best last; none twice.
 
-    With fewer than 2k records all of them are returned. Equal IoUs keep their order.
+    With fewer than 2k records all of them are returned. Equal IoUs keep their order. `by` names another number of the
+    records to rank them by.
     """
-    _check_at_least_one(k=k)
-    ranked = sorted(records, key=lambda record: record["iou"])
+    check_at_least_one(k=k)
+    ranked = sorted(records, key=lambda record: record[by])
     return ranked[:k] + ranked[max(k, len(ranked) - k) :]
 
 
@@ -202,7 +218,7 @@ def predict_cases(
     ref_ids = {record["ref_id"] for record in records}
     rows = [row for row, ref_id in enumerate(dataset["ref_id"]) if ref_id in ref_ids]
     drawn: dict[tuple[str, str], ComparisonRow] = {}
-    with _evaluation_mode(model):
+    with evaluation_mode(model):
         for example in _iterate(ImageExamples(dataset.select(rows))):
             keys = list(zip(example["ref_ids"], example["sent_ids"], strict=True))
             chosen = [index for index, key in enumerate(keys) if key in wanted]
@@ -291,7 +307,7 @@ def _resize_as_processor(
 
 
 @contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """No gradients and no dropout inside; afterwards every module is back in its own mode (frozen parts as well)."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -307,7 +323,7 @@ def _iterate(examples: ImageExamples) -> Iterator[dict[str, Any]]:
     return (examples[index] for index in range(len(examples)))
 
 
-def _check_at_least_one(**numbers: int | None) -> None:
+def check_at_least_one(**numbers: int | None) -> None:
     for name, number in numbers.items():
         if number is not None and number < 1:
             raise ValueError(f"{name} must be at least 1, not {number}.")

@@ -28,6 +28,7 @@ class Protocol:
         strict_precision: True: a sample counts for Pr@X when its IoU is above X; False: also when it equals X.
         precision_thresholds: the X of Pr@X, each in (0, 1).
         threshold_dtype: the floating-point type that X is rounded to before the comparison.
+        iou_dtype: the floating-point type that an IoU is computed in.
         no_target: what becomes of sentences that mean nothing in the image. `"ignored"`: their true mask is a mask
             like any other. `"reported"`: so it is, and N-acc and T-acc join the scores where there are such sentences.
             `"scored"`: these join too; the IoU is 1 for the answer "no target" and 0 for any other; a target that is
@@ -46,6 +47,7 @@ class Protocol:
     strict_precision: bool = False
     precision_thresholds: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9)
     threshold_dtype: Literal["float64", "float32"] = "float64"
+    iou_dtype: Literal["float64", "float32"] = "float64"
     no_target: Literal["ignored", "reported", "scored"] = "ignored"
     minimum_area: int = 0
     overall_name: str = "oIoU"
@@ -107,6 +109,7 @@ SCORING_OPTIONS = (
     "strict_precision",
     "precision_thresholds",
     "threshold_dtype",
+    "iou_dtype",
     "minimum_area",
 )
 
@@ -326,6 +329,21 @@ def bootstrap_intervals(
         raise ValueError(f"samples must be at least 1 and confidence in (0, 1), not {samples} and {confidence}.")
     by_name = _sample_contributions(intersections, unions, protocol, no_target, present)
     contributions = np.stack(list(by_name.values()), axis=1)
+    totals = resampled_totals(contributions, groups, samples, seed)
+    return percentile_intervals(list(by_name), _scores_from_totals(totals, protocol), confidence)
+
+
+def resampled_totals(
+    contributions: NDArray[np.float64], groups: Sequence[Hashable] | None, samples: int, seed: int
+) -> NDArray[np.float64]:
+    """Sums of contributions (N, ...) over `samples` draws of groups, or of single ones, with replacement.
+
+    Returns:
+        (samples, ...) float64.
+
+    Raises:
+        ValueError: unequal numbers of groups and contributions.
+    """
     if groups is not None:
         contributions = _sum_by_group(contributions, groups)
     generator = np.random.default_rng(seed)
@@ -334,10 +352,17 @@ def bootstrap_intervals(
         np.tensordot(np.bincount(generator.integers(count, size=count), minlength=count), contributions, axes=1)
         for _ in range(samples)
     ]
+    return np.stack(totals)
+
+
+def percentile_intervals(
+    names: Sequence[str], scores: NDArray[np.float64], confidence: float
+) -> dict[str, tuple[float, float]]:
+    """`(low, high)` of every score that any resample says something of, from scores (samples, S), NaN where none."""
     tail = (1 - confidence) / 2
     intervals = {}
-    for name, scores in zip(by_name, _scores_from_totals(np.stack(totals), protocol).T, strict=True):
-        defined = scores[~np.isnan(scores)]
+    for name, resampled in zip(names, scores.T, strict=True):
+        defined = resampled[~np.isnan(resampled)]
         if defined.size:
             intervals[name] = tuple(np.quantile(defined, [tail, 1 - tail]).tolist())
     return intervals
@@ -379,10 +404,10 @@ def _scored_counts(
 
 
 def _iou(intersections: NDArray[np.int64], unions: NDArray[np.int64], protocol: Protocol) -> NDArray[np.float64]:
-    numerators = intersections + protocol.intersection_epsilon
+    numerators = (intersections + protocol.intersection_epsilon).astype(protocol.iou_dtype)
     # A union of 0 is replaced so that nothing is divided by 0; its IoU is the protocol's decision.
-    denominators = np.maximum(unions, 1) + protocol.union_epsilon
-    return np.where(unions == 0, protocol.empty_union_iou, numerators / denominators)
+    denominators = (np.maximum(unions, 1) + protocol.union_epsilon).astype(protocol.iou_dtype)
+    return np.where(unions == 0, protocol.empty_union_iou, (numerators / denominators).astype(np.float64))
 
 
 def _scores_from_totals(totals: NDArray[np.float64], protocol: Protocol) -> NDArray[np.float64]:

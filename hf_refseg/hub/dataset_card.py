@@ -54,6 +54,66 @@ SOURCES = {
     "refshapes+": REFSHAPES_SOURCE,
     "grefshapes": REFSHAPES_SOURCE,
 }
+ACTOR_ACTION = (
+    "Gavrilyuk et al., Actor and Action Video Segmentation from a Sentence, https://huggingface.co/papers/1803.07485"
+)
+VIDEO_SOURCES = {
+    "refshapes_video": REFSHAPES_SOURCE,
+    "ref_youtube_vos": Source(
+        "Refer-YouTube-VOS",
+        "Seo et al., URVOS: Unified Referring Video Object Segmentation Network with a Large-Scale Benchmark, "
+        "ECCV 2020",
+        "Videos and masks: the terms of YouTube-VOS. Expressions: see the authors' page.",
+    ),
+    "ref_davis17": Source(
+        "Ref-DAVIS17",
+        "Khoreva et al., Video Object Segmentation with Language Referring Expressions, "
+        "https://huggingface.co/papers/1803.08006",
+        "Videos and masks: the terms of DAVIS 2017, non-commercial. Expressions: see the authors' page.",
+    ),
+    "a2d_sentences": Source(
+        "A2D-Sentences",
+        ACTOR_ACTION,
+        "Videos and masks: the terms of the Actor-Action Dataset (A2D). Expressions: see the authors' page.",
+    ),
+    "jhmdb_sentences": Source(
+        "JHMDB-Sentences",
+        ACTOR_ACTION,
+        "Videos and puppet masks: the terms of JHMDB. Expressions: see the authors' page.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class RowText:
+    """What a card says about a row: what it is, a line of code that decodes a mask of it, and the list of columns."""
+
+    rows: str
+    decoding: str
+    columns: str
+
+
+IMAGE_TEXT = RowText(
+    "One row for each referent of an image: the image, the mask of what is meant, and the sentences that mean it.",
+    'mask = decode_mask(row["mask"])  # boolean, height x width of row["image"]',
+    """- `image`, `image_id`; rows of one image follow each other
+- `ref_id`, `ann_ids`, `category` of the referent in the original files
+- `mask`: COCO's compressed run-length encoding, `{"size": [height, width], "counts": text}`; empty without a target
+- `bbox`: x, y, width, height in pixels
+- `no_target`: True where the sentence means nothing in the image
+- `sentences`: `sent_id`, `raw` as written, `sent` normalized""",
+)
+VIDEO_TEXT = RowText(
+    "One row for each video: its frames and its referents, each with masks and the sentences that mean it.",
+    'masks = [decode_mask(mask) for mask in row["referents"][0]["masks"]]  # boolean, height x width of the frames',
+    """- `video_id`, `frames`, `frame_names` of the original files without ending
+- `referents`, each with
+  - `ref_id`, `category`
+  - `annotated_frames`: numbers of the frames that have a mask, places in `frames`; none where masks are not public
+  - `masks`: theirs, COCO's compressed run-length encoding, `{"size": [height, width], "counts": text}`; empty where
+    the referent is out of sight
+  - `sentences`: `sent_id`, `raw` as written, `sent` normalized, `annotator` where each is scored on their own""",
+)
 
 
 def build_dataset_card(
@@ -62,11 +122,11 @@ def build_dataset_card(
     """The card of a prepared data set, whose shards lie in `data/<split>-*.parquet`.
 
     Args:
-        name: a key of `SOURCES`.
-        counts: for each split, in order, the numbers of "referents", "sentences" and "images".
+        name: a key of `SOURCES` or `VIDEO_SOURCES`.
+        counts: for each split, in order, the numbers of "referents", "sentences" and "images" (or "videos").
         options: the options the data set was prepared with, listed in the card.
     """
-    source = SOURCES[name]
+    source, text = (VIDEO_SOURCES[name], VIDEO_TEXT) if name in VIDEO_SOURCES else (SOURCES[name], IMAGE_TEXT)
     metadata = DatasetCardData(
         language="en",
         license=source.metadata_license,
@@ -83,7 +143,7 @@ def build_dataset_card(
             }
         ],
     )
-    return DatasetCard(f"---\n{metadata.to_yaml()}\n---\n\n{_body(source, counts, options)}")
+    return DatasetCard(f"---\n{metadata.to_yaml()}\n---\n\n{_body(source, text, counts, options)}")
 
 
 def size_category(rows: int) -> str:
@@ -99,15 +159,19 @@ def markdown_table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> s
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def _body(source: Source, counts: Mapping[str, Mapping[str, int]], options: Mapping[str, str | int | None]) -> str:
+def _body(
+    source: Source,
+    text: RowText,
+    counts: Mapping[str, Mapping[str, int]],
+    options: Mapping[str, str | int | None],
+) -> str:
     table = markdown_table(
-        ("split", "referents", "sentences", "images"),
-        ((split, n["referents"], n["sentences"], n["images"]) for split, n in counts.items()),
+        ("split", *next(iter(counts.values()))), ((split, *numbers.values()) for split, numbers in counts.items())
     )
     prepared = ", ".join(f"{option} = {value}" for option, value in options.items() if value is not None) or "defaults"
     return f"""# {source.title} for referring segmentation
 
-One row for each referent of an image: the image, the mask of what is meant, and the sentences that mean it.
+{text.rows}
 
 {table}
 
@@ -119,17 +183,12 @@ from hf_refseg.data.masks import decode_mask
 
 dataset = load_dataset("this folder or repository")
 row = dataset["{next(iter(counts))}"][0]
-mask = decode_mask(row["mask"])  # boolean, height x width of row["image"]
+{text.decoding}
 ```
 
 ## Columns
 
-- `image`, `image_id`; rows of one image follow each other
-- `ref_id`, `ann_ids`, `category` of the referent in the original files
-- `mask`: COCO's compressed run-length encoding, `{{"size": [height, width], "counts": text}}`; empty without a target
-- `bbox`: x, y, width, height in pixels
-- `no_target`: True where the sentence means nothing in the image
-- `sentences`: `sent_id`, `raw` as written, `sent` normalized
+{text.columns}
 
 ## Source and licence
 

@@ -12,6 +12,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from ..evaluation.video import VIDEO_PROTOCOLS
+
 if TYPE_CHECKING:
     from ..data.leakage import TrainingPart
 
@@ -59,7 +61,7 @@ CITATIONS = {
 }""",
 }
 
-SNIPPET = """```python
+IMAGE_SNIPPET = """```python
 {first_line}from transformers import AutoModel, AutoProcessor
 from transformers.image_utils import load_image
 
@@ -70,6 +72,16 @@ outputs = model(**processor(image, "the left dog", return_tensors="pt"))
 sizes = [(image.height, image.width)]
 result = processor.post_process_referring_segmentation(outputs, target_sizes=sizes)[0]
 mask = result["mask"]  # bool, (height, width)
+```"""
+CLIP_SNIPPET = """```python
+{first_line}from transformers import AutoModel, AutoProcessor
+
+processor = AutoProcessor.from_pretrained("{name}"{option})
+model = AutoModel.from_pretrained("{name}"{option})
+# A clip is a video file, a folder of frames, or a list of images.
+outputs = model(**processor(videos="clip.mp4", text="the car that turns left", return_tensors="pt"))
+result = processor.post_process_referring_video_segmentation(outputs, target_sizes=[(480, 854)])[0]
+masks = result["masks"]  # bool, (frames, height, width)
 ```"""
 
 
@@ -114,10 +126,12 @@ def write_model_card(
     check_pictures(pictures)
     name = repo_id or folder.resolve().name
     model_type = plain_model(model).config.model_type
+    takes_clips = "video" in plain_model(model).input_modalities
+    tasks = ["referring-image-segmentation", *(["referring-video-segmentation"] if takes_clips else [])]
     data = ModelCardData(
         library_name="hf_refseg",
         pipeline_tag="image-segmentation",
-        tags=["referring-image-segmentation", model_type, *(["peft"] if isinstance(model, PeftModel) else [])],
+        tags=[*tasks, model_type, *(["peft"] if isinstance(model, PeftModel) else [])],
         license=license,
         datasets=list(datasets) or None,
         model_name=name.split("/")[-1],
@@ -129,7 +143,7 @@ def write_model_card(
         f"# {name.split('/')[-1]}",
         describe_model(model),
         *(embed_picture(Path(picture), folder) for picture in pictures),
-        describe_usage(name),
+        describe_usage(name, CLIP_SNIPPET if takes_clips else IMAGE_SNIPPET),
         describe_section("Intended use", intended_use),
         describe_section("Limits", limitations),
         describe_results(metrics or {}),
@@ -147,7 +161,7 @@ def to_eval_results(metrics: Mapping[tuple[str, str, str], Mapping[str, float]])
     return [
         EvalResult(
             task_type="image-segmentation",
-            task_name="Referring image segmentation",
+            task_name=f"Referring {'video' if protocol in VIDEO_PROTOCOLS else 'image'} segmentation",
             dataset_type=dataset,
             dataset_name=dataset,
             dataset_split=split,
@@ -204,9 +218,9 @@ def embed_picture(picture: Path, folder: Path) -> str:
     return f"![{picture.stem.replace('_', ' ')}](<{relative}>)"
 
 
-def describe_usage(name: str) -> str:
-    installed = SNIPPET.format(name=name, first_line="import hf_refseg\n", option="")
-    remote = SNIPPET.format(name=name, first_line="", option=", trust_remote_code=True")
+def describe_usage(name: str, snippet: str) -> str:
+    installed = snippet.format(name=name, first_line="import hf_refseg\n", option="")
+    remote = snippet.format(name=name, first_line="", option=", trust_remote_code=True")
     return (
         f"## Usage\n\nWith `hf_refseg` installed:\n\n{installed}\n\n"
         f"Without it, by the code that lies beside the weights:\n\n{remote}"

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
-from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import BatchFeature, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import ModelOutput
 
 from ..evaluation.protocols import mask_counts, per_sample_iou
-from ..visualization import ComparisonRow, draw_comparison
+from ..visualization import ComparisonRow, ComparisonStrip, StripFrame, draw_comparison, draw_strips, spread
 
 
 class HasEpoch(Protocol):
@@ -86,16 +89,17 @@ class LossWeightSchedule(TrainerCallback):
 class PredictionPictures(TrainerCallback):
     """Draws the same few examples at each evaluation and checkpoint: image, sentence, truth and prediction.
 
-    Writes `output_dir/pictures/step-<step>.png`, in the first process only.
+    Writes `output_dir/pictures/step-<step>.png`, of clips `step-<step>-clips.png`, in the first process only.
 
     Args:
         processor: the model's processor.
-        items: items of `SentenceExamples`.
+        items: items of `SentenceExamples`, or clips of `ClipExamples`, or some of both.
     """
 
     def __init__(self, processor: Any, items: Sequence[dict[str, Any]]) -> None:
         self.processor = processor
-        self.items = list(items)
+        self.clips = [item for item in items if "frames" in item]
+        self.items = [item for item in items if "frames" not in item]
         self.last_step = -1
 
     def on_evaluate(self, args, state, control, model: nn.Module, **kwargs) -> None:
@@ -105,29 +109,58 @@ class PredictionPictures(TrainerCallback):
         self._draw(args, state, model)
 
     def _draw(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
-        if not self.items or not state.is_world_process_zero or state.global_step == self.last_step:
+        if not state.is_world_process_zero or state.global_step == self.last_step:
             return
         self.last_step = state.global_step
+        if not self.items and not self.clips:
+            return
         # Trainer puts the model back into training mode at the start of every step.
         model.eval()
-        rows = [predict_item(model, self.processor, item) for item in self.items]
-        path = Path(args.output_dir) / "pictures" / f"step-{state.global_step}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draw_comparison(rows).save(path)
+        folder = Path(args.output_dir) / "pictures"
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.items:
+            rows = [predict_item(model, self.processor, item) for item in self.items]
+            draw_comparison(rows).save(folder / f"step-{state.global_step}.png")
+        if self.clips:
+            strips = [predict_clip(model, self.processor, clip) for clip in self.clips]
+            draw_strips(strips).save(folder / f"step-{state.global_step}-clips.png")
 
 
 @torch.inference_mode()
 def predict_item(model: nn.Module, processor: Any, item: dict[str, Any]) -> ComparisonRow:
     """Predicts an item of `SentenceExamples` at its image's own size; the model has to be in evaluation mode."""
-    parameter = next(model.parameters())
-    inputs = processor(images=item["image"], text=item["text"], return_tensors="pt").to(parameter.device)
-    outputs = model(**{**inputs, "pixel_values": inputs["pixel_values"].to(parameter.dtype)})
+    outputs = _run(model, processor(images=item["image"], text=item["text"], return_tensors="pt"))
     prediction = processor.post_process_referring_segmentation(outputs, target_sizes=[item["mask"].shape])[0]["mask"]
-    intersection, union = mask_counts(prediction.cpu(), item["mask"])
     return ComparisonRow(
         image=item["image"],
         text=item["text"],
         truth=item["mask"],
         prediction=prediction.cpu().numpy(),
-        iou=float(per_sample_iou([intersection], [union])[0]),
+        iou=_iou(prediction.cpu(), item["mask"]),
     )
+
+
+@torch.inference_mode()
+def predict_clip(model: nn.Module, processor: Any, clip: dict[str, Any]) -> ComparisonStrip:
+    """Predicts an item of `ClipExamples`, up to four annotated frames of which are shown, with their mean IoU."""
+    outputs = _run(model, processor(videos=[clip["frames"]], text=clip["text"], return_tensors="pt"))
+    size = clip["masks"].shape[1:]
+    masks = processor.post_process_referring_video_segmentation(outputs, target_sizes=[size])[0]["masks"].cpu()
+    annotated = np.flatnonzero(clip["annotated"]).tolist()
+    mean_iou = np.mean([_iou(masks[index], clip["masks"][index]) for index in annotated])
+    return ComparisonStrip(
+        clip["text"],
+        f"mean IoU {100 * mean_iou:.1f} %",
+        [StripFrame(clip["frames"][index], clip["masks"][index], masks[index].numpy()) for index in spread(annotated)],
+    )
+
+
+def _run(model: nn.Module, inputs: BatchFeature) -> ModelOutput:
+    parameter = next(model.parameters())
+    inputs = inputs.to(parameter.device)
+    return model(**{**inputs, "pixel_values": inputs["pixel_values"].to(parameter.dtype)})
+
+
+def _iou(prediction: Tensor, truth: NDArray[np.bool_]) -> float:
+    intersection, union = mask_counts(prediction, truth)
+    return float(per_sample_iou([intersection], [union])[0])

@@ -23,18 +23,21 @@ from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback, TrainerState
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
+from ..data.clips import NOT_ANNOTATED, ClipExamples, FrameExamples
 from ..data.examples import ReferentExamples, RefSegCollator
 from ..evaluation.protocols import scores_from_counts
 from ..hub.model_card import write_model_card
 from .adapters import check_kind, describe_adapter, load_adapter_weights
 from .arguments import RefSegTrainingArguments
 from .callbacks import EpochSetter, LossWeightSchedule
+from .mixed_batches import MixedExamples, MixedSampler
 from .optimization import decay_parameter_names, synchronize_batch_norm, train_first_text_layers
 
 logger = logging.getLogger(__name__)
 
 # The protocol whose pixel counts need no more than logits and labels at the model's input size.
 TRAINING_PROTOCOL = "lavt"
+TrainingExamples = ReferentExamples | ClipExamples | FrameExamples | MixedExamples
 
 
 class RefSegTrainer(Trainer):
@@ -44,17 +47,18 @@ class RefSegTrainer(Trainer):
       steps and processes.
     - Evaluation keeps two numbers per sentence, the pixels of intersection and union at the model's input size, and
       reports scores like those of the `lavt` protocol: `eval_oIoU`, `eval_mIoU`, `eval_Pr@0.5` ... in percent, with
-      the processor's threshold, and with the padding of images that are padded. A data set
-      that does not divide evenly among processes is scored exactly; `eval_loss` then counts a few sentences twice.
+      the processor's threshold, and with the padding of images that are padded. Of a clip the pixels of all annotated
+      frames count together. A data set that does not divide evenly among processes is scored exactly; `eval_loss`
+      then counts a few sentences twice.
     - The order of the referents depends on seed and epoch alone. The last batch of an epoch is left out where it is
-      not complete.
+      not complete. Of `MixedExamples` each step sees images alone or clips alone.
 
     Args:
         model: the model, or one with an adapter (`add_adapter`): checkpoints and results then hold the adapter alone.
         args: the arguments.
         processing_class: the model's processor; it is saved along with the model.
         train_dataset: the referents.
-        eval_dataset: `SentenceExamples`, or a dictionary of them.
+        eval_dataset: `SentenceExamples` or clips, or a dictionary of such data sets.
         callbacks: added to those of the trainer.
         data_collator: makes a batch of items; by default the processor does.
         kwargs: further arguments of `Trainer`.
@@ -70,7 +74,7 @@ class RefSegTrainer(Trainer):
         model: nn.Module,
         args: RefSegTrainingArguments,
         processing_class: ProcessorMixin,
-        train_dataset: ReferentExamples | None = None,
+        train_dataset: TrainingExamples | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         callbacks: Sequence[TrainerCallback] = (),
         data_collator: Callable[[list], Any] | None = None,
@@ -139,7 +143,7 @@ class RefSegTrainer(Trainer):
         if self.args.learning_rate_drops is None:
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
-            steps_per_epoch = len(self.train_dataset) // self.get_total_train_batch_size(self.args)
+            steps_per_epoch = len(self._make_sampler(self.train_dataset)) // self.get_total_train_batch_size(self.args)
             milestones = [round(epoch * steps_per_epoch) for epoch in self.args.learning_rate_drops]
             self.lr_scheduler = MultiStepLR(optimizer or self.optimizer, milestones, gamma=0.1)
         return self.lr_scheduler
@@ -147,13 +151,19 @@ class RefSegTrainer(Trainer):
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         return decay_parameter_names(model)
 
-    def _get_train_sampler(self, train_dataset: ReferentExamples | None = None) -> Sampler:
+    def _get_train_sampler(self, train_dataset: TrainingExamples | None = None) -> Sampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        sampler = EpochSampler(len(dataset), self.get_total_train_batch_size(self.args), seed)
+        sampler = self._make_sampler(dataset)
         self.remove_callback(EpochSetter)
         self.add_callback(EpochSetter(dataset, sampler))
         return sampler
+
+    def _make_sampler(self, dataset: TrainingExamples) -> EpochSampler | MixedSampler:
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        batch_size = self.get_total_train_batch_size(self.args)
+        if isinstance(dataset, MixedExamples):
+            return MixedSampler(dataset, batch_size, seed)
+        return EpochSampler(len(dataset), batch_size, seed)
 
     # Trainer puts the tensors of a file into the model by their names. Some encoders have other names on disk than in
     # memory (Swin's attention): they would keep their random weights, with no more than a warning.
@@ -196,10 +206,12 @@ class RefSegTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
-        predictions = outputs.logits > self.logit_threshold
+        labels, predictions = inputs["mask_labels"], outputs.logits > self.logit_threshold
         if outputs.presence_logits is not None:
-            predictions &= (outputs.presence_logits > 0)[:, None, None]
-        counts = count_pixels(predictions, inputs["mask_labels"] != 0)
+            present = outputs.presence_logits > 0
+            predictions &= present.view(*present.shape, *[1] * (predictions.ndim - present.ndim))
+        annotated = labels != NOT_ANNOTATED
+        counts = count_pixels(predictions & annotated, (labels != 0) & annotated)
         # Also drops the sentences that were repeated to fill the last batch of all processes.
         self.eval_counts.append(self.accelerator.gather_for_metrics(counts).cpu())
         return loss.detach(), None, None
@@ -365,8 +377,9 @@ def _check_adapter_arguments(model: PeftModel, args: RefSegTrainingArguments) ->
 
 
 def count_pixels(predictions: Tensor, references: Tensor) -> Tensor:
-    """Pixels of intersection and union, int64 (batch, 2), of boolean masks (batch, height, width)."""
-    return torch.stack([(predictions & references).sum((1, 2)), (predictions | references).sum((1, 2))], 1)
+    """Pixels of intersection and union, int64 (batch, 2), of boolean masks (batch, [frames,] height, width)."""
+    both, either = predictions & references, predictions | references
+    return torch.stack([both.flatten(1).sum(1), either.flatten(1).sum(1)], 1)
 
 
 def last_complete_checkpoint(output_dir: str | PathLike[str]) -> str | None:

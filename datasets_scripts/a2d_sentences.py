@@ -1,0 +1,286 @@
+"""A2D-Sentences from its original files: three to five annotated frames per video, each with those around it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_refseg.data.loading import DataFormatError
+from hf_refseg.data.masks import MAX_PIXELS, encode_mask, short_text
+from hf_refseg.datasets_scripts.ref_davis17 import read_text
+from hf_refseg.datasets_scripts.refer import AGAIN
+from hf_refseg.datasets_scripts.video import (
+    VideoBuilder,
+    VideoConfig,
+    check_size,
+    checked_name,
+    make_referent,
+    make_row,
+    make_sentence,
+    picture_size,
+    require_file,
+)
+
+SPLITS = {"0": "train", "1": "test"}
+FRAME_ENDINGS = (".jpg", ".png")
+JPEG_QUALITY = 95
+
+# For every annotated frame its file and the mask (bool, H x W) of every instance.
+Annotations = dict[int, tuple[Path, dict[int, np.ndarray]]]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class A2dConfig(VideoConfig):
+    """`context_frames`: a row holds the frames at most so far from an annotated one; None: all of the video."""
+
+    context_frames: int | None = 8
+
+
+@dataclass(frozen=True)
+class DescribedVideo:
+    """A video with its sentences, (instance, text) in the order of the file of annotations."""
+
+    video_id: str
+    file: Path
+    queries: tuple[tuple[int, str], ...]
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}: video {self.video_id}"
+
+
+class A2dSentences(VideoBuilder):
+    """A2D-Sentences; `data_dir` holds, those of the first line also under `text_annotations/`,
+
+    - `a2d_annotation.txt` (CSV: video_id, instance_id, query), `a2d_missed_videos.txt` (videos left out) and
+      `a2d_annotation_with_instances/<video>/<frame>.h5`,
+    - `Release/videoset.csv` (no header; the first column is the video, the last 0 for train and 1 for test),
+    - frames in `Release/frames/<video>/<number>.jpg` (or .png) or, for a video without that folder,
+      `Release/clips320H/<video>.mp4`, whose frames are decoded by PyAV and embedded as JPEG.
+
+    Frames are counted from 1, so `00023.h5` belongs to the 23rd frame of the video. An .h5 file is taken to be as
+    MATLAB wrote it: `instance` lists the instances on the frame, `reMask` their masks, (instances, width, height), or
+    (width, height) for a single one, which is transposed here. A referent is annotated on the frames that list its
+    instance alone; one that no frame lists is left out with a warning.
+    """
+
+    BUILDER_CONFIG_CLASS = A2dConfig
+    config: A2dConfig
+
+    @classmethod
+    def annotation_files(cls, root: Path) -> list[Path]:
+        texts = _texts_folder(root)
+        expected = "a2d_annotation.txt, a2d_missed_videos.txt and Release/videoset.csv"
+        files = (texts / "a2d_annotation.txt", texts / "a2d_missed_videos.txt", root / "Release" / "videoset.csv")
+        return [require_file(path, root, expected) for path in files]
+
+    @classmethod
+    def mask_files(cls, root: Path) -> Iterable[Path]:
+        yield from (_texts_folder(root) / "a2d_annotation_with_instances").glob("*/*.h5")
+        # The time of a folder is that of its newest frame.
+        yield from (root / "Release").glob("frames/*")
+        yield from (root / "Release").glob("clips320H/*.mp4")
+
+    def read_videos(self, root: Path) -> dict[str, list[DescribedVideo]]:
+        context = self.config.context_frames
+        if context is not None and (type(context) is not int or context < 0):
+            raise ValueError(f"context_frames is {context!r}; choose a whole number from 0, or None for all frames.")
+        annotations, missed_file, videoset = self.annotation_files(root)
+        missed = {line.strip().strip('"') for line in read_text(missed_file).splitlines()}
+        split_of = {row[0]: SPLITS.get(row[-1].strip(), row[-1]) for row in _read_csv(videoset) if row}
+        queries: dict[str, list[tuple[int, str]]] = {}
+        for number, row in enumerate(_read_csv(annotations), start=1):
+            where = f"{annotations}: line {number}"
+            if row in ([], ["video_id", "instance_id", "query"]):
+                continue
+            if len(row) != 3 or not row[1].strip().isdecimal():
+                raise DataFormatError(
+                    f"{where} should be video_id, instance_id (a number) and query, found {short_text(row)}. {AGAIN}"
+                )
+            queries.setdefault(checked_name(row[0], where), []).append((int(row[1]), row[2]))
+        splits: dict[str, list[DescribedVideo]] = {"train": [], "test": []}
+        for video_id, listed in queries.items():
+            if video_id in missed:
+                continue
+            split = split_of.get(video_id)
+            if split not in splits:
+                raise DataFormatError(
+                    f"{videoset}: video {video_id} of {annotations.name} should be listed there with 0 (train) or 1 "
+                    f"(test) in the last column, found {short_text(split)}. {AGAIN}"
+                )
+            splits[split].append(DescribedVideo(video_id, annotations, tuple(listed)))
+        return {split: videos for split, videos in splits.items() if videos}
+
+    def row(self, video: DescribedVideo) -> dict[str, Any]:
+        root, context = Path(self.config.data_dir), self.config.context_frames
+        masks = _read_masks(_texts_folder(root) / "a2d_annotation_with_instances" / video.video_id, video.where)
+        wanted = None if context is None else _around(masks, context)
+        folder = root / "Release" / "frames" / video.video_id
+        if folder.is_dir():
+            frames: dict[int, Any] = _listed_frames(folder, wanted, video.where)
+            sizes = {number: picture_size(frames[number], video.where) for number in masks.keys() & frames.keys()}
+        else:
+            frames, sizes = _decoded_frames(root / "Release/clips320H" / f"{video.video_id}.mp4", wanted, video.where)
+        _check_annotations(masks, sizes, video.where)
+        numbers = sorted(frames)
+        referents = [
+            _referent(video, instance, texts, masks, numbers)
+            for instance, texts in _by_instance(video.queries).items()
+        ]
+        names = [f"{number:05d}" for number in numbers]
+        return make_row(video.video_id, names, [frames[n] for n in numbers], [found for found in referents if found])
+
+
+def _referent(
+    video: DescribedVideo, instance: int, texts: list[str], masks: Annotations, numbers: list[int]
+) -> dict[str, Any] | None:
+    annotated = [number for number, (_, shown) in masks.items() if instance in shown]
+    if not annotated:
+        logger.warning("%s: no annotated frame lists instance %d; its sentences are left out.", video.where, instance)
+        return None
+    ref_id = f"{video.video_id}_{instance}"
+    sentences = [make_sentence(f"{ref_id}_{index}", text, video.where) for index, text in enumerate(texts)]
+    places = [numbers.index(number) for number in annotated]
+    return make_referent(ref_id, sentences, places, [encode_mask(masks[number][1][instance]) for number in annotated])
+
+
+def _by_instance(queries: Iterable[tuple[int, str]]) -> dict[int, list[str]]:
+    grouped: dict[int, list[str]] = {}
+    for instance, text in queries:
+        grouped.setdefault(instance, []).append(text)
+    return grouped
+
+
+def _check_annotations(masks: Annotations, sizes: dict[int, tuple[int, int]], where: str) -> None:
+    """Raises `DataFormatError` unless every annotated frame exists and has the size of its masks."""
+    for number, (path, shown) in masks.items():
+        if number not in sizes:
+            raise DataFormatError(
+                f"{where}: frame {number}, which {path} annotates, is missing from the video. Download or extract the "
+                "frames of that video again."
+            )
+        for mask in shown.values():
+            check_size(path, mask.shape, sizes[number], where)
+
+
+def _texts_folder(root: Path) -> Path:
+    return root / "text_annotations" if (root / "text_annotations").is_dir() else root
+
+
+def _read_csv(path: Path) -> list[list[str]]:
+    try:
+        return list(csv.reader(io.StringIO(read_text(path)), skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise DataFormatError(f"{path} is not valid CSV ({error}). Download the file again.") from error
+
+
+def _around(numbers: Iterable[int], context: int) -> set[int]:
+    return {near for number in numbers for near in range(max(1, number - context), number + context + 1)}
+
+
+def _read_masks(folder: Path, where: str) -> Annotations:
+    """For every annotated frame its file and the mask (bool, H x W) of every instance."""
+    paths = sorted(folder.glob("*.h5"))
+    if not paths:
+        raise DataFormatError(f"{where} has no annotations in {folder}. Download them, or list it as a missed video.")
+    masks = {}
+    for path in paths:
+        if not path.stem.isdecimal():
+            raise DataFormatError(f"{path} ({where}) should be named by the number of its frame. {AGAIN}")
+        masks[int(path.stem)] = (path, read_instances(path, where))
+    return dict(sorted(masks.items()))
+
+
+def read_instances(path: Path, where: str) -> dict[int, np.ndarray]:
+    """The instances of an .h5 file and their masks (bool, H x W); raises `DataFormatError` for another layout."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            instances = _own_data(file, "instance", path, where).reshape(-1)
+            masks = _own_data(file, "reMask", path, where)
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        if isinstance(error, DataFormatError):
+            raise
+        raise DataFormatError(f"{path} ({where}) cannot be read as HDF5: {error}. Download it again.") from error
+    masks = masks[None] if masks.ndim == 2 else masks
+    if not np.array_equal(instances, np.round(instances)):
+        raise DataFormatError(
+            f"{path} ({where}) lists the instances {short_text(instances.tolist())}, expected whole numbers. {AGAIN}"
+        )
+    numbers = [int(number) for number in instances]
+    if masks.ndim != 3 or len(masks) != len(numbers) or len(set(numbers)) != len(numbers):
+        raise DataFormatError(
+            f"{path} ({where}) lists the instances {short_text(numbers)} and has masks of the shape {masks.shape}, "
+            f"expected one mask (width, height) for each of them. {AGAIN}"
+        )
+    return {number: mask.T != 0 for number, mask in zip(numbers, masks, strict=True)}
+
+
+def _own_data(file: Any, name: str, path: Path, where: str) -> np.ndarray:
+    """A numeric dataset of the file itself; HDF5 could fetch it from any other file of this computer."""
+    import h5py
+
+    stored = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+    if not isinstance(stored, h5py.Dataset) or stored.external or stored.is_virtual:
+        raise DataFormatError(f"{path} ({where}) has no dataset '{name}' of its own. {AGAIN}")
+    if stored.dtype.kind not in "uifb" or not 0 < stored.size <= MAX_PIXELS:
+        raise DataFormatError(
+            f"{path} ({where}): '{name}' should be numbers, at most {MAX_PIXELS}, found {stored.dtype} "
+            f"{stored.shape}. {AGAIN}"
+        )
+    return stored[()]
+
+
+def _listed_frames(folder: Path, wanted: set[int] | None, where: str) -> dict[int, Path]:
+    """The wanted frames of a folder; warns where some between its first and last are absent."""
+    paths = {
+        int(path.stem): path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in FRAME_ENDINGS and path.stem.isdecimal()
+    }
+    absent = [number for number in wanted or () if min(paths) < number < max(paths) and number not in paths]
+    if absent:
+        logger.warning(
+            "%s: frame %d and %d others are absent from %s: clips have gaps there. Extract all frames of the video.",
+            where,
+            min(absent),
+            len(absent) - 1,
+            folder,
+        )
+    return {number: path for number, path in paths.items() if wanted is None or number in wanted}
+
+
+def _decoded_frames(
+    path: Path, wanted: set[int] | None, where: str
+) -> tuple[dict[int, dict[str, Any]], dict[int, tuple[int, int]]]:
+    """The wanted frames of a video file as embedded JPEGs, and their heights and widths; decoded as a stream."""
+    from hf_refseg.modeling.video_refseg import VideoFrames
+
+    if not path.is_file():
+        raise DataFormatError(
+            f"{where}: neither {path} nor the folder Release/frames/{path.stem} exists. Download the video, or "
+            "extract its frames."
+        )
+    frames, sizes = {}, {}
+    try:
+        for number, picture in enumerate(VideoFrames(path), start=1):
+            if wanted is None or number in wanted:
+                buffer = io.BytesIO()
+                picture.save(buffer, format="JPEG", quality=JPEG_QUALITY)
+                frames[number] = {"bytes": buffer.getvalue(), "path": f"{number:05d}.jpg"}
+                sizes[number] = (picture.height, picture.width)
+            if wanted is not None and number >= max(wanted):
+                break
+    except ValueError as error:
+        raise DataFormatError(f"{where}: {error}") from error
+    return frames, sizes

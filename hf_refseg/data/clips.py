@@ -1,0 +1,280 @@
+"""Rows of a video data set as clips and frames to train on and as videos to evaluate on, and the collator of clips."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from hf_refseg.data.examples import InvalidRowError, _checked_sentences, _open_mask, open_image
+from hf_refseg.data.loading import DataFormatError, video_features
+
+# In `mask_labels`, all over a frame that nobody annotated.
+NOT_ANNOTATED = -100
+# How far the nearest other frames of a clip lie from its target frame (recipe of LAVT's journal version).
+NEIGHBOR_DISTANCES = range(1, 4)
+
+
+class _VideoReferents(Dataset):
+    """One item per referent that has an annotated frame; what is drawn depends on seed, epoch and index alone."""
+
+    def __init__(self, dataset: datasets.Dataset, seed: int = 0):
+        self.rows = VideoRows(dataset)
+        self.seed = seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._places = self.rows.annotated_referents()
+        if len(self.rows) and not len(self._places):
+            raise DataFormatError(
+                "The data set has no annotated frame to train on. Choose a split with masks, such as train."
+            )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the items those of this epoch, in worker processes too."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def _draw(self, index: int) -> tuple[dict[str, Any], dict[str, Any], dict[str, str], int, random.Random]:
+        """The row, the referent, one of its sentences, one of its annotated frames, and what to draw more with."""
+        index = range(len(self))[index]
+        row_index, place = self._places[index]
+        row = self.rows[int(row_index)]
+        referent = row["referents"][place]
+        sentences = _checked_sentences(referent)
+        check_annotations(row, referent)
+        drawn = random.Random(f"{self.seed}-{self._epoch.item()}-{index}")
+        return row, referent, drawn.choice(sentences), drawn.choice(referent["annotated_frames"]), drawn
+
+
+class ClipExamples(_VideoReferents):
+    """For training: one item per referent that has an annotated frame, a clip of `num_frames` frames.
+
+    A clip has a target frame, drawn among the annotated ones, one frame 1 to 3 before it, one 1 to 3 after it and
+    random others of the video, in order, without repetition; at the ends of the video random ones take the place of
+    those that do not exist. A video of fewer frames is one whole clip whose last frame is repeated. Sentence and
+    frames depend on nothing but `seed`, the epoch and the index; `set_epoch` as in `ReferentExamples`.
+
+    An item is {"frames": list of PIL images (RGB), "text": str (the raw sentence), "masks": bool (num_frames, H, W),
+    "annotated": bool (num_frames,), "video_id": str, "ref_id": str, "sent_id": str}; the masks of frames that are not
+    annotated are empty and mean nothing. The target frame is annotated, so at least one frame of each clip is.
+
+    Raises `DataFormatError` when a column is missing or nothing is annotated, `ValueError` for less than one frame
+    and, on access, `InvalidRowError` or `InvalidMaskError` for a row whose frames, sentence or masks are unusable.
+    """
+
+    def __init__(self, dataset: datasets.Dataset, num_frames: int, seed: int = 0):
+        if num_frames < 1:
+            raise ValueError(f"num_frames is {num_frames}; a clip needs at least 1 frame.")
+        super().__init__(dataset, seed)
+        self.num_frames = num_frames
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row, referent, sentence, target, drawn = self._draw(index)
+        chosen = choose_clip(len(row["frames"]), target, self.num_frames, drawn)
+        frames = RowFrames(row)
+        images = [frames[number] for number in chosen]
+        rles = dict(zip(referent["annotated_frames"], referent["masks"], strict=True))
+        masks = np.zeros((self.num_frames, images[0].height, images[0].width), dtype=bool)
+        for place, number in enumerate(chosen):
+            if images[place].size != images[0].size:
+                raise InvalidRowError(
+                    f"Frame {row['frame_names'][number]} of video {row['video_id']} has another size than the others. "
+                    "Put the original frame there."
+                )
+            if number in rles:
+                masks[place] = _open_mask(_as_image_row(row, referent, number, rles[number]), images[place])
+        return {
+            "frames": images,
+            "text": sentence["raw"],
+            "masks": masks,
+            "annotated": np.array([number in rles for number in chosen]),
+            "video_id": row["video_id"],
+            "ref_id": referent["ref_id"],
+            "sent_id": sentence["sent_id"],
+        }
+
+
+class FrameExamples(_VideoReferents):
+    """For training an image method on videos: one item per referent, on one of its annotated frames.
+
+    Sentence and frame are drawn as in `ClipExamples`, which has as many items. An item has the form of those of
+    `ReferentExamples`; its "image_id" is "<video id>/<frame name>", and "no_target" tells an empty mask. Errors as in
+    `ClipExamples`.
+    """
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row, referent, sentence, target, _ = self._draw(index)
+        image = RowFrames(row)[target]
+        rle = referent["masks"][referent["annotated_frames"].index(target)]
+        mask = _open_mask(_as_image_row(row, referent, target, rle), image)
+        return {
+            "image": image,
+            "text": sentence["raw"],
+            "mask": mask,
+            "image_id": f"{row['video_id']}/{row['frame_names'][target]}",
+            "ref_id": referent["ref_id"],
+            "sent_id": sentence["sent_id"],
+            "no_target": not mask.any(),
+        }
+
+
+class VideoExamples(Dataset):
+    """For evaluation: one item per video, with all of its sentences; no frame is opened and no mask decoded.
+
+    An item is {"video_id": str, "frame_names": list[str], "frames": `RowFrames`} and lists with one entry per
+    sentence: "texts" (raw), "ref_ids", "sent_ids", "annotators", "annotated_frames" (ascending numbers of frames)
+    and "masks" (as many run-length encodings, for `decode_mask`); sentences of one referent share the last two.
+
+    Raises `DataFormatError` when a column is missing and, on access, `InvalidRowError` for an empty sentence and for
+    annotations of frames that do not exist.
+    """
+
+    def __init__(self, dataset: datasets.Dataset):
+        self.rows = VideoRows(dataset)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.rows[range(len(self))[index]]
+        item = {"video_id": row["video_id"], "frame_names": row["frame_names"], "frames": RowFrames(row)}
+        item |= {name: [] for name in ("texts", "ref_ids", "sent_ids", "annotators", "annotated_frames", "masks")}
+        for referent in row["referents"]:
+            check_annotations(row, referent)
+            for sentence in _checked_sentences(referent):
+                item["texts"].append(sentence["raw"])
+                item["ref_ids"].append(referent["ref_id"])
+                item["sent_ids"].append(sentence["sent_id"])
+                item["annotators"].append(sentence["annotator"])
+                item["annotated_frames"].append(referent["annotated_frames"])
+                item["masks"].append(referent["masks"])
+        return item
+
+
+class VideoRows(Sequence):
+    """The rows of a video data set with frames as bytes or paths: reading a row opens none of them.
+
+    Raises `DataFormatError` when a column is missing.
+    """
+
+    def __init__(self, dataset: datasets.Dataset):
+        missing = [name for name in video_features() if name not in dataset.column_names]
+        if missing:
+            raise DataFormatError(
+                f"The data set has no column {', '.join(missing)}; found {', '.join(dataset.column_names)}. "
+                "Load a video data set with hf_refseg.data.loading.load_refseg."
+            )
+        # Casting a list of images to undecoded ones would copy the data set.
+        self._tables = dataset.with_format("arrow")
+
+    def __len__(self) -> int:
+        return len(self._tables)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._tables[range(len(self))[index]].to_pylist()[0]
+
+    def annotated_referents(self) -> np.ndarray:
+        """Row and place in it of every referent that has an annotated frame (int64, referents x 2)."""
+        import pyarrow.compute as compute
+
+        places, first_row = [np.zeros((0, 2), dtype=np.int64)], 0
+        # As Python objects the masks of a whole data set would fill the memory.
+        for table in self._tables.select_columns("referents").iter(batch_size=100):
+            for referents in table["referents"].chunks:
+                counts = compute.list_value_length(referents).to_numpy()
+                annotated = compute.list_value_length(referents.flatten().field("annotated_frames")).to_numpy()
+                row_numbers = np.repeat(np.arange(first_row, first_row + len(counts)), counts)
+                starts = np.repeat(np.cumsum(counts) - counts, counts)
+                both = np.stack([row_numbers, np.arange(len(annotated)) - starts], axis=1)
+                places.append(both[annotated > 0])
+                first_row += len(counts)
+        return np.concatenate(places)
+
+
+class RowFrames(Sequence):
+    """The frames of a row of `VideoRows` as RGB images (PIL), each opened anew when it is asked for.
+
+    Like the images of `ReferentExamples` they stay in the orientation in which their pixels are stored. Raises
+    `InvalidRowError` for a frame that is missing or damaged.
+    """
+
+    def __init__(self, row: dict[str, Any]):
+        self._row = row
+
+    def __len__(self) -> int:
+        return len(self._row["frames"])
+
+    def __getitem__(self, number: int) -> Image.Image:
+        number = range(len(self))[number]
+        return open_image(_as_image_row(self._row, None, number, None))
+
+
+@dataclass(frozen=True)
+class ClipCollator:
+    """Turns items of `ClipExamples` into a batch that a model takes; all clips have the same number of frames.
+
+    Calls `processor(videos=..., text=..., segmentation_maps=..., return_tensors="pt")`, which gives `pixel_values`
+    (B, T, 3, H, W), `input_ids`, `attention_mask` and `mask_labels` (B, T, H, W); there a frame that is not annotated
+    becomes -100 all over. Raises `ValueError` for clips of different lengths.
+    """
+
+    processor: Callable[..., Any]
+
+    def __call__(self, items: Iterable[dict[str, Any]]) -> Any:
+        items = list(items)
+        lengths = sorted({len(item["frames"]) for item in items})
+        if len(lengths) > 1:
+            raise ValueError(f"The clips of a batch have {lengths} frames. Make batches of clips of one length.")
+        batch = self.processor(
+            videos=[item["frames"] for item in items],
+            text=[item["text"] for item in items],
+            segmentation_maps=[item["masks"] for item in items],
+            return_tensors="pt",
+        )
+        annotated = torch.from_numpy(np.stack([item["annotated"] for item in items]))
+        batch["mask_labels"][~annotated] = NOT_ANNOTATED
+        return batch
+
+
+def choose_clip(video_length: int, target: int, num_frames: int, drawn: random.Random) -> list[int]:
+    """The numbers of a clip's frames, ascending, as `ClipExamples` says; `drawn` draws them."""
+    if video_length <= num_frames:
+        return [*range(video_length), *[video_length - 1] * (num_frames - video_length)]
+    before = [target - distance for distance in NEIGHBOR_DISTANCES if target - distance >= 0]
+    after = [target + distance for distance in NEIGHBOR_DISTANCES if target + distance < video_length]
+    neighbors = [drawn.choice(side) for side in (before, after) if side]
+    # A clip of two frames has room for one neighbor alone.
+    chosen = {target, *drawn.sample(neighbors, min(len(neighbors), num_frames - 1))}
+    others = [number for number in range(video_length) if number not in chosen]
+    return sorted([*chosen, *drawn.sample(others, num_frames - len(chosen))])
+
+
+def check_annotations(row: dict[str, Any], referent: dict[str, Any]) -> None:
+    """Raises `InvalidRowError` unless the annotated frames exist, ascend and have one mask each."""
+    numbers = referent["annotated_frames"]
+    ascending = all(first < second for first, second in pairwise(numbers))
+    inside = not numbers or (numbers[0] >= 0 and numbers[-1] < len(row["frames"]))
+    if not (ascending and inside and len(numbers) == len(referent["masks"])):
+        raise InvalidRowError(
+            f"Referent {referent['ref_id']} of video {row['video_id']} has {len(referent['masks'])} masks for the "
+            f"frames {numbers} of {len(row['frames'])}. Correct the row: ascending numbers from 0, a mask for each."
+        )
+
+
+def _as_image_row(row: dict[str, Any], referent: dict[str, Any] | None, number: int, mask: Any) -> dict[str, Any]:
+    """One frame in the form of a row of an image data set, as which it is opened and named in errors."""
+    name = f"{referent['ref_id']} of " if referent else ""
+    return {
+        "ref_id": f"{name}{row['video_id']} (frame {row['frame_names'][number]})",
+        "image": row["frames"][number],
+        "mask": mask,
+    }

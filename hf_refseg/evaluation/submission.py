@@ -1,0 +1,177 @@
+"""Predictions for the evaluation server of Refer-YouTube-VOS: folders of PNG files, video by video, then one zip."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from ..data.clips import VideoExamples
+from ..files import is_plain_name, write_json, write_whole
+
+MANIFEST = "submission.json"
+ROOT = "Annotations"
+# Archives of the same masks are equal byte for byte.
+ZIP_TIME = (1980, 1, 1, 0, 0, 0)
+
+# Goes through frames for texts and gives, for each frame in order, one answer with a boolean `mask` (H, W) per text.
+Segment = Callable[[Sequence[Image.Image], Sequence[str]], Iterable[Sequence[Any]]]
+
+
+class SubmissionWriter:
+    """Writes masks as `<folder>/Annotations/<video>/<expression id>/<frame>.png`, gray pictures of 0 and 255.
+
+    A video's folder appears when it is complete, so a killed run goes on with the videos that `is_written` denies.
+
+    Args:
+        folder: where; it is made, or goes on from an earlier run.
+        inputs: what the masks depend on (model, data set, threshold, ...), kept in `submission.json`.
+
+    Raises:
+        ValueError: the folder was begun with other inputs, or holds other files.
+    """
+
+    def __init__(self, folder: str | PathLike[str], inputs: Mapping[str, Any]):
+        self.folder = Path(folder)
+        manifest = self.folder / MANIFEST
+        wanted = json.loads(json.dumps(dict(inputs), default=str))
+        if not manifest.exists():
+            if self.folder.exists() and any(not path.name.endswith(".partial") for path in self.folder.iterdir()):
+                raise ValueError(f"{folder} holds other files. Choose a new or an empty folder for the submission.")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(manifest, wanted)
+        else:
+            begun = json.loads(manifest.read_text(encoding="utf-8"))
+            if begun != wanted:
+                raise ValueError(
+                    f"{folder} was begun with {begun}, not with {wanted}. Choose another folder, or delete this one."
+                )
+
+    def is_written(self, video_id: str) -> bool:
+        """Whether the masks of a video are complete."""
+        return (self.folder / ROOT / checked_name(video_id)).is_dir()
+
+    def write_video(
+        self,
+        video_id: str,
+        sent_ids: Sequence[str],
+        frame_names: Sequence[str],
+        masks: Iterable[Sequence[np.ndarray]],
+        size: tuple[int, int],
+    ) -> None:
+        """Write the masks of a video as they come, replacing those of an earlier writing.
+
+        Args:
+            video_id, frame_names: as the data set names them.
+            sent_ids: ids of the expressions, different ones.
+            masks: for each frame, in order, one boolean mask (H, W) per expression.
+            size: height and width of the frames, in pixels.
+
+        Raises:
+            ValueError: a mask of another size or kind, other numbers of masks than frames and expressions, an
+                expression that comes twice, or a name that is no single part of a path. The video then does not count
+                as written.
+        """
+        if len(set(sent_ids)) < len(sent_ids) or len(set(frame_names)) < len(frame_names):
+            raise ValueError(f"Video {video_id} has an expression or a frame twice: {sent_ids}, {frame_names}.")
+        final = self.folder / ROOT / checked_name(video_id)
+        partial = self.folder / f"{video_id}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        folders = [partial / checked_name(sent_id) for sent_id in sent_ids]
+        for folder in folders:
+            folder.mkdir(parents=True)
+        written = 0
+        for written, of_texts in enumerate(masks, start=1):
+            if written > len(frame_names) or len(of_texts) != len(sent_ids):
+                raise ValueError(
+                    f"Video {video_id} has {len(frame_names)} frames and {len(sent_ids)} expressions; frame {written} "
+                    f"came with {len(of_texts)} masks."
+                )
+            for folder, mask in zip(folders, of_texts, strict=True):
+                _write_mask(mask, size, folder / f"{checked_name(frame_names[written - 1])}.png")
+        if written < len(frame_names):
+            raise ValueError(f"Video {video_id} has {len(frame_names)} frames, but masks of {written} came.")
+        final.parent.mkdir(exist_ok=True)
+        if final.exists():
+            shutil.rmtree(final)
+        partial.replace(final)
+
+    def write_zip(self, path: str | PathLike[str], video_ids: Iterable[str]) -> Path:
+        """Pack the masks of these videos for the server; the file appears when it is complete.
+
+        Raises:
+            ValueError: a video is not written.
+        """
+        video_ids = list(video_ids)
+        missing = [video_id for video_id in video_ids if not self.is_written(video_id)]
+        if missing:
+            raise ValueError(f"{len(missing)} videos are not written yet, first {missing[0]}. Write them, then zip.")
+        folders = [self.folder / ROOT / video_id for video_id in sorted(video_ids)]
+
+        def pack(partial: Path) -> None:
+            with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+                for folder in tqdm(folders, desc="zip", unit="video"):
+                    for file in sorted(folder.rglob("*.png")):
+                        name = file.relative_to(self.folder).as_posix()
+                        archive.writestr(zipfile.ZipInfo(name, ZIP_TIME), file.read_bytes())
+
+        write_whole(path, pack)
+        return Path(path)
+
+
+def write_submission(
+    examples: VideoExamples, segment: Segment, folder: str | PathLike[str], inputs: Mapping[str, Any]
+) -> Path:
+    """Segment all videos and pack the masks; videos that an earlier run has written are not segmented again.
+
+    Args:
+        examples: the videos, such as those of the split valid of Refer-YouTube-VOS.
+        segment: goes through the frames of a video, for example
+            `functools.partial(segment_video, model, processor, window=None)`.
+        folder, inputs: as in `SubmissionWriter`.
+
+    Returns `<folder>/submission.zip`, for the evaluation server. Errors as in `SubmissionWriter`.
+    """
+    writer = SubmissionWriter(folder, inputs)
+    video_ids = []
+    for index in tqdm(range(len(examples)), desc="segment", unit="video"):
+        video = examples[index]
+        video_ids.append(video["video_id"])
+        if writer.is_written(video["video_id"]):
+            continue
+        first = video["frames"][0]
+        answers = segment(video["frames"], video["texts"])
+        masks = _masks_of(answers)
+        writer.write_video(
+            video["video_id"], video["sent_ids"], video["frame_names"], masks, (first.height, first.width)
+        )
+    return writer.write_zip(writer.folder / "submission.zip", video_ids)
+
+
+def checked_name(name: str) -> str:
+    """A name that is one plain part of a path; raises `ValueError` for another one, which could lead elsewhere."""
+    if not is_plain_name(name):
+        raise ValueError(f"{name!r} cannot name a file or folder. Correct the video, frame or expression id.")
+    return name
+
+
+def _masks_of(answers: Iterable[Sequence[Any]]) -> Iterator[list[np.ndarray]]:
+    for of_texts in answers:
+        yield [np.asarray(answer.mask) for answer in of_texts]
+
+
+def _write_mask(mask: np.ndarray, size: tuple[int, int], path: Path) -> None:
+    if mask.dtype != bool or mask.shape != tuple(size):
+        raise ValueError(
+            f"The mask for {path.parent.name}/{path.name} is {mask.dtype} {mask.shape}, expected bool {tuple(size)}: "
+            "masks are written at the size of their frames."
+        )
+    Image.fromarray(mask.astype(np.uint8) * 255).save(path, format="PNG")

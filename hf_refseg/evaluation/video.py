@@ -1,0 +1,391 @@
+"""Scores of masks in videos: J and F of a frame, mean, recall and decay of a sequence, protocols `davis` and `a2d`."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .protocols import (
+    Protocol,
+    bootstrap_intervals,
+    mask_counts,
+    per_sample_iou,
+    percentile_intervals,
+    resampled_totals,
+    scores_from_counts,
+)
+
+VIDEO_PROTOCOLS = ("davis", "a2d")
+# Both protocols take the pixels whose foreground probability is above it.
+MASK_THRESHOLD = 0.5
+A2D = Protocol(
+    "a2d",
+    resolution="original",
+    mask_threshold=MASK_THRESHOLD,
+    empty_union_iou=1.0,
+    intersection_epsilon=1e-6,
+    union_epsilon=1e-6,
+    strict_precision=True,
+    # In float32 an IoU of exactly 6/10 or 8/10 lies a little above the threshold, 7/10 and 9/10 a little below.
+    iou_dtype="float32",
+)
+DAVIS_MEASURES = ("J&F", "J", "F", "J-recall", "J-decay", "F-recall", "F-decay")
+# What says of a sequence how good it is: a name among those of the records of `evaluate_video_model`.
+SEQUENCE_MEASURES = {"davis": "J&F", "a2d": "iou"}
+# Share of the image's diagonal by which two contours may differ.
+BOUNDARY_TOLERANCE = 0.008
+
+
+class SequenceStatistics(NamedTuple):
+    """Of one measure over the frames of a sequence, see `sequence_statistics`."""
+
+    mean: float
+    recall: float
+    decay: float
+
+
+@dataclass(frozen=True)
+class SequenceScores:
+    """What protocol `davis` says of one referent in one video.
+
+    Attributes:
+        region_similarities: J of each scored frame, in order, in [0, 1].
+        contour_accuracies: F of each scored frame, in [0, 1].
+    """
+
+    region_similarities: Sequence[float]
+    contour_accuracies: Sequence[float]
+
+    def measures(self) -> dict[str, float]:
+        """The sequence's `DAVIS_MEASURES`: shares in [0, 1], decay in [-1, 1]."""
+        region = sequence_statistics(self.region_similarities)
+        contour = sequence_statistics(self.contour_accuracies)
+        return {
+            "J&F": (region.mean + contour.mean) / 2,
+            "J": region.mean,
+            "F": contour.mean,
+            "J-recall": region.recall,
+            "J-decay": region.decay,
+            "F-recall": contour.recall,
+            "F-decay": contour.decay,
+        }
+
+
+@dataclass(frozen=True)
+class ScoredMask:
+    """A predicted mask among those that average precision ranks.
+
+    Attributes:
+        image_id: which reference it is compared with.
+        mask: COCO's compressed run-length encoding, `{"size": [H, W], "counts": str}`.
+        score: the higher, the earlier it is ranked.
+    """
+
+    image_id: str
+    mask: Mapping[str, Any]
+    score: float
+
+
+def region_similarity(prediction: ArrayLike, reference: ArrayLike) -> float:
+    """J, the IoU of two masks; 1 where both are empty (DAVIS, Perazzi et al., CVPR 2016, section 4.1).
+
+    Args:
+        prediction: boolean (H, W), numpy or a torch tensor on the CPU.
+        reference: boolean (H, W), of the same size.
+
+    Raises:
+        ValueError: a mask is not boolean or not two-dimensional, or the sizes differ.
+    """
+    intersection, union = mask_counts(prediction, reference)
+    return intersection / union if union else 1.0
+
+
+def contour_accuracy(prediction: ArrayLike, reference: ArrayLike, tolerance: float = BOUNDARY_TOLERANCE) -> float:
+    """F, the harmonic mean of precision and recall of the contour (DAVIS, Perazzi et al., CVPR 2016, section 4.1).
+
+    A pixel belongs to a mask's contour where it differs from its right, lower or lower right neighbor; it is found
+    where a pixel of the other contour lies within the tolerance (Euclidean distance). Where both masks have no contour
+    F is 1. An image border is no contour: a mask of every pixel has none.
+
+    Args:
+        prediction: boolean (H, W), numpy or a torch tensor on the CPU.
+        reference: boolean (H, W), of the same size.
+        tolerance: share of the image's diagonal, rounded up to whole pixels.
+
+    Raises:
+        ValueError: as `region_similarity`.
+    """
+    mask_counts(prediction, reference)
+    predicted, true = _contour(np.asarray(prediction)), _contour(np.asarray(reference))
+    distance = math.ceil(tolerance * math.hypot(*true.shape))
+    precision, recall = _share_near(predicted, true, distance), _share_near(true, predicted, distance)
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def score_frame_davis(prediction: ArrayLike, reference: ArrayLike) -> tuple[float, float]:
+    """J and F of one frame; arguments and errors as in `region_similarity`."""
+    return region_similarity(prediction, reference), contour_accuracy(prediction, reference)
+
+
+def score_frames_davis(predictions: Iterable[ArrayLike], references: Iterable[ArrayLike]) -> SequenceScores:
+    """J and F of every frame of a sequence, which is read frame by frame: no more than one is held.
+
+    Args:
+        predictions: boolean masks (H, W), one for each scored frame, in order.
+        references: boolean masks of the same sizes; all of them count, the first and the last too.
+
+    Raises:
+        ValueError: no frame, unequal numbers of frames, or as `region_similarity`; the message names the frame.
+    """
+    scores = _score_frames(score_frame_davis, predictions, references)
+    return SequenceScores(*map(list, zip(*scores, strict=True)))
+
+
+def score_frames_a2d(predictions: Iterable[ArrayLike], references: Iterable[ArrayLike]) -> list[tuple[int, int]]:
+    """Intersection and union (pixels) of every annotated frame, which are read frame by frame: one alone is held.
+
+    Args:
+        predictions: boolean masks (H, W), one for each annotated frame, in order.
+        references: boolean masks of the same sizes.
+
+    Raises:
+        ValueError: as `score_frames_davis`.
+    """
+    return _score_frames(mask_counts, predictions, references)
+
+
+def sequence_statistics(values: Sequence[float]) -> SequenceStatistics:
+    """Mean, recall and decay of a measure over a sequence (DAVIS, Perazzi et al., CVPR 2016, section 4.2).
+
+    Recall is the share of frames above 0.5; decay is the mean over the first quarter of the sequence less the mean
+    over the last. Quarters meet in the frame that is nearest to their common bound, which belongs to both.
+
+    Args:
+        values: of the scored frames, in order, in [0, 1].
+
+    Raises:
+        ValueError: no value.
+    """
+    if len(values) == 0:
+        raise ValueError("There is nothing to score: the sequence has no frame.")
+    array, last = np.asarray(values, dtype=np.float64), len(values) - 1
+    # A quarter and three quarters of the way from the first frame to the last, rounded, halves up.
+    first_bound, last_bound = (last + 2) // 4, (3 * last + 2) // 4
+    decay = array[: first_bound + 1].mean() - array[last_bound:].mean()
+    return SequenceStatistics(float(array.mean()), float((array > 0.5).mean()), float(decay))
+
+
+def davis_scores(measures: Sequence[Mapping[str, float]], annotators: Sequence[str] | None = None) -> dict[str, float]:
+    """The scores of protocol `davis`: the average over sequences, for each annotator on their own, then over these.
+
+    Args:
+        measures: of N sequences (a referent in a video, as one sentence names it), see `SequenceScores.measures`.
+        annotators: who wrote each sentence (Ref-DAVIS17 has four); None = one.
+
+    Returns:
+        `DAVIS_MEASURES` in percent.
+
+    Raises:
+        ValueError: no sequence, or unequal numbers of sequences and annotators.
+    """
+    totals = _davis_contributions(measures, annotators).sum(axis=0)
+    return dict(zip(DAVIS_MEASURES, _davis_scores_from_totals(totals[None])[0].tolist(), strict=True))
+
+
+def davis_intervals(
+    measures: Sequence[Mapping[str, float]],
+    video_ids: Sequence[str],
+    annotators: Sequence[str] | None = None,
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> dict[str, tuple[float, float]]:
+    """Percentile bootstrap intervals of `davis_scores`, whole videos being drawn with replacement.
+
+    Args:
+        measures: as in `davis_scores`.
+        video_ids: N names, the video of each sequence.
+        annotators: as in `davis_scores`.
+        samples: number of resamples, at least 1.
+        seed: of the resampling; equal seeds give equal intervals.
+        confidence: share of the resamples inside the interval, in (0, 1).
+
+    Raises:
+        ValueError: as `davis_scores`, and for unequal numbers of sequences and videos.
+    """
+    totals = resampled_totals(_davis_contributions(measures, annotators), video_ids, samples, seed)
+    return percentile_intervals(DAVIS_MEASURES, _davis_scores_from_totals(totals), confidence)
+
+
+def video_scores(records: Sequence[Mapping[str, Any]], protocol: str) -> dict[str, float]:
+    """Scores in percent from all or some of the records of `evaluate_video_model`.
+
+    Args:
+        records: one for each sequence, of this protocol.
+        protocol: `"davis"`, see `davis_scores`, or `"a2d"`, see `scores_from_counts`; mAP needs masks, not records.
+
+    Raises:
+        ValueError: unknown protocol or no record.
+    """
+    check_video_protocol(protocol)
+    if protocol == "davis":
+        return davis_scores(records, [record["annotator"] for record in records])
+    intersections, unions, _ = _frame_counts(records)
+    return scores_from_counts(intersections, unions, A2D)
+
+
+def video_intervals(
+    records: Sequence[Mapping[str, Any]], protocol: str, *, samples: int = 1000, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """95 % bootstrap intervals over videos of `video_scores`, in percent; arguments and errors as there."""
+    check_video_protocol(protocol)
+    if protocol == "davis":
+        video_ids, annotators = ([record[name] for record in records] for name in ("video_id", "annotator"))
+        return davis_intervals(records, video_ids, annotators, samples=samples, seed=seed)
+    intersections, unions, video_ids = _frame_counts(records)
+    return bootstrap_intervals(intersections, unions, A2D, groups=video_ids, samples=samples, seed=seed)
+
+
+def a2d_mean_iou(counts: Sequence[tuple[int, int]]) -> float:
+    """Mean IoU in [0, 1] of a sequence's annotated frames, from `score_frames_a2d`."""
+    return float(per_sample_iou(*zip(*counts, strict=True), A2D).mean())
+
+
+def coco_statistics(references: Mapping[str, Mapping[str, Any]], predictions: Sequence[ScoredMask]) -> list[float]:
+    """The twelve numbers of COCO's evaluation of masks, by pycocotools; the first one is mAP over IoU 0.5 to 0.95.
+
+    Args:
+        references: for each image id the one true mask, as COCO's compressed run-length encoding.
+        predictions: any number for each image id.
+
+    Returns:
+        Average precision at IoU 0.5:0.95, 0.5 and 0.75, and of small, medium and large references; average recall with
+        1, 10 and 100 predictions for each image, and of small, medium and large references. Shares in [0, 1]; -1 where
+        there is no such reference.
+
+    Raises:
+        ValueError: a prediction for an image without reference.
+    """
+    from pycocotools.cocoeval import COCOeval
+
+    unknown = [prediction.image_id for prediction in predictions if prediction.image_id not in references]
+    if unknown:
+        raise ValueError(f"There is a prediction for '{unknown[0]}', which has no reference.")
+    # Both print what they do.
+    with redirect_stdout(io.StringIO()):
+        truth = _coco_index(references, [{"image_id": name, "mask": mask} for name, mask in references.items()])
+        answers = _coco_index(references, [vars(prediction) for prediction in predictions])
+        evaluation = COCOeval(truth, answers, iouType="segm")
+        evaluation.params.useCats = 0
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return [float(value) for value in evaluation.stats]
+
+
+def check_video_protocol(protocol: str) -> None:
+    """Raises ValueError where no protocol for videos has this name."""
+    if protocol not in VIDEO_PROTOCOLS:
+        raise ValueError(f"Unknown protocol {protocol!r} for videos: choose one of {', '.join(VIDEO_PROTOCOLS)}.")
+
+
+def _contour(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The pixels that differ from their right, lower or lower right neighbor; the image goes on as it ends."""
+    padded = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
+    return (mask != padded[:-1, 1:]) | (mask != padded[1:, :-1]) | (mask != padded[1:, 1:])
+
+
+def _share_near(contour: NDArray[np.bool_], other: NDArray[np.bool_], distance: int) -> float:
+    """The share of a contour's pixels within a distance (pixels) of the other contour; 1 where it has no pixel."""
+    rows, columns = np.nonzero(contour)
+    if len(rows) == 0:
+        return 1.0
+    # Counts along each row tell at once whether a run of pixels meets the other contour.
+    counts = np.pad(other, ((distance, distance), (distance + 1, distance))).cumsum(axis=1, dtype=np.int32)
+    near = np.zeros(len(rows), dtype=bool)
+    for offset in range(-distance, distance + 1):
+        half_width = math.isqrt(distance**2 - offset**2)
+        row, column = rows + distance + offset, columns + distance
+        near |= counts[row, column + 1 + half_width] > counts[row, column - half_width]
+    return np.count_nonzero(near) / len(rows)
+
+
+def _score_frames(
+    score: Callable[[ArrayLike, ArrayLike], Any], predictions: Iterable[ArrayLike], references: Iterable[ArrayLike]
+) -> list[Any]:
+    scores: list[Any] = []
+    for number, (prediction, reference) in enumerate(zip_longest(predictions, references)):
+        if prediction is None or reference is None:
+            absent = "prediction" if prediction is None else "reference"
+            raise ValueError(f"Frame {number} has no {absent}: give a prediction and a reference for each frame.")
+        try:
+            scores.append(score(prediction, reference))
+        except ValueError as error:
+            raise ValueError(f"Frame {number}: {error}") from error
+    if not scores:
+        raise ValueError("There is nothing to score: the sequence has no frame.")
+    return scores
+
+
+def _davis_contributions(
+    measures: Sequence[Mapping[str, float]], annotators: Sequence[str] | None
+) -> NDArray[np.float64]:
+    """(N, measures, annotators, 2): every sequence adds its value and a 1 to the sums of its annotator."""
+    annotators = [""] * len(measures) if annotators is None else annotators
+    if not measures or len(annotators) != len(measures):
+        raise ValueError(f"{len(measures)} sequences and {len(annotators)} annotators: give one for each, and any.")
+    values = np.array([[sequence[name] for name in DAVIS_MEASURES] for sequence in measures], dtype=np.float64)
+    everyone = list(dict.fromkeys(annotators))
+    wrote = np.array([[annotator == name for name in everyone] for annotator in annotators], dtype=np.float64)
+    ones = np.ones_like(values)
+    return np.stack([values, ones], axis=-1)[:, :, None] * wrote[:, None, :, None]
+
+
+def _davis_scores_from_totals(totals: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scores in percent (R, measures) from sums of contributions; a resample may lack some annotators, not all."""
+    averages = np.full(totals.shape[:-1], np.nan)
+    np.divide(totals[..., 0], totals[..., 1], out=averages, where=totals[..., 1] > 0)
+    return 100 * np.nanmean(averages, axis=-1)
+
+
+def _frame_counts(records: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[int], list[str]]:
+    """Intersections, unions and videos of the scored frames of all records."""
+    intersections = [count for record in records for count in record["intersections"]]
+    unions = [count for record in records for count in record["unions"]]
+    return intersections, unions, [record["video_id"] for record in records for _ in record["unions"]]
+
+
+def _coco_index(references: Mapping[str, Mapping[str, Any]], masks: Iterable[Mapping[str, Any]]) -> Any:
+    """pycocotools' index of masks `{"image_id", "mask"}`, and `"score"` where they are predictions."""
+    from pycocotools import mask as coco_mask
+    from pycocotools.coco import COCO
+
+    index = COCO()
+    index.dataset = {
+        "images": [
+            {"id": image_id, "height": rle["size"][0], "width": rle["size"][1]} for image_id, rle in references.items()
+        ],
+        "categories": [{"id": 1}],
+        "annotations": [
+            {
+                **mask,
+                "id": number,
+                "category_id": 1,
+                "segmentation": mask["mask"],
+                "area": int(coco_mask.area(mask["mask"])),
+                "iscrowd": 0,
+            }
+            for number, mask in enumerate(masks, start=1)
+        ],
+    }
+    index.createIndex()
+    return index

@@ -1,0 +1,55 @@
+"""Configuration of unified LAVT (https://huggingface.co/papers/2112.02244, journal version, section 3.2.3)."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from .configuration_refseg import swin_b
+from .configuration_video_lavt import VideoLavtConfig
+
+
+@strict
+class UnifiedLavtConfig(VideoLavtConfig):
+    r"""
+    Configuration of [`UnifiedLavtForReferringSegmentation`]. With no arguments it is the main model of the paper:
+    Video Swin-B for clips, Swin-B for images, BERT base. All fields of [`VideoLavtConfig`] are there as well.
+
+    Args:
+        image_backbone_config (`PreTrainedConfig` or `dict`, *optional*):
+            Swin configuration of the encoder of images, with stages as many and as wide as those of `backbone_config`;
+            defaults to Swin-B, window 12, drop path 0.3.
+
+    Example:
+
+    ```python
+    >>> from hf_refseg import UnifiedLavtConfig, UnifiedLavtForReferringSegmentation
+
+    >>> configuration = UnifiedLavtConfig(loss_type="dice")
+    >>> model = UnifiedLavtForReferringSegmentation(configuration)
+    ```"""
+
+    model_type = "unified_lavt"
+    sub_configs_defaults = {
+        **VideoLavtConfig.sub_configs_defaults,
+        "image_backbone_config": swin_b(drop_path_rate=0.3),
+    }
+
+    image_backbone_config: PreTrainedConfig | dict | None = None
+
+    def validate_image_backbone(self):
+        """Checks that the two encoders fit together; called on construction."""
+        image = self.image_backbone_config
+        if image.model_type != "swin":
+            raise ValueError(
+                "image_backbone_config: images are encoded by a Swin transformer, got model_type "
+                f"'{image.model_type}'. Pass a SwinConfig."
+            )
+        widths = [image.embed_dim * 2**stage for stage in range(len(image.depths))]
+        if widths != self.stage_widths:
+            raise ValueError(
+                f"image_backbone_config: the stages of the encoder of images are {widths} wide, those of the encoder "
+                f"of clips {self.stage_widths}; what they encode is added up, so choose the same embed_dim and number "
+                "of depths for both."
+            )
+
+
+__all__ = ["UnifiedLavtConfig"]

@@ -1,0 +1,72 @@
+"""Configuration of video LAVT (https://huggingface.co/papers/2112.02244, journal version, section 3.2)."""
+
+from typing import ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from .configuration_lavt import LavtConfig
+from .configuration_refseg import BERT_BASE
+from .video_swin_refseg import VideoSwinConfig, read_video_swin_config
+
+
+@strict
+class VideoLavtConfig(LavtConfig):
+    r"""
+    Configuration of [`VideoLavtForReferringSegmentation`]. With no arguments it is the main model of the paper: Video
+    Swin-B, BERT base and the 3D pixel-word attention module of structure 12. All fields of [`LavtConfig`] are there as
+    well; these differ or are new.
+
+    Args:
+        backbone_config (`VideoSwinConfig` or `dict`, *optional*):
+            Video Swin configuration of the encoder; defaults to Video Swin-B, drop path 0.3.
+            `VideoSwinConfig.preset("tiny")` and `("small")` give the paper's smaller ones.
+        pwam_structure (`int`, *optional*, defaults to 12):
+            Row of the paper's table 1, from 1 to 12: which convolutions the four projection functions of the 3D
+            pixel-word attention module have.
+        bidirectional (`bool`, *optional*, defaults to `False`):
+            Whether each stage updates the words too ("bi-3D-PWAM", section 4.2).
+
+    Example:
+
+    ```python
+    >>> from hf_refseg import VideoLavtConfig, VideoLavtForReferringSegmentation
+    >>> from hf_refseg.modeling.video_swin_refseg import VideoSwinConfig
+
+    >>> configuration = VideoLavtConfig(backbone_config=VideoSwinConfig.preset("tiny"), loss_type="dice_boundary")
+    >>> model = VideoLavtForReferringSegmentation(configuration)
+    ```"""
+
+    model_type = "video_lavt"
+    sub_configs_defaults = {
+        "backbone_config": SubConfigSpec(config_class=VideoSwinConfig, init_kwargs={"drop_path_rate": 0.3}),
+        "text_config": BERT_BASE,
+    }
+    takes_clips: ClassVar[bool] = True
+    # Most tokens of a text that the released models read, special ones included.
+    max_text_length: ClassVar[int] = 22
+
+    backbone_config: PreTrainedConfig | dict | None = None
+    pwam_structure: int = 12
+    bidirectional: bool = False
+
+    def __post_init__(self, **kwargs):
+        self.backbone_config = read_video_swin_config(self.backbone_config)
+        super().__post_init__(**kwargs)
+
+    def check_backbone(self):
+        """Raises ValueError where the encoder is no Video Swin transformer."""
+        if self.backbone_config.model_type != VideoSwinConfig.model_type:
+            raise ValueError(
+                f"backbone_config: video LAVT fuses language between the stages of a Video Swin transformer, got "
+                f"model_type '{self.backbone_config.model_type}'. Pass a VideoSwinConfig."
+            )
+
+    def validate_structure(self):
+        """Checks the number of the structure; called on construction."""
+        if not 1 <= self.pwam_structure <= 12:
+            raise ValueError(f"pwam_structure: a number from 1 to 12 is needed, got {self.pwam_structure}.")
+
+
+__all__ = ["VideoLavtConfig"]

@@ -1,0 +1,134 @@
+"""Unified LAVT: one model for images and clips (https://huggingface.co/papers/2112.02244, journal version).
+
+What differs from video LAVT is the encoder (section 3.2.3, figure 7): in training a Swin transformer for images
+encodes the central frame beside the Video Swin transformer, and the two are added up; afterwards images pass through
+the one alone, clips through the other. Fusion, language gates and decoder are those of video LAVT, shared by both.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+
+from .configuration_unified_lavt import UnifiedLavtConfig
+from .encoders_refseg import SwinStages, load_pretrained_swin
+from .modeling_lavt import LavtForReferringSegmentation
+from .modeling_video_lavt import VideoLavtForReferringSegmentation
+from .video_swin_refseg import VideoSwinModel, load_pretrained_video_swin
+
+
+class TwoStreamEncoder(nn.Module):
+    """The two encoders side by side: `clips` and `images`."""
+
+    def __init__(self, clips: VideoSwinModel, image_config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.clips = clips
+        self.images = SwinStages(image_config)
+
+    def load_encoder(self, pretrained: PreTrainedModel) -> None:
+        """Takes over the weights of a pretrained `VideoSwinModel` of the same configuration."""
+        self.clips.load_encoder(pretrained)
+
+    def encode_clips(self, index: int, features: Tensor) -> Tensor:
+        """A stage of the Video Swin transformer, (batch, frames, height, width, channels): V_t.
+
+        `features` are those of the stage before; for the first one clips (batch, frames, 3, height, width).
+        """
+        patches = self.clips.embed(features) if index == 0 else self.clips.merge(index - 1, features)
+        return self.clips.run_stage(index, patches)
+
+    def encode_frame(self, index: int, features: Tensor) -> Tensor:
+        """The same stage of the Swin transformer on a frame each, (batch, height, width, channels): V_c.
+
+        `features` (batch, height, width, channels), for the first stage (batch, 3, height, width).
+        """
+        if index == 0:
+            tokens, size = self.images.embed(features)
+        else:
+            tokens, size = self.images.merge(index - 1, features.flatten(1, 2), tuple(features.shape[1:3]))
+        return self.images.run_stage(index, tokens, size).unflatten(1, size)
+
+
+class UnifiedLavtForReferringSegmentation(VideoLavtForReferringSegmentation):
+    """Unified LAVT (figure 7). `pixel_values` are clips (batch, frames, 3, height, width) or images (batch, 3, height,
+    width). In training mode both encoders run; in evaluation mode the one for images or the one for clips.
+
+    Example:
+
+    ```python
+    >>> from hf_refseg import UnifiedLavtForReferringSegmentation
+
+    >>> model = UnifiedLavtForReferringSegmentation.from_encoders(
+    ...     "torchvision/swin3d_b",
+    ...     "google-bert/bert-base-uncased",
+    ...     "microsoft/swin-base-patch4-window12-384-in22k",
+    ...     loss_type="dice",
+    ... )
+    ```"""
+
+    config: UnifiedLavtConfig
+    _no_split_modules = ["VideoSwinBlock", "WindowLayer", "FusionStage", "LavtDecoder"]
+
+    def __init__(self, config: UnifiedLavtConfig) -> None:
+        super().__init__(config)
+        self.backbone = TwoStreamEncoder(self.backbone, config.image_backbone_config)
+        self.post_init()
+
+    @classmethod
+    def from_encoders(
+        cls,
+        vision_name_or_path: str,
+        text_name_or_path: str,
+        image_name_or_path: str,
+        drop_path_rate: float = 0.3,
+        **config,
+    ) -> "UnifiedLavtForReferringSegmentation":
+        """A new model on pretrained encoders (section 3.3).
+
+        Args:
+            vision_name_or_path: the encoder of clips, "torchvision/swin3d_b" (or `_s`, `_t`), or a folder that
+                `VideoSwinModel.save_pretrained` wrote.
+            text_name_or_path: a BERT-like checkpoint on the Hub or on disk.
+            image_name_or_path: the encoder of images, a Swin checkpoint on the Hub or on disk.
+            drop_path_rate: stochastic depth of both visual encoders in training.
+            config: fields of [`UnifiedLavtConfig`].
+        """
+        vision = load_pretrained_video_swin(vision_name_or_path, drop_path_rate)
+        image = load_pretrained_swin(image_name_or_path, drop_path_rate)
+        text = AutoModel.from_pretrained(text_name_or_path, add_pooling_layer=False)
+        model = cls.on_encoders(vision, text, image_backbone_config=image.config, **config)
+        model.backbone.images.load_encoder(image)
+        return model
+
+    @classmethod
+    def from_image_lavt(
+        cls, image_model: LavtForReferringSegmentation, num_window_frames: int = 8, **config
+    ) -> "UnifiedLavtForReferringSegmentation":
+        """A new model that starts from a LAVT for images, and computes the same for images of any size.
+
+        Args and errors as in video LAVT; the encoder of images is that of the image model.
+        """
+        image_config = copy.deepcopy(image_model.config.backbone_config)
+        model = super().from_image_lavt(image_model, num_window_frames, image_backbone_config=image_config, **config)
+        model.backbone.images.load_state_dict(image_model.backbone.state_dict())
+        return model
+
+    def encode_stage(self, index: int, features: Tensor, image_size: tuple[int, ...]) -> Tensor:
+        """V_i, (batch, frames, height, width, channels): a stage of both encoders, or of the one that is needed.
+
+        Args as in video LAVT.
+        """
+        is_image = len(image_size) == 2
+        if is_image and not self.training:
+            return self.backbone.encode_frame(index, features.squeeze(1)).unsqueeze(1)
+        encoded = self.backbone.encode_clips(index, features)
+        if self.training:
+            center = features.shape[1] // 2
+            local = self.backbone.encode_frame(index, features[:, center])
+            before, frame, after = encoded.split([center, 1, encoded.shape[1] - center - 1], 1)
+            encoded = torch.cat([before, frame + local.unsqueeze(1), after], 1)
+        return encoded
+
+
+__all__ = ["UnifiedLavtForReferringSegmentation"]

@@ -1,0 +1,402 @@
+"""Video Swin transformer (https://huggingface.co/papers/2106.13230), cut into stages, and its configuration."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from torchvision.models import get_model
+from torchvision.models.swin_transformer import SwinTransformerBlock
+from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, SwinTransformer3d
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.swin.modeling_swin import eager_attention_forward
+
+PRESETS = {
+    "tiny": {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]},
+    "small": {"embed_dim": 96, "depths": [2, 2, 18, 2], "num_heads": [3, 6, 12, 24]},
+    "base": {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32]},
+}
+
+
+@strict
+class VideoSwinConfig(PreTrainedConfig):
+    """
+    Configuration of [`VideoSwinModel`]. With no arguments it is Video Swin-B; [`~VideoSwinConfig.preset`] gives the
+    other sizes.
+
+    Args:
+        patch_size (`int`, *optional*, defaults to 4):
+            Height and width of a patch in pixels; in time it is one frame, as every frame needs its mask.
+        embed_dim (`int`, *optional*, defaults to 128):
+            Channels of the first stage; each further stage has twice as many.
+        depths (`list[int]`, *optional*, defaults to `(2, 2, 18, 2)`):
+            Layers of each stage, two at least in all.
+        num_heads (`list[int]`, *optional*, defaults to `(4, 8, 16, 32)`):
+            Attention heads in each stage.
+        window_size (`list[int]`, *optional*, defaults to `(8, 7, 7)`):
+            Frames, height and width of the attention's windows, in patches.
+        mlp_ratio (`float`, *optional*, defaults to 4.0):
+            Hidden channels of a layer's feed-forward network for each of its channels.
+        drop_path_rate (`float`, *optional*, defaults to 0.1):
+            Stochastic depth of the last layer; it grows linearly from 0 at the first.
+        dropout (`float`, *optional*, defaults to 0.0):
+            Dropout of patches, attention outputs and feed-forward networks.
+        attention_dropout (`float`, *optional*, defaults to 0.0):
+            Dropout of the attention weights.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the truncated normal that weights and position tables start from.
+    """
+
+    model_type = "refseg_video_swin"
+
+    patch_size: int = 4
+    embed_dim: int = 128
+    depths: list[int] | tuple[int, ...] = (2, 2, 18, 2)
+    num_heads: list[int] | tuple[int, ...] = (4, 8, 16, 32)
+    window_size: list[int] | tuple[int, ...] = (8, 7, 7)
+    mlp_ratio: float | int = 4.0
+    drop_path_rate: float | int = 0.1
+    dropout: float | int = 0.0
+    attention_dropout: float | int = 0.0
+    initializer_range: float = 0.02
+
+    @classmethod
+    def preset(cls, name: str, **fields: Any) -> "VideoSwinConfig":
+        """Video Swin "tiny", "small" or "base", with other `fields`.
+
+        Raises:
+            ValueError: another name.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"There is no Video Swin '{name}', only {', '.join(PRESETS)}.")
+        return cls(**{**PRESETS[name], **fields})
+
+    def validate_architecture(self):
+        """Checks the sizes; called on construction."""
+        if min(self.patch_size, self.embed_dim, *self.depths) < 1 or sum(self.depths) < 2:
+            raise ValueError(
+                f"patch_size, embed_dim and depths: at least 1 is needed, and two layers in all, got "
+                f"{self.patch_size}, {self.embed_dim} and {list(self.depths)}."
+            )
+        if len(self.num_heads) != len(self.depths):
+            raise ValueError(f"num_heads: one number per stage is needed, got {list(self.num_heads)}.")
+        for stage, heads in enumerate(self.num_heads):
+            if heads < 1 or self.embed_dim * 2**stage % heads:
+                raise ValueError(
+                    f"num_heads: {heads} heads do not divide a stage of {self.embed_dim * 2**stage} channels."
+                )
+        if len(self.window_size) != 3 or min(self.window_size) < 1:
+            raise ValueError(
+                f"window_size: frames, height and width are needed, each at least 1, got {list(self.window_size)}."
+            )
+
+
+def read_video_swin_config(config: PreTrainedConfig | dict[str, Any] | None) -> PreTrainedConfig | dict[str, Any]:
+    """The configuration itself where a mapping is that of a [`VideoSwinModel`], or is absent; all else as it is.
+
+    transformers knows no such model type.
+    """
+    if config is None:
+        return VideoSwinConfig(drop_path_rate=0.3)
+    if isinstance(config, dict) and config.get("model_type", VideoSwinConfig.model_type) == VideoSwinConfig.model_type:
+        return VideoSwinConfig.from_dict(config)
+    return config
+
+
+class VideoWindowAttention(ShiftedWindowAttention3d):
+    """Attention within windows of several frames; the configuration says which kernel computes it.
+
+    torchvision's, with its parameters and results, but without the index of relative positions as a buffer, which for
+    windows of (8, 12, 12) would take 10 MB in each layer. Where a clip is smaller
+    than a window, the window shrinks to it and is not shifted; a smaller height or width then reads the table at the
+    places of the first positions of a whole window, as the published weights were trained.
+    """
+
+    config: PreTrainedConfig
+    is_causal = False
+
+    def define_relative_position_index(self) -> None:
+        """Nothing: `position_bias` computes it."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`features` (batch, frames, height, width, channels); returns the same shape."""
+        size = features.shape[1:4]
+        window = [min(pair) for pair in zip(self.window_size, size, strict=True)]
+        shift = [
+            0 if length <= extent else step
+            for length, extent, step in zip(size, self.window_size, self.shift_size, strict=True)
+        ]
+        frames, rows, columns = ((-length) % extent for length, extent in zip(size, window, strict=True))
+        padded = F.pad(features, (0, 0, 0, columns, 0, rows, 0, frames))
+        padded_size = padded.shape[1:4]
+        shifted = padded.roll([-step for step in shift], (1, 2, 3))
+        attended = self.attend(split_windows(shifted, window), window, shift, padded_size)
+        joined = join_windows(attended, window, padded)
+        return joined.roll(shift, (1, 2, 3))[:, : size[0], : size[1], : size[2]]
+
+    def attend(self, windows: Tensor, window: list[int], shift: list[int], size: Sequence[int]) -> Tensor:
+        """Attention within `windows` (batch, windows, area, channels) of a clip of this padded size; same shape."""
+        batch = windows.shape[0]
+        query, key, value = (
+            self.qkv(windows.flatten(0, 1)).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        )
+        scores = self.position_bias(windows.shape[2])
+        if any(shift):
+            scores = (scores + shift_mask(size, window, shift, scores)).repeat(batch, 1, 1, 1)
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        dropout = self.attention_dropout if self.training else 0.0
+        attended, _ = attend(self, query, key, value, scores, dropout=dropout, scaling=query.shape[-1] ** -0.5)
+        result = F.dropout(self.proj(attended.flatten(2)), self.dropout, self.training)
+        return result.unflatten(0, (batch, -1))
+
+    def position_bias(self, places: int) -> Tensor:
+        """The relative position bias of the first `places` positions of a window, (1, heads, places, places)."""
+        frames, height, width = self.window_size
+        row, frame = 2 * width - 1, (2 * height - 1) * (2 * width - 1)
+        place = torch.arange(places, device=self.relative_position_bias_table.device)
+        number = place // (height * width) * frame + place // width % height * row + place % width
+        center = (frames - 1) * frame + (height - 1) * row + width - 1
+        return self.relative_position_bias_table[number[:, None] - number + center].permute(2, 0, 1).unsqueeze(0)
+
+
+def split_windows(features: Tensor, window: Sequence[int]) -> Tensor:
+    """(batch, frames, height, width, channels) as windows (batch, windows, area, channels)."""
+    for axis, extent in zip((1, 3, 5), window, strict=True):
+        features = features.unflatten(axis, (-1, extent))
+    return features.permute(0, 1, 3, 5, 2, 4, 6, 7).flatten(4, 6).flatten(1, 3)
+
+
+def join_windows(windows: Tensor, window: Sequence[int], like: Tensor) -> Tensor:
+    """The inverse of `split_windows`, in the shape of `like`."""
+    counts = [length // extent for length, extent in zip(like.shape[1:4], window, strict=True)]
+    return windows.unflatten(2, list(window)).unflatten(1, counts).permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(like.shape)
+
+
+def shift_mask(size: Sequence[int], window: Sequence[int], shift: Sequence[int], like: Tensor) -> Tensor:
+    """What keeps the parts apart that a cyclic shift brings into one window: 0 or -100, (windows, 1, area, area)."""
+    numbers = torch.zeros(1, 1, 1, 1, 1, device=like.device)
+    for axis, (length, extent, step) in enumerate(zip(size, window, shift, strict=True)):
+        parts = torch.zeros(length, device=like.device)
+        if step:
+            parts[-extent:] = 1
+            parts[-step:] = 2
+        numbers = 3 * numbers + parts.view([-1 if index == axis else 1 for index in range(-1, 4)])
+    numbers = split_windows(numbers, window).squeeze(0).transpose(1, 2)
+    return ((numbers != numbers.transpose(1, 2)) * -100.0).to(like.dtype).unsqueeze(1)
+
+
+class VideoSwinBlock(GradientCheckpointingLayer, SwinTransformerBlock):
+    """A layer of the transformer: (batch, frames, height, width, channels), keeps the shape."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **{**kwargs, "attn_layer": VideoWindowAttention})
+
+
+class VideoSwinModel(PreTrainedModel):
+    """torchvision's Video Swin transformer with patches of one frame, without its final normalization.
+
+    It runs at once, or stage by stage so that language can enter between the stages. Features have the channels last.
+    """
+
+    config: VideoSwinConfig
+    base_model_prefix = "video_swin"
+    main_input_name = "pixel_values"
+    input_modalities = ("video",)
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["VideoSwinBlock"]
+
+    def __init__(self, config: VideoSwinConfig) -> None:
+        super().__init__(config)
+        encoder = SwinTransformer3d(
+            patch_size=[1, config.patch_size, config.patch_size],
+            embed_dim=config.embed_dim,
+            depths=list(config.depths),
+            num_heads=list(config.num_heads),
+            window_size=list(config.window_size),
+            mlp_ratio=config.mlp_ratio,
+            dropout=config.dropout,
+            attention_dropout=config.attention_dropout,
+            stochastic_depth_prob=config.drop_path_rate,
+            norm_layer=nn.LayerNorm,
+            block=VideoSwinBlock,
+        )
+        self.patch_embed = encoder.patch_embed
+        self.dropout = encoder.pos_drop
+        # Stages and, between them, patch mergings.
+        self.features = encoder.features
+        for module in self.features.modules():
+            if isinstance(module, VideoWindowAttention):
+                module.config = config
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Linear | nn.Conv3d):
+            init.trunc_normal_(module.weight, std=self.config.initializer_range)
+        elif isinstance(module, ShiftedWindowAttention3d):
+            init.trunc_normal_(module.relative_position_bias_table, std=self.config.initializer_range)
+
+    def load_encoder(self, pretrained: PreTrainedModel) -> None:
+        """Takes over the weights of a pretrained `VideoSwinModel` of the same configuration."""
+        self.load_state_dict(pretrained.state_dict())
+
+    def embed(self, pixel_values: Tensor) -> Tensor:
+        """Patches (batch, frames, height, width, channels) of clips (batch, frames, 3, height, width); odd sizes are
+        padded."""
+        return self.dropout(self.patch_embed(pixel_values.transpose(1, 2)))
+
+    def run_stage(self, index: int, features: Tensor) -> Tensor:
+        """The transformer layers of one stage; keeps the shape of `features`."""
+        return self.features[2 * index](features)
+
+    def merge(self, index: int, features: Tensor) -> Tensor:
+        """Patch merging after a stage: half the height and width (rounded up), twice the channels."""
+        return self.features[2 * index + 1](features)
+
+    def forward(self, pixel_values: Tensor) -> BaseModelOutput:
+        """The features of all stages of clips (batch, frames, 3, height, width), as `hidden_states`.
+
+        Each is (batch, frames, height, width, channels); the last one is also the `last_hidden_state`.
+        """
+        features = self.run_stage(0, self.embed(pixel_values))
+        stages = [features]
+        for index in range(1, len(self.config.depths)):
+            features = self.run_stage(index, self.merge(index - 1, features))
+            stages.append(features)
+        return BaseModelOutput(last_hidden_state=features, hidden_states=tuple(stages))
+
+
+def load_pretrained_video_swin(name_or_path: str, drop_path_rate: float) -> VideoSwinModel:
+    """A pretrained Video Swin transformer.
+
+    Args:
+        name_or_path: "torchvision/swin3d_t", "torchvision/swin3d_s" or "torchvision/swin3d_b" (trained on Kinetics
+            400), or a folder that `VideoSwinModel.save_pretrained` wrote.
+        drop_path_rate: its stochastic depth in training.
+    """
+    name = str(name_or_path)
+    if name.startswith("torchvision/"):
+        return video_swin_of_torchvision(
+            get_model(name.removeprefix("torchvision/"), weights="DEFAULT"), drop_path_rate
+        )
+    return VideoSwinModel.from_pretrained(name, drop_path_rate=drop_path_rate)
+
+
+def video_swin_of_torchvision(encoder: SwinTransformer3d, drop_path_rate: float) -> VideoSwinModel:
+    """torchvision's model with patches of a single frame each.
+
+    Their kernel is the sum of the original one over its frames, so that a still clip has the same patches as before.
+    """
+    stages = encoder.features[::2]
+    projection, block = encoder.patch_embed.proj, stages[0][0]
+    config = VideoSwinConfig(
+        patch_size=projection.kernel_size[-1],
+        embed_dim=projection.out_channels,
+        depths=[len(stage) for stage in stages],
+        num_heads=[stage[0].attn.num_heads for stage in stages],
+        window_size=list(block.attn.window_size),
+        mlp_ratio=block.mlp[0].out_features / projection.out_channels,
+        drop_path_rate=drop_path_rate,
+    )
+    model = VideoSwinModel(config)
+    weights = encoder.state_dict()
+    weights["patch_embed.proj.weight"] = projection.weight.detach().sum(2, keepdim=True)
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    return model.eval()
+
+
+# From the names of transformers' Swin, in memory, to those of torchvision.
+BLOCK_NAMES = {
+    "layernorm_before.": "norm1.",
+    "layernorm_after.": "norm2.",
+    "attention.o_proj.": "attn.proj.",
+    "mlp.fc1.": "mlp.0.",
+    "mlp.fc2.": "mlp.3.",
+}
+
+
+def inflate_swin(image: PreTrainedModel, num_window_frames: int) -> VideoSwinModel:
+    """A Video Swin transformer that starts from transformers' Swin transformer for images.
+
+    On clips of one frame it computes the same where the maps of stages with shifted windows are larger than a window
+    and hold whole windows. The tables of position biases are repeated along the time.
+
+    Args:
+        image: a `SwinModel`.
+        num_window_frames: frames of a window.
+
+    Raises:
+        ValueError: an image encoder with absolute positions or another activation than GELU.
+    """
+    old = image.config
+    if old.use_absolute_embeddings or old.hidden_act != "gelu":
+        raise ValueError(
+            "Video Swin has no absolute position embeddings and GELU as its activation, but the image encoder has "
+            f"use_absolute_embeddings={old.use_absolute_embeddings} and hidden_act='{old.hidden_act}'."
+        )
+    config = VideoSwinConfig(
+        patch_size=old.patch_size,
+        embed_dim=old.embed_dim,
+        depths=list(old.depths),
+        num_heads=list(old.num_heads),
+        window_size=[num_window_frames, old.window_size, old.window_size],
+        mlp_ratio=old.mlp_ratio,
+        drop_path_rate=old.drop_path_rate,
+        dropout=old.hidden_dropout_prob,
+        attention_dropout=old.attention_probs_dropout_prob,
+    )
+    weights = {
+        f"patch_embed.{ours}": value
+        for theirs, ours in (("patch_embeddings.projection.", "proj."), ("norm.", "norm."))
+        for ours, value in renamed(image.embeddings.state_dict(), {theirs: ours}).items()
+    }
+    weights["patch_embed.proj.weight"] = weights["patch_embed.proj.weight"].unsqueeze(2)
+    for index, stage in enumerate(image.encoder.layers):
+        for layer, block in enumerate(stage.blocks):
+            for name, value in inflate_block(block, num_window_frames).items():
+                weights[f"features.{2 * index}.{layer}.{name}"] = value
+    for index, (stage, _) in enumerate(pairwise(image.encoder.layers)):
+        for name, value in stage.downsample.state_dict().items():
+            weights[f"features.{2 * index + 1}.{name}"] = value
+    model = VideoSwinModel(config)
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def inflate_block(block: nn.Module, num_window_frames: int) -> dict[str, Tensor]:
+    """The weights of a layer of transformers' Swin transformer as those of a `VideoSwinBlock`."""
+    attention = block.attention
+    table = attention.relative_position_bias.relative_position_bias_table.detach()
+    weights = renamed(block.state_dict(), BLOCK_NAMES)
+    weights["attn.relative_position_bias_table"] = table.repeat(2 * num_window_frames - 1, 1)
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    weights["attn.qkv.weight"] = torch.cat([projection.weight.detach() for projection in projections])
+    zeros = table.new_zeros(attention.o_proj.out_features)
+    weights["attn.qkv.bias"] = torch.cat(
+        [zeros if projection.bias is None else projection.bias.detach() for projection in projections]
+    )
+    return weights
+
+
+def renamed(weights: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
+    """Those of the weights whose names start with a key of `names`, with its value in the place of the key."""
+    return {
+        ours + name.removeprefix(theirs): value
+        for theirs, ours in names.items()
+        for name, value in weights.items()
+        if name.startswith(theirs)
+    }
+
+
+__all__ = ["VideoSwinConfig", "VideoSwinModel"]
