@@ -60,12 +60,13 @@ DataDir = Annotated[
 ]
 ImageDir = Annotated[Path | None, typer.Option(help="Folder of COCO's train2014 images, if not in --data-dir.")]
 SplitBy = Annotated[str | None, typer.Option(help="Who split the data set: unc, google, umd or berkeley.")]
+OVERLAP_HELP = "Frames that neighboring windows share; by default 8, or half a smaller window."
 Text = Annotated[list[str], typer.Option("--text", "-t", help="What to segment; repeat it for several expressions.")]
 
 
 @app.callback()
 def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
-    """Referring segmentation: an image and a sentence in, the mask out."""
+    """Referring segmentation: an image or a video and a sentence in, the mask out."""
 
 
 @app.command()
@@ -82,8 +83,10 @@ def predict(
     device: Device = None,
     dtype: Dtype = "float32",
     video: Annotated[bool, typer.Option("--video", help="Segment videos.")] = False,
-    window: Annotated[int, typer.Option(min=0, help="Frames that the model sees at once; 0 = the whole video.")] = 32,
-    overlap: Annotated[int, typer.Option(min=0, help="Frames that neighboring windows share.")] = 8,
+    window: Annotated[
+        int | None, typer.Option(min=0, help="Frames that the model sees at once; 32 by default, 0 = the whole video.")
+    ] = None,
+    overlap: Annotated[int | None, typer.Option(min=0, help=OVERLAP_HELP)] = None,
     per_frame: Annotated[
         bool, typer.Option("--per-frame", help="Segment a video's frames one by one, as image models do anyway.")
     ] = False,
@@ -97,7 +100,10 @@ def predict(
 
     options = {"threshold": threshold, "device": device, "dtype": dtype}
     if video:
+        window = 32 if window is None else window
         options |= {"window": window or None, "overlap": overlap, "per_frame": per_frame}
+    elif per_frame or (window, overlap) != (None, None):
+        raise ValueError("--window, --overlap and --per-frame go with --video.")
     for prediction in (cli.predict_video if video else cli.predict)(model, images, text, output, **options):
         typer.echo(prediction)
 
@@ -140,9 +146,7 @@ def evaluate(
     window: Annotated[
         int | None, typer.Option(min=1, help="Frames of a video that the model sees at once; by default all of them.")
     ] = None,
-    overlap: Annotated[
-        int | None, typer.Option(min=0, help="Frames that neighboring windows share; by default 8.")
-    ] = None,
+    overlap: Annotated[int | None, typer.Option(min=0, help=OVERLAP_HELP)] = None,
     per_frame: Annotated[
         bool, typer.Option("--per-frame", help="Go through videos frame by frame, as image models do anyway.")
     ] = False,
@@ -279,7 +283,7 @@ def convert_video_lavt(
         typer.Option(help="Frames, height and width of the windows, where the checkpoint does not determine them."),
     ] = None,
     text_heads: TextHeads = None,
-    loss_type: Annotated[str, typer.Option(help="Loss of further training.")] = "dice_boundary",
+    loss_type: Annotated[str, typer.Option(help="Loss of further training.")] = "dice",
 ) -> None:
     """Video LAVT: write a folder that AutoModel and AutoProcessor load."""
     from hf_refseg import cli

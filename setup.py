@@ -30,7 +30,7 @@ EXTRAS = {
 setup(
     name="hf_refseg",
     version="0.1.0",
-    description="Referring segmentation as Hugging Face models: an image and a sentence in, the mask out",
+    description="Referring segmentation as Hugging Face models: an image or a video and a sentence in, the mask out",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -92,7 +92,10 @@ class ModelArguments:
     image_size: int | None = field(
         default=None, metadata={"help": "Side of the square that a new model sees; the method's own if absent."}
     )
-    max_text_length: int = field(default=20, metadata={"help": "Tokens per text, special ones included."})
+    max_text_length: int | None = field(
+        default=None,
+        metadata={"help": "Tokens per text, special ones included; those of the method's paper if absent."},
+    )
     adapter: Literal["none", "heads", "lora"] = field(
         default="none",
         metadata={
@@ -260,11 +263,13 @@ def build_model_and_processor(
         return model, RefSegProcessor.from_pretrained(arguments.model_name_or_path)
     tokenizer = build_tokenizer(arguments, sentences)
     image_processor = build_image_processor(arguments)
-    processor = RefSegProcessor(image_processor, tokenizer, max_text_length=arguments.max_text_length)
+    config_class = model_class_of(arguments.model_type).config_class
+    max_text_length = arguments.max_text_length or config_class.max_text_length
+    processor = RefSegProcessor(image_processor, tokenizer, max_text_length=max_text_length)
     values = dict(arguments.config)
     if values.get("mask_grounding") is not None:
         values["mask_grounding"] = MaskGroundingConfig.for_tokenizer(tokenizer, **values["mask_grounding"])
-    if "special_token_ids" in {option.name for option in fields(model_class_of(arguments.model_type).config_class)}:
+    if "special_token_ids" in {option.name for option in fields(config_class)}:
         values.setdefault("special_token_ids", sorted(tokenizer.all_special_ids))
     text_config = {"vocab_size": len(tokenizer), **values.get("text_config", {})}
     if arguments.vision_name_or_path:

@@ -116,7 +116,10 @@ class VideoDataArguments:
     window: int = field(
         default=0, metadata={"help": "Frames that the scored model sees at once; 0 = the whole video as one clip."}
     )
-    overlap: int = field(default=0, metadata={"help": "Frames that neighboring windows share."})
+    overlap: int | None = field(
+        default=None,
+        metadata={"help": "Frames that neighboring windows share; 8, or half a smaller window, if absent."},
+    )
     per_frame: bool = field(
         default=False, metadata={"help": "Score a method that takes clips frame by frame, like one for images."}
     )
@@ -238,6 +241,7 @@ def build_video_model_and_processor(
             f"{name} is a model of type {saved}, which cannot become a {arguments.model_type}: leave model_type out "
             "to go on from it as it is."
         )
+    processor.max_text_length = arguments.max_text_length or model_class.config_class.max_text_length
     return model_class.from_image_lavt(model, **arguments.config), processor
 
 

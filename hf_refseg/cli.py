@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import platform
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from datasets import Dataset, DatasetDict, load_dataset
-from datasets.exceptions import DatasetGenerationError
-from safetensors import SafetensorError
+from datasets import Dataset, load_dataset
 from transformers import (
-    AutoConfig,
-    AutoProcessor,
-    AutoTokenizer,
-    BertTokenizer,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
-    ProcessorMixin,
     pipeline,
 )
 
-from . import AutoModelForReferringSegmentation, RefSegImageProcessor, RefSegProcessor
-from .auto import MODELS
+from . import RefSegImageProcessor, RefSegProcessor
 from .convert import (
     CheckpointError,
     convert_lavt_checkpoint,
@@ -38,8 +26,9 @@ from .convert import (
     load_checkpoint,
 )
 from .data.leakage import COCO, IMAGE_COLLECTIONS, LeakageError, drop_images, image_collection, read_leakage_list
-from .data.loading import DATASET_NAMES, REFER_SPLITS, DataFormatError, load_refseg
-from .data.prepare import count_rows, prepare_dataset, stored_columns
+from .data.loading import REFER_SPLITS, load_refseg
+from .data.prepare import prepare_dataset
+from .describe import align, describe_dataset, describe_installation, describe_model
 from .evaluation import (
     VIDEO_PROTOCOLS,
     EvaluationResult,
@@ -56,16 +45,14 @@ from .evaluation.protocols import PROTOCOLS
 from .evaluation.video import SEQUENCE_MEASURES
 from .explain import draw_explanations
 from .files import write_json, write_whole
-from .modeling.configuration_video_lavt import VideoLavtConfig
+from .inputs import load_model, load_tokenizer, open_dataset, select_split, what_is_in
 from .modeling.image_processing_refseg import open_image
 from .modeling.video_refseg import VideoFrames, segment_video
-from .training.adapters import describe_adapter, find_base_model, is_adapter, load_with_adapter, read_adapter_config
+from .training.adapters import is_adapter
 from .video_visualization import MAX_MASKS, write_video_masks
 from .visualization import draw_comparison, draw_masks, draw_strips
 
 SHOWN_CASES = 5
-# In every saved configuration, whatever the model.
-SAVED_WITH_A_MODEL = ("_name_or_path", "architectures", "dtype", "transformers_version")
 REFER_OPTIONS = ("mask_overlap", "image_dir")
 REFSHAPES_OPTIONS = ("train_size", "val_size", "test_size", "image_size", "num_frames", "seed")
 ALL_PROTOCOLS = (*sorted(PROTOCOLS), *VIDEO_PROTOCOLS)
@@ -111,7 +98,7 @@ def predict_video(
     output: Path,
     *,
     window: int | None,
-    overlap: int,
+    overlap: int | None,
     per_frame: bool,
     threshold: float | None,
     device: str | None,
@@ -259,14 +246,7 @@ def convert_magnet(checkpoint_path: Path, output: Path, tokenizer_name: str, **o
 
 def convert_video_lavt(checkpoint_path: Path, output: Path, tokenizer_name: str, **options: Any) -> str:
     """Writes model and processor of a released video LAVT checkpoint."""
-    return _convert(
-        convert_video_lavt_checkpoint,
-        checkpoint_path,
-        output,
-        tokenizer_name,
-        max_text_length=VideoLavtConfig.max_text_length,
-        **options,
-    )
+    return _convert(convert_video_lavt_checkpoint, checkpoint_path, output, tokenizer_name, **options)
 
 
 def _convert(
@@ -276,7 +256,6 @@ def _convert(
     tokenizer_name: str,
     *,
     text_heads: int | None,
-    max_text_length: int = 20,
     **options: Any,
 ) -> str:
     """Writes model and processor of a released checkpoint; the processor cuts texts as the released one did."""
@@ -297,7 +276,10 @@ def _convert(
             "pass the tokenizer that it was trained with to --tokenizer."
         )
     processor = RefSegProcessor(
-        RefSegImageProcessor(), tokenizer, max_text_length=max_text_length, text_truncation="released"
+        RefSegImageProcessor(),
+        tokenizer,
+        max_text_length=model.config.max_text_length,
+        text_truncation="released",
     )
     processor.save_pretrained(output)
     model.save_pretrained(output)
@@ -370,140 +352,6 @@ def is_prepared(folder: Path) -> bool:
     return (folder / "data").is_dir() and (folder / "README.md").is_file()
 
 
-def describe_installation() -> str:
-    """Versions, device, and everything that can be named on the command line."""
-    packages = ("hf_refseg", "torch", "transformers", "datasets", "huggingface_hub")
-    lines = {
-        **{package: version(package) for package in packages},
-        "python": platform.python_version(),
-        "device": find_device(None),
-        "methods": ", ".join(config_class.model_type for config_class in MODELS),
-        "data sets": ", ".join(DATASET_NAMES),
-        "protocols": ", ".join((*PROTOCOLS, *VIDEO_PROTOCOLS)),
-    }
-    return align(lines.items())
-
-
-def describe_model(folder: Path) -> str:
-    """Method, options that differ from the paper's, parts and their parameters, input size; loads no weights."""
-    adapter = describe_adapter_of(folder) if is_adapter(folder) else {}
-    config = load_config(adapter.get("base model", str(folder)))
-    processor = load_processor(str(folder))
-    with torch.device("meta"):
-        model = AutoModelForReferringSegmentation.from_config(config)
-    encoders = {name: getattr(config, name).model_type for name in config.sub_configs if getattr(config, name)}
-    paper = type(config)().to_dict()
-    differing = {
-        name: value
-        for name, value in config.to_dict().items()
-        if name in paper and value != paper[name] and not isinstance(value, dict) and name not in SAVED_WITH_A_MODEL
-    }
-    size = processor.image_processor.size
-    if size.longest_edge:
-        pixels = f"longer side {size.longest_edge} pixels, padded to a square"
-    else:
-        pixels = f"{size.height} x {size.width} pixels (height x width)"
-    header = {
-        "method": f"{config.model_type} ({type(model).__name__})",
-        "input": f"{pixels}, {processor.max_text_length} tokens",
-        **adapter,
-        **encoders,
-        **differing,
-    }
-    parameters = [("part", "parameters", "trainable")]
-    for name, part in (*model.named_children(), ("total", model)):
-        trainable = sum(parameter.numel() for parameter in part.parameters() if parameter.requires_grad)
-        parameters.append((name, f"{sum(parameter.numel() for parameter in part.parameters()):,}", f"{trainable:,}"))
-    return f"{align(header.items())}\n\n{align(parameters)}"
-
-
-def describe_adapter_of(folder: Path) -> dict[str, str]:
-    """What an adapter trained, how large it is, and its base model."""
-    config = read_adapter_config(folder)
-    size = (folder / "adapter_model.safetensors").stat().st_size
-    return {
-        "adapter": f"{describe_adapter(config)} ({size / 1e6:.1f} MB)",
-        "base model": find_base_model(folder),
-    }
-
-
-def describe_dataset(folder: Path) -> str:
-    """A table of the splits of a prepared data set: referents, sentences and images or videos."""
-    # Such columns alone: load_refseg would copy every image to the cache.
-    columns = ["referents"] if "frames" in stored_columns(folder) else ["image_id", "sentences"]
-    dataset = open_dataset(folder, partial(load_dataset, str(folder), columns=columns))
-    counts = {split: count_rows(rows) for split, rows in dataset.items()}
-    header = ("split", *next(iter(counts.values())))
-    return align([header, *((split, *(f"{count:,}" for count in counts[split].values())) for split in counts)])
-
-
-def load_model(name: str, device: str | None, dtype: str | None) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """The model (in evaluation mode, on the device) and its processor, from a folder or the Hub.
-
-    An adapter is merged into its base model. Without `dtype` the weights keep their type.
-
-    Raises:
-        ValueError: where the folder holds no model of this library, its weights are damaged or incomplete, or an
-            adapter does not belong to its base model.
-        OSError: where the Hub has no such model, or it cannot be reached.
-    """
-    found = find_device(device)
-    if not is_adapter(name):
-        return load_whole_model(name, dtype).to(found), load_processor(name)
-    processor = load_processor(name)
-    # Merged at the precision of the saved weights, so that small updates are not lost.
-    model = load_with_adapter(name, load_whole_model(find_base_model(name), None)).merge_and_unload().to(found)
-    return model if dtype is None else model.to(getattr(torch, dtype)), processor
-
-
-def load_whole_model(name: str, dtype: str | None) -> PreTrainedModel:
-    """A model without adapter; raises as `load_model`."""
-    config = load_config(name)
-    try:
-        model, loading = AutoModelForReferringSegmentation.from_pretrained(
-            name, config=config, dtype="auto" if dtype is None else getattr(torch, dtype), output_loading_info=True
-        )
-    except SafetensorError as error:
-        raise ValueError(f"{name}: the weights are damaged ({error}). Save or download them again.") from error
-    except RuntimeError as error:
-        raise ValueError(f"{name}: the weights do not fit config.json ({error}). Save the model again.") from error
-    if loading["missing_keys"]:
-        raise ValueError(
-            f"{name}: {len(loading['missing_keys'])} weights are missing, such as {min(loading['missing_keys'])}. "
-            "Save or download the model again."
-        )
-    return model
-
-
-def load_config(name: str) -> Any:
-    """The configuration of a model of this library; raises as `load_model`."""
-    folder = Path(name)
-    if not (folder / "config.json").is_file() and (folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name)):
-        raise ValueError(
-            f"{name} is no model: expected a folder with config.json, or a Hub id such as user/name; "
-            f"{what_is_in(folder)}."
-        )
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except OSError as error:
-        raise OSError(f"{name} cannot be loaded: {error}") from error
-    if type(config) not in MODELS:
-        methods = ", ".join(config_class.model_type for config_class in MODELS)
-        raise ValueError(f"{name} is a model of type {config.model_type}; known methods: {methods}.")
-    return config
-
-
-def load_processor(name: str) -> ProcessorMixin:
-    """The processor beside a model; raises ValueError where its folder holds none."""
-    folder = Path(name)
-    if folder.is_dir() and not (folder / "processor_config.json").is_file():
-        raise ValueError(
-            f"{folder} holds a model, but no processor_config.json: save its processor there with "
-            "`processor.save_pretrained`."
-        )
-    return AutoProcessor.from_pretrained(name)
-
-
 def _require_sentences(texts: Sequence[str]) -> None:
     if not all(text.strip() for text in texts):
         raise ValueError("An expression is empty: pass a sentence to every --text.")
@@ -517,46 +365,6 @@ def _require_image(path: Path) -> None:
 def _require_new_folder(output: Path) -> None:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} holds other files. Choose a new or an empty folder as output.")
-
-
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or the Hub, or BERT's with the words of a vocab.txt, one per line."""
-    if not name.endswith(".txt"):
-        return AutoTokenizer.from_pretrained(name)
-    words = Path(name).read_text(encoding="utf-8").splitlines()
-    return BertTokenizer(vocab={word: index for index, word in enumerate(words)})
-
-
-def find_device(name: str | None) -> torch.device:
-    """The device of this name; the accelerator, else the CPU, where there is no name."""
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if name is None:
-        return accelerator or torch.device("cpu")
-    available = ["cpu"]
-    if accelerator is not None:
-        numbers = range(torch.accelerator.device_count())
-        available += [accelerator.type, *(f"{accelerator.type}:{number}" for number in numbers)]
-    if name not in available:
-        raise ValueError(f"There is no device '{name}' here. Choose one of: {', '.join(available)}.")
-    return torch.device(name)
-
-
-def open_dataset(name: object, load: Callable[[], DatasetDict]) -> DatasetDict:
-    """What `load` returns; raises DataFormatError, naming the data set, where its Parquet files are damaged."""
-    try:
-        return load()
-    except DatasetGenerationError as error:
-        raise DataFormatError(
-            f"{name} is damaged ({error.__cause__}). Prepare it again with the same options, "
-            "which names the damaged file, or download it again."
-        ) from error
-
-
-def select_split(dataset: DatasetDict, name: str, split: str) -> Dataset:
-    """One split; raises ValueError, naming those that are there."""
-    if split not in dataset:
-        raise ValueError(f"{name} has no split '{split}'. Choose one of: {', '.join(dataset)}.")
-    return dataset[split]
 
 
 def choose_protocol(protocol: str | None, name: str, rows: Dataset) -> str:
@@ -606,20 +414,3 @@ def score_table(result: EvaluationResult | VideoEvaluationResult) -> str:
         interval = "{:.2f} to {:.2f}".format(*result.intervals[name]) if name in result.intervals else "unknown"
         rows.append((name, f"{value:.2f}", interval))
     return align(rows)
-
-
-def align(rows: Iterable[Sequence[object]]) -> str:
-    """Rows as lines, their columns two spaces apart."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
-    )
-
-
-def what_is_in(folder: Path) -> str:
-    """What lies in a folder, for an error."""
-    if not folder.is_dir():
-        return "it is a file" if folder.exists() else "there is no such folder"
-    names = sorted(path.name for path in folder.iterdir())
-    return f"found {', '.join(names[:8]) or 'nothing'}"

@@ -200,6 +200,8 @@ class RefSegConfig(PreTrainedConfig):
 
     # What the method's image processor does otherwise than `RefSegImageProcessor` by default.
     image_processor_defaults: ClassVar[dict[str, Any]] = {}
+    # Most tokens of a text that the method's paper reads, special ones included.
+    max_text_length: ClassVar[int] = 20
     # Whether `pixel_values` may be clips (batch, frames, 3, height, width) as well as images.
     takes_clips: ClassVar[bool] = False
 

@@ -43,6 +43,11 @@ class UnifiedLavtConfig(VideoLavtConfig):
                 "image_backbone_config: images are encoded by a Swin transformer, got model_type "
                 f"'{image.model_type}'. Pass a SwinConfig."
             )
+        if image.patch_size != self.backbone_config.patch_size:
+            raise ValueError(
+                f"image_backbone_config: patches have {image.patch_size} pixels for images and "
+                f"{self.backbone_config.patch_size} for clips; choose the same patch_size for both."
+            )
         widths = [image.embed_dim * 2**stage for stage in range(len(image.depths))]
         if widths != self.stage_widths:
             raise ValueError(

@@ -1,6 +1,6 @@
 """Configuration of video LAVT (https://huggingface.co/papers/2112.02244, journal version, section 3.2)."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -25,6 +25,8 @@ class VideoLavtConfig(LavtConfig):
         pwam_structure (`int`, *optional*, defaults to 12):
             Row of the paper's table 1, from 1 to 12: which convolutions the four projection functions of the 3D
             pixel-word attention module have.
+        loss_type (`str`, *optional*, defaults to `"dice"`):
+            As in [`LavtConfig`]; the paper trains some models with `"dice_boundary"`.
         bidirectional (`bool`, *optional*, defaults to `False`):
             Whether each stage updates the words too ("bi-3D-PWAM", section 4.2).
 
@@ -44,10 +46,10 @@ class VideoLavtConfig(LavtConfig):
         "text_config": BERT_BASE,
     }
     takes_clips: ClassVar[bool] = True
-    # Most tokens of a text that the released models read, special ones included.
     max_text_length: ClassVar[int] = 22
 
     backbone_config: PreTrainedConfig | dict | None = None
+    loss_type: Literal["cross_entropy", "dice", "dice_focal", "dice_boundary"] = "dice"
     pwam_structure: int = 12
     bidirectional: bool = False
 

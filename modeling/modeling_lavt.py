@@ -254,7 +254,13 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
     def explain(
         self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None
     ) -> dict[str, Explanation]:
-        """The decoder's maps Y_i, as the mean size of their values, and the pixel-word attention of each stage."""
+        """The decoder's maps Y_i, as the mean size of their values, and the pixel-word attention of each stage.
+
+        Raises:
+            ValueError: `pixel_values` are no image (1, 3, height, width), but a clip.
+        """
+        if pixel_values.ndim != 4:
+            raise ValueError("Only what a model makes of an image can be explained: pass a single frame.")
         attentions = [module for module in self.stages.modules() if isinstance(module, PixelWordAttention)]
         image, words, word_mask = self.encode_inputs(pixel_values, input_ids, attention_mask)
         with record_calls([*attentions, *self.decoder.steps]) as calls:

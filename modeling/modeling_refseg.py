@@ -352,7 +352,18 @@ class RefSegPreTrainedModel(PreTrainedModel):
         if task.image_features == "masked_sentence" and self.maps_hold_language:
             fused = self.fuse(image, words, fused.word_mask)
         words = self.finish_text(words, fused.word_mask)
-        return self.mask_grounding(words, fused.word_mask, is_masked, fused.maps[-1], mask_labels)
+        maps, mask_labels = self.grounded_frame(fused.maps[-1], mask_labels, image.num_frames)
+        return self.mask_grounding(words, fused.word_mask, is_masked, maps, mask_labels)
+
+    def grounded_frame(self, maps: Tensor, mask_labels: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
+        """What words are named from: `maps` (batch, channels, h, w) and labels (batch, height, width) of images.
+
+        Of clips, whose frames are stacked along the height, it is the frame that shows most of the target.
+        """
+        frames = mask_labels.unflatten(1, (num_frames, -1))
+        place = frames.flatten(2).sum(2).argmax(1)
+        batch = torch.arange(len(place), device=place.device)
+        return maps.unflatten(2, (num_frames, -1)).transpose(1, 2)[batch, place], frames[batch, place]
 
     @torch.no_grad()
     def predict_masked_words(

@@ -109,6 +109,8 @@ class UnifiedLavtForReferringSegmentation(VideoLavtForReferringSegmentation):
 
         Args and errors as in video LAVT; the encoder of images is that of the image model.
         """
+        if "image_backbone_config" in config:
+            raise ValueError("A model that starts from an image model keeps its encoder as that of images.")
         image_config = copy.deepcopy(image_model.config.backbone_config)
         model = super().from_image_lavt(image_model, num_window_frames, image_backbone_config=image_config, **config)
         model.backbone.images.load_state_dict(image_model.backbone.state_dict())

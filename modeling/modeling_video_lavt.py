@@ -338,9 +338,9 @@ class VideoLavtForReferringSegmentation(LavtForReferringSegmentation):
     ) -> "VideoLavtForReferringSegmentation":
         """A new model that starts from a LAVT for images: for images it computes the same.
 
-        "The same" holds where the encoder does (`inflate_swin`): where the maps of stages with shifted windows are
-        larger than a window and hold whole windows. Convolutions over time and space start from the image model's
-        weights at their center; word updates and training tasks that it lacks start new.
+        "The same" holds where it does for the encoder (`inflate_swin`): where no stage has a map smaller than a
+        window, and those of stages with shifted windows are larger. Convolutions over time and space start from the
+        image model's weights at their center; word updates and training tasks that it lacks start new.
 
         Args:
             image_model: of any size.
@@ -348,10 +348,12 @@ class VideoLavtForReferringSegmentation(LavtForReferringSegmentation):
             config: fields of [`VideoLavtConfig`] that differ from those of the image model's configuration.
 
         Raises:
-            ValueError: a field that changes what the image model computes.
+            ValueError: another model than a LAVT for images, or a field that changes what it computes.
         """
         old = image_model.config
-        changed = [name for name in KEPT_FIELDS if config.get(name, getattr(old, name)) != getattr(old, name)]
+        if old.model_type != "lavt":
+            raise ValueError(f"A LAVT for images is needed to start from, got a model of type {old.model_type}.")
+        changed = [name for name in KEPT_FIELDS if name in config and _differ(config[name], getattr(old, name))]
         if changed:
             raise ValueError(f"A model that starts from an image model keeps its {', '.join(changed)}.")
         vision = inflate_swin(image_model.backbone.model, num_window_frames)
@@ -367,7 +369,7 @@ class VideoLavtForReferringSegmentation(LavtForReferringSegmentation):
                 ours.fusion.start_as(image.fusion)
                 ours.pathway.load_state_dict(image.pathway.state_dict())
         for task in ("presence_head", *TRAINING_TASKS):
-            if kept[task] and task not in config:
+            if kept[task] and not _differ(config.get(task, kept[task]), kept[task]):
                 getattr(model, task).load_state_dict(getattr(image_model, task).state_dict())
         return model.eval()
 
@@ -413,13 +415,23 @@ class VideoLavtForReferringSegmentation(LavtForReferringSegmentation):
             ValueError: no frame of the batch is annotated: all hold -100.
         """
         logits, mask_labels = logits.flatten(0, -3), mask_labels.flatten(0, -3)
-        is_annotated = (mask_labels >= 0).flatten(1).all(1)
+        is_labeled = (mask_labels >= 0).flatten(1)
+        is_annotated = is_labeled.all(1)
+        if (is_labeled.any(1) & ~is_annotated).any():
+            raise ValueError("`mask_labels` are -100 on a part of a frame: a frame is annotated wholly or not at all.")
         if not is_annotated.any():
             raise ValueError(
                 "`mask_labels` are -100 everywhere: no frame of this batch is annotated. Pass clips with at least one "
                 "annotated frame."
             )
         return super().compute_losses(logits[is_annotated], mask_labels[is_annotated], fused)
+
+
+def _differ(first: object, second: object) -> bool:
+    """Whether two values of a field differ; a recipe gives lists for tuples."""
+    return (list(first) if isinstance(first, tuple) else first) != (
+        list(second) if isinstance(second, tuple) else second
+    )
 
 
 def stack_frames(features: Tensor) -> Tensor:

@@ -79,7 +79,9 @@ class RefSegProcessor(ProcessorMixin):
             ValueError: where nothing is given, or both images and clips, or a text is empty, or lengths differ.
         """
         if images is None and text is None and videos is None:
-            raise ValueError("Pass `images`, `text` or both.")
+            raise ValueError("Pass `images` or `videos`, `text`, or both.")
+        if segmentation_maps is not None and images is None and videos is None:
+            raise ValueError("`segmentation_maps` belong to `images` or `videos`: pass those as well.")
         if images is not None and videos is not None:
             raise ValueError("Pass `images` or `videos`, not both.")
         merged = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)

@@ -32,7 +32,8 @@ class VideoFrames:
 
     Args:
         source: a folder of image files, taken in natural order of their names (frame2 before frame10); a video file,
-            which PyAV decodes as a stream; or a sequence of PIL images or of uint8 arrays (height, width, 3).
+            which PyAV decodes as a stream; or a sequence of PIL images, or of uint8 arrays or tensors (height, width,
+            3); or another [`VideoFrames`].
 
     Attributes:
         size: width and height of every (upright) frame, in pixels.
@@ -46,8 +47,10 @@ class VideoFrames:
             iterating, a frame of another size than the first; the file is named.
     """
 
-    def __init__(self, source: str | PathLike[str] | Sequence[Image.Image | np.ndarray]) -> None:
-        if not isinstance(source, str | PathLike):
+    def __init__(self, source: "str | PathLike[str] | Sequence[Image.Image | np.ndarray] | VideoFrames") -> None:
+        if isinstance(source, VideoFrames):
+            self._source = source._source
+        elif not isinstance(source, str | PathLike):
             self._source = _FrameList(source)
         elif Path(source).is_dir():
             self._source = _FrameFolder(Path(source))
@@ -84,7 +87,17 @@ class _FrameList:
 
     def __iter__(self) -> Iterator[Image.Image]:
         for frame in self.frames:
-            yield upright_rgb(frame if isinstance(frame, Image.Image) else Image.fromarray(np.asarray(frame)))
+            if not isinstance(frame, Image.Image):
+                frame = Image.fromarray(_checked_array(np.asarray(frame)))
+            yield upright_rgb(frame)
+
+
+def _checked_array(frame: np.ndarray) -> np.ndarray:
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        raise ValueError(
+            f"A frame is {frame.dtype} of shape {frame.shape}: pass uint8 (height, width, 3), or PIL images."
+        )
+    return frame
 
 
 class _FrameFolder:
@@ -177,7 +190,7 @@ def is_one_clip(videos: Any, frame_axes: int = 3) -> bool:
 
     Frames are PIL images, and arrays or tensors of at most `frame_axes` axes.
     """
-    if isinstance(videos, str | PathLike):
+    if isinstance(videos, str | PathLike | VideoFrames):
         return True
     first = next(iter(videos), None)
     return isinstance(first, Image.Image) or (isinstance(first, np.ndarray | Tensor) and first.ndim <= frame_axes)
@@ -185,6 +198,8 @@ def is_one_clip(videos: Any, frame_axes: int = 3) -> bool:
 
 def as_clips(videos: Any, frame_axes: int = 3) -> list[list[Any]]:
     """One clip or several, each a sequence of frames or a path for [`VideoFrames`], as lists of frames."""
+    if isinstance(videos, Iterator):
+        videos = list(videos)
     clips = [videos] if is_one_clip(videos, frame_axes) else videos
     return [list(VideoFrames(clip) if isinstance(clip, str | PathLike) else clip) for clip in clips]
 
@@ -211,7 +226,7 @@ def segment_video(
     texts: Sequence[str],
     *,
     window: int | None = 32,
-    overlap: int = 8,
+    overlap: int | None = None,
     per_frame: bool = False,
     threshold: float | None = None,
 ) -> Iterator[list[FrameMask]]:
@@ -228,7 +243,7 @@ def segment_video(
         frames: images in order, such as [`VideoFrames`]; each is read once.
         texts: one sentence or more. Each clip is encoded once for all of them.
         window: frames per clip; `None` = the whole video as one clip, all of which is in memory then.
-        overlap: frames that neighboring clips share, less than `window`.
+        overlap: frames that neighboring clips share, less than `window`; by default 8, or half a smaller window.
         per_frame: whether a model that takes clips sees single images nevertheless.
         threshold: foreground probability above which a pixel belongs to a mask; the processor's if absent.
 
@@ -244,6 +259,8 @@ def segment_video(
     if not texts:
         raise ValueError("There is nothing to segment: pass one text at least.")
     takes_clips = model.config.takes_clips and not per_frame
+    if overlap is None:
+        overlap = 8 if window is None else min(8, window // 2)
     if takes_clips and window is not None and not 0 <= overlap < window:
         raise ValueError(f"The overlap is at least 0 and less than the window, got {overlap} and {window} frames.")
     if not takes_clips:
@@ -264,9 +281,9 @@ class _PendingFrame:
 
 
 class _ClipSegmenter:
-    """Runs a model on clips: no gradients are kept, and its own inference mode never leaks to those who iterate."""
+    """Runs a model on clips; no gradients are kept."""
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __init__(
         self, model: nn.Module, processor: Any, texts: list[str], takes_clips: bool, threshold: float | None
     ) -> None:
@@ -282,7 +299,7 @@ class _ClipSegmenter:
         pixel_values = self.processor(images=image, return_tensors="pt")["pixel_values"]
         return _PendingFrame(pixel_values.to(self.device, self.dtype), (image.height, image.width))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def add_clip(self, frames: Sequence[_PendingFrame]) -> None:
         """Adds to each frame what the model says of the clip that they make."""
         images = torch.cat([frame.pixel_values for frame in frames])
@@ -299,7 +316,7 @@ class _ClipSegmenter:
                 before = 0.0 if frame.presence_logits is None else frame.presence_logits
                 frame.presence_logits = before + outputs.presence_logits.float()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def finish(self, frame: _PendingFrame) -> list[FrameMask]:
         # The sign of a sum is that of the mean.
         outputs = ReferringSegmentationOutput(

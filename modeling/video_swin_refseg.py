@@ -114,9 +114,9 @@ class VideoWindowAttention(ShiftedWindowAttention3d):
     """Attention within windows of several frames; the configuration says which kernel computes it.
 
     torchvision's, with its parameters and results, but without the index of relative positions as a buffer, which for
-    windows of (8, 12, 12) would take 10 MB in each layer. Where a clip is smaller
-    than a window, the window shrinks to it and is not shifted; a smaller height or width then reads the table at the
-    places of the first positions of a whole window, as the published weights were trained.
+    windows of (8, 12, 12) would take 10 MB in each layer. Where a clip is smaller than a window, the window shrinks to
+    it and is not shifted; a smaller height or width then reads the table at the places of the first positions of a
+    whole window, as the published weights were trained.
     """
 
     config: PreTrainedConfig
@@ -149,7 +149,9 @@ class VideoWindowAttention(ShiftedWindowAttention3d):
         )
         scores = self.position_bias(windows.shape[2])
         if any(shift):
-            scores = (scores + shift_mask(size, window, shift, scores)).repeat(batch, 1, 1, 1)
+            scores = scores + shift_mask(size, window, shift, scores)
+            if batch > 1:
+                scores = scores.repeat(batch, 1, 1, 1)
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
@@ -284,11 +286,20 @@ def load_pretrained_video_swin(name_or_path: str, drop_path_rate: float) -> Vide
         name_or_path: "torchvision/swin3d_t", "torchvision/swin3d_s" or "torchvision/swin3d_b" (trained on Kinetics
             400), or a folder that `VideoSwinModel.save_pretrained` wrote.
         drop_path_rate: its stochastic depth in training.
+
+    Raises:
+        ValueError: a folder or a name on the Hub that holds another model.
     """
     name = str(name_or_path)
     if name.startswith("torchvision/"):
         return video_swin_of_torchvision(
             get_model(name.removeprefix("torchvision/"), weights="DEFAULT"), drop_path_rate
+        )
+    found, _ = PreTrainedConfig.get_config_dict(name)
+    if found.get("model_type") != VideoSwinConfig.model_type:
+        raise ValueError(
+            f"{name} holds a model of type {found.get('model_type')}, no Video Swin transformer: pass "
+            '"torchvision/swin3d_b", or a folder that VideoSwinModel.save_pretrained wrote.'
         )
     return VideoSwinModel.from_pretrained(name, drop_path_rate=drop_path_rate)
 
@@ -329,8 +340,8 @@ BLOCK_NAMES = {
 def inflate_swin(image: PreTrainedModel, num_window_frames: int) -> VideoSwinModel:
     """A Video Swin transformer that starts from transformers' Swin transformer for images.
 
-    On clips of one frame it computes the same where the maps of stages with shifted windows are larger than a window
-    and hold whole windows. The tables of position biases are repeated along the time.
+    On clips of one frame it computes the same where no stage has a map smaller than a window, and those of stages with
+    shifted windows are larger. The tables of position biases are repeated along the time.
 
     Args:
         image: a `SwinModel`.

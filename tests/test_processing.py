@@ -210,7 +210,7 @@ def test_an_empty_text_is_refused(text) -> None:
 
 
 def test_nothing_at_all_is_refused() -> None:
-    with pytest.raises(ValueError, match="`images`, `text` or both"):
+    with pytest.raises(ValueError, match="Pass `images` or `videos`, `text`, or both"):
         tiny_processor()()
 
 

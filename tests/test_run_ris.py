@@ -152,7 +152,7 @@ def test_the_command_line_goes_before_the_recipe_and_the_recipe_before_the_defau
     options += ["--dataset_options", '{"train_size": 5}']
     model, data, training = run_ris.parse_arguments(options)
     assert (model.image_size, training.weight_decay, training.learning_rate) == (128, 0.5, 1e-3)
-    assert model.config == {**TINY["config"], "loss_type": "dice_focal"} and model.max_text_length == 20
+    assert model.config == {**TINY["config"], "loss_type": "dice_focal"} and model.max_text_length is None
     assert (data.dataset_options["train_size"], data.dataset_options["val_size"]) == (5, 2)
 
 

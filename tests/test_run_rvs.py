@@ -320,7 +320,7 @@ def test_each_recipe_parses_into_the_papers_setting(path) -> None:
         assert (EXAMPLES / "recipes" / f"{Path(model.model_name_or_path).name}.yaml").is_file()
 
 
-def test_the_methods_that_are_compared_have_equal_sizes_and_data() -> None:
+def test_the_methods_that_are_compared_have_equal_widths_and_data() -> None:
     compared = [EXAMPLES / "recipes" / f"{name}_refshapes_video.yaml" for name in ("video_lavt", "lavt")]
     (model, data, training), (image_model, image_data, image_training) = (
         run_rvs.parse_arguments([str(path), "--use_cpu"]) for path in compared

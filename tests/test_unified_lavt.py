@@ -3,7 +3,7 @@
 import pytest
 import torch
 from method_tests import MethodTests
-from test_video_lavt import image_inputs, image_lavt
+from test_video_lavt import fused_maps, image_inputs, image_lavt
 from tiny_configs import BERT, SWIN, VIDEO_SWIN
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -84,12 +84,16 @@ class TestUnifiedLavt(MethodTests):
 
     @torch.no_grad()
     def test_in_training_the_central_frame_is_encoded_twice_and_added_up(self) -> None:
-        model, clips = self.build().train(), self.clips(frames=5)["pixel_values"]
-        both = model.get_image_features(clips).features
-        alone = model.eval().get_image_features(clips).features
-        frame = model.get_image_features(clips[:, 2]).features
-        assert_close(both[:, 2], alone[:, 2] + frame[:, 0], atol=1e-5, rtol=0)
-        assert torch.equal(both[:, [0, 1, 3, 4]], alone[:, [0, 1, 3, 4]])
+        for frames, center in ((5, 2), (4, 2), (1, 0)):
+            model, features = self.build(), self.clips(frames=frames)["pixel_values"]
+            for stage in range(4):
+                both = model.train().encode_stage(stage, features, (frames, 40, 48))
+                alone = model.eval().encode_stage(stage, features, (frames, 40, 48))
+                frame = model.encode_stage(stage, features[:, center : center + 1], (40, 48))
+                expected = alone.clone()
+                expected[:, center] += frame[:, 0]
+                assert_close(both, expected, atol=1e-5, rtol=0)
+                features = both
 
     @torch.no_grad()
     def test_the_encoder_of_images_is_lavt_s(self) -> None:
@@ -119,7 +123,11 @@ class TestUnifiedLavt(MethodTests):
         inputs = image_inputs()
         inputs["pixel_values"] = inputs["pixel_values"][..., :67, :90]
         with torch.no_grad():
+            for ours, theirs in zip(fused_maps(model, inputs), fused_maps(image, inputs), strict=True):
+                assert_close(ours, theirs, atol=1e-3, rtol=0)
             assert_close(model(**inputs).logits, image(**inputs).logits, atol=1e-4, rtol=0)
+        with pytest.raises(ValueError, match="keeps its encoder"):
+            UnifiedLavtForReferringSegmentation.from_image_lavt(image, image_backbone_config=IMAGE_SWIN)
         assert model.config.loss_type == "dice" and list(model.config.backbone_config.window_size) == [2, 4, 4]
         model.config.image_backbone_config.embed_dim = 1
         assert image.config.backbone_config.embed_dim != 1
@@ -143,6 +151,7 @@ class TestUnifiedLavt(MethodTests):
         [
             ({"image_backbone_config": {**SWIN, "embed_dim": 12}}, "choose the same embed_dim"),
             ({"image_backbone_config": {**IMAGE_SWIN, "depths": [1, 1], "num_heads": [1, 1]}}, "number of depths"),
+            ({"image_backbone_config": {**IMAGE_SWIN, "patch_size": 2}}, "choose the same patch_size"),
             ({"image_backbone_config": BERT}, "Pass a SwinConfig"),
         ],
         ids=str,

@@ -125,6 +125,13 @@ def test_bad_videos_are_one_line(model_folder: Path, frame_folder: Path, monkeyp
     assert "pip install 'hf_refseg[video]'" in error_of("predict", model_folder, frame_folder, *options)
 
 
+def test_what_belongs_to_videos_is_refused_for_images(model_folder: Path, frame_folder: Path) -> None:
+    arguments = ["predict", model_folder, frame_folder / "0.png", "--text", "red circle", "--output", "out"]
+    for option in (["--window", 4], ["--overlap", 1], ["--per-frame"]):
+        assert "--window, --overlap and --per-frame go with --video" in error_of(*arguments, *option)
+    assert not Path("out").exists()
+
+
 def test_nothing_is_overwritten(model_folder: Path, frame_folder: Path) -> None:
     Path("noise.mp4").write_text("the user's own")
     message = error_of("predict", model_folder, frame_folder, "-t", "red", "-o", ".", "--video")

@@ -14,13 +14,21 @@ import pytest
 import torch
 from fresh_process import run_python
 from PIL import Image
+from tiny_configs import BERT, VIDEO_SWIN
 from tiny_lavt import tiny_lavt, tiny_processor
 from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import pipeline
 
-from hf_refseg import ReferringSegmentationOutput, RefSegImageProcessor, RefSegProcessor, VideoFrames, segment_video
-from hf_refseg.modeling.modeling_video_lavt import VideoLavtForReferringSegmentation
+from hf_refseg import (
+    ReferringSegmentationOutput,
+    RefSegImageProcessor,
+    RefSegProcessor,
+    VideoFrames,
+    VideoLavtConfig,
+    VideoLavtForReferringSegmentation,
+    segment_video,
+)
 
 REAL_DATA = Path(os.environ.get("HF_REFSEG_REAL_DATA", Path(__file__).parents[1] / "../shared/data"))
 CAR_SHADOW = REAL_DATA / "davis_car_shadow" / "JPEGImages" / "480p" / "car-shadow"
@@ -88,7 +96,7 @@ class ClipModel(nn.Module):
     def forward(
         self, pixel_values: Tensor, text_embeds: Tensor, attention_mask: Tensor
     ) -> ReferringSegmentationOutput:
-        assert torch.is_inference_mode_enabled()
+        assert not torch.is_grad_enabled()
         assert pixel_values.ndim == 5 and len(pixel_values) == 1
         assert len(text_embeds) == len(attention_mask)
         gray = pixel_values.mean(2)
@@ -227,6 +235,28 @@ def test_clips_in_every_form_are_the_same(tmp_path) -> None:
     assert torch.equal(processor(videos=np.stack([arrays] * 2), return_tensors="pt")["pixel_values"][1], expected)
 
 
+def test_a_video_file_is_a_clip(tmp_path) -> None:
+    write_video(tmp_path / "clip.mp4", noise_frames(3))
+    processor, frames = tiny_processor(), VideoFrames(tmp_path / "clip.mp4")
+    expected = processor(videos=list(frames), return_tensors="pt")["pixel_values"]
+    assert expected.shape == (1, 3, 3, 64, 64)
+    for clip in (str(tmp_path / "clip.mp4"), frames, (frame for frame in frames)):
+        assert torch.equal(processor(videos=clip, return_tensors="pt")["pixel_values"], expected)
+
+
+def test_maps_belong_to_images_or_clips() -> None:
+    with pytest.raises(ValueError, match="belong to `images` or `videos`"):
+        tiny_processor()(text="red", segmentation_maps=np.zeros((40, 50)))
+    with pytest.raises(ValueError, match="Pass `images` or `videos`"):
+        tiny_processor()()
+
+
+def test_frames_of_another_kind_are_refused() -> None:
+    for frames in (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), np.zeros((2, 8, 8, 3))):
+        with pytest.raises(ValueError, match=r"pass uint8 \(height, width, 3\)"):
+            VideoFrames(frames)
+
+
 def test_masks_of_clips_become_labels() -> None:
     frames, processor = noise_frames(3), tiny_processor()
     masks = np.random.default_rng(1).random((2, 3, 40, 50)) > 0.5
@@ -354,6 +384,17 @@ def test_the_presence_head_is_averaged_over_windows() -> None:
             assert bool(answer.mask.any()) is answer.present and (answer.score > 0) is answer.present
 
 
+@pytest.mark.parametrize(("window", "overlap"), [(8, 4), (1, 0), (40, 8), (None, 8)])
+def test_a_small_window_overlaps_by_its_half(window: int | None, overlap: int) -> None:
+    frames = gray_frames([130] * 60)
+    models = [ClipModel(), ClipModel()]
+    for model, given in zip(models, ({}, {"overlap": overlap}), strict=True):
+        answers = segment_video(model, gray_processor(), frames, ["red"], window=window, **given)
+        # Masks are plain tensors, which may be changed in place.
+        assert len([answer.mask.logical_not_() for (answer,) in answers]) == 60
+    assert models[0].clips == models[1].clips
+
+
 @pytest.mark.parametrize(("window", "overlap"), [(0, 0), (4, 4), (8, 9), (4, -1)])
 def test_impossible_windows_are_refused(window: int, overlap: int) -> None:
     with pytest.raises(ValueError, match=f"got {overlap} and {window} frames"):
@@ -442,6 +483,23 @@ def test_pipeline_gives_a_mask_for_each_frame(tmp_path, threshold) -> None:
     assert difference(several[1][0]["masks"][2], results[1]["masks"][2]) == 0
     with pytest.raises(TypeError, match="takes `text`, threshold, window, overlap, per_frame"):
         segment(frames, text="red", windows=3)
+
+
+@torch.no_grad()
+def test_a_saved_pipeline_of_a_video_model_needs_no_package(tmp_path) -> None:
+    for number, frame in enumerate(noise_frames(3)):
+        frame.save(tmp_path / f"{number}.png")
+    model = VideoLavtForReferringSegmentation(VideoLavtConfig(backbone_config=VIDEO_SWIN, text_config=BERT)).eval()
+    segment = pipeline("referring-video-segmentation", model=model, processor=tiny_processor())
+    segment.save_pretrained(tmp_path / "saved")
+    code = """
+    from transformers import pipeline
+    (result,) = pipeline(model="saved", trust_remote_code=True)(".", text="red circle", threshold=0.0, window=2)
+    print(result["scores"])
+    """
+    printed = run_python(code, cwd=tmp_path, hide_package=True).splitlines()[-1]
+    (expected,) = segment(str(tmp_path), text="red circle", threshold=0.0, window=2)
+    assert json.loads(printed) == pytest.approx(expected["scores"], abs=1e-5)
 
 
 def test_a_saved_pipeline_needs_no_package(tmp_path, threshold) -> None:

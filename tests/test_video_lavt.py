@@ -157,6 +157,10 @@ class TestVideoLavt(MethodTests):
         output = model(**inputs, mask_labels=labels)
         logits = torch.stack([output.logits[0, 1], output.logits[0, 2], output.logits[1, 0]])
         assert_close(output.loss, two_class_dice_loss(logits, self.clip_labels().flatten(0, 1)[:3]))
+        partly = labels.clone()
+        partly[0, 1, :5] = -100
+        with pytest.raises(ValueError, match="-100 on a part of a frame"):
+            model(**inputs, mask_labels=partly)
         with pytest.raises(ValueError, match="no frame of this batch is annotated"):
             model(**inputs, mask_labels=torch.full_like(labels, -100))
 
@@ -177,6 +181,17 @@ class TestVideoLavt(MethodTests):
         targets = torch.tensor([0.0, 1.0])
         expected = nn.functional.binary_cross_entropy_with_logits(output.presence_logits, targets)
         assert_close(empty, expected.detach())
+
+    @torch.no_grad()
+    def test_words_of_clips_are_named_from_the_frame_that_shows_most_of_the_target(self) -> None:
+        model, inputs = self.build(mask_grounding=GROUNDING), self.clips()
+        labels = torch.zeros(2, 3, 40, 48, dtype=torch.long)
+        labels[0, 1, 8:20, 10:20] = labels[0, 2, :4, :4] = labels[1, 0, 5:9, 5:9] = 1
+        maps = model.fuse(*model.encode_inputs(**inputs)).maps[-1]
+        chosen, masks = model.grounded_frame(maps, labels.flatten(1, 2), 3)
+        frames = maps.unflatten(2, (3, -1))
+        assert torch.equal(chosen, torch.stack([frames[0, :, 1], frames[1, :, 0]]))
+        assert torch.equal(masks, torch.stack([labels[0, 1], labels[1, 0]]))
 
     def test_masked_words_of_clips_are_named(self) -> None:
         model, inputs, labels = self.build(mask_grounding=GROUNDING), self.clips(), self.clip_labels()
@@ -259,6 +274,8 @@ class TestVideoLavt(MethodTests):
         explanations = self.build().explain(**inputs)
         assert explanations["word_attention_2"].maps.shape == (6, 6, 7)
         assert [tuple(maps.shape) for maps in explanations["decoder_maps"].maps.values()][-1] == (12, 14)
+        with pytest.raises(ValueError, match="pass a single frame"):
+            self.build().explain(**self.clips(batch=1))
 
     def test_new_weights_start_as_the_encoder_s_paper_says(self) -> None:
         model = self.build()
@@ -331,6 +348,11 @@ def image_lavt(**overrides) -> LavtForReferringSegmentation:
     return model
 
 
+def fused_maps(model: nn.Module, inputs: dict[str, Tensor]) -> list[Tensor]:
+    """What the decoder reads."""
+    return model.fuse(*model.encode_inputs(**inputs)).maps
+
+
 def image_inputs() -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(3)
     mask = torch.ones(2, 6, dtype=torch.long)
@@ -365,6 +387,9 @@ def test_a_model_from_an_image_model_segments_images_alike(structure: int, field
     assert not video.training
     expected, actual = image(**image_inputs()), video(**image_inputs())
     assert_close(actual.logits, expected.logits, atol=1e-4, rtol=0)
+    # A new decoder makes small logits of large features.
+    for ours, theirs in zip(fused_maps(video, image_inputs()), fused_maps(image, image_inputs()), strict=True):
+        assert_close(ours, theirs, atol=1e-3, rtol=0)
     if fields.get("presence_head"):
         assert_close(actual.presence_logits, expected.presence_logits, atol=1e-4, rtol=0)
 
@@ -386,6 +411,26 @@ def test_a_model_from_an_image_model_trains_every_parameter(structure: int, acti
     maps = [stage.fusion.language_maps for stage in video.stages]
     branches = [branch for each in maps for place in (each.query, each.output) for branch in place.branches]
     assert all(branch[0].weight.any() for branch in branches)
+
+
+def test_a_field_given_as_it_is_changes_nothing() -> None:
+    image = image_lavt(presence_head=True)
+    video = VideoLavtForReferringSegmentation.from_image_lavt(
+        image, fusion_num_heads=[1, 1, 1, 1], presence_head=True, attn_implementation="eager"
+    )
+    assert video.config._attn_implementation == "eager"
+    ours, theirs = video.presence_head.state_dict(), image.presence_head.state_dict()
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+    with pytest.raises(ValueError, match="got a model of type video_lavt"):
+        VideoLavtForReferringSegmentation.from_image_lavt(video)
+
+
+def test_other_models_are_no_video_swin(tmp_path) -> None:
+    TestVideoLavt().build().save_pretrained(tmp_path / "whole")
+    image_lavt().backbone.model.save_pretrained(tmp_path / "image")
+    for folder, found in (("whole", "video_lavt"), ("image", "swin")):
+        with pytest.raises(ValueError, match=f"holds a model of type {found}, no Video Swin"):
+            load_pretrained_video_swin(str(tmp_path / folder), drop_path_rate=0.0)
 
 
 def test_what_an_image_model_computes_cannot_be_changed() -> None:

@@ -158,8 +158,18 @@ def test_a_window_that_tables_leave_open_has_to_be_named() -> None:
     model = convert_video_lavt_checkpoint(checkpoint, text_config=INDEX["config"]["bert"], window_size=(5, 5, 5))
     assert list(model.config.backbone_config.window_size) == [5, 5, 5]
     checkpoint["model"][INDEX_BUFFER] = torch.zeros(125, 125, dtype=torch.long)
+    with pytest.raises(CheckpointError, match="windows have 125 positions, those of 1 x 14 x 14 have 196"):
+        convert_video_lavt_checkpoint(checkpoint, text_config=INDEX["config"]["bert"], window_size=(1, 14, 14))
+    with pytest.raises(CheckpointError, match="has three numbers"):
+        convert_video_lavt_checkpoint(checkpoint, text_config=INDEX["config"]["bert"], window_size=(5, 5))
     model = convert_video_lavt_checkpoint(checkpoint, text_config=INDEX["config"]["bert"])
     assert list(model.config.backbone_config.window_size) == [5, 5, 5]
+
+
+def test_tables_of_no_window_are_named() -> None:
+    checkpoint = without_index(released_checkpoint(), 730)
+    with pytest.raises(CheckpointError, match=r"\(730 rows\) are of no square windows"):
+        convert_video_lavt_checkpoint(checkpoint, text_config=INDEX["config"]["bert"])
 
 
 def test_other_checkpoints_are_refused() -> None:
@@ -174,17 +184,18 @@ def test_other_checkpoints_are_refused() -> None:
 
 
 @torch.no_grad()
-def test_the_command_line_converts_a_checkpoint(tmp_path) -> None:
+@pytest.mark.parametrize("window", [[], ["--window-size", 2, 4, 4]], ids=["found", "given"])
+def test_the_command_line_converts_a_checkpoint(window: list, tmp_path) -> None:
     torch.save(released_checkpoint(), tmp_path / "video.pth")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{index}" for index in range(92))]
     (tmp_path / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
     arguments = ["convert", "video_lavt", tmp_path / "video.pth", tmp_path / "model", "--text-heads", 4]
-    arguments += ["--tokenizer", tmp_path / "vocab.txt", "--window-size", 2, 4, 4]
+    arguments += ["--tokenizer", tmp_path / "vocab.txt", *window]
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     assert "video_lavt" in result.stdout
     model = AutoModel.from_pretrained(tmp_path / "model")
-    assert type(model) is VideoLavtForReferringSegmentation and model.config.loss_type == "dice_boundary"
+    assert type(model) is VideoLavtForReferringSegmentation and model.config.loss_type == "dice"
     tensors, inputs = golden_case("batch")
     background, foreground = tensors["logits"].unbind(1)
     assert_close(model(**inputs).logits.flatten(0, 1), foreground - background, atol=1e-4, rtol=0)

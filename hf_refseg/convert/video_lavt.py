@@ -116,6 +116,14 @@ def read_window(tensors: Mapping[str, Tensor], given: Sequence[int] | None) -> l
     """
     rows = required_tensor(tensors, FIRST_BLOCK + "relative_position_bias_table").shape[0]
     if given is not None:
+        if len(given) != 3:
+            raise CheckpointError(f"window_size has three numbers (frames, height, width), got {list(given)}.")
+        index = tensors.get(FIRST_BLOCK + "relative_position_index")
+        if index is not None and math.prod(given) != len(index):
+            raise CheckpointError(
+                f"the checkpoint's windows have {len(index)} positions, those of {_named(given)} have "
+                f"{math.prod(given)}: leave window_size out, or pass another one."
+            )
         if table_rows(given) != rows:
             raise CheckpointError(
                 f"the checkpoint's position tables have {rows} rows, but windows of {_named(given)} need "
@@ -123,6 +131,8 @@ def read_window(tensors: Mapping[str, Tensor], given: Sequence[int] | None) -> l
             )
         return list(given)
     candidates = candidate_windows(tensors, rows)
+    if not candidates:
+        raise CheckpointError(f"the checkpoint's position tables ({rows} rows) are of no square windows.")
     if len(candidates) != 1:
         raise CheckpointError(
             f"the checkpoint's position tables ({rows} rows) do not determine its windows: pass window_size (frames, "

@@ -74,7 +74,7 @@ class _Reading:
     """How a model goes through a video, as in `segment_video`."""
 
     window: int | None
-    overlap: int
+    overlap: int | None
     per_frame: bool
 
 
@@ -107,7 +107,7 @@ def evaluate_video_model(
     protocol: str = "davis",
     *,
     window: int | None = None,
-    overlap: int = 8,
+    overlap: int | None = None,
     per_frame: bool = False,
     batch_size: int = 16,
     bootstrap_samples: int = 1000,
@@ -125,7 +125,7 @@ def evaluate_video_model(
         dataset: rows of `load_refseg`, see `video_features`.
         protocol: `"davis"` or `"a2d"`.
         window: frames that the model sees at a time; None = the whole video as one clip.
-        overlap: frames that windows share.
+        overlap: frames that windows share; by default 8, or half a smaller window.
         per_frame: go frame by frame also with a model that takes clips. As such a model sees no other frame, only the
             annotated ones are read.
         batch_size: sentences that go through a video together; it changes speed and memory, not the scores.
@@ -217,7 +217,7 @@ def predict_video_cases(
     records: Sequence[Record],
     *,
     window: int | None = None,
-    overlap: int = 8,
+    overlap: int | None = None,
     per_frame: bool = False,
 ) -> list[ComparisonStrip]:
     """Predict single sequences again, for `hf_refseg.visualization.draw_strips`.

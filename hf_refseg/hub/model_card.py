@@ -78,9 +78,11 @@ CLIP_SNIPPET = """```python
 
 processor = AutoProcessor.from_pretrained("{name}"{option})
 model = AutoModel.from_pretrained("{name}"{option})
-# A clip is a video file, a folder of frames, or a list of images.
+# A short clip: a video file, a folder of frames, or a list of images. Long videos are read in windows by
+# hf_refseg's pipeline "referring-video-segmentation" and by `hf-refseg predict --video`.
 outputs = model(**processor(videos="clip.mp4", text="the car that turns left", return_tensors="pt"))
-result = processor.post_process_referring_video_segmentation(outputs, target_sizes=[(480, 854)])[0]
+height, width = 480, 854  # of the video
+result = processor.post_process_referring_video_segmentation(outputs, target_sizes=[(height, width)])[0]
 masks = result["masks"]  # bool, (frames, height, width)
 ```"""
 

@@ -1,0 +1,142 @@
+"""What commands are given: models, tokenizers, devices and data sets, with one clear error for each that is wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, DatasetDict
+from datasets.exceptions import DatasetGenerationError
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoProcessor,
+    AutoTokenizer,
+    BertTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+
+from . import AutoModelForReferringSegmentation
+from .auto import MODELS
+from .data.loading import DataFormatError
+from .training.adapters import find_base_model, is_adapter, load_with_adapter
+
+
+def load_model(name: str, device: str | None, dtype: str | None) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The model (in evaluation mode, on the device) and its processor, from a folder or the Hub.
+
+    An adapter is merged into its base model. Without `dtype` the weights keep their type.
+
+    Raises:
+        ValueError: where the folder holds no model of this library, its weights are damaged or incomplete, or an
+            adapter does not belong to its base model.
+        OSError: where the Hub has no such model, or it cannot be reached.
+    """
+    found = find_device(device)
+    if not is_adapter(name):
+        return load_whole_model(name, dtype).to(found), load_processor(name)
+    processor = load_processor(name)
+    # Merged at the precision of the saved weights, so that small updates are not lost.
+    model = load_with_adapter(name, load_whole_model(find_base_model(name), None)).merge_and_unload().to(found)
+    return model if dtype is None else model.to(getattr(torch, dtype)), processor
+
+
+def load_whole_model(name: str, dtype: str | None) -> PreTrainedModel:
+    """A model without adapter; raises as `load_model`."""
+    config = load_config(name)
+    try:
+        model, loading = AutoModelForReferringSegmentation.from_pretrained(
+            name, config=config, dtype="auto" if dtype is None else getattr(torch, dtype), output_loading_info=True
+        )
+    except SafetensorError as error:
+        raise ValueError(f"{name}: the weights are damaged ({error}). Save or download them again.") from error
+    except RuntimeError as error:
+        raise ValueError(f"{name}: the weights do not fit config.json ({error}). Save the model again.") from error
+    if loading["missing_keys"]:
+        raise ValueError(
+            f"{name}: {len(loading['missing_keys'])} weights are missing, such as {min(loading['missing_keys'])}. "
+            "Save or download the model again."
+        )
+    return model
+
+
+def load_config(name: str) -> Any:
+    """The configuration of a model of this library; raises as `load_model`."""
+    folder = Path(name)
+    if not (folder / "config.json").is_file() and (folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name)):
+        raise ValueError(
+            f"{name} is no model: expected a folder with config.json, or a Hub id such as user/name; "
+            f"{what_is_in(folder)}."
+        )
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except OSError as error:
+        raise OSError(f"{name} cannot be loaded: {error}") from error
+    if type(config) not in MODELS:
+        methods = ", ".join(config_class.model_type for config_class in MODELS)
+        raise ValueError(f"{name} is a model of type {config.model_type}; known methods: {methods}.")
+    return config
+
+
+def load_processor(name: str) -> ProcessorMixin:
+    """The processor beside a model; raises ValueError where its folder holds none."""
+    folder = Path(name)
+    if folder.is_dir() and not (folder / "processor_config.json").is_file():
+        raise ValueError(
+            f"{folder} holds a model, but no processor_config.json: save its processor there with "
+            "`processor.save_pretrained`."
+        )
+    return AutoProcessor.from_pretrained(name)
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or the Hub, or BERT's with the words of a vocab.txt, one per line."""
+    if not name.endswith(".txt"):
+        return AutoTokenizer.from_pretrained(name)
+    words = Path(name).read_text(encoding="utf-8").splitlines()
+    return BertTokenizer(vocab={word: index for index, word in enumerate(words)})
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device of this name; the accelerator, else the CPU, where there is no name."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if name is None:
+        return accelerator or torch.device("cpu")
+    available = ["cpu"]
+    if accelerator is not None:
+        numbers = range(torch.accelerator.device_count())
+        available += [accelerator.type, *(f"{accelerator.type}:{number}" for number in numbers)]
+    if name not in available:
+        raise ValueError(f"There is no device '{name}' here. Choose one of: {', '.join(available)}.")
+    return torch.device(name)
+
+
+def open_dataset(name: object, load: Callable[[], DatasetDict]) -> DatasetDict:
+    """What `load` returns; raises DataFormatError, naming the data set, where its Parquet files are damaged."""
+    try:
+        return load()
+    except DatasetGenerationError as error:
+        raise DataFormatError(
+            f"{name} is damaged ({error.__cause__}). Prepare it again with the same options, "
+            "which names the damaged file, or download it again."
+        ) from error
+
+
+def select_split(dataset: DatasetDict, name: str, split: str) -> Dataset:
+    """One split; raises ValueError, naming those that are there."""
+    if split not in dataset:
+        raise ValueError(f"{name} has no split '{split}'. Choose one of: {', '.join(dataset)}.")
+    return dataset[split]
+
+
+def what_is_in(folder: Path) -> str:
+    """What lies in a folder, for an error."""
+    if not folder.is_dir():
+        return "it is a file" if folder.exists() else "there is no such folder"
+    names = sorted(path.name for path in folder.iterdir())
+    return f"found {', '.join(names[:8]) or 'nothing'}"
