@@ -4,6 +4,9 @@ The floor is the FLOPs of matrix products over the measured peak of matrix produ
 over the measured peak of convolutions. Peaks and latency are measured in turns, so that all of them see the same
 machine; the figures are medians.
 
+bfloat16 is measured with the fused attention kernel ("sdpa") and with attention written out ("eager"), which is the
+faster one there.
+
 There are two floors: that of the published computation, in which Swin also projects the padding of its windows (as
 transformers' `SwinModel` does), and that of what the model here really computes, which leaves the padding out.
 
@@ -28,6 +31,8 @@ from hf_refseg.data.examples import ImageExamples
 from hf_refseg.datasets_scripts.refshapes import build_refshapes
 from hf_refseg.evaluation.protocols import mask_counts, per_sample_iou
 from hf_refseg.modeling.encoders_refseg import SwinStages
+
+VARIANTS = ((torch.float32, "sdpa"), (torch.bfloat16, "sdpa"), (torch.bfloat16, "eager"))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -85,7 +90,10 @@ def peak_workloads(dtype: torch.dtype) -> dict[str, tuple[Callable[[], object], 
     }
 
 
-def measure(dtype: torch.dtype, model: LavtForReferringSegmentation, arguments: argparse.Namespace) -> dict:
+def measure(
+    dtype: torch.dtype, attention: str, model: LavtForReferringSegmentation, arguments: argparse.Namespace
+) -> dict:
+    model.to(dtype).set_attn_implementation(attention)
     inputs = {
         "pixel_values": torch.randn(1, 3, arguments.size, arguments.size, dtype=dtype),
         "input_ids": torch.randint(1000, 20000, (1, arguments.tokens)),
@@ -108,6 +116,7 @@ def measure(dtype: torch.dtype, model: LavtForReferringSegmentation, arguments: 
         "size": arguments.size,
         "threads": arguments.threads,
         "dtype": str(dtype).removeprefix("torch."),
+        "attention": attention,
         "rounds": arguments.rounds,
         "latency_seconds": round(medians["latency"], 4),
         "floor_seconds": round(floors["published"], 4),
@@ -130,11 +139,12 @@ def measure_agreement(folder: str) -> dict:
     size = processor.image_processor.size["height"]
     rows = build_refshapes(train_size=1, val_size=100, test_size=1, image_size=size)["val"]
     masks: dict[torch.dtype, list[torch.Tensor]] = {}
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype, attention in VARIANTS[::2]:
         masks[dtype] = []
+        model.to(dtype).set_attn_implementation(attention)
         for example in map(ImageExamples(rows).__getitem__, range(100)):
             inputs = processor(example["image"], example["texts"], return_tensors="pt").to(dtype)
-            results = processor.post_process_referring_segmentation(model.to(dtype)(**inputs))
+            results = processor.post_process_referring_segmentation(model(**inputs))
             masks[dtype] += [result["mask"].numpy() for result in results]
     counts = [mask_counts(*pair) for pair in zip(*masks.values(), strict=True)]
     ious = per_sample_iou(*zip(*counts, strict=True))
@@ -147,8 +157,10 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     model = LavtForReferringSegmentation(LavtConfig()).eval()
-    rows = [measure(dtype, model.to(dtype), arguments) for dtype in (torch.float32, torch.bfloat16)]
-    rows[1]["latency_over_float32"] = round(rows[1]["latency_seconds"] / rows[0]["latency_seconds"], 3)
+    float32, *others = (measure(*variant, model, arguments) for variant in VARIANTS)
+    for row in others:
+        row["latency_over_float32"] = round(row["latency_seconds"] / float32["latency_seconds"], 3)
+    rows = [float32, *others]
     if arguments.trained:
         rows.append(measure_agreement(arguments.trained))
     for row in rows:

@@ -14,11 +14,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.swin.modeling_swin import (
     SwinAttention,
     SwinLayer,
-    eager_attention_forward,
     window_partition,
 )
 
-from .layers_refseg import to_map
+from .layers_refseg import to_map, written_out_attention
 from .recurrent_text_refseg import RecurrentTextConfig, RecurrentTextEncoder
 
 
@@ -55,7 +54,7 @@ class WindowAttention(SwinAttention):
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
+            self.config._attn_implementation, written_out_attention
         )
         dropout = self.attention_dropout if self.training else 0.0
         attended, _ = attend(self, query, key, value, added_scores, dropout=dropout, scaling=self.scaling)

@@ -189,19 +189,22 @@ def written_out_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float,
+    dropout: float = 0.0,
     **kwargs,
 ) -> tuple[Tensor, None]:
     """Attention without a fused kernel, as transformers' interface wants it.
 
     `attention_mask` is True = attend, or is added to the scores.
     """
-    scores = query @ key.transpose(-1, -2) * scaling
+    # There are fewer queries than scores to scale.
+    scores = (query * scaling) @ key.transpose(-1, -2)
     if attention_mask is not None:
         if attention_mask.dtype == torch.bool:
             scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
         else:
             scores = scores + attention_mask
-    return (scores.softmax(-1) @ value).transpose(1, 2), None
+    weights = F.dropout(scores.softmax(-1), dropout, module.training)
+    return (weights @ value).transpose(1, 2), None
 
 
 class MultiHeadAttention(nn.Module):

@@ -16,7 +16,8 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.swin.modeling_swin import eager_attention_forward
+
+from .layers_refseg import written_out_attention
 
 PRESETS = {
     "tiny": {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]},
@@ -153,7 +154,7 @@ class VideoWindowAttention(ShiftedWindowAttention3d):
             if batch > 1:
                 scores = scores.repeat(batch, 1, 1, 1)
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
+            self.config._attn_implementation, written_out_attention
         )
         dropout = self.attention_dropout if self.training else 0.0
         attended, _ = attend(self, query, key, value, scores, dropout=dropout, scaling=query.shape[-1] ** -0.5)
