@@ -14,7 +14,6 @@ import numpy as np
 
 from hf_refseg.data.loading import DataFormatError
 from hf_refseg.data.masks import MAX_PIXELS, encode_mask, short_text
-from hf_refseg.datasets_scripts.ref_davis17 import read_text
 from hf_refseg.datasets_scripts.refer import AGAIN
 from hf_refseg.datasets_scripts.video import (
     VideoBuilder,
@@ -25,6 +24,7 @@ from hf_refseg.datasets_scripts.video import (
     make_row,
     make_sentence,
     picture_size,
+    read_text,
     require_file,
 )
 

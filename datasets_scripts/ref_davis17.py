@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_refseg.data.loading import DataFormatError
-from hf_refseg.datasets_scripts.refer import AGAIN, _field, read_json
+from hf_refseg.datasets_scripts.refer import AGAIN, checked_field, read_json
 from hf_refseg.datasets_scripts.video import (
     VideoBuilder,
     checked_name,
@@ -19,6 +19,7 @@ from hf_refseg.datasets_scripts.video import (
     make_row,
     make_sentence,
     object_number,
+    read_text,
     require_file,
 )
 
@@ -112,17 +113,6 @@ class RefDavis17(VideoBuilder):
         return make_row(video.video_id, names, frames, referents)
 
 
-def read_text(path: Path) -> str:
-    """A text in UTF-8 or, as older Windows editors write it, in code page 1252; raises `DataFormatError` otherwise."""
-    content = path.read_bytes()
-    for encoding in ("utf-8-sig", "cp1252"):
-        try:
-            return content.decode(encoding)
-        except UnicodeError:
-            continue
-    raise DataFormatError(f"{path} is no text. Download the file again.")
-
-
 def _expression_files(root: Path) -> list[Path]:
     """The files of the first form that is there: the authors' own before those made from them."""
     texts, meta = ([root / name for name in names] for names in (TEXT_FILES, META_FILES))
@@ -169,16 +159,16 @@ def _read_json_forms(files: list[Path]) -> dict[str, DescribedVideo]:
                 raise DataFormatError(f"{where} lists a frame twice, or other frames than before. {AGAIN}")
             video.frame_names = names
             for sent_id, expression in expressions:
-                shown = object_number(_field(expression, "obj_id", (str, int), where), where)
-                video.expressions.setdefault(shown, []).append((sent_id, _field(expression, "exp", str, where)))
+                shown = object_number(checked_field(expression, "obj_id", (str, int), where), where)
+                video.expressions.setdefault(shown, []).append((sent_id, checked_field(expression, "exp", str, where)))
     return videos
 
 
 def _meta(content: Any, path: Path) -> Iterable[tuple[str, list[Any], list[tuple[str, Any]]]]:
-    for video_id, record in _field(content, "videos", dict, str(path)).items():
+    for video_id, record in checked_field(content, "videos", dict, str(path)).items():
         where = f"{path}: video {video_id}"
-        expressions = _field(record, "expressions", dict, where)
-        yield video_id, _field(record, "frames", list, where), list(expressions.items())
+        expressions = checked_field(record, "expressions", dict, where)
+        yield video_id, checked_field(record, "frames", list, where), list(expressions.items())
 
 
 def _listed(content: Any, path: Path) -> Iterable[tuple[str, list[Any], list[tuple[str, Any]]]]:
@@ -186,7 +176,7 @@ def _listed(content: Any, path: Path) -> Iterable[tuple[str, list[Any], list[tup
         raise DataFormatError(f"{path} should hold a list of videos, found {type(content).__name__}. {AGAIN}")
     for index, record in enumerate(content):
         where = f"{path}: record at position {index}"
-        expressions = _field(record, "rest", list, where)
-        ids = [str(_field(expression, "exp_id", (str, int), where)) for expression in expressions]
-        frames = _field(record, "frames", list, where)
-        yield _field(record, "video", str, where), frames, list(zip(ids, expressions, strict=True))
+        expressions = checked_field(record, "rest", list, where)
+        ids = [str(checked_field(expression, "exp_id", (str, int), where)) for expression in expressions]
+        frames = checked_field(record, "frames", list, where)
+        yield checked_field(record, "video", str, where), frames, list(zip(ids, expressions, strict=True))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_refseg.data.loading import DataFormatError
-from hf_refseg.datasets_scripts.refer import AGAIN, _field, read_json
+from hf_refseg.datasets_scripts.refer import AGAIN, checked_field, read_json
 from hf_refseg.datasets_scripts.video import (
     VideoBuilder,
     checked_name,
@@ -69,7 +69,7 @@ class ReferYouTubeVos(VideoBuilder):
             folders = (root / split, root / "valid") if split == "test" else (root / split,)
             videos[split] = [
                 ListedVideo(checked_name(video_id, str(path)), record, path, folders)
-                for video_id, record in _field(read_json(path), "videos", dict, str(path)).items()
+                for video_id, record in checked_field(read_json(path), "videos", dict, str(path)).items()
             ]
         if "valid" in videos:
             of_test = {video.video_id for video in videos["test"]}
@@ -79,8 +79,8 @@ class ReferYouTubeVos(VideoBuilder):
 
     def row(self, video: ListedVideo) -> dict[str, Any]:
         where = video.where
-        names = [checked_name(name, where) for name in _field(video.record, "frames", list, where)]
-        expressions = _field(video.record, "expressions", dict, where)
+        names = [checked_name(name, where) for name in checked_field(video.record, "frames", list, where)]
+        expressions = checked_field(video.record, "expressions", dict, where)
         if len(set(names)) < len(names) or not expressions:
             raise DataFormatError(f"{where} lists a frame twice, or no expression. {AGAIN}")
         folders = [folder / "JPEGImages" / video.video_id for folder in video.split_folders]
@@ -96,7 +96,7 @@ def _unannotated_referents(
     return [
         make_referent(
             f"{video.video_id}_{sent_id}",
-            [make_sentence(sent_id, _field(expression, "exp", str, video.where), video.where)],
+            [make_sentence(sent_id, checked_field(expression, "exp", str, video.where), video.where)],
         )
         # The id becomes a folder of the submission.
         for sent_id, expression in ((checked_name(key, video.where), value) for key, value in expressions.items())
@@ -106,8 +106,8 @@ def _unannotated_referents(
 def _train_referents(video: ListedVideo, expressions: dict[str, Any], frames: list[Path]) -> list[dict[str, Any]]:
     sentences: dict[int, list[dict[str, str]]] = {}
     for sent_id, expression in expressions.items():
-        number = object_number(_field(expression, "obj_id", (str, int), video.where), video.where)
-        sentence = make_sentence(sent_id, _field(expression, "exp", str, video.where), video.where)
+        number = object_number(checked_field(expression, "obj_id", (str, int), video.where), video.where)
+        sentence = make_sentence(sent_id, checked_field(expression, "exp", str, video.where), video.where)
         sentences.setdefault(number, []).append(sentence)
     folder = video.split_folders[0] / "Annotations" / video.video_id
     masks = label_masks(frames, [folder / f"{frame.stem}.png" for frame in frames], sentences, video.where)

@@ -60,7 +60,7 @@ class Refer(datasets.GeneratorBasedBuilder):
     @staticmethod
     def targets_of(ref: dict[str, Any], instances: Instances, where: str) -> list[dict[str, Any]]:
         """The annotations whose union is the ref's mask; none for a ref without a target."""
-        return [instances.annotation(_field(ref, "ann_id", int, where), where)]
+        return [instances.annotation(checked_field(ref, "ann_id", int, where), where)]
 
     @classmethod
     def annotation_files(cls, root: Path, dataset: str, split_by: str) -> list[Path]:
@@ -71,8 +71,9 @@ class Refer(datasets.GeneratorBasedBuilder):
             if not path.is_file():
                 expected = ", ".join(f"{dataset}/{file.name}" for file in files)
                 raise DataFormatError(
-                    f"{path} does not exist. Expected {expected} under {root}; found {_listing(root)}; in {dataset}/ "
-                    f"{_listing(folder)}. Point data_dir at the folder that holds '{dataset}/', or change split_by."
+                    f"{path} does not exist. Expected {expected} under {root}; found {list_folder(root)}; in "
+                    f"{dataset}/ {list_folder(folder)}. Point data_dir at the folder that holds '{dataset}/', or "
+                    "change split_by."
                 )
         return files
 
@@ -101,7 +102,7 @@ class Refer(datasets.GeneratorBasedBuilder):
         return {
             "image": str(_image_file(Path(self.config.image_dir), image, where)),
             "image_id": str(ref["image_id"]),
-            "ref_id": str(_field(ref, "ref_id", int, where)),
+            "ref_id": str(checked_field(ref, "ref_id", int, where)),
             "ann_ids": ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]],
             "category": ", ".join(dict.fromkeys(instances.category(target) for target in targets)),
             "mask": encode_mask(instances.union_mask(targets, image, self.config.mask_overlap)),
@@ -159,7 +160,9 @@ class Instances:
         image = self.images.get(image_id)
         if image is None:
             raise DataFormatError(f"{where}: image {image_id} has no entry in {self.file}. {AGAIN}")
-        width, height = (_field(image, side, int, f"{self.file}: image {image_id}") for side in ("width", "height"))
+        width, height = (
+            checked_field(image, side, int, f"{self.file}: image {image_id}") for side in ("width", "height")
+        )
         if width <= 0 or height <= 0 or width * height > MAX_PIXELS:
             raise DataFormatError(
                 f"{self.file}: image {image_id} has the size {width} x {height}; expected up to {MAX_PIXELS} pixels. "
@@ -174,14 +177,14 @@ class Instances:
 
     def category(self, annotation: dict[str, Any]) -> str:
         where = f"{self.file}: annotation {annotation['id']}"
-        category_id = _field(annotation, "category_id", int, where)
+        category_id = checked_field(annotation, "category_id", int, where)
         if category_id not in self.categories:
             raise DataFormatError(f"{where}: category {category_id} is not listed under 'categories'. {AGAIN}")
-        return _field(self.categories[category_id], "name", str, f"{self.file}: category {category_id}")
+        return checked_field(self.categories[category_id], "name", str, f"{self.file}: category {category_id}")
 
     def bbox(self, annotation: dict[str, Any]) -> list[float]:
         where = f"{self.file}: annotation {annotation['id']}"
-        box = _field(annotation, "bbox", list, where)
+        box = checked_field(annotation, "bbox", list, where)
         if len(box) != 4 or not all(isinstance(side, (int, float)) and abs(side) < 1e9 for side in box):
             raise DataFormatError(f"{where}: the bbox should be four finite numbers, found {short_text(box)}. {AGAIN}")
         return [float(side) for side in box]
@@ -206,13 +209,13 @@ def group_by_split(refs: Any, path: Path, splits: tuple[str, ...]) -> dict[str, 
         raise DataFormatError(f"{path} should hold a list of refs, found {type(refs).__name__}. {AGAIN}")
     by_image: dict[str, dict[int, list[dict[str, Any]]]] = {split: {} for split in splits}
     for index, ref in enumerate(refs):
-        split = _field(ref, "split", str, f"{path}: ref at position {index}")
+        split = checked_field(ref, "split", str, f"{path}: ref at position {index}")
         if split not in by_image:
             raise DataFormatError(
                 f"{path}: ref {ref.get('ref_id')} is in the split '{split}', expected one of {', '.join(splits)}. "
                 f"{AGAIN}"
             )
-        image_id = _field(ref, "image_id", int, f"{path}: ref {ref.get('ref_id')}")
+        image_id = checked_field(ref, "image_id", int, f"{path}: ref {ref.get('ref_id')}")
         by_image[split].setdefault(image_id, []).append(ref)
     return {split: list(chain.from_iterable(images.values())) for split, images in by_image.items() if images}
 
@@ -223,8 +226,8 @@ def find_image_dir(root: Path, dataset: str, image_dir: str | PathLike[str] | No
     folder = root / usual if image_dir is None else Path(image_dir).resolve()
     if not folder.is_dir():
         raise DataFormatError(
-            f"The image folder {folder} does not exist. Expected {usual} under {root}, found there {_listing(root)}. "
-            "Put the images there, or pass image_dir."
+            f"The image folder {folder} does not exist. Expected {usual} under {root}, found there "
+            f"{list_folder(root)}. Put the images there, or pass image_dir."
         )
     return folder
 
@@ -260,10 +263,10 @@ def union_box(boxes: list[list[float]]) -> list[float]:
 
 def _sentences(ref: dict[str, Any], where: str) -> list[dict[str, str]]:
     sentences = []
-    for sentence in _field(ref, "sentences", list, where):
-        sent_id = _field(sentence, "sent_id", (int, str), where)
+    for sentence in checked_field(ref, "sentences", list, where):
+        sent_id = checked_field(sentence, "sent_id", (int, str), where)
         raw, sent = (
-            repair_text(_field(sentence, key, str, f"{where}: sentence {sent_id}")) for key in ("raw", "sent")
+            repair_text(checked_field(sentence, key, str, f"{where}: sentence {sent_id}")) for key in ("raw", "sent")
         )
         if not sent.strip():
             raise DataFormatError(
@@ -277,7 +280,7 @@ def _sentences(ref: dict[str, Any], where: str) -> list[dict[str, str]]:
 
 def _image_file(folder: Path, image: dict[str, Any], where: str) -> Path:
     """The image's path; a name that leads out of the folder would publish a private file with the data set."""
-    file_name = _field(image, "file_name", str, f"{where}: image {image['id']}")
+    file_name = checked_field(image, "file_name", str, f"{where}: image {image['id']}")
     if file_name.startswith("/") or ".." in PurePosixPath(file_name).parts or "\\" in file_name or "\0" in file_name:
         raise DataFormatError(f"{where}: the image's file name {file_name!r} leads out of {folder}. {AGAIN}")
     path = folder / file_name
@@ -287,13 +290,15 @@ def _image_file(folder: Path, image: dict[str, Any], where: str) -> Path:
 
 
 def _by_id(content: Any, key: str, path: Path) -> dict[int, dict[str, Any]]:
-    records = _field(content, key, list, str(path))
+    records = checked_field(content, key, list, str(path))
     return {
-        _field(record, "id", int, f"{path}: {key} at position {index}"): record for index, record in enumerate(records)
+        checked_field(record, "id", int, f"{path}: {key} at position {index}"): record
+        for index, record in enumerate(records)
     }
 
 
-def _field(record: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
+def checked_field(record: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
+    """A field of a record; raises `DataFormatError` where it is absent or of another kind."""
     value = record.get(key) if isinstance(record, dict) else None
     if not isinstance(value, kind):
         names = " or ".join(option.__name__ for option in (kind if isinstance(kind, tuple) else (kind,)))
@@ -301,6 +306,7 @@ def _field(record: Any, key: str, kind: type | tuple[type, ...], where: str) -> 
     return value
 
 
-def _listing(folder: Path) -> str:
+def list_folder(folder: Path) -> str:
+    """Up to eight names of what lies in a folder, for an error."""
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     return ", ".join(names[:8]) or "nothing"

@@ -18,7 +18,7 @@ from PIL import Image
 
 from hf_refseg.data.loading import DataFormatError, video_features
 from hf_refseg.data.masks import encode_mask, short_text
-from hf_refseg.datasets_scripts.refer import AGAIN, _listing, fingerprint_files
+from hf_refseg.datasets_scripts.refer import AGAIN, fingerprint_files, list_folder
 from hf_refseg.files import is_plain_name
 
 logger = logging.getLogger(__name__)
@@ -99,10 +99,21 @@ def require_file(path: Path, root: Path, expected: str) -> Path:
     """The path; raises `DataFormatError` with the `expected` layout when there is no such file."""
     if not path.is_file():
         raise DataFormatError(
-            f"{path} does not exist. Expected {expected} under {root}; found {_listing(root)}. Point data_dir at the "
-            "folder that holds them, or download what is missing."
+            f"{path} does not exist. Expected {expected} under {root}; found {list_folder(root)}. Point data_dir at "
+            "the folder that holds them, or download what is missing."
         )
     return path
+
+
+def read_text(path: Path) -> str:
+    """A text in UTF-8 or, as older Windows editors write it, in code page 1252; raises `DataFormatError` otherwise."""
+    content = path.read_bytes()
+    for encoding in ("utf-8-sig", "cp1252"):
+        try:
+            return content.decode(encoding)
+        except UnicodeError:
+            continue
+    raise DataFormatError(f"{path} is no text. Download the file again.")
 
 
 def checked_name(name: Any, where: str) -> str:

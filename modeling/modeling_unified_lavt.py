@@ -30,16 +30,8 @@ class TwoStreamEncoder(nn.Module):
         """Takes over the weights of a pretrained `VideoSwinModel` of the same configuration."""
         self.clips.load_encoder(pretrained)
 
-    def encode_clips(self, index: int, features: Tensor) -> Tensor:
-        """A stage of the Video Swin transformer, (batch, frames, height, width, channels): V_t.
-
-        `features` are those of the stage before; for the first one clips (batch, frames, 3, height, width).
-        """
-        patches = self.clips.embed(features) if index == 0 else self.clips.merge(index - 1, features)
-        return self.clips.run_stage(index, patches)
-
     def encode_frame(self, index: int, features: Tensor) -> Tensor:
-        """The same stage of the Swin transformer on a frame each, (batch, height, width, channels): V_c.
+        """A stage of the Swin transformer on a frame each, (batch, height, width, channels): V_c.
 
         `features` (batch, height, width, channels), for the first stage (batch, 3, height, width).
         """
@@ -124,7 +116,7 @@ class UnifiedLavtForReferringSegmentation(VideoLavtForReferringSegmentation):
         is_image = len(image_size) == 2
         if is_image and not self.training:
             return self.backbone.encode_frame(index, features.squeeze(1)).unsqueeze(1)
-        encoded = self.backbone.encode_clips(index, features)
+        encoded = self.backbone.clips.encode_stage(index, features)  # V_t
         if self.training:
             center = features.shape[1] // 2
             local = self.backbone.encode_frame(index, features[:, center])

@@ -388,8 +388,7 @@ class VideoLavtForReferringSegmentation(LavtForReferringSegmentation):
             features: E_{i-1}; in the first stage the clips (batch, frames, 3, height, width).
             image_size: that of [`ImageFeatures`]: two numbers for images, three for clips.
         """
-        patches = self.backbone.embed(features) if index == 0 else self.backbone.merge(index - 1, features)
-        return self.backbone.run_stage(index, patches)
+        return self.backbone.encode_stage(index, features)
 
     def fuse(self, image: ImageFeatures, words: Tensor, word_mask: Tensor) -> FusedFeatures:
         """Language-aware visual encoding (section 3.2.1): the decoder's feature maps."""

@@ -11,7 +11,22 @@ from .image_processing_refseg import upright_rgb
 from .modeling_outputs_refseg import ReferringSegmentationOutput
 
 
-class ReferringImageSegmentationPipeline(Pipeline):
+class ReferringSegmentationPipeline(Pipeline):
+    """What the pipelines share: they load the processor as a whole, and save it."""
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_tokenizer = False
+    _load_feature_extractor = False
+    _pipeline_calls_generate = False
+
+    def save_pretrained(self, save_directory: str, **kwargs) -> None:
+        """Saves model, processor and this pipeline's code, all that `pipeline(model=save_directory)` needs."""
+        super().save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
+
+
+class ReferringImageSegmentationPipeline(ReferringSegmentationPipeline):
     """Segments in an image what sentences mean.
 
     Example:
@@ -21,12 +36,6 @@ class ReferringImageSegmentationPipeline(Pipeline):
     >>> segment("dog.jpg", text=["the left dog", "the ball"])
     [{"label": "the left dog", "score": 0.93, "mask": <PIL.Image.Image>, "present": True}, ...]
     ```"""
-
-    _load_processor = True
-    _load_image_processor = False
-    _load_tokenizer = False
-    _load_feature_extractor = False
-    _pipeline_calls_generate = False
 
     def __call__(
         self, images: Any, text: str | list[str], threshold: float | None = None, **kwargs
@@ -74,20 +83,16 @@ class ReferringImageSegmentationPipeline(Pipeline):
             {
                 "label": text,
                 "score": result["score"],
-                "mask": _as_picture(result["mask"].numpy()),
+                "mask": as_picture(result["mask"].numpy()),
                 "present": result["present"],
             }
             for text, result in zip(outputs["texts"], results, strict=True)
         ]
 
-    def save_pretrained(self, save_directory: str, **kwargs) -> None:
-        """Saves model, processor and this pipeline's code, all that `pipeline(model=save_directory)` needs."""
-        super().save_pretrained(save_directory, **kwargs)
-        self.processor.save_pretrained(save_directory)
 
-
-def _as_picture(mask: np.ndarray) -> Image.Image:
+def as_picture(mask: np.ndarray) -> Image.Image:
+    """A boolean mask (height, width) as a picture of mode "L", 0 or 255."""
     return Image.fromarray(mask.astype(np.uint8) * 255)
 
 
-__all__ = ["ReferringImageSegmentationPipeline"]
+__all__ = ["ReferringImageSegmentationPipeline", "ReferringSegmentationPipeline", "as_picture"]

@@ -2,16 +2,13 @@
 
 from typing import Any
 
-import numpy as np
-from PIL import Image
-from transformers import Pipeline
-
+from .pipeline_refseg import ReferringSegmentationPipeline, as_picture
 from .video_refseg import VideoFrames, is_one_clip, segment_video
 
 OPTIONS = ("threshold", "window", "overlap", "per_frame")
 
 
-class ReferringVideoSegmentationPipeline(Pipeline):
+class ReferringVideoSegmentationPipeline(ReferringSegmentationPipeline):
     """Segments in a video what sentences mean.
 
     Example:
@@ -21,12 +18,6 @@ class ReferringVideoSegmentationPipeline(Pipeline):
     >>> segment("race.mp4", text=["the red car", "the car that overtakes it"], window=16, overlap=4)
     [{"label": "the red car", "masks": [<PIL.Image.Image>, ...], "scores": [0.93, ...], "present": True}, ...]
     ```"""
-
-    _load_processor = True
-    _load_image_processor = False
-    _load_tokenizer = False
-    _load_feature_extractor = False
-    _pipeline_calls_generate = False
 
     def __call__(self, videos: Any, text: str | list[str], **options: Any) -> list[dict] | list[list[dict]]:
         """Segments each text in the video, or, for a list of videos, each text in each video.
@@ -68,17 +59,12 @@ class ReferringVideoSegmentationPipeline(Pipeline):
         return [
             {
                 "label": text,
-                "masks": [Image.fromarray(answer.mask.numpy().astype(np.uint8) * 255) for answer in answers],
+                "masks": [as_picture(answer.mask.numpy()) for answer in answers],
                 "scores": [answer.score for answer in answers],
                 "present": any(answer.present for answer in answers),
             }
             for text, *answers in zip(outputs["texts"], *outputs["answers"], strict=True)
         ]
-
-    def save_pretrained(self, save_directory: str, **kwargs) -> None:
-        """Saves model, processor and this pipeline's code, all that `pipeline(model=save_directory)` needs."""
-        super().save_pretrained(save_directory, **kwargs)
-        self.processor.save_pretrained(save_directory)
 
 
 __all__ = ["ReferringVideoSegmentationPipeline"]

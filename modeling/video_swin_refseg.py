@@ -267,15 +267,19 @@ class VideoSwinModel(PreTrainedModel):
         """Patch merging after a stage: half the height and width (rounded up), twice the channels."""
         return self.features[2 * index + 1](features)
 
+    def encode_stage(self, index: int, features: Tensor) -> Tensor:
+        """A whole stage: `features` are those of the stage before, for the first one the clips that `embed` takes."""
+        patches = self.embed(features) if index == 0 else self.merge(index - 1, features)
+        return self.run_stage(index, patches)
+
     def forward(self, pixel_values: Tensor) -> BaseModelOutput:
         """The features of all stages of clips (batch, frames, 3, height, width), as `hidden_states`.
 
         Each is (batch, frames, height, width, channels); the last one is also the `last_hidden_state`.
         """
-        features = self.run_stage(0, self.embed(pixel_values))
-        stages = [features]
-        for index in range(1, len(self.config.depths)):
-            features = self.run_stage(index, self.merge(index - 1, features))
+        features, stages = pixel_values, []
+        for index in range(len(self.config.depths)):
+            features = self.encode_stage(index, features)
             stages.append(features)
         return BaseModelOutput(last_hidden_state=features, hidden_states=tuple(stages))
 

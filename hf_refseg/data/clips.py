@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from hf_refseg.data.examples import InvalidRowError, _checked_sentences, _open_mask, open_image
+from hf_refseg.data.examples import DrawnExamples, InvalidRowError, checked_sentences, open_image, open_mask
 from hf_refseg.data.loading import DataFormatError, video_features
 
 # In `mask_labels`, all over a frame that nobody annotated.
@@ -23,22 +23,17 @@ NOT_ANNOTATED = -100
 NEIGHBOR_DISTANCES = range(1, 4)
 
 
-class _VideoReferents(Dataset):
+class _VideoReferents(DrawnExamples):
     """One item per referent that has an annotated frame; what is drawn depends on seed, epoch and index alone."""
 
     def __init__(self, dataset: datasets.Dataset, seed: int = 0):
+        super().__init__(seed)
         self.rows = VideoRows(dataset)
-        self.seed = seed
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._places = self.rows.annotated_referents()
         if len(self.rows) and not len(self._places):
             raise DataFormatError(
                 "The data set has no annotated frame to train on. Choose a split with masks, such as train."
             )
-
-    def set_epoch(self, epoch: int) -> None:
-        """Makes the items those of this epoch, in worker processes too."""
-        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -49,9 +44,9 @@ class _VideoReferents(Dataset):
         row_index, place = self._places[index]
         row = self.rows[int(row_index)]
         referent = row["referents"][place]
-        sentences = _checked_sentences(referent)
+        sentences = checked_sentences(referent)
         check_annotations(row, referent)
-        drawn = random.Random(f"{self.seed}-{self._epoch.item()}-{index}")
+        drawn = self.generator_of(index)
         return row, referent, drawn.choice(sentences), drawn.choice(referent["annotated_frames"]), drawn
 
 
@@ -91,7 +86,7 @@ class ClipExamples(_VideoReferents):
                     "Put the original frame there."
                 )
             if number in rles:
-                masks[place] = _open_mask(_as_image_row(row, referent, number, rles[number]), images[place])
+                masks[place] = open_mask(_as_image_row(row, referent, number, rles[number]), images[place])
         return {
             "frames": images,
             "text": sentence["raw"],
@@ -115,7 +110,7 @@ class FrameExamples(_VideoReferents):
         row, referent, sentence, target, _ = self._draw(index)
         image = RowFrames(row)[target]
         rle = referent["masks"][referent["annotated_frames"].index(target)]
-        mask = _open_mask(_as_image_row(row, referent, target, rle), image)
+        mask = open_mask(_as_image_row(row, referent, target, rle), image)
         return {
             "image": image,
             "text": sentence["raw"],
@@ -150,7 +145,7 @@ class VideoExamples(Dataset):
         item |= {name: [] for name in ("texts", "ref_ids", "sent_ids", "annotators", "annotated_frames", "masks")}
         for referent in row["referents"]:
             check_annotations(row, referent)
-            for sentence in _checked_sentences(referent):
+            for sentence in checked_sentences(referent):
                 item["texts"].append(sentence["raw"])
                 item["ref_ids"].append(referent["ref_id"])
                 item["sent_ids"].append(sentence["sent_id"])

@@ -27,7 +27,26 @@ class InvalidRowError(ValueError):
     """A row that cannot become an example: an image that does not open, a mask of another size, an empty sentence."""
 
 
-class ReferentExamples(Dataset):
+class DrawnExamples(Dataset):
+    """Examples of which a part is drawn, by nothing but `seed`, the epoch and the index.
+
+    The epoch lies in shared memory, where worker processes that live on between epochs see it.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the items those of this epoch, in worker processes too."""
+        self._epoch.fill_(epoch)
+
+    def generator_of(self, index: int) -> random.Random:
+        """What the item of this index is drawn with."""
+        return random.Random(f"{self.seed}-{self._epoch.item()}-{index}")
+
+
+class ReferentExamples(DrawnExamples):
     """For training: one item per row (referent), with one of its sentences.
 
     The sentence depends on nothing but `seed`, the epoch and the index, so a run that resumes, or that splits the rows
@@ -45,14 +64,9 @@ class ReferentExamples(Dataset):
     """
 
     def __init__(self, dataset: datasets.Dataset, seed: int = 0, read_image: ReadImage | None = None):
+        super().__init__(seed)
         self.rows = undecoded(dataset)
-        self.seed = seed
         self.read_image = read_image or open_image
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Makes the items those of this epoch, in worker processes too."""
-        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -60,8 +74,8 @@ class ReferentExamples(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]
         row = self.rows[index]
-        sentences = _checked_sentences(row)
-        drawn = random.Random(f"{self.seed}-{self._epoch.item()}-{index}").randrange(len(sentences))
+        sentences = checked_sentences(row)
+        drawn = self.generator_of(index).randrange(len(sentences))
         return _item(row, sentences[drawn], self.read_image)
 
 
@@ -85,7 +99,7 @@ class SentenceExamples(Dataset):
         index = range(len(self))[index]
         row_index = int(self._row_of_item[index])
         row = self.rows[row_index]
-        sentence = _checked_sentences(row)[index - int(self._first_item_of_row[row_index])]
+        sentence = checked_sentences(row)[index - int(self._first_item_of_row[row_index])]
         return _item(row, sentence, self.read_image)
 
 
@@ -117,9 +131,9 @@ class ImageExamples(Dataset):
         item |= {name: [] for name in ("texts", "masks", "ref_ids", "sent_ids", "no_targets")}
         columns = self._rows_without_image[start:stop]
         for row in (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)):
-            sentences = _checked_sentences(row)
+            sentences = checked_sentences(row)
             item["texts"] += [sentence["raw"] for sentence in sentences]
-            item["masks"] += [_open_mask(row, image)] * len(sentences)
+            item["masks"] += [open_mask(row, image)] * len(sentences)
             item["ref_ids"] += [row["ref_id"]] * len(sentences)
             item["sent_ids"] += [sentence["sent_id"] for sentence in sentences]
             item["no_targets"] += [row["no_target"]] * len(sentences)
@@ -166,7 +180,7 @@ def _item(row: dict[str, Any], sentence: dict[str, str], read_image: ReadImage) 
     return {
         "image": image,
         "text": sentence["raw"],
-        "mask": _open_mask(row, image),
+        "mask": open_mask(row, image),
         "image_id": row["image_id"],
         "ref_id": row["ref_id"],
         "sent_id": sentence["sent_id"],
@@ -174,7 +188,8 @@ def _item(row: dict[str, Any], sentence: dict[str, str], read_image: ReadImage) 
     }
 
 
-def _checked_sentences(row: dict[str, Any]) -> list[dict[str, str]]:
+def checked_sentences(row: dict[str, Any]) -> list[dict[str, str]]:
+    """The sentences of a row; raises `InvalidRowError` where there is none, or an empty one."""
     if not row["sentences"]:
         raise InvalidRowError(f"Row {row['ref_id']} has no sentence. Remove the row from the data set.")
     for sentence in row["sentences"]:
@@ -223,7 +238,8 @@ def _unreadable(row: dict[str, Any], error: Exception) -> InvalidRowError:
     )
 
 
-def _open_mask(row: dict[str, Any], image: Image.Image) -> np.ndarray:
+def open_mask(row: dict[str, Any], image: Image.Image) -> np.ndarray:
+    """The mask of a row, bool (H, W), of the image's size; raises `InvalidMaskError` or `InvalidRowError`."""
     try:
         mask = decode_mask(row["mask"])
     except InvalidMaskError as error:
