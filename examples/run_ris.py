@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from peft import PeftModel
 from transformers import (
@@ -601,3 +602,4 @@ def main(arguments: Sequence[str] | None = None) -> dict:
 
 if __name__ == "__main__":
     main()
+    PartialState().destroy_process_group()  # Its threads may not outlive the interpreter.

@@ -17,6 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from datasets import Dataset
 from run_ris import (
     DRAWN_CASES,
@@ -431,3 +432,4 @@ def main(arguments: Sequence[str] | None = None) -> dict:
 
 if __name__ == "__main__":
     main()
+    PartialState().destroy_process_group()  # Its threads may not outlive the interpreter.

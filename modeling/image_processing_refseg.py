@@ -131,6 +131,8 @@ class RefSegImageProcessor(TorchvisionBackend):
         if size.longest_edge:
             height, width = fit_longest_edge(*image.shape[-2:], size.longest_edge)
             size = SizeDict(height=height, width=width)
+        if tuple(image.shape[-2:]) == (size.height, size.width):
+            return image
         is_8_bit_rgb = image.dtype == torch.uint8 and image.shape[1] == 3
         if image.device.type != "cpu" or not is_8_bit_rgb or not isinstance(resample, int):
             return super().resize(image, size, resample=resample, **kwargs)
