@@ -31,6 +31,14 @@ def test_every_picture_mode(mode: str) -> None:
     assert values.shape == (1, 3, 64, 64) and values.isfinite().all()
 
 
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (64, 70), (70, 64), (50, 70)])
+def test_images_are_resized_as_by_pil_whichever_sides_are_right_already(height: int, width: int) -> None:
+    picture = photograph(height, width)
+    values = pixel_values(picture, do_rescale=False, do_normalize=False)[0]
+    expected = np.asarray(picture.resize((64, 64), Image.Resampling.BILINEAR))
+    assert (values.permute(1, 2, 0).numpy() == expected).all()
+
+
 def test_sixteen_bit_gray_keeps_its_contrast() -> None:
     ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64)
     sixteen = pixel_values(Image.fromarray(ramp.astype(np.uint16)))
