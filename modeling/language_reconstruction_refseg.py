@@ -22,7 +22,8 @@ class AttendedSentence(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.score = nn.Linear(channels, 1)
+        # A bias would be the same for all words: the softmax takes it out.
+        self.score = nn.Linear(channels, 1, bias=False)
 
     def forward(self, words: Tensor, word_mask: Tensor) -> Tensor:
         scores = self.score(words).masked_fill(word_mask.unsqueeze(-1) == 0, -math.inf)
