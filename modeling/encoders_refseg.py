@@ -6,7 +6,6 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoBackbone, AutoModel, PreTrainedConfig, PreTrainedModel, SamVisionModel, TimmBackbone
 from transformers.masking_utils import create_bidirectional_mask
@@ -21,44 +20,68 @@ from .layers_refseg import to_map, written_out_attention
 from .recurrent_text_refseg import RecurrentTextConfig, RecurrentTextEncoder
 
 
-class WindowOrder(NamedTuple):
-    """Where the tokens of a map lie once the map is padded to whole windows, shifted and cut into windows.
+class WindowGroup(NamedTuple):
+    """Windows that hold equally many tokens of a map, once it is padded to whole windows, shifted and cut.
+
+    Only tokens have queries, since nobody reads what padding asks for. As keys, all padded places of a window are one:
+    their features are the same, so a single key with the logarithm of the sum of their exponential scores weighs as
+    much as all of them.
 
     Args:
-        gather: (windows * area,) for each place in the windows, its token; where `is_padded`, counted from 1, and 0
-            stands for padding.
-        scatter: (tokens,) for each token, its place in the windows.
-        is_padded: whether some places hold padding.
+        windows: (windows,) which ones they are, counted row by row.
+        places: (windows, area) the places of each window, those of tokens first.
+        queries: (windows, tokens) the tokens that lie there.
+        keys: the same; where windows hold padding one more, which is one past the last token of the map.
     """
 
-    gather: Tensor
+    windows: Tensor
+    places: Tensor
+    queries: Tensor
+    keys: Tensor
+
+
+class WindowOrder(NamedTuple):
+    """Where the tokens of a map lie in its windows.
+
+    Args:
+        groups: all windows.
+        scatter: (tokens,) for each token, its place among the queries of all groups.
+        is_padded: whether some windows hold padding.
+    """
+
+    groups: list[WindowGroup]
     scatter: Tensor
     is_padded: bool
 
 
 class WindowAttention(SwinAttention):
-    """Attention within windows whose additive scores (position bias and shift mask) are given as one tensor.
+    """Attention within windows whose additive scores (position bias and shift mask) are given, a tensor per group.
 
-    Queries, keys, values and results are projected token by token outside the windows, so that padding costs nothing
-    but its share of the attention itself.
+    Queries, keys, values and results are projected token by token outside the windows, so that padding costs nothing.
     """
 
-    def forward(self, tokens: Tensor, order: WindowOrder, added_scores: Tensor) -> Tensor:
-        """`tokens` (batch, tokens, channels); `added_scores` (1 or batch * windows, heads, area, area)."""
-        batch, _, channels = tokens.shape
-        by_window = (-1, added_scores.shape[-1], self.num_attention_heads, self.head_dim)
+    def forward(self, tokens: Tensor, order: WindowOrder, added_scores: list[Tensor]) -> Tensor:
+        """`tokens` (batch, tokens, channels); `added_scores` (1 or batch * windows, heads, queries, keys)."""
+        query, key, value = self.q_proj(tokens), self.k_proj(tokens), self.v_proj(tokens)
         if order.is_padded:
-            tokens = F.pad(tokens, (0, 0, 1, 0))  # One token of zeros stands for all the padding.
-        query, key, value = (
-            project(tokens).index_select(1, order.gather).view(by_window).transpose(1, 2)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
+            padding = torch.zeros_like(tokens[:, :1])
+            key, value = (torch.cat(pair, 1) for pair in ((key, self.k_proj(padding)), (value, self.v_proj(padding))))
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, written_out_attention
         )
         dropout = self.attention_dropout if self.training else 0.0
-        attended, _ = attend(self, query, key, value, added_scores, dropout=dropout, scaling=self.scaling)
-        return self.o_proj(attended.reshape(batch, -1, channels).index_select(1, order.scatter))
+        results = []
+        for group, scores in zip(order.groups, added_scores, strict=True):
+            places = ((query, group.queries), (key, group.keys), (value, group.keys))
+            windows = (self.split_windows(features, numbers) for features, numbers in places)
+            attended, _ = attend(self, *windows, scores, dropout=dropout, scaling=self.scaling)
+            results.append(attended.reshape(len(tokens), -1, tokens.shape[2]))
+        return self.o_proj(torch.cat(results, 1).index_select(1, order.scatter))
+
+    def split_windows(self, features: Tensor, numbers: Tensor) -> Tensor:
+        """(batch, tokens, channels) as (batch * windows, heads, length, channels of a head); see `WindowGroup`."""
+        windows = features.index_select(1, numbers.flatten())
+        return windows.view(-1, numbers.shape[1], self.num_attention_heads, self.head_dim).transpose(1, 2)
 
 
 class WindowLayer(SwinLayer):
@@ -72,15 +95,16 @@ class WindowLayer(SwinLayer):
         super().__init__(config, dim, (0, 0), num_heads, drop_path_rate, shift_size)
         self.attention = WindowAttention(config, dim, num_heads, config.window_size)
         self.kept_order: tuple[tuple, WindowOrder] | None = None
-        self.kept_scores: tuple[tuple, Tensor] | None = None
+        self.kept_scores: tuple[tuple, list[Tensor]] | None = None
 
     def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
         """`tokens` (batch, height * width, channels), `size` (height, width); returns the same shape."""
         batch = tokens.shape[0]
-        scores = self.added_scores(size)
-        if batch > 1 and scores.shape[0] > 1:
-            scores = scores.repeat(batch, 1, 1, 1)
-        attended = self.attention(self.layernorm_before(tokens), self.window_order(size, tokens.device), scores)
+        order = self.window_order(size, tokens.device)
+        scores = self.added_scores(size, order)
+        if batch > 1:
+            scores = [each.repeat(batch, 1, 1, 1) if each.shape[0] > 1 else each for each in scores]
+        attended = self.attention(self.layernorm_before(tokens), order, scores)
         tokens = tokens + self.drop_path(self.dropout(attended))
         return tokens + self.drop_path(self.dropout(self.mlp(self.layernorm_after(tokens))))
 
@@ -99,32 +123,59 @@ class WindowLayer(SwinLayer):
         return self.kept_order[1]
 
     def compute_window_order(self, size: tuple[int, int], device: torch.device) -> WindowOrder:
-        numbers = torch.arange(1, size[0] * size[1] + 1, device=device).view(1, *size, 1)
-        maps, _ = self.maybe_pad(numbers, *size)
-        gather = window_partition(self.cyclic_shift(maps), self.window_size).flatten()
-        scatter = gather.argsort(stable=True)[-numbers.numel() :]
-        is_padded = gather.numel() > numbers.numel()
-        return WindowOrder(gather if is_padded else gather - 1, scatter, is_padded)
+        tokens = size[0] * size[1]
+        maps, _ = self.maybe_pad(torch.arange(1, tokens + 1, device=device).view(1, *size, 1), *size)
+        windows = window_partition(self.cyclic_shift(maps), self.window_size).flatten(1)
+        counts = [rows * columns for rows in self.tokens_along(size[0]) for columns in self.tokens_along(size[1])]
+        groups = []
+        for count in sorted(set(counts)):
+            chosen = torch.tensor([index for index, each in enumerate(counts) if each == count], device=device)
+            cells = windows[chosen]
+            places = (cells == 0).int().argsort(dim=1, stable=True)
+            keys = (cells.gather(1, places)[:, : count + 1] - 1) % (tokens + 1)
+            groups.append(WindowGroup(chosen, places, keys[:, :count], keys))
+        scatter = torch.cat([group.queries.flatten() for group in groups]).argsort()
+        return WindowOrder(groups, scatter, is_padded=min(counts) < windows.shape[1])
 
-    def added_scores(self, size: tuple[int, int]) -> Tensor:
-        """Position bias plus shift mask, (1 or windows, heads, area, area)."""
+    def tokens_along(self, length: int) -> list[int]:
+        """How many places of each window along an axis of this length hold tokens."""
+        padded = math.ceil(length / self.window_size) * self.window_size
+        is_token = [(place + self.shift_size) % padded < length for place in range(padded)]
+        return [sum(is_token[start : start + self.window_size]) for start in range(0, padded, self.window_size)]
+
+    def added_scores(self, size: tuple[int, int], order: WindowOrder) -> list[Tensor]:
+        """Position bias plus shift mask for each group of windows, (1 or windows, heads, queries, keys)."""
         table = self.attention.relative_position_bias.relative_position_bias_table
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or table.is_inference():
             # Fused optimizers change values without raising their version.
             self.kept_scores = None
-            return self.compute_added_scores(size)
+            return self.compute_added_scores(size, order)
         wanted = (size, table.data_ptr(), table._version, table.dtype)
         if self.kept_scores is None or self.kept_scores[0] != wanted:
-            self.kept_scores = (wanted, self.compute_added_scores(size))
+            self.kept_scores = (wanted, self.compute_added_scores(size, order))
         return self.kept_scores[1]
 
-    def compute_added_scores(self, size: tuple[int, int]) -> Tensor:
-        bias = self.attention.relative_position_bias()
-        if self.shift_size == 0:
-            return bias
-        padded_size = (math.ceil(length / self.window_size) * self.window_size for length in size)
-        shift_mask = self.get_attn_mask(*padded_size, dtype=bias.dtype, device=bias.device)
-        return bias + shift_mask.unsqueeze(1)
+    def compute_added_scores(self, size: tuple[int, int], order: WindowOrder) -> list[Tensor]:
+        scores = self.attention.relative_position_bias()
+        if self.shift_size > 0:
+            padded_size = (math.ceil(length / self.window_size) * self.window_size for length in size)
+            shift_mask = self.get_attn_mask(*padded_size, dtype=scores.dtype, device=scores.device)
+            scores = scores + shift_mask.unsqueeze(1)
+        return [self.group_scores(scores, group) for group in order.groups]
+
+    def group_scores(self, scores: Tensor, group: WindowGroup) -> Tensor:
+        """Of the scores of whole windows those of a group, where the scores of padding are one."""
+        if len(scores) > len(group.windows):
+            scores = scores[group.windows]
+        tokens, area = group.queries.shape[1], group.places.shape[1]
+        if tokens == area:
+            return scores
+        places = group.places.unsqueeze(1)
+        scores = scores.take_along_dim(places[:, :, :tokens, None], 2).take_along_dim(places[:, :, None], 3)
+        of_tokens, of_padding = scores.split([tokens, area - tokens], 3)
+        # Half precision would be too coarse for a sum of many.
+        precise = of_padding.to(torch.promote_types(scores.dtype, torch.float32))
+        return torch.cat([of_tokens, precise.logsumexp(3, keepdim=True).to(scores.dtype)], 3)
 
 
 class SwinStages(nn.Module):

@@ -133,20 +133,32 @@ class TestLavt(MethodTests):
             words = bert(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
             assert_close(model.get_text_features(inputs["input_ids"], inputs["attention_mask"]), words)
 
-    @torch.no_grad()
-    def test_stages_equal_the_whole_swin_transformer(self) -> None:
-        config = SwinConfig(**TINY_SWIN)
+    @pytest.mark.parametrize("attention", ["sdpa", "eager"])
+    @pytest.mark.parametrize("image_size", [(128, 128), (64, 96), (40, 72), (8, 100)])
+    def test_stages_equal_the_whole_swin_transformer(self, image_size: tuple[int, int], attention: str) -> None:
+        """Values and gradients, also where windows hold padding: at the right, at the bottom, at both, in all."""
+        config = SwinConfig(**TINY_SWIN, attn_implementation=attention)
         swin = SwinModel(config, add_pooling_layer=False).eval()
         swin.layernorm = nn.Identity()
+        for parameter in swin.parameters():
+            # Position biases and the keys of padding are near zero in new weights.
+            nn.init.normal_(parameter, std=0.2)
         stages = SwinStages(config).eval()
         stages.load_encoder(swin)
-        image = torch.randn(2, 3, 64, 96)
+        image = torch.randn(2, 3, *image_size)
         tokens, size = stages.embed(image)
         for index in range(4):
             tokens = stages.run_stage(index, tokens, size)
             if index < 3:
                 tokens, size = stages.merge(index, tokens, size)
-        assert_close(tokens, swin(image, always_partition=True).last_hidden_state, atol=1e-5, rtol=1e-4)
+        expected = swin(image, always_partition=True).last_hidden_state
+        assert_close(tokens, expected, atol=1e-4, rtol=1e-4)
+        for output in (tokens, expected):
+            output.square().mean().backward()
+        expected_gradients = {name: parameter.grad for name, parameter in swin.named_parameters()}
+        for name, parameter in stages.model.named_parameters():
+            scale = expected_gradients[name].abs().max().item()
+            assert_close(parameter.grad, expected_gradients[name], atol=1e-4 * scale + 1e-7, rtol=1e-3, msg=name)
 
     @torch.no_grad()
     def test_shift_masks_and_position_tables_are_computed_once_per_size(self, count_calls) -> None:
