@@ -1,8 +1,8 @@
 """Latency of a model against the floor that its matrix products and convolutions set on this machine; JSON lines out.
 
 The floor is the FLOPs of matrix products over the measured peak of matrix products, plus the FLOPs of convolutions
-over the measured peak of convolutions. Peaks and latency are measured in turns, so that all of them see the same
-machine; the figures are medians.
+over the measured peak of convolutions. Peaks and latencies, of all number formats, are measured in turns, so that all
+of them see the same machine; the figures are medians.
 
 bfloat16 is measured with the fused attention kernel ("sdpa") and with attention written out ("eager"), which is the
 faster one there.
@@ -15,6 +15,7 @@ transformers' `SwinModel` does), and that of what the model here really computes
 """
 
 import argparse
+import copy
 import platform
 import statistics
 import time
@@ -24,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from json_lines import write_line
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm import trange
 from transformers import SwinModel
 
 from hf_refseg import AutoModelForReferringSegmentation, LavtConfig, LavtForReferringSegmentation, RefSegProcessor
@@ -90,10 +92,12 @@ def peak_workloads(dtype: torch.dtype) -> dict[str, tuple[Callable[[], object], 
     }
 
 
-def measure(
-    dtype: torch.dtype, attention: str, model: LavtForReferringSegmentation, arguments: argparse.Namespace
-) -> dict:
-    model.to(dtype).set_attn_implementation(attention)
+def build_workloads(
+    model: LavtForReferringSegmentation, dtype: torch.dtype, attention: str, arguments: argparse.Namespace
+) -> tuple[dict[str, Callable[[], object]], dict[str, dict[str, int]]]:
+    """What is measured of a model in this number format, each run once to warm up, and the FLOPs of all of it."""
+    model = copy.deepcopy(model).to(dtype)
+    model.set_attn_implementation(attention)
     inputs = {
         "pixel_values": torch.randn(1, 3, arguments.size, arguments.size, dtype=dtype),
         "input_ids": torch.randint(1000, 20000, (1, arguments.tokens)),
@@ -101,35 +105,49 @@ def measure(
     }
     peaks = peak_workloads(dtype)
     workloads = {"latency": lambda: model(**inputs)} | {name: work for name, (work, _) in peaks.items()}
-    flops = {"published": count_published_flops(model, inputs), "own": count_flops(workloads["latency"])}
     for work in workloads.values():
         work()
-    times: dict[str, list[float]] = {name: [] for name in workloads}
-    for _ in range(arguments.rounds):
-        for name, work in workloads.items():
-            times[name].append(seconds_of(work))
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    rates = {name: flops_of_peak / medians[name] for name, (_, flops_of_peak) in peaks.items()}
-    floors = {kind: sum(counted[name] / rates[name] for name in peaks) for kind, counted in flops.items()}
-    return {
-        "model": "LAVT, Swin-B window 12, BERT base",
-        "size": arguments.size,
-        "threads": arguments.threads,
-        "dtype": str(dtype).removeprefix("torch."),
-        "attention": attention,
-        "rounds": arguments.rounds,
-        "latency_seconds": round(medians["latency"], 4),
-        "floor_seconds": round(floors["published"], 4),
-        "latency_over_floor": round(medians["latency"] / floors["published"], 3),
-        "own_floor_seconds": round(floors["own"], 4),
-        "latency_over_own_floor": round(medians["latency"] / floors["own"], 3),
-        "gigaflops": {
-            kind: {name: round(value / 1e9, 1) for name, value in counted.items()} for kind, counted in flops.items()
-        },
-        "peak_gigaflops_per_second": {name: round(value / 1e9, 1) for name, value in rates.items()},
-        "torch": torch.__version__,
-        "processor": platform.processor() or platform.machine(),
-    }
+    flops = {"published": count_published_flops(model, inputs), "own": count_flops(workloads["latency"])}
+    return workloads, flops | {"peaks": {name: count for name, (_, count) in peaks.items()}}
+
+
+def measure(model: LavtForReferringSegmentation, arguments: argparse.Namespace) -> list[dict]:
+    """A row for each of `VARIANTS`, whose first is the one in float32."""
+    built = [build_workloads(model, *variant, arguments) for variant in VARIANTS]
+    times = [{name: [] for name in workloads} for workloads, _ in built]
+    for _ in trange(arguments.rounds, unit="round"):
+        for (workloads, _), lists in zip(built, times, strict=True):
+            for name, work in workloads.items():
+                lists[name].append(seconds_of(work))
+    medians = [{name: statistics.median(values) for name, values in lists.items()} for lists in times]
+    rows = []
+    for (dtype, attention), (_, flops), seconds in zip(VARIANTS, built, medians, strict=True):
+        rates = {name: count / seconds[name] for name, count in flops.pop("peaks").items()}
+        floors = {kind: sum(counted[name] / rate for name, rate in rates.items()) for kind, counted in flops.items()}
+        rows.append(
+            {
+                "model": "LAVT, Swin-B window 12, BERT base",
+                "size": arguments.size,
+                "threads": arguments.threads,
+                "dtype": str(dtype).removeprefix("torch."),
+                "attention": attention,
+                "rounds": arguments.rounds,
+                "latency_seconds": round(seconds["latency"], 4),
+                "latency_over_float32": round(seconds["latency"] / medians[0]["latency"], 3),
+                "floor_seconds": round(floors["published"], 4),
+                "latency_over_floor": round(seconds["latency"] / floors["published"], 3),
+                "own_floor_seconds": round(floors["own"], 4),
+                "latency_over_own_floor": round(seconds["latency"] / floors["own"], 3),
+                "gigaflops": {
+                    kind: {name: round(count / 1e9, 1) for name, count in counted.items()}
+                    for kind, counted in flops.items()
+                },
+                "peak_gigaflops_per_second": {name: round(rate / 1e9, 1) for name, rate in rates.items()},
+                "torch": torch.__version__,
+                "processor": platform.processor() or platform.machine(),
+            }
+        )
+    return rows
 
 
 def measure_agreement(folder: str) -> dict:
@@ -157,10 +175,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     model = LavtForReferringSegmentation(LavtConfig()).eval()
-    float32, *others = (measure(*variant, model, arguments) for variant in VARIANTS)
-    for row in others:
-        row["latency_over_float32"] = round(row["latency_seconds"] / float32["latency_seconds"], 3)
-    rows = [float32, *others]
+    rows = measure(model, arguments)
     if arguments.trained:
         rows.append(measure_agreement(arguments.trained))
     for row in rows:

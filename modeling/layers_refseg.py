@@ -196,8 +196,8 @@ def written_out_attention(
 
     `attention_mask` is True = attend, or is added to the scores.
     """
-    # There are fewer queries than scores to scale.
-    scores = (query * scaling) @ key.transpose(-1, -2)
+    # There are fewer queries than scores to scale; keys that lie in order need no copy in columns for the product.
+    scores = (query * scaling) @ key.contiguous().transpose(-1, -2)
     if attention_mask is not None:
         if attention_mask.dtype == torch.bool:
             scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
