@@ -121,6 +121,10 @@ def test_the_mask_threshold_is_the_processors(cache, reference) -> None:
     reference.logit_threshold = threshold
 
 
+def test_pixels_are_not_counted_as_tokens_of_a_language_model(reference) -> None:
+    assert reference.state.total_flos == 0
+
+
 @pytest.fixture(scope="module")
 def killed_and_whole(cache, tmp_path_factory):
     """Output folder of a run that was killed after step 6, and the trainer of the same run that was not."""

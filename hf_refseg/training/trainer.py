@@ -195,6 +195,10 @@ class RefSegTrainer(Trainer):
         means.add(outputs.loss_components, samples=len(inputs["mask_labels"]))
         return (loss, outputs) if return_outputs else loss
 
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Nothing: Trainer's estimate, for language models, would take every number of `pixel_values` for a token."""
+        return 0
+
     def prediction_step(
         self,
         model: nn.Module,
