@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoBackbone, AutoModel, PreTrainedConfig, PreTrainedModel, SamVisionModel, TimmBackbone
+from transformers import AutoBackbone, AutoModel, PreTrainedConfig, PreTrainedModel, SamVisionModel
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.swin.modeling_swin import (
@@ -327,6 +327,9 @@ def load_pretrained_swin(name_or_path: str, drop_path_rate: float) -> PreTrained
 
 def load_pretrained_timm(name_or_path: str, stages: int) -> PreTrainedModel:
     """The timm backbone of "timm/NAME", with so many of its last stages."""
+    # Here, not above: timm would cost everyone who imports this library a tenth of a second.
+    from transformers import TimmBackbone
+
     return TimmBackbone.from_pretrained(name_or_path.removeprefix("timm/"), out_indices=list(range(-stages, 0)))
 
 

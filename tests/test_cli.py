@@ -125,6 +125,15 @@ def test_help_imports_nothing_heavy(tmp_path):
     assert run_python(code, cwd=tmp_path) == "[]\n"
 
 
+def test_the_library_itself_imports_what_models_need_alone(tmp_path):
+    code = """
+    import sys
+    import hf_refseg
+    print([name for name in ("datasets", "evaluate", "matplotlib", "peft", "timm") if name in sys.modules])
+    """
+    assert run_python(code, cwd=tmp_path) == "[]\n"
+
+
 def test_the_console_script_is_this_app():
     (script,) = entry_points(group="console_scripts", name="hf-refseg")
     assert script.load() is app
