@@ -35,6 +35,7 @@ from hf_refseg.evaluation.protocols import mask_counts, per_sample_iou
 from hf_refseg.modeling.encoders_refseg import SwinStages
 
 VARIANTS = ((torch.float32, "sdpa"), (torch.bfloat16, "sdpa"), (torch.bfloat16, "eager"))
+PEAK_FLOPS = {"matmul": 2 * 2048**3, "convolution": 2 * 60 * 60 * 512 * 512 * 9}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -63,13 +64,15 @@ def count_flops(work: Callable[[], object]) -> dict[str, int]:
     return {"matmul": sum(by_operation.values()) - convolutions, "convolution": convolutions}
 
 
-def count_published_flops(model: LavtForReferringSegmentation, inputs: dict[str, torch.Tensor]) -> dict[str, int]:
-    """As `count_flops` of the model, with transformers' own Swin in the place of its image encoder."""
-    swin = SwinModel(model.config.backbone_config, add_pooling_layer=False).to(inputs["pixel_values"].dtype).eval()
-    whole = count_flops(lambda: model(**inputs))
+def count_both_flops(
+    model: LavtForReferringSegmentation, inputs: dict[str, torch.Tensor]
+) -> dict[str, dict[str, int]]:
+    """As `count_flops` of the model, and of the same with transformers' own Swin in the place of its image encoder."""
+    swin = SwinModel(model.config.backbone_config, add_pooling_layer=False).eval()
+    own = count_flops(lambda: model(**inputs))
     encoder = count_flops(lambda: run_encoder(model.backbone, inputs["pixel_values"]))
     published = count_flops(lambda: swin(inputs["pixel_values"], always_partition=True))
-    return {name: whole[name] - encoder[name] + published[name] for name in whole}
+    return {"published": {name: own[name] - encoder[name] + published[name] for name in own}, "own": own}
 
 
 def run_encoder(backbone: SwinStages, pixel_values: torch.Tensor) -> None:
@@ -81,48 +84,49 @@ def run_encoder(backbone: SwinStages, pixel_values: torch.Tensor) -> None:
             tokens, size = backbone.merge(index, tokens, size)
 
 
-def peak_workloads(dtype: torch.dtype) -> dict[str, tuple[Callable[[], object], int]]:
-    """A large matrix product and a large convolution of the decoder's kind, with their FLOPs."""
+def peak_workloads(dtype: torch.dtype) -> dict[str, Callable[[], object]]:
+    """A large matrix product and a large convolution of the decoder's kind; their FLOPs are `PEAK_FLOPS`."""
     left, right = torch.randn(2048, 2048, dtype=dtype), torch.randn(2048, 2048, dtype=dtype)
     image = torch.randn(1, 512, 60, 60, dtype=dtype).to(memory_format=torch.channels_last)
     kernel = torch.randn(512, 512, 3, 3, dtype=dtype).to(memory_format=torch.channels_last)
+    return {"matmul": lambda: left @ right, "convolution": lambda: F.conv2d(image, kernel, padding=1)}
+
+
+def make_inputs(arguments: argparse.Namespace) -> dict[str, torch.Tensor]:
     return {
-        "matmul": (lambda: left @ right, 2 * 2048**3),
-        "convolution": (lambda: F.conv2d(image, kernel, padding=1), 2 * 60 * 60 * 512 * 512 * 9),
+        "pixel_values": torch.randn(1, 3, arguments.size, arguments.size),
+        "input_ids": torch.randint(1000, 20000, (1, arguments.tokens)),
+        "attention_mask": torch.ones(1, arguments.tokens, dtype=torch.long),
     }
 
 
 def build_workloads(
-    model: LavtForReferringSegmentation, dtype: torch.dtype, attention: str, arguments: argparse.Namespace
-) -> tuple[dict[str, Callable[[], object]], dict[str, dict[str, int]]]:
-    """What is measured of a model in this number format, each run once to warm up, and the FLOPs of all of it."""
+    model: LavtForReferringSegmentation, inputs: dict[str, torch.Tensor], dtype: torch.dtype, attention: str
+) -> dict[str, Callable[[], object]]:
+    """What is measured of a model in this number format, each run once to warm up."""
     model = copy.deepcopy(model).to(dtype)
     model.set_attn_implementation(attention)
-    inputs = {
-        "pixel_values": torch.randn(1, 3, arguments.size, arguments.size, dtype=dtype),
-        "input_ids": torch.randint(1000, 20000, (1, arguments.tokens)),
-        "attention_mask": torch.ones(1, arguments.tokens, dtype=torch.long),
-    }
-    peaks = peak_workloads(dtype)
-    workloads = {"latency": lambda: model(**inputs)} | {name: work for name, (work, _) in peaks.items()}
+    inputs = inputs | {"pixel_values": inputs["pixel_values"].to(dtype)}
+    workloads = {"latency": lambda: model(**inputs), **peak_workloads(dtype)}
     for work in workloads.values():
         work()
-    flops = {"published": count_published_flops(model, inputs), "own": count_flops(workloads["latency"])}
-    return workloads, flops | {"peaks": {name: count for name, (_, count) in peaks.items()}}
+    return workloads
 
 
 def measure(model: LavtForReferringSegmentation, arguments: argparse.Namespace) -> list[dict]:
-    """A row for each of `VARIANTS`, whose first is the one in float32."""
-    built = [build_workloads(model, *variant, arguments) for variant in VARIANTS]
-    times = [{name: [] for name in workloads} for workloads, _ in built]
+    """A row for each of `VARIANTS`, whose first is the one in float32; all of them do the same FLOPs."""
+    inputs = make_inputs(arguments)
+    flops = count_both_flops(model, inputs)
+    built = [build_workloads(model, inputs, *variant) for variant in VARIANTS]
+    times = [{name: [] for name in workloads} for workloads in built]
     for _ in trange(arguments.rounds, unit="round"):
-        for (workloads, _), lists in zip(built, times, strict=True):
+        for workloads, lists in zip(built, times, strict=True):
             for name, work in workloads.items():
                 lists[name].append(seconds_of(work))
     medians = [{name: statistics.median(values) for name, values in lists.items()} for lists in times]
     rows = []
-    for (dtype, attention), (_, flops), seconds in zip(VARIANTS, built, medians, strict=True):
-        rates = {name: count / seconds[name] for name, count in flops.pop("peaks").items()}
+    for (dtype, attention), seconds in zip(VARIANTS, medians, strict=True):
+        rates = {name: count / seconds[name] for name, count in PEAK_FLOPS.items()}
         floors = {kind: sum(counted[name] / rate for name, rate in rates.items()) for kind, counted in flops.items()}
         rows.append(
             {

@@ -64,6 +64,7 @@ class WindowAttention(SwinAttention):
         """`tokens` (batch, tokens, channels); `added_scores` (1 or batch * windows, heads, queries, keys)."""
         query, key, value = self.q_proj(tokens), self.k_proj(tokens), self.v_proj(tokens)
         if order.is_padded:
+            # By itself: as one more row behind the tokens it makes float32 on a CPU a few percent slower.
             padding = torch.zeros_like(tokens[:, :1])
             key, value = (torch.cat(pair, 1) for pair in ((key, self.k_proj(padding)), (value, self.v_proj(padding))))
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
@@ -138,7 +139,10 @@ class WindowLayer(SwinLayer):
         return WindowOrder(groups, scatter, is_padded=min(counts) < windows.shape[1])
 
     def tokens_along(self, length: int) -> list[int]:
-        """How many places of each window along an axis of this length hold tokens."""
+        """How many places of each window along an axis of this length hold tokens.
+
+        Counted in plain numbers: the shapes of groups follow, which values of tensors could not give to a compiler.
+        """
         padded = math.ceil(length / self.window_size) * self.window_size
         is_token = [(place + self.shift_size) % padded < length for place in range(padded)]
         return [sum(is_token[start : start + self.window_size]) for start in range(0, padded, self.window_size)]

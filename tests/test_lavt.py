@@ -161,6 +161,14 @@ class TestLavt(MethodTests):
             assert_close(parameter.grad, expected_gradients[name], atol=1e-4 * scale + 1e-7, rtol=1e-3, msg=name)
 
     @torch.no_grad()
+    def test_a_stage_whose_windows_hold_padding_compiles_as_one_graph(self) -> None:
+        stages = SwinStages(SwinConfig(**TINY_SWIN)).eval()
+        tokens, size = stages.embed(torch.randn(2, 3, 40, 72))
+        expected = stages.run_stage(1, stages.merge(0, tokens, size)[0], (5, 9))
+        run_stage = torch.compile(stages.run_stage, backend="eager", fullgraph=True)
+        assert_close(run_stage(1, stages.merge(0, tokens, size)[0], (5, 9)), expected)
+
+    @torch.no_grad()
     def test_shift_masks_and_position_tables_are_computed_once_per_size(self, count_calls) -> None:
         model, inputs = self.build(), self.inputs()
         layers = [module for module in model.modules() if isinstance(module, WindowLayer)]
