@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 from transformers import (
     PreTrainedModel,
     pipeline,
@@ -28,6 +28,7 @@ from .convert import (
 from .data.leakage import COCO, IMAGE_COLLECTIONS, LeakageError, drop_images, image_collection, read_leakage_list
 from .data.loading import REFER_SPLITS, load_refseg
 from .data.prepare import prepare_dataset
+from .data.prepared import is_prepared, load_prepared
 from .describe import align, describe_dataset, describe_installation, describe_model
 from .evaluation import (
     VIDEO_PROTOCOLS,
@@ -334,7 +335,7 @@ def check_leakage(folder: Path | None, leakage_list: Path | None) -> str:
             f"{folder}: where its images come from is unknown, so their ids cannot be compared. Prepare it again: "
             "pretty_name in its README.md is no data set of this library."
         )
-    dataset = open_dataset(folder, partial(load_dataset, str(folder), columns=["image_id"]))
+    dataset = open_dataset(folder, partial(load_prepared, folder, columns=["image_id"]))
     _, part = drop_images(select_split(dataset, str(folder), "train"), listed if collection == COCO else frozenset())
     if part.dropped_images:
         raise LeakageError(
@@ -345,11 +346,6 @@ def check_leakage(folder: Path | None, leakage_list: Path | None) -> str:
         f"{folder}: none of its {part.images:,} training images ({collection}) is on the list {leakage_list} "
         f"({len(listed):,} ids of {COCO})."
     )
-
-
-def is_prepared(folder: Path) -> bool:
-    """Whether a folder looks like one that `hf-refseg prepare` wrote."""
-    return (folder / "data").is_dir() and (folder / "README.md").is_file()
 
 
 def _require_sentences(texts: Sequence[str]) -> None:

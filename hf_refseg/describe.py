@@ -9,12 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from datasets import load_dataset
 
 from . import AutoModelForReferringSegmentation
 from .auto import MODELS
 from .data.loading import DATASET_NAMES
-from .data.prepare import count_rows, stored_columns
+from .data.prepare import count_rows
+from .data.prepared import load_prepared, stored_columns
 from .evaluation import VIDEO_PROTOCOLS
 from .evaluation.protocols import PROTOCOLS
 from .inputs import find_device, load_config, load_processor, open_dataset
@@ -85,7 +85,7 @@ def describe_dataset(folder: Path) -> str:
     """A table of the splits of a prepared data set: referents, sentences and images or videos."""
     # Such columns alone: load_refseg would copy every image to the cache.
     columns = ["referents"] if "frames" in stored_columns(folder) else ["image_id", "sentences"]
-    dataset = open_dataset(folder, partial(load_dataset, str(folder), columns=columns))
+    dataset = open_dataset(folder, partial(load_prepared, folder, columns=columns))
     counts = {split: count_rows(rows) for split, rows in dataset.items()}
     header = ("split", *next(iter(counts.values())))
     return align([header, *((split, *(f"{count:,}" for count in counts[split].values())) for split in counts)])

@@ -18,10 +18,12 @@ from fresh_process import CHECKOUT, run_python
 from hub_server import TOKEN
 from huggingface_hub import DatasetCard
 from PIL import Image
+from typer.testing import CliRunner
 
 from hf_refseg.data.loading import DataFormatError, load_refseg, row_features
 from hf_refseg.data.prepare import PUBLISHED_COUNTS, prepare_dataset, verify_counts
 from hf_refseg.hub.dataset_card import size_category
+from hf_refseg_cli import app
 
 GOLDEN = Path(__file__).parent / "fixtures" / "refer_api"
 SPLITS = {"train": 17, "val": 6, "testA": 6, "testB": 6}
@@ -328,3 +330,49 @@ def test_the_pushed_data_set_is_read_by_a_fresh_process(hub, tree, tmp_path, mon
     printed = run_python(read, cwd=tmp_path, env=hub.environment("reader"))
     with Image.open(GOLDEN / "images/mscoco/images/train2014/COCO_train2014_000000300017.jpg") as image:
         assert printed.strip().endswith(f"{SPLITS} {image.size}")
+
+
+def counts_by_split(folder: Path, cache: Path) -> dict[str, int]:
+    return {split: rows.num_rows for split, rows in load_refseg(str(folder), cache_dir=cache).items()}
+
+
+@pytest.mark.parametrize("times", ["new", "kept"])
+def test_a_folder_prepared_again_under_its_name_shows_its_own_rows(tree, tmp_path, times):
+    masks = []
+    for mask_overlap in ("union", "background"):
+        folder = prepare(tree, tmp_path / "mydata", mask_overlap=mask_overlap)
+        if times == "kept":
+            for path in folder.rglob("*"):
+                os.utime(path, (1, 1))
+        read = load_refseg(str(folder), cache_dir=tmp_path / "cache")
+        original = load_refseg("refcoco", tree, mask_overlap=mask_overlap, cache_dir=tree / "cache")
+        assert read["train"]["mask"][:] == original["train"]["mask"][:]
+        masks.append(read["train"]["mask"][:])
+        shutil.rmtree(folder)
+    assert masks[0] != masks[1]
+
+
+def test_folders_of_one_name_are_not_mixed_up(tmp_path):
+    for size in (1, 2):
+        sizes = {"train_size": size, "val_size": 1, "test_size": 1, "image_size": 64}
+        prepare_dataset("refshapes", None, tmp_path / str(size) / "shapes", cache_dir=tmp_path / "cache", **sizes)
+    for size in (1, 2, 1):
+        rows = load_refseg(str(tmp_path / str(size) / "shapes"), cache_dir=tmp_path / "cache")["train"]
+        assert len(set(rows["image_id"])) == size
+
+
+@pytest.mark.parametrize("name", ["refs[1]", "refs?", "refs*", "[a-z]**"])
+def test_a_folder_may_have_any_name(prepared, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    shutil.copytree(prepared, tmp_path / name)
+    shutil.copytree(prepared, tmp_path / "refs1")
+    (tmp_path / "refs1" / "data" / "val-00001-of-00002.parquet").unlink()
+    assert counts_by_split(tmp_path / name, tmp_path / "cache") == SPLITS
+    printed = CliRunner().invoke(app, ["info", str(tmp_path / name)]).stdout
+    assert [line.split()[:2] for line in printed.splitlines()[1:]] == [[key, str(SPLITS[key])] for key in SPLITS]
+
+
+def test_a_card_without_a_list_of_splits_leaves_them_to_the_names_of_the_files(prepared, tmp_path):
+    shutil.copytree(prepared / "data", tmp_path / "refs" / "data")
+    (tmp_path / "refs" / "README.md").write_text("---\nlicense: mit\n---\n")
+    assert counts_by_split(tmp_path / "refs", tmp_path / "cache") == SPLITS

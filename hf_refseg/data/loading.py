@@ -133,7 +133,7 @@ def load_refseg(
         from hf_refseg.datasets_scripts.refshapes_video import build_refshapes_video
 
         return build_refshapes_video(**options)
-    return _load_prepared(name, **options)
+    return _load_rows(name, **options)
 
 
 def _load_refer(
@@ -185,18 +185,14 @@ def build_rows(builder: DatasetBuilder) -> DatasetDict:
     return builder.as_dataset()
 
 
-def _load_prepared(name: str, **options: Any) -> DatasetDict:
+def _load_rows(name: str, **options: Any) -> DatasetDict:
+    """A prepared folder or a data set on the Hub."""
     from datasets import load_dataset
 
+    from .prepared import load_prepared
+
     folder = Path(name)
-    if folder.is_dir():
-        if not (folder / "README.md").is_file():
-            found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-            raise DataFormatError(
-                f"{folder} is no prepared data set: expected README.md and data/*.parquet, found {found}. Finish or "
-                f"run `hf-refseg prepare`, or load original files with load_refseg('refcoco', data_dir='{folder}')."
-            )
-    elif name.count("/") != 1 or name.startswith((".", "/")):
+    if not folder.is_dir() and (name.count("/") != 1 or name.startswith((".", "/"))):
         raise ValueError(
             f"Unknown data set '{name}'. Choose one of: {', '.join(DATASET_NAMES)}; or pass a folder that "
             "`hf-refseg prepare` wrote, or a Hub id such as 'user/name'."
@@ -206,7 +202,7 @@ def _load_prepared(name: str, **options: Any) -> DatasetDict:
         raise ValueError(
             f"'{name}' is prepared and takes no {chosen_before[0]}: leave it out, it was chosen in `prepare`."
         )
-    dataset = load_dataset(name, **options)
+    dataset = load_prepared(folder, **options) if folder.is_dir() else load_dataset(name, **options)
     found = set(next(iter(dataset.values())).column_names)
     missing = set(video_features() if "frames" in found else row_features()) - found
     if missing:

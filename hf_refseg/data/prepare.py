@@ -103,23 +103,6 @@ def count_rows(rows: Dataset) -> dict[str, int]:
     }
 
 
-def stored_columns(folder: Path) -> list[str]:
-    """The names of the columns of a prepared data set; none where it has no files.
-
-    Raises `DataFormatError` where the first file is damaged.
-    """
-    import pyarrow
-    import pyarrow.parquet as parquet
-
-    files = sorted((folder / "data").glob("*.parquet"))
-    try:
-        return parquet.read_schema(files[0]).names if files else []
-    except pyarrow.ArrowInvalid as error:
-        raise DataFormatError(
-            f"{files[0]} is damaged ({error}). Prepare the data set again with the same options, or download it again."
-        ) from error
-
-
 def verify_counts(name: str, split_by: str | None, counts: Mapping[str, Mapping[str, int]]) -> None:
     """Compare counts (see `count_rows`) with `PUBLISHED_COUNTS`; raises `DataFormatError` with a table if they differ.
 

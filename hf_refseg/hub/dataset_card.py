@@ -178,10 +178,10 @@ def _body(
 Prepared by hf_refseg with: {prepared}.
 
 ```python
-from datasets import load_dataset
+from hf_refseg import load_refseg
 from hf_refseg.data.masks import decode_mask
 
-dataset = load_dataset("this folder or repository")
+dataset = load_refseg("this folder or repository")
 row = dataset["{next(iter(counts))}"][0]
 {text.decoding}
 ```
