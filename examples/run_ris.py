@@ -11,7 +11,6 @@ import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,6 +44,7 @@ from hf_refseg.evaluation import (
 )
 from hf_refseg.files import write_json
 from hf_refseg.modeling.configuration_refseg import MaskGroundingConfig
+from hf_refseg.modeling.names_refseg import nearest_names
 from hf_refseg.modeling.recurrent_text_refseg import RecurrentTextEncoder
 from hf_refseg.training.adapters import add_adapter, check_kind, find_base_model, is_adapter
 from hf_refseg.training.arguments import RefSegTrainingArguments
@@ -248,9 +248,8 @@ def read_recipe(path: Path, names: Sequence[str]) -> dict:
         raise ValueError(f"{path} is no recipe: a mapping of options to values is expected.")
     unknown = [str(name) for name in recipe if name not in names]
     if unknown:
-        close = get_close_matches(unknown[0], names, n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "--help lists all options."
-        raise ValueError(f"{path}: there is no option {', '.join(unknown)}; {hint}")
+        hint = nearest_names(unknown, names) or "; --help lists all options."
+        raise ValueError(f"{path}: there is no option {', '.join(unknown)}{hint}")
     return recipe
 
 

@@ -53,6 +53,7 @@ from hf_refseg.evaluation.video import SEQUENCE_MEASURES, check_video_protocol
 from hf_refseg.evaluation.video_evaluator import VideoEvaluationResult, evaluate_video_model, predict_video_cases
 from hf_refseg.files import write_json
 from hf_refseg.modeling.modeling_video_lavt import VideoLavtForReferringSegmentation
+from hf_refseg.modeling.names_refseg import nearest_names
 from hf_refseg.modeling.video_refseg import segment_video
 from hf_refseg.training.arguments import RefSegTrainingArguments
 from hf_refseg.training.callbacks import PredictionPictures
@@ -154,7 +155,8 @@ class VideoDataArguments:
         taken = [option.name for option in fields(DataArguments) if option.name != "cache_image_features"]
         unknown = [str(name) for name in self.image_data if name not in taken]
         if unknown:
-            raise ValueError(f"image_data has no option {', '.join(unknown)}, only {', '.join(taken)}.")
+            hint = nearest_names(unknown, taken) or "."
+            raise ValueError(f"image_data has no option {', '.join(unknown)}, only {', '.join(taken)}{hint}")
         return DataArguments(**self.image_data)
 
     def reading(self) -> dict[str, Any]:

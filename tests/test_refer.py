@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -322,6 +323,28 @@ def test_an_unknown_choice_names_the_allowed_ones(call, parts):
         load_refseg(**call)
     for part in parts:
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (
+            "refcoco",
+            {"data_dir": GOLDEN, "mask_overlaps": "union"},
+            "refcoco has no option 'mask_overlaps', only data_",
+        ),
+        ("refcoco", {"data_dir": GOLDEN, "mask_overlaps": "union"}, "did you mean mask_overlap?"),
+        ("refshapes", {"train_siez": 5}, "did you mean train_size"),
+        ("refshapes", {"num_frames": 5}, "refshapes has no option 'num_frames'"),
+        ("refshapes_video", {"num_frame": 5}, "did you mean num_frames?"),
+        ("a2d_sentences", {"data_dir": GOLDEN, "context_frame": 5}, "did you mean context_frames?"),
+        (str(GOLDEN), {"cache_dirs": "cache"}, "did you mean cache_dir?"),
+        ("user/name", {"revison": "main"}, "did you mean revision?"),
+    ],
+)
+def test_an_unknown_option_names_the_nearest_one(name, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_refseg(name, **options)
 
 
 def test_a_wrong_layout_says_what_is_expected_and_what_was_found(tmp_path):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import fields
+from inspect import signature
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..modeling.names_refseg import nearest_names
 from .masks import MASK_OVERLAPS
 
 if TYPE_CHECKING:
@@ -24,6 +28,15 @@ REFSHAPES_VIDEO = "refshapes_video"
 # Read from their original files, see `video_loading`.
 VIDEO_DATASETS = ("ref_youtube_vos", "ref_davis17", "a2d_sentences", "jhmdb_sentences")
 DATASET_NAMES = (*REFER_SPLITS, *REFSHAPES, REFSHAPES_VIDEO, *VIDEO_DATASETS)
+SCENE_OPTIONS = ("train_size", "val_size", "test_size", "image_size", "seed", "cache_dir")
+# The options of `load_refseg` that each data set takes; those of other data sets are those of `load_dataset`.
+DATASET_OPTIONS = {
+    **dict.fromkeys(REFER_SPLITS, ("data_dir", "split_by", "mask_overlap", "image_dir", "cache_dir")),
+    **dict.fromkeys(REFSHAPES, SCENE_OPTIONS),
+    REFSHAPES_VIDEO: (*SCENE_OPTIONS, "num_frames"),
+    **dict.fromkeys(VIDEO_DATASETS, ("data_dir", "cache_dir")),
+    "a2d_sentences": ("data_dir", "cache_dir", "context_frames"),
+}
 
 
 class DataFormatError(ValueError):
@@ -107,33 +120,55 @@ def load_refseg(
             `datasets.load_dataset`.
 
     Rows of one image are adjacent. Splits come in the order train, val, testA, testB or train, val, test.
-    Raises `ValueError` for an unknown name or option value, and `DataFormatError`, which names file, record and
-    remedy, for files that are absent, damaged or in another layout.
+    Raises `ValueError` for an unknown name, option or option value, and `DataFormatError`, which names file, record
+    and remedy, for files that are absent, damaged or in another layout.
     """
-    if name in REFER_SPLITS:
-        return _load_refer(name, data_dir, split_by, **options)
-    if name in VIDEO_DATASETS:
-        if split_by is not None:
-            raise ValueError(f"{name} is split in one way alone: leave split_by out.")
-        from .video_loading import load_video_dataset
-
-        return load_video_dataset(name, data_dir, **options)
-    if data_dir is not None or split_by is not None:
+    if split_by is not None and name in VIDEO_DATASETS:
+        raise ValueError(f"{name} is split in one way alone: leave split_by out.")
+    if (data_dir is not None or split_by is not None) and name not in (*REFER_SPLITS, *VIDEO_DATASETS):
         raise ValueError(
             f"'{name}' takes no data_dir or split_by. Leave them out, or choose one of: "
             f"{', '.join((*REFER_SPLITS, *VIDEO_DATASETS))}."
         )
-    if name in REFSHAPES:
-        if "num_frames" in options:
-            raise ValueError(f"'{name}' is made of still scenes: leave num_frames out, or choose '{REFSHAPES_VIDEO}'.")
-        from hf_refseg.datasets_scripts.refshapes import build_refshapes
+    if name not in DATASET_NAMES:
+        return _load_rows(name, **options)
+    _require_options(name, options)
+    if name in REFER_SPLITS:
+        return _load_refer(name, data_dir, split_by, **options)
+    if name in VIDEO_DATASETS:
+        from .video_loading import load_video_dataset
 
-        return build_refshapes(config_name=name, **options)
+        return load_video_dataset(name, data_dir, **options)
     if name == REFSHAPES_VIDEO:
         from hf_refseg.datasets_scripts.refshapes_video import build_refshapes_video
 
         return build_refshapes_video(**options)
-    return _load_rows(name, **options)
+    from hf_refseg.datasets_scripts.refshapes import build_refshapes
+
+    return build_refshapes(config_name=name, **options)
+
+
+def option_names(name: str) -> tuple[str, ...]:
+    """The options of `load_refseg` that a data set takes, or, of a folder or one on the Hub, of `load_dataset`."""
+    if name in DATASET_OPTIONS:
+        return DATASET_OPTIONS[name]
+    from datasets import load_dataset
+    from datasets.packaged_modules.parquet.parquet import ParquetConfig
+
+    # Which files make which split stands in the card.
+    chosen = ("path", "name", "data_dir", "data_files", "split", "config_kwargs", "version", "description")
+    names = (*signature(load_dataset).parameters, *(field.name for field in fields(ParquetConfig)))
+    return tuple(option for option in dict.fromkeys(names) if option not in chosen)
+
+
+def _require_options(name: str, options: Iterable[str]) -> None:
+    """Raises ValueError where a data set has no such option."""
+    known = option_names(name)
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise ValueError(
+            f"{name} has no option '{unknown[0]}', only {', '.join(known)}{nearest_names(unknown, known) or '.'}"
+        )
 
 
 def _load_refer(
@@ -202,6 +237,7 @@ def _load_rows(name: str, **options: Any) -> DatasetDict:
         raise ValueError(
             f"'{name}' is prepared and takes no {chosen_before[0]}: leave it out, it was chosen in `prepare`."
         )
+    _require_options(name, options)
     dataset = load_prepared(folder, **options) if folder.is_dir() else load_dataset(name, **options)
     found = set(next(iter(dataset.values())).column_names)
     missing = set(video_features() if "frames" in found else row_features()) - found

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from hf_refseg.datasets_scripts.video import VideoBuilder
 
-OPTIONS = {"a2d_sentences": ("context_frames",)}
 PACKAGES = {"a2d_sentences": "h5py", "jhmdb_sentences": "scipy"}
 
 
@@ -30,15 +29,10 @@ def load_video_dataset(
         options: for "a2d_sentences" `context_frames` (8): only frames at most so far from an annotated one are kept,
             None = all. The other data sets have none.
 
-    Raises `ValueError` for a missing `data_dir` or an unknown option, `ImportError` for a missing package of the extra
+    Raises `ValueError` for a missing `data_dir`, `ImportError` for a missing package of the extra
     "video", and `DataFormatError`, which names file, record and remedy, for files that are absent, damaged or in
     another layout.
     """
-    unknown = sorted(options.keys() - set(OPTIONS.get(name, ())))
-    if unknown:
-        raise ValueError(
-            f"{name} has no option '{unknown[0]}'. It takes: {', '.join(OPTIONS.get(name, ())) or 'none'}."
-        )
     package = PACKAGES.get(name)
     if package is not None and find_spec(package) is None:
         raise ImportError(f"{name} needs {package}: pip install 'hf_refseg[video]'.")
