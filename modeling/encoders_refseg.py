@@ -293,6 +293,13 @@ class SamMaps(nn.Module):
         return maps
 
 
+class SyncBatchNormActivation(nn.SyncBatchNorm):
+    """What a batch norm of timm's that holds an activation becomes where processes share their statistics."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(features)))
+
+
 class TimmMaps(nn.Module):
     """A timm backbone; `forward` takes images (batch, 3, height, width), returns its feature maps with channels first.
 
@@ -308,9 +315,21 @@ class TimmMaps(nn.Module):
         """Takes over the weights of a pretrained `TimmBackbone` of the same configuration."""
         self.model.load_state_dict(pretrained.state_dict())
 
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """As in PyTorch, whose `SyncBatchNorm.convert_sync_batchnorm` puts the converted backbone back by this method.
+
+        It drops the activations inside timm's batch norms; here they come into effect again.
+        """
+        for norm in module.modules():
+            # PyTorch's own has no parts: these are the activation and the dropout of timm's.
+            if type(norm) is nn.SyncBatchNorm and any(norm.children()):
+                norm.__class__ = SyncBatchNormActivation
+        super().add_module(name, module)
+
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
         maps = self.model(pixel_values).feature_maps
-        if self.model._backbone.output_fmt == "NHWC":
+        # Networks of timm's that know one format alone, channels first, do not name it.
+        if getattr(self.model._backbone, "output_fmt", "NCHW") == "NHWC":
             return [features.permute(0, 3, 1, 2) for features in maps]
         return list(maps)
 

@@ -289,16 +289,19 @@ def tokens_of_image(
 
 @contextmanager
 def kept_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch norms do not count what passes in here: gray patches are no images."""
-    norms = [each for each in module.modules() if isinstance(each, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
+    """Norms in training mode do not count what passes in here: gray patches are no images."""
+    counting = [
+        each
+        for each in module.modules()
+        if isinstance(each, nn.modules.batchnorm._NormBase) and each.training and each.track_running_stats
+    ]
+    for norm in counting:
+        norm.track_running_stats = False
     try:
         yield
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        for norm in counting:
+            norm.track_running_stats = True
 
 
 def tokens_of_masked_image(
@@ -309,7 +312,7 @@ def tokens_of_masked_image(
     patches = is_masked.unflatten(1, image.map_size)[:, None].to(pixel_values.dtype)
     patches = F.interpolate(patches, scale_factor=model.config.token_stride, mode="nearest")
     patches = patches[..., : image.image_size[0], : image.image_size[1]]
-    with kept_statistics(model.backbone):
+    with kept_statistics(model):
         masked_image = model.get_image_features(pixel_values.masked_fill(patches != 0, 0))
     _, tokens, _ = model.embed_pixels(masked_image)
     return tokens

@@ -1,6 +1,7 @@
 """BTMAE's own behavior: masking and reconstruction, impact tokens, what runs at inference, ablations, encoders."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -40,6 +41,10 @@ TRAINING_ABLATIONS = [
     {"num_decoder_layers": 2},
     {"cross_entropy_sigma": 2.0},
 ]
+
+
+def is_batch_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)
 
 
 class TestBtmae(MethodTests):
@@ -198,6 +203,19 @@ class TestBtmae(MethodTests):
                 is_masked = output.masked_patches[:, row // 16, column // 16]
                 expected = torch.where(is_masked[:, None], 0.0, whole[:, :, row, column])
                 assert torch.equal(masked[:, :, row, column], expected)
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("convert", [nn.Identity(), nn.SyncBatchNorm.convert_sync_batchnorm])
+    def test_gray_patches_do_not_count_in_batch_statistics(self, convert: Callable) -> None:
+        counted = {}
+        for masking in ("token", "patch"):
+            model = convert(self.build(backbone_config=TIMM, image_masking=masking)).train()
+            model(**self.inputs(), mask_labels=self.labels())
+            assert all(module.track_running_stats for module in model.backbone.modules() if is_batch_norm(module))
+            counted[masking] = dict(model.named_buffers())
+        assert any(name.startswith("backbone.") for name in counted["token"])
+        assert counted["patch"].keys() == counted["token"].keys()
+        assert all(torch.equal(value, counted["token"][name]) for name, value in counted["patch"].items())
 
     def test_words_are_reconstructed_from_ids(self) -> None:
         model, inputs = self.build(), self.inputs()
