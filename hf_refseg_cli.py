@@ -64,8 +64,21 @@ OVERLAP_HELP = "Frames that neighboring windows share; by default 8, or half a s
 Text = Annotated[list[str], typer.Option("--text", "-t", help="What to segment; repeat it for several expressions.")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"hf_refseg {version('hf_refseg')}")
+        raise typer.Exit
+
+
 @app.callback()
-def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+) -> None:
     """Referring segmentation: an image or a video and a sentence in, the mask out."""
 
 
@@ -307,7 +320,12 @@ def merge(
 
 @app.command()
 def info(
-    folder: Annotated[Path | None, typer.Argument(help="Folder of a saved model or of a prepared data set.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="Folder of a model or of a prepared data set, or a model's id on the Hub."
+        ),
+    ] = None,
     leakage: Annotated[
         bool, typer.Option("--leakage", help="Check that no training image of a prepared data set is on a list.")
     ] = False,
@@ -315,10 +333,10 @@ def info(
         Path | None, typer.Option(envvar="HF_REFSEG_LEAKAGE_LIST", help="The list: JSON with ids of COCO images.")
     ] = None,
 ) -> None:
-    """Tell about a model folder or a prepared data set; without one about this installation."""
+    """Tell about a model or a prepared data set; without a name about this installation."""
     from hf_refseg import cli
 
-    typer.echo(cli.check_leakage(folder, leakage_list) if leakage else cli.info(folder))
+    typer.echo(cli.check_leakage(name, leakage_list) if leakage else cli.info(name))
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ from .evaluation import (
 from .evaluation.protocols import PROTOCOLS
 from .evaluation.video import SEQUENCE_MEASURES
 from .explain import draw_explanations
-from .files import write_json, write_whole
+from .files import may_be_on_hub, write_json, write_whole
 from .inputs import load_model, load_tokenizer, open_dataset, select_split, what_is_in
 from .modeling.image_processing_refseg import open_image
 from .modeling.video_refseg import VideoFrames, segment_video
@@ -298,29 +298,29 @@ def merge(adapter: str, output: Path) -> str:
     return f"{output}  {model.config.model_type}, {model.num_parameters() / 1e6:.1f} M parameters"
 
 
-def info(folder: Path | None) -> str:
-    """What is installed, or what a folder holds."""
-    if folder is None:
+def info(name: str | None) -> str:
+    """What is installed, what a folder holds, or what a model on the Hub is."""
+    if name is None:
         return describe_installation()
-    if (folder / "config.json").is_file() or is_adapter(folder):
-        return describe_model(folder)
+    folder = Path(name)
     if is_prepared(folder):
         return describe_dataset(folder)
+    if may_be_on_hub(name) or (folder / "config.json").is_file() or is_adapter(name):
+        return describe_model(name)
     raise ValueError(
         f"{folder} is neither a model (config.json, or adapter_config.json) nor a prepared data set (README.md and "
-        f"data/*.parquet): "
-        f"{what_is_in(folder)}."
+        f"data/*.parquet), nor can it be the id user/name of a model on the Hub: {what_is_in(folder)}."
     )
 
 
-def check_leakage(folder: Path | None, leakage_list: Path | None) -> str:
+def check_leakage(name: str | None, leakage_list: Path | None) -> str:
     """A line that says that no training image of a prepared data set is on the list of held out images.
 
     Raises:
         LeakageError: some are; the message says how many.
         ValueError: folder or list is absent, is something else, or holds ids of other images than the list.
     """
-    if folder is None or not is_prepared(folder):
+    if name is None or not is_prepared(folder := Path(name)):
         raise ValueError("--leakage checks a folder that `hf-refseg prepare` wrote: name one.")
     if leakage_list is None:
         raise ValueError(

@@ -9,6 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from peft import PeftModel
+from torch import nn
+from transformers.utils import cached_file
 
 from . import AutoModelForReferringSegmentation
 from .auto import MODELS
@@ -38,11 +41,15 @@ def describe_installation() -> str:
     return align(lines.items())
 
 
-def describe_model(folder: Path) -> str:
-    """Method, options that differ from the paper's, parts and their parameters, input size; loads no weights."""
-    adapter = describe_adapter_of(folder) if is_adapter(folder) else {}
-    config = load_config(adapter.get("base model", str(folder)))
-    processor = load_processor(str(folder))
+def describe_model(name: str) -> str:
+    """Method, options that differ from the paper's, parts and their parameters, input size; loads no weights.
+
+    Args:
+        name: folder or Hub id of a model or an adapter.
+    """
+    adapter = describe_adapter_of(name) if is_adapter(name) else {}
+    config = load_config(adapter.get("base model", name))
+    processor = load_processor(name)
     with torch.device("meta"):
         model = AutoModelForReferringSegmentation.from_config(config)
     encoders = {name: getattr(config, name).model_type for name in config.sub_configs if getattr(config, name)}
@@ -64,20 +71,32 @@ def describe_model(folder: Path) -> str:
         **encoders,
         **differing,
     }
+    sizes = count_parameters(model)
+    if adapter:
+        # What an adapter trains is what it would train further.
+        adapter_config = read_adapter_config(name)
+        adapter_config.inference_mode = False
+        PeftModel(model, adapter_config)
+    trainable = count_parameters(model, trainable=True)
     parameters = [("part", "parameters", "trainable")]
-    for name, part in (*model.named_children(), ("total", model)):
-        trainable = sum(parameter.numel() for parameter in part.parameters() if parameter.requires_grad)
-        parameters.append((name, f"{sum(parameter.numel() for parameter in part.parameters()):,}", f"{trainable:,}"))
+    parameters += [(part, f"{size:,}", f"{trainable[part]:,}") for part, size in sizes.items()]
     return f"{align(header.items())}\n\n{align(parameters)}"
 
 
-def describe_adapter_of(folder: Path) -> dict[str, str]:
-    """What an adapter trained, how large it is, and its base model."""
-    config = read_adapter_config(folder)
-    size = (folder / "adapter_model.safetensors").stat().st_size
+def count_parameters(model: nn.Module, trainable: bool = False) -> dict[str, int]:
+    """Numbers of all parameters, or of those that are trained, in each part of a model and in "total"."""
     return {
-        "adapter": f"{describe_adapter(config)} ({size / 1e6:.1f} MB)",
-        "base model": find_base_model(folder),
+        name: sum(parameter.numel() for parameter in part.parameters() if parameter.requires_grad or not trainable)
+        for name, part in (*model.named_children(), ("total", model))
+    }
+
+
+def describe_adapter_of(name: str) -> dict[str, str]:
+    """What an adapter trained, how large it is, and its base model."""
+    size = Path(cached_file(name, "adapter_model.safetensors")).stat().st_size
+    return {
+        "adapter": f"{describe_adapter(read_adapter_config(name))} ({size / 1e6:.1f} MB)",
+        "base model": find_base_model(name),
     }
 
 

@@ -8,10 +8,12 @@ from functools import singledispatchmethod
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from peft import PeftModel
 from PIL import Image
 from torch import Tensor
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
+from .hub.model_card import plain_model
 from .modeling.explanations_refseg import (
     Explainable,
     Explanation,
@@ -32,15 +34,17 @@ from .visualization import (
 
 
 def draw_explanations(
-    model: PreTrainedModel, processor: ProcessorMixin, image: Image.Image, text: str
+    model: PreTrainedModel | PeftModel, processor: ProcessorMixin, image: Image.Image, text: str
 ) -> Iterator[tuple[str, Image.Image]]:
     """Name and picture of each explanation that the model gives of an upright RGB image and a text.
 
-    Where the processor pads images to squares, the pictures show the padding as well.
+    Where the processor pads images to squares, the pictures show the padding as well. Words that the tokenizer does
+    not know are shown as they stand in the text.
 
     Raises:
         ValueError: the method cannot be explained, or its configuration has nothing to tell.
     """
+    model = plain_model(model)
     if not isinstance(model, Explainable):
         raise ValueError(f"A model of type {model.config.model_type} cannot tell how it came to a mask.")
     inputs = processor(image, text, return_tensors="pt").to(model.device)
@@ -51,7 +55,7 @@ def draw_explanations(
             f"This model of type {model.config.model_type} has no parts that tell how it came to a mask: its "
             "configuration replaces them all."
         )
-    words = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())
+    words = tokens_of(processor.tokenizer, text, inputs["input_ids"][0].tolist())
     artist = Artist(processor, image_as_seen(image, processor), words)
     for name, explanation in explanations.items():
         yield name, artist.draw(explanation)
@@ -102,15 +106,34 @@ class Artist:
             picture = unnormalized(explanation.pixel_values, self.processor)
             masked_image = MaskedImage(explanation.masked_patches.cpu().numpy(), picture)
         if explanation.input_ids is not None:
-            predicted = self.processor.tokenizer.convert_ids_to_tokens(explanation.input_ids.tolist())
-            special = self.processor.tokenizer.all_special_tokens
-            shown = [
-                triple
-                for triple in zip(self.words, explanation.masked_words.tolist(), predicted, strict=True)
-                if triple[0] not in special
+            masked = explanation.masked_words.tolist()
+            reconstructed = self.processor.tokenizer.convert_ids_to_tokens(explanation.input_ids.tolist())
+            predicted = [
+                new if is_masked else old
+                for old, is_masked, new in zip(self.words, masked, reconstructed, strict=True)
             ]
+            special = self.processor.tokenizer.all_special_tokens
+            shown = [triple for triple in zip(self.words, masked, predicted, strict=True) if triple[0] not in special]
             masked_words = MaskedWords(*([triple[part] for triple in shown] for part in range(3)))
         return draw_reconstruction(self.image, masked_image, masked_words)
+
+
+def tokens_of(tokenizer: PreTrainedTokenizerBase, text: str, input_ids: Sequence[int]) -> list[str]:
+    """The tokens of a text; in the place of an unknown one what stands there in the text.
+
+    Args:
+        tokenizer: the tokenizer.
+        text: the whole text.
+        input_ids: what a processor with this tokenizer made of it, which may be cut.
+    """
+    tokens = tokenizer.convert_ids_to_tokens(input_ids)
+    if not tokenizer.is_fast:
+        return tokens
+    places = tokenizer(text, return_offsets_mapping=True)["offset_mapping"][: len(tokens)]
+    return [
+        text[start:end] if number == tokenizer.unk_token_id and end > start else token
+        for number, token, (start, end) in zip(input_ids, tokens, places, strict=True)
+    ]
 
 
 def image_as_seen(image: Image.Image, processor: ProcessorMixin) -> Image.Image:

@@ -15,6 +15,11 @@ def is_plain_name(name: object) -> bool:
     return isinstance(name, str) and name not in ("", ".", "..") and not re.search(r"[/\\\0]", name)
 
 
+def may_be_on_hub(name: str | os.PathLike[str]) -> bool:
+    """Whether a name is that of nothing on this machine, and could be the id user/name of something on the Hub."""
+    return not Path(name).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)) is not None
+
+
 def write_whole(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> None:
     """Lets `write` fill a file of another name (`.partial`), which then takes the place of `path`."""
     path = Path(path)

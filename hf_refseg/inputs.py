@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from transformers import (
 from . import AutoModelForReferringSegmentation
 from .auto import MODELS
 from .data.loading import DataFormatError
+from .files import may_be_on_hub
 from .training.adapters import find_base_model, is_adapter, load_with_adapter
 
 
@@ -68,7 +68,7 @@ def load_whole_model(name: str, dtype: str | None) -> PreTrainedModel:
 def load_config(name: str) -> Any:
     """The configuration of a model of this library; raises as `load_model`."""
     folder = Path(name)
-    if not (folder / "config.json").is_file() and (folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name)):
+    if not (folder / "config.json").is_file() and not may_be_on_hub(name):
         raise ValueError(
             f"{name} is no model: expected a folder with config.json, or a Hub id such as user/name; "
             f"{what_is_in(folder)}."

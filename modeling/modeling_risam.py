@@ -411,7 +411,8 @@ class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None
     ) -> dict[str, Explanation]:
         """The attention in each block: of words to pixels, and of the pixels that words look at most to words."""
-        blocks = [block for block in self.fusion if isinstance(block, MutualAwareAttention)]
+        # An adapter wraps a block and its trained copy: both are found, the one that is used is called.
+        blocks = [module for module in self.fusion.modules() if isinstance(module, MutualAwareAttention)]
         with record_calls(blocks) as calls:
             self.fuse(*self.encode_inputs(pixel_values, input_ids, attention_mask))
         explanations: dict[str, Explanation] = {}

@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 import zlib
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from pathlib import Path
 
 import datasets
@@ -19,12 +19,18 @@ from fresh_process import CHECKOUT, run_python
 from golden_lavt import FOLDER as GOLDEN_LAVT
 from golden_lavt import golden_case, model_inputs, released_checkpoint
 from PIL import Image
+from safetensors.torch import load_file
 from tiny_lavt import tiny_lavt, tiny_processor
 from torch.testing import assert_close
 from transformers import AutoModel, AutoProcessor
 from typer.testing import CliRunner, Result
 
-from hf_refseg import LavtForReferringSegmentation, RefSegImageProcessor
+from hf_refseg import (
+    AutoModelForReferringSegmentation,
+    LavtForReferringSegmentation,
+    RefSegImageProcessor,
+    add_adapter,
+)
 from hf_refseg.data.loading import load_refseg
 from hf_refseg.data.prepare import prepare_dataset
 from hf_refseg.evaluation import evaluate_model, with_shuffled_sentences
@@ -460,6 +466,17 @@ def test_convert_lavt_names_what_is_wrong(checkpoint):
     assert "No such command 'nope'" in run("convert", "nope", checkpoint, "out").output
 
 
+def test_version_is_told_without_importing_the_library(tmp_path):
+    code = """
+    import sys
+    from typer.testing import CliRunner
+    from hf_refseg_cli import app
+    print(CliRunner().invoke(app, ["--version"]).output, end="")
+    print([name for name in ("hf_refseg", "torch") if name in sys.modules])
+    """
+    assert run_python(code, cwd=tmp_path) == f"hf_refseg {version('hf_refseg')}\n[]\n"
+
+
 def test_info_without_folder_names_everything_known():
     printed = output_of("info")
     told = {line.split("  ")[0]: line for line in printed.splitlines()}
@@ -483,6 +500,47 @@ def test_info_of_a_model(model_folder):
     assert ["total", f"{total:,}", f"{total:,}"] in lines
     assert ["decoder", f"{decoder:,}", f"{decoder:,}"] in lines
     assert not any(line[:1] == ["fusion_type"] for line in lines)
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_info_of_an_adapter_counts_what_it_trains(model_folder, rank):
+    model = add_adapter(AutoModelForReferringSegmentation.from_pretrained(model_folder), lora_rank=rank)
+    model.save_pretrained("adapter")
+    AutoProcessor.from_pretrained(model_folder).save_pretrained("adapter")
+    counted = {line.split()[0]: line.split()[1:] for line in output_of("info", "adapter").splitlines() if line}
+    plain = tiny_lavt()
+    sizes = {name: sum(each.numel() for each in part.parameters()) for name, part in plain.named_children()}
+    held = load_file("adapter/adapter_model.safetensors")
+    in_backbone = sum(tensor.numel() for name, tensor in held.items() if ".backbone." in name)
+    assert (in_backbone > 0) == (rank is not None)
+    assert counted["backbone"] == [f"{sizes['backbone']:,}", f"{in_backbone:,}"]
+    assert counted["decoder"] == [f"{sizes['decoder']:,}"] * 2
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert counted["total"] == [f"{plain.num_parameters():,}", f"{trained:,}"]
+
+
+def test_info_of_models_on_the_hub(hub, model_folder, tmp_path):
+    code = f"""
+    from typer.testing import CliRunner
+    from transformers import AutoModel, AutoProcessor
+    from hf_refseg import add_adapter
+    from hf_refseg_cli import app
+
+    model, processor = (each.from_pretrained({str(model_folder)!r}) for each in (AutoModel, AutoProcessor))
+    model.push_to_hub("tester/model")
+    processor.push_to_hub("tester/model")
+    add_adapter(AutoModel.from_pretrained("tester/model")).push_to_hub("tester/adapter")
+    processor.push_to_hub("tester/adapter")
+    for name in ({str(model_folder)!r}, "tester/model", "tester/adapter", "tester/missing"):
+        result = CliRunner().invoke(app, ["info", name])
+        print(result.stdout, result.stderr[:30], result.exit_code, sep="@", end="@")
+    """
+    printed = run_python(code, cwd=tmp_path, env=hub.environment("writer")).split("@")
+    local, _, done, *printed = printed
+    assert done == "0" and printed[0] == local and printed[2] == "0"
+    told = " ".join(printed[3].split())
+    assert "base model tester/model" in told and "heads alone" in told and printed[5] == "0"
+    assert printed[7].startswith("Error: tester/missing is not a") and printed[8] == "1"
 
 
 def test_info_of_a_model_that_pads_images(model_folder):

@@ -13,11 +13,14 @@ from torch.testing import assert_close
 from typer.testing import CliRunner
 
 from hf_refseg import (
+    AutoModelForReferringSegmentation,
     BtmaeConfig,
     BtmaeForReferringSegmentation,
     RefSegImageProcessor,
     RisamConfig,
     RisamForReferringSegmentation,
+    add_adapter,
+    load_with_adapter,
 )
 from hf_refseg.explain import Artist, draw_explanations, image_as_seen, unnormalized
 from hf_refseg.modeling.explanations_refseg import record_calls, strongest_places
@@ -275,6 +278,45 @@ def test_the_command_draws_every_explanation(build, dtype: str, tmp_path: Path) 
     for path in result.stdout.splitlines():
         picture = Image.open(path)
         assert min(picture.size) > 50 and len(picture.getcolors(1 << 24)) > 50
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("build", [tiny_lavt, tiny_risam, tiny_btmae])
+def test_an_adapter_is_explained_like_the_model_it_is_merged_into(build, tmp_path: Path) -> None:
+    base, adapter, processor = tmp_path / "base", tmp_path / "adapter", tiny_processor()
+    build().save_pretrained(base)
+    adapted = add_adapter(AutoModelForReferringSegmentation.from_pretrained(base))
+    for parameter in adapted.parameters():
+        parameter += 0.01 * parameter.requires_grad
+    adapted.save_pretrained(adapter)
+    merged = load_with_adapter(adapter).merge_and_unload()
+    expected = {name: picture.tobytes() for name, picture in draw_explanations(merged, processor, photo(), TEXT)}
+    for unmerged in (AutoModelForReferringSegmentation.from_pretrained(adapter), load_with_adapter(adapter)):
+        pictures = {name: picture.tobytes() for name, picture in draw_explanations(unmerged, processor, photo(), TEXT)}
+        assert pictures == expected
+
+
+@pytest.mark.parametrize("limit", [20, 5])
+def test_words_that_the_tokenizer_does_not_know_are_shown_as_they_were_written(limit: int, monkeypatch) -> None:
+    drawn = {}
+
+    def reconstruction(image, masked_image, masked_words):
+        drawn["caption"] = masked_words
+        return draw_reconstruction(image, masked_image, masked_words)
+
+    def impact_tokens(image, maps, word_weights, words):
+        drawn["words"] = words
+        return draw_impact_tokens(image, maps, word_weights, words)
+
+    monkeypatch.setattr("hf_refseg.explain.draw_reconstruction", reconstruction)
+    monkeypatch.setattr("hf_refseg.explain.draw_impact_tokens", impact_tokens)
+    processor = tiny_processor()
+    processor.max_text_length = limit
+    list(draw_explanations(tiny_btmae(), processor, photo(), "The red ZORBLE circle"))
+    words = ["the", "red", "ZORBLE", "circle"][: limit - 2]
+    assert drawn["words"] == ["[CLS]", *words, "[SEP]"]
+    assert drawn["caption"].words == words
+    assert drawn["caption"].reconstruction[2] == "ZORBLE" and not drawn["caption"].masked_words[2]
 
 
 def test_the_command_names_bad_input(tmp_path: Path) -> None:

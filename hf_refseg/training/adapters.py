@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file, find_adapter_config_file
 
 from ..auto import AutoModelForReferringSegmentation
+from ..files import may_be_on_hub
 
 ENCODERS = ("backbone", "text_encoder")
 # Queries, keys and values as Swin and CLIP (q_proj ...), BERT (query ...), SAM and timm (qkv) call them.
@@ -244,7 +245,7 @@ def _mismatch(adapter: str, config: PeftConfig, base_model: PreTrainedModel) -> 
 
 
 def _find_config_file(name: str | PathLike[str]) -> str | None:
-    if Path(name).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+    if Path(name).is_dir() or may_be_on_hub(name):
         return find_adapter_config_file(str(name))
     return None
 
