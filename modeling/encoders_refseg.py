@@ -117,11 +117,14 @@ class WindowLayer(SwinLayer):
         wanted = (size, device)
         if torch.compiler.is_compiling():
             return self.compute_window_order(size, device)
-        if self.kept_order is None or self.kept_order[0] != wanted:
+        # Read once: another thread may replace it at any time.
+        kept = self.kept_order
+        if kept is None or kept[0] != wanted:
             # Tensors made in inference mode could not be used in training later.
             with torch.inference_mode(False):
-                self.kept_order = (wanted, self.compute_window_order(size, device))
-        return self.kept_order[1]
+                kept = (wanted, self.compute_window_order(size, device))
+            self.kept_order = kept
+        return kept[1]
 
     def compute_window_order(self, size: tuple[int, int], device: torch.device) -> WindowOrder:
         tokens = size[0] * size[1]
@@ -155,9 +158,11 @@ class WindowLayer(SwinLayer):
             self.kept_scores = None
             return self.compute_added_scores(size, order)
         wanted = (size, table.data_ptr(), table._version, table.dtype)
-        if self.kept_scores is None or self.kept_scores[0] != wanted:
-            self.kept_scores = (wanted, self.compute_added_scores(size, order))
-        return self.kept_scores[1]
+        kept = self.kept_scores
+        if kept is None or kept[0] != wanted:
+            kept = (wanted, self.compute_added_scores(size, order))
+            self.kept_scores = kept
+        return kept[1]
 
     def compute_added_scores(self, size: tuple[int, int], order: WindowOrder) -> list[Tensor]:
         scores = self.attention.relative_position_bias()

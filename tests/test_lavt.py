@@ -1,14 +1,20 @@
 """LAVT's own behavior: ablations, encoders, windows, text encoder, configuration."""
 
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
+
 import pytest
 import torch
 from method_tests import MethodTests
 from tiny_configs import BERT, SWIN
-from torch import nn
+from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import BertConfig, BertModel, SwinConfig, SwinModel
 
 from hf_refseg import LavtConfig, LavtForReferringSegmentation
+from hf_refseg.modeling import encoders_refseg
 from hf_refseg.modeling.encoders_refseg import SwinStages, WindowLayer
 from hf_refseg.modeling.modeling_lavt import (
     ClosedPathway,
@@ -183,6 +189,32 @@ class TestLavt(MethodTests):
         inputs["pixel_values"] = torch.randn(2, 3, 136, 64)
         model(**inputs)
         assert [len(call) for call in calls] == [2] * len(calls)
+
+    def test_threads_with_images_of_other_sizes_do_not_disturb_each_other(self) -> None:
+        """Another thread encodes another image between any two lines of the encoder's code."""
+        stages = SwinStages(SwinConfig(**{**TINY_SWIN, "depths": [2], "num_heads": [1]})).eval()
+        images = [torch.randn(1, 3, *size) for size in ((16, 16), (24, 20))]
+
+        @torch.no_grad()
+        def encode(image: Tensor) -> Tensor:
+            return stages.run_stage(0, *stages.embed(image))
+
+        with ThreadPoolExecutor(1) as other_thread:
+
+            def switch_at_each_line(frame: FrameType, event: str, argument: object) -> Callable | None:
+                if frame.f_code.co_filename != encoders_refseg.__file__:
+                    return None
+                if event == "line":
+                    other_thread.submit(encode, images[1]).result()
+                return switch_at_each_line
+
+            expected, before = encode(images[0]), sys.gettrace()
+            sys.settrace(switch_at_each_line)
+            try:
+                actual = encode(images[0])
+            finally:
+                sys.settrace(before)
+        assert torch.equal(actual, expected)
 
     def test_inference_mode_leaves_nothing_that_training_cannot_use(self) -> None:
         model = self.build()
