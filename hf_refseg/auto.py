@@ -19,11 +19,10 @@ from .modeling.modeling_btmae import BtmaeForReferringSegmentation
 from .modeling.modeling_lavt import LavtForReferringSegmentation
 from .modeling.modeling_m3att import M3AttForReferringSegmentation
 from .modeling.modeling_magnet import MagNetForReferringSegmentation
+from .modeling.modeling_refseg import PIPELINES
 from .modeling.modeling_risam import RisamForReferringSegmentation
 from .modeling.modeling_unified_lavt import UnifiedLavtForReferringSegmentation
 from .modeling.modeling_video_lavt import VideoLavtForReferringSegmentation
-from .modeling.pipeline_refseg import ReferringImageSegmentationPipeline
-from .modeling.pipeline_video_refseg import ReferringVideoSegmentationPipeline
 from .modeling.processing_refseg import RefSegProcessor
 
 
@@ -45,10 +44,6 @@ MODELS = {
     RisamConfig: RisamForReferringSegmentation,
     UnifiedLavtConfig: UnifiedLavtForReferringSegmentation,
     VideoLavtConfig: VideoLavtForReferringSegmentation,
-}
-PIPELINES = {
-    "referring-image-segmentation": ReferringImageSegmentationPipeline,
-    "referring-video-segmentation": ReferringVideoSegmentationPipeline,
 }
 
 

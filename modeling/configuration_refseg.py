@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+from transformers.pipelines import PIPELINE_REGISTRY
 
 
 def require_at_least_one(config: Any, *names: str) -> None:
@@ -204,6 +205,8 @@ class RefSegConfig(PreTrainedConfig):
     max_text_length: ClassVar[int] = 20
     # Whether `pixel_values` may be clips (batch, frames, 3, height, width) as well as images.
     takes_clips: ClassVar[bool] = False
+    # Pipelines whose code lies beside the weights; a saved model names them.
+    custom_pipelines: ClassVar[dict[str, dict]] = {}
 
     freeze_image_encoder: bool = False
     freeze_text_encoder: bool = False
@@ -211,6 +214,14 @@ class RefSegConfig(PreTrainedConfig):
     presence_loss_weight: float | int = 1.0
     mask_grounding: MaskGroundingConfig | dict | None = None
     language_reconstruction: LanguageReconstructionConfig | dict | None = None
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> Any:
+        """As in transformers; pipelines that this process knows are not named: they need no code of the checkpoint."""
+        known = PIPELINE_REGISTRY.supported_tasks
+        named = config_dict.get("custom_pipelines", {})
+        foreign = {task: pipeline for task, pipeline in named.items() if task not in known}
+        return super().from_dict({**config_dict, "custom_pipelines": foreign}, **kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Not in `__post_init__`: `from_pretrained(path, mask_grounding={...})` sets the field of a finished object.

@@ -1,6 +1,7 @@
 """What the models of all methods share: weights of losses, and the way from image and text to the mask."""
 
 import math
+from collections.abc import Iterable
 from os import PathLike
 from typing import Any
 
@@ -14,14 +15,28 @@ from .auxiliary_refseg import MaskGrounding, PresenceHead, draw_masked_words, in
 from .configuration_refseg import RefSegConfig
 from .language_reconstruction_refseg import LanguageReconstruction
 from .modeling_outputs_refseg import FusedFeatures, ImageFeatures, ReferringSegmentationOutput
+from .pipeline_refseg import ReferringImageSegmentationPipeline
+from .pipeline_video_refseg import ReferringVideoSegmentationPipeline
 
 # Auxiliary tasks of training alone: the name of each is that of its module and of its field of the configuration.
 TRAINING_TASKS = ("mask_grounding", "language_reconstruction")
+
+# The pipelines of every model. Importing them here also makes their code travel with each of them.
+PIPELINES = {
+    "referring-image-segmentation": ReferringImageSegmentationPipeline,
+    "referring-video-segmentation": ReferringVideoSegmentationPipeline,
+}
 
 
 def is_frozen(module: nn.Module) -> bool:
     """Whether nothing in it is trained."""
     return not any(parameter.requires_grad for parameter in module.parameters())
+
+
+def describe_pipelines(tasks: Iterable[str]) -> dict[str, dict]:
+    """These pipelines as transformers' `custom_pipelines`, which a configuration holds on disk."""
+    names = {task: (PIPELINES[task].__module__.split(".")[-1], PIPELINES[task].__name__) for task in tasks}
+    return {task: {"impl": ".".join(name), "pt": ["AutoModel"], "type": "multimodal"} for task, name in names.items()}
 
 
 class RefSegPreTrainedModel(PreTrainedModel):
@@ -104,18 +119,24 @@ class RefSegPreTrainedModel(PreTrainedModel):
         save_auxiliary: bool = True,
         **kwargs,
     ) -> None:
-        """As in transformers; with `save_auxiliary=False` a model without its tasks of training alone is written."""
-        tasks = {name: getattr(self.config, name) for name in TRAINING_TASKS if getattr(self.config, name) is not None}
-        if save_auxiliary or not tasks:
-            return super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
-        prefixes = tuple(f"{name}." for name in tasks)
-        tensors = self.state_dict() if state_dict is None else state_dict
-        kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefixes)}
+        """As in transformers; with `save_auxiliary=False` a model without its tasks of training alone is written.
+
+        The configuration names the pipelines, so that `pipeline(task, model=..., trust_remote_code=True)` finds their
+        code beside the weights.
+        """
+        tasks = {} if save_auxiliary else {name: getattr(self.config, name) for name in TRAINING_TASKS}
+        tasks = {name: task for name, task in tasks.items() if task is not None}
+        if tasks:
+            prefixes = tuple(f"{name}." for name in tasks)
+            tensors = self.state_dict() if state_dict is None else state_dict
+            state_dict = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefixes)}
+        self.config.custom_pipelines = describe_pipelines(self.config.custom_pipelines or PIPELINES)
         try:
             for name in tasks:
                 setattr(self.config, name, None)
-            return super().save_pretrained(save_directory, *args, state_dict=kept, **kwargs)
+            super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
         finally:
+            del self.config.custom_pipelines
             for name, task in tasks.items():
                 setattr(self.config, name, task)
 

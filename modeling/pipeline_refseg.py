@@ -16,6 +16,7 @@ class ReferringSegmentationPipeline(Pipeline):
 
     _load_processor = True
     _load_image_processor = False
+    _load_video_processor = False
     _load_tokenizer = False
     _load_feature_extractor = False
     _pipeline_calls_generate = False

@@ -12,7 +12,8 @@ import json, sys
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoProcessor, Trainer, TrainingArguments
+from PIL import Image
+from transformers import AutoModel, AutoProcessor, Trainer, TrainingArguments, pipeline
 
 images = np.random.default_rng(0).integers(0, 256, (2, 40, 50, 3), np.uint8)
 texts = ["the left dog", "red circle"]
@@ -54,6 +55,11 @@ for name in ("pushed", "trained"):
     processor = AutoProcessor.from_pretrained(f"tester/{name}", trust_remote_code=REMOTE)
     difference = (logits(model, processor) - expected[name]).abs().max().item()
     read[name] = [difference, type(model).__module__.split(".")[0]]
+    for task in ("referring-image-segmentation", "referring-video-segmentation"):
+        segment = pipeline(task, model=f"tester/{name}", trust_remote_code=REMOTE)
+        frame = Image.fromarray(images[0])
+        (result,) = segment(frame if "image" in task else [frame], text=texts[0])
+        read[name].append([type(segment).__module__.split(".")[0], result["label"]])
 print(json.dumps(read))
 """
 
@@ -83,7 +89,8 @@ def test_models_pushed_by_hand_and_by_the_trainer_are_read_elsewhere(hub, tmp_pa
         INPUTS, "import hf_refseg\nREMOTE = None", READ, cwd=elsewhere, env=hub.environment("reader")
     )
     same = pytest.approx(0, abs=1e-6)
-    assert json.loads(with_package.splitlines()[-1]) == {"pushed": [same, "hf_refseg"], "trained": [same, "hf_refseg"]}
+    known = [same, "hf_refseg", *[["hf_refseg", "the left dog"]] * 2]
+    assert json.loads(with_package.splitlines()[-1]) == {"pushed": known, "trained": known}
 
     *_, read, again = run_python(
         INPUTS,
@@ -94,6 +101,6 @@ def test_models_pushed_by_hand_and_by_the_trainer_are_read_elsewhere(hub, tmp_pa
         env=hub.environment("stranger"),
         hide_package=True,
     ).splitlines()
-    remote = [same, "transformers_modules"]
+    remote = [same, "transformers_modules", *[["transformers_modules", "the left dog"]] * 2]
     assert json.loads(read) == {"pushed": remote, "trained": remote}
     assert float(again) == same

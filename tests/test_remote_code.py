@@ -70,12 +70,15 @@ def test_code_beside_the_weights_is_enough(folder):
     processor_again = AutoProcessor.from_pretrained("again", trust_remote_code=True)
     segment = pipeline(model="with_pipeline", trust_remote_code=True)
     (result,) = segment(photo, text="the left dog", threshold=expected["threshold"].item())
+    segment.save_pretrained("pipeline_again")
+    (same,) = pipeline(model="pipeline_again", trust_remote_code=True)(photo, text="the left dog")
+    (another,) = pipeline("referring-video-segmentation", model="again", trust_remote_code=True)([photo], text="dog")
     print(json.dumps({
         "difference": difference(processor, model),
         "difference_again": difference(processor_again, again),
         "modules": sorted({type(part).__module__.split(".")[0] for part in (config, model, processor, again)}),
         "image_processor": type(image_processor).__name__,
-        "label": result["label"],
+        "labels": [answer["label"] for answer in (result, same, another)],
         "mask_agrees": result["mask"].size == photo.size
         and (np.asarray(result["mask"]) > 0).tolist() == expected["masks"][0].tolist(),
         "package_imported": any(name.split(".")[0] == "hf_refseg" for name in sys.modules),
@@ -87,7 +90,7 @@ def test_code_beside_the_weights_is_enough(folder):
         "difference_again": pytest.approx(0, abs=1e-6),
         "modules": ["transformers_modules"],
         "image_processor": "RefSegImageProcessor",
-        "label": "the left dog",
+        "labels": ["the left dog", "the left dog", "dog"],
         "mask_agrees": True,
         "package_imported": False,
     }
@@ -100,11 +103,14 @@ def test_the_installed_package_needs_no_trust(folder):
     model = AutoModel.from_pretrained("model")
     processor = AutoProcessor.from_pretrained("model")
     named = hf_refseg.AutoModelForReferringSegmentation.from_pretrained("model")
-    (result,) = pipeline("referring-image-segmentation", model="model")(photo, text="red circle")
+    segment = pipeline("referring-image-segmentation", model="model")
+    (result,) = segment(photo, text="red circle")
+    saved = pipeline("referring-image-segmentation", model="with_pipeline")
     print(json.dumps({
         "difference": difference(processor, model),
         "same_class": type(named) is type(model) is hf_refseg.LavtForReferringSegmentation,
         "processor": type(processor) is hf_refseg.RefSegProcessor,
+        "pipeline": type(segment) is type(saved) is hf_refseg.ReferringImageSegmentationPipeline,
         "label": result["label"],
     }))
     """
@@ -113,5 +119,6 @@ def test_the_installed_package_needs_no_trust(folder):
         "difference": pytest.approx(0, abs=1e-6),
         "same_class": True,
         "processor": True,
+        "pipeline": True,
         "label": "red circle",
     }
