@@ -13,7 +13,7 @@ export GOMP_SPINCOUNT ?= 10000
 export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 
-.PHONY: demo demo-real test lint format
+.PHONY: demo demo-real test test-kernels lint format
 
 # Trains a small LAVT on generated scenes (at most 10 minutes on two cores) and shows what it learned.
 demo: $(INSTALLED)
@@ -25,6 +25,14 @@ demo-real: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# The tests with the kernels of other processors, then with one thread and with two: no number may depend on them.
+test-kernels: $(INSTALLED)
+	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 $(BIN)/python -m pytest
+	$(BIN)/python -m pytest --without-onednn
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

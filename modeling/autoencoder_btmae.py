@@ -7,6 +7,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_btmae import BtmaeConfig
 from .layers_refseg import MultiHeadAttention, PixelWordAttention
+from .precision_refseg import at_least_float32
 
 
 def draw_masked_tokens(can_be_masked: Tensor, ratio: float, generator: torch.Generator) -> Tensor:
@@ -127,8 +128,8 @@ def masked_word_loss(logits: Tensor, input_ids: Tensor, is_masked: Tensor) -> Te
 
     `logits` (batch, tokens, vocabulary), `input_ids` and `is_masked` (batch, tokens); 0 where nothing is masked.
     """
-    losses = F.cross_entropy(logits.float().transpose(1, 2), input_ids, reduction="none")
-    weights = is_masked / is_masked.sum(1, keepdim=True).clamp(min=1)
+    losses = F.cross_entropy(at_least_float32(logits).transpose(1, 2), input_ids, reduction="none")
+    weights = is_masked.to(losses.dtype) / is_masked.sum(1, keepdim=True).clamp(min=1)
     return (losses * weights).sum() / is_masked.any(1).sum().clamp(min=1)
 
 

@@ -13,6 +13,7 @@ from transformers.models.bert.modeling_bert import BertEncoder, BertPreTrainedMo
 from .configuration_refseg import MaskGroundingConfig
 from .layers_refseg import mean_word, pixel_centers
 from .modeling_outputs_refseg import FusedFeatures
+from .precision_refseg import at_least_float32
 
 
 class PresenceHead(nn.Module):
@@ -39,8 +40,8 @@ class PresenceHead(nn.Module):
     @staticmethod
     def loss(logits: Tensor, mask_labels: Tensor) -> Tensor:
         """Binary cross-entropy of `logits` (batch,); a target is present where its mask (batch, ...) is not empty."""
-        present = (mask_labels != 0).flatten(1).any(1)
-        return F.binary_cross_entropy_with_logits(logits.float(), present.float())
+        present, logits = (mask_labels != 0).flatten(1).any(1), at_least_float32(logits)
+        return F.binary_cross_entropy_with_logits(logits, present.to(logits.dtype))
 
 
 class WordTokens(nn.Module):
@@ -72,7 +73,7 @@ class ImageTokens(nn.Module):
     def forward(self, maps: Tensor, mask_labels: Tensor) -> Tensor:
         size = [min(length, self.max_size) for length in maps.shape[-2:]]
         pixels = F.adaptive_avg_pool2d(maps, size).flatten(2).transpose(1, 2)
-        return pixels + self.position(pixel_centers(*size, maps.device).to(maps.dtype))
+        return pixels + self.position(pixel_centers(*size, maps.device, maps.dtype).to(maps.dtype))
 
 
 class CenterToken(nn.Module):
@@ -83,7 +84,7 @@ class CenterToken(nn.Module):
         self.encoder = coordinate_mlp(channels)
 
     def forward(self, maps: Tensor, mask_labels: Tensor) -> Tensor:
-        return self.encoder(mask_centers(mask_labels).to(maps.dtype)).unsqueeze(1)
+        return self.encoder(mask_centers(mask_labels, maps.dtype).to(maps.dtype)).unsqueeze(1)
 
 
 class AverageToken(nn.Module):
@@ -94,7 +95,8 @@ class AverageToken(nn.Module):
         self.encoder = nn.Sequential(nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, channels))
 
     def forward(self, maps: Tensor, mask_labels: Tensor) -> Tensor:
-        weights = F.adaptive_avg_pool2d((mask_labels != 0).float(), maps.shape[-2:])
+        is_target = (mask_labels != 0).to(torch.promote_types(maps.dtype, torch.float32))
+        weights = F.adaptive_avg_pool2d(is_target, maps.shape[-2:])
         weights = weights / weights.sum((1, 2), keepdim=True).clamp(min=1e-6)
         return self.encoder(torch.einsum("bchw,bhw->bc", maps, weights.to(maps.dtype))).unsqueeze(1)
 
@@ -191,9 +193,10 @@ class MaskGrounding(nn.Module):
             mask_labels: (batch, height, width), not 0 = target.
         """
         has_target = (mask_labels != 0).flatten(1).any(1)
-        weights = (is_masked & has_target[:, None]) / is_masked.sum(1, keepdim=True).clamp(min=1)
+        losses = F.cross_entropy(at_least_float32(logits), input_ids[is_masked], reduction="none")
+        is_counted = (is_masked & has_target[:, None]).to(losses.dtype)
+        weights = is_counted / is_masked.sum(1, keepdim=True).clamp(min=1)
         sentences = (has_target & is_masked.any(1)).sum().clamp(min=1)
-        losses = F.cross_entropy(logits.float(), input_ids[is_masked], reduction="none")
         return (losses * weights[is_masked]).sum() / sentences
 
 
@@ -226,10 +229,13 @@ def independent_generator() -> torch.Generator:
     return torch.Generator().manual_seed(int(torch.randint(2**62, ())) + rank)
 
 
-def mask_centers(mask_labels: Tensor) -> Tensor:
-    """The mean place (x, y), in [0, 1], of the pixels of masks (batch, height, width): (batch, 2); 0 if empty."""
-    targets = (mask_labels != 0).flatten(1).float().unsqueeze(2)
-    centers = pixel_centers(*mask_labels.shape[-2:], mask_labels.device)
+def mask_centers(mask_labels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The mean place (x, y), in [0, 1], of the pixels of masks (batch, height, width): (batch, 2); 0 if empty.
+
+    It is computed in `dtype`, in float32 where that is a shorter format.
+    """
+    targets = (mask_labels != 0).flatten(1).unsqueeze(2)
+    centers = pixel_centers(*mask_labels.shape[-2:], mask_labels.device, dtype)
     # No matrix product, which autocast would compute in half precision.
     return (targets * centers).sum(1) / targets.sum(1).clamp(min=1)
 

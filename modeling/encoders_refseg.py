@@ -17,6 +17,7 @@ from transformers.models.swin.modeling_swin import (
 )
 
 from .layers_refseg import to_map, written_out_attention
+from .precision_refseg import at_least_float32
 from .recurrent_text_refseg import RecurrentTextConfig, RecurrentTextEncoder
 
 
@@ -183,8 +184,8 @@ class WindowLayer(SwinLayer):
         scores = scores.take_along_dim(places[:, :, :tokens, None], 2).take_along_dim(places[:, :, None], 3)
         of_tokens, of_padding = scores.split([tokens, area - tokens], 3)
         # Half precision would be too coarse for a sum of many.
-        precise = of_padding.to(torch.promote_types(scores.dtype, torch.float32))
-        return torch.cat([of_tokens, precise.logsumexp(3, keepdim=True).to(scores.dtype)], 3)
+        summed = at_least_float32(of_padding).logsumexp(3, keepdim=True)
+        return torch.cat([of_tokens, summed.to(scores.dtype)], 3)
 
 
 class SwinStages(nn.Module):

@@ -23,6 +23,8 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import ModelOutput, TensorType
 
+from .precision_refseg import at_least_float32
+
 
 class RefSegImageProcessorKwargs(ImagesKwargs, total=False):
     """
@@ -233,7 +235,9 @@ class RefSegImageProcessor(TorchvisionBackend):
         if self.size.longest_edge:
             rows, columns = fit_longest_edge(height, width, max(logits.shape))
             logits = logits[:rows, :columns]
-        resized = F.interpolate(logits[None, None].float(), (height, width), mode="bilinear", align_corners=False)
+        resized = F.interpolate(
+            at_least_float32(logits)[None, None], (height, width), mode="bilinear", align_corners=False
+        )
         probabilities = resized[0, 0].sigmoid()
         mask = (probabilities > threshold) & is_found
         present = bool(mask.any())

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .configuration_refseg import LanguageReconstructionConfig
 from .layers_refseg import TokenBatchNorm, mean_word, sinusoidal_positions
+from .precision_refseg import at_least_float32
 
 
 class AttendedSentence(nn.Module):
@@ -80,7 +81,7 @@ class LanguageReconstruction(nn.Module):
             feature_mask: (batch, positions), 1 = a feature.
         """
         projected = self.project(words, self.sentence_vector(words, word_mask), word_mask)
-        return F.mse_loss(self.reconstruct(features, feature_mask).float(), projected.float())
+        return F.mse_loss(at_least_float32(self.reconstruct(features, feature_mask)), at_least_float32(projected))
 
     def project(self, words: Tensor, sentences: Tensor, word_mask: Tensor) -> Tensor:
         """F_proj of the words F_t and the sentence F'_t (equation 4), (batch, feature channels)."""

@@ -148,9 +148,13 @@ def side_by_side(maps: list[Tensor], size: tuple[int, int]) -> Tensor:
     return torch.cat([resize_free(each, size) for each in maps], 1).flatten(2).transpose(1, 2)
 
 
-def pixel_centers(height: int, width: int, device: torch.device) -> Tensor:
-    """The places (x, y) of the pixels of an image, row by row, (height * width, 2), in [0, 1]."""
-    rows, columns = ((torch.arange(length, device=device) + 0.5) / length for length in (height, width))
+def pixel_centers(height: int, width: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The places (x, y) of the pixels of an image, row by row, (height * width, 2), in [0, 1].
+
+    They are computed in `dtype`, in float32 where that is a shorter format.
+    """
+    precise = torch.promote_types(dtype, torch.float32)
+    rows, columns = ((torch.arange(length, device=device, dtype=precise) + 0.5) / length for length in (height, width))
     return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).flatten(0, 1)
 
 
@@ -166,7 +170,8 @@ def sinusoidal_positions(features: Tensor) -> Tensor:
     The channels are even in number; device and type are those of `features`.
     """
     positions, channels = features.shape[1:]
-    steps = torch.arange(0, channels, 2, device=features.device)
+    precise = torch.promote_types(features.dtype, torch.float32)
+    steps = torch.arange(0, channels, 2, device=features.device, dtype=precise)
     angles = torch.arange(positions, device=features.device)[:, None] * torch.exp(steps * (-math.log(1e4) / channels))
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1).to(features.dtype)
 

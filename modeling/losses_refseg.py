@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .precision_refseg import at_least_float32
+
 
 def weighted_cross_entropy(logits: Tensor, mask_labels: Tensor, class_weights: tuple[float, float]) -> Tensor:
     """Cross-entropy with a weight per class, divided by the sum of the weights of all pixels of the batch.
@@ -18,19 +20,19 @@ def weighted_cross_entropy(logits: Tensor, mask_labels: Tensor, class_weights: t
     `class_weights`: background, foreground. (LAVT, conference version.)
     """
     background, foreground = class_weights
-    logits, labels = logits.float(), mask_labels.float()
+    logits, labels = _precise(logits, mask_labels)
     weights = background + (foreground - background) * labels
     return F.binary_cross_entropy_with_logits(logits, labels, weights, reduction="sum") / weights.sum()
 
 
 def cross_entropy(logits: Tensor, mask_labels: Tensor) -> Tensor:
     """Binary cross-entropy, the mean over all pixels."""
-    return F.binary_cross_entropy_with_logits(logits.float(), mask_labels.float())
+    return F.binary_cross_entropy_with_logits(*_precise(logits, mask_labels))
 
 
 def focal_loss(logits: Tensor, mask_labels: Tensor, gamma: float = 2.0) -> Tensor:
     """-(1 - p_t)^gamma log(p_t), p_t the probability of the right class; averaged over pixels (RISAM, eq. 10)."""
-    negative_logarithm = F.binary_cross_entropy_with_logits(logits.float(), mask_labels.float(), reduction="none")
+    negative_logarithm = F.binary_cross_entropy_with_logits(*_precise(logits, mask_labels), reduction="none")
     return ((1 - torch.exp(-negative_logarithm)).pow(gamma) * negative_logarithm).mean()
 
 
@@ -39,7 +41,8 @@ def dice_loss(logits: Tensor, mask_labels: Tensor, smoothing: float = 1.0) -> Te
 
     The smoothing lets a sample without a target lower its probabilities; without it such a sample has no gradient.
     """
-    probabilities, labels = logits.float().sigmoid(), mask_labels.float()
+    logits, labels = _precise(logits, mask_labels)
+    probabilities = logits.sigmoid()
     overlap = (probabilities * labels).sum((-2, -1))
     total = probabilities.sum((-2, -1)) + labels.sum((-2, -1))
     return (1 - (2 * overlap + smoothing) / (total + smoothing)).mean()
@@ -50,7 +53,8 @@ def iou_loss(logits: Tensor, mask_labels: Tensor, epsilon: float = 1e-6) -> Tens
 
     The denominator is `epsilon` at least. A sample without a target costs 1 whatever its probabilities p are.
     """
-    probabilities, labels = logits.float().sigmoid(), mask_labels.float()
+    logits, labels = _precise(logits, mask_labels)
+    probabilities = logits.sigmoid()
     overlap = torch.minimum(probabilities, labels).sum((-2, -1))
     union = torch.maximum(probabilities, labels).sum((-2, -1))
     return (1 - overlap / union.clamp(min=epsilon)).mean()
@@ -61,7 +65,7 @@ def error_weighted_cross_entropy(logits: Tensor, mask_labels: Tensor, sigma: flo
 
     p is the probability of the foreground. No gradient flows through w.
     """
-    logits, labels = logits.float(), mask_labels.float()
+    logits, labels = _precise(logits, mask_labels)
     weights = sigma * (logits.detach().sigmoid() - labels).abs()
     return F.binary_cross_entropy_with_logits(logits, labels, weights)
 
@@ -146,7 +150,7 @@ def pixel_to_text_loss(
     `pixel_to_pixel_loss`.
     """
     target, background = _target_and_background(features, mask_labels, max_pixels, generator)
-    anchors = F.normalize(sentences.float(), dim=-1)
+    anchors = F.normalize(at_least_float32(sentences), dim=-1)
     return _mean_over_contrasted(_contrast(target, anchors, background, temperature), target, background)
 
 
@@ -166,7 +170,7 @@ def _target_and_background(
     features: Tensor, mask_labels: Tensor, max_pixels: int, generator: torch.Generator | None
 ) -> tuple[_Pixels, _Pixels]:
     labels = F.interpolate(mask_labels[:, None].float(), features.shape[-2:], mode="nearest-exact").flatten(1) > 0.5
-    pixels = F.normalize(features.float().flatten(2).transpose(1, 2), dim=-1)
+    pixels = F.normalize(at_least_float32(features).flatten(2).transpose(1, 2), dim=-1)
     return tuple(_draw(pixels, members, max_pixels, generator) for members in (labels, ~labels))
 
 
@@ -191,10 +195,16 @@ def _mean_over_contrasted(losses: Tensor, target: _Pixels, background: _Pixels) 
     return (losses * has_both).sum() / has_both.sum().clamp(min=1)
 
 
+def _precise(logits: Tensor, mask_labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in float32, in float64 where the logits are."""
+    logits = at_least_float32(logits)
+    return logits, mask_labels.to(logits.dtype)
+
+
 def _as_two_classes(logits: Tensor, mask_labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Probabilities and labels of (background, foreground), float32, each (batch, 2, height, width)."""
-    foreground = logits.float().sigmoid()
-    labels = mask_labels.float()
+    """Probabilities and labels of (background, foreground), each (batch, 2, height, width)."""
+    logits, labels = _precise(logits, mask_labels)
+    foreground = logits.sigmoid()
     return torch.stack([1 - foreground, foreground], 1), torch.stack([1 - labels, labels], 1)
 
 

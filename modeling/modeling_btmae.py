@@ -41,6 +41,7 @@ from .layers_refseg import (
 from .losses_refseg import error_weighted_cross_entropy, iou_loss
 from .modeling_outputs_refseg import FusedFeatures, ImageFeatures, ReferringSegmentationOutput
 from .modeling_refseg import RefSegPreTrainedModel
+from .precision_refseg import at_least_float32
 
 STRIDES = (4, 8, 16, 32)
 
@@ -187,7 +188,7 @@ class ImpactTokenAttention(nn.Module):
             self.query(refined), self.key(words), self.value(words), attn_mask=(word_mask != 0)[:, None]
         )
         features = self.feed_forward(attended + refined)  # equation 2
-        masks = self.sampling(features).float().softmax(-1)  # equation 1
+        masks = at_least_float32(self.sampling(features)).softmax(-1)  # equation 1
         weights = masks / masks.sum(1, keepdim=True).clamp(min=1e-6)
         return ImpactTokens(masks, weights.to(features.dtype).transpose(1, 2) @ features)  # equation 3
 
@@ -514,7 +515,8 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             masked = self.masked_tokens(self, image, pixels, is_masked)
             patches = self.language_to_vision.reconstruct(masked, pixel_positions, None, is_masked, words, word_mask)
             pixel_values = self.join_patches(patches, image)
-            losses["image_reconstruction"] = F.mse_loss(pixel_values.float(), self.unpack_features(image)[-1].float())
+            original = self.unpack_features(image)[-1]
+            losses["image_reconstruction"] = F.mse_loss(at_least_float32(pixel_values), at_least_float32(original))
             fields["reconstructed_pixels"] = pixel_values.detach()
             fields["masked_patches"] = is_masked.unflatten(1, image.map_size)
         if self.config.word_autoencoder:

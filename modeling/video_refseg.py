@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from .image_processing_refseg import open_image, upright_rgb
 from .modeling_outputs_refseg import ReferringSegmentationOutput
+from .precision_refseg import at_least_float32
 
 logger = logging.get_logger(__name__)
 
@@ -310,11 +311,11 @@ class _ClipSegmenter:
         )
         logits = outputs.logits if self.takes_clips else outputs.logits.unsqueeze(1)
         for index, frame in enumerate(frames):
-            frame.logits = frame.logits + logits[:, index].float()
+            frame.logits = frame.logits + at_least_float32(logits[:, index])
             frame.num_clips += 1
             if outputs.presence_logits is not None:
                 before = 0.0 if frame.presence_logits is None else frame.presence_logits
-                frame.presence_logits = before + outputs.presence_logits.float()
+                frame.presence_logits = before + at_least_float32(outputs.presence_logits)
 
     @torch.no_grad()
     def finish(self, frame: _PendingFrame) -> list[FrameMask]:

@@ -194,7 +194,7 @@ def shift_mask(size: Sequence[int], window: Sequence[int], shift: Sequence[int],
             parts[-step:] = 2
         numbers = 3 * numbers + parts.view([-1 if index == axis else 1 for index in range(-1, 4)])
     numbers = split_windows(numbers, window).squeeze(0).transpose(1, 2)
-    return ((numbers != numbers.transpose(1, 2)) * -100.0).to(like.dtype).unsqueeze(1)
+    return (numbers != numbers.transpose(1, 2)).to(like.dtype).mul(-100).unsqueeze(1)
 
 
 class VideoSwinBlock(GradientCheckpointingLayer, SwinTransformerBlock):

@@ -3,8 +3,20 @@
 from collections.abc import Callable
 
 import pytest
+import torch
 from hub_server import hub  # noqa: F401
 from torch import nn
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--without-onednn", action="store_true", help="run PyTorch's own kernels in the place of oneDNN's"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--without-onednn"):
+        torch.backends.mkldnn.set_flags(False)
 
 
 @pytest.fixture

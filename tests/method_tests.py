@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from fresh_process import run_python
+from rounded_operations import RoundedOperations
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -338,6 +339,19 @@ class MethodTests(ABC):
         actual = model.to(torch.bfloat16)(**inputs).logits
         assert actual.dtype == torch.bfloat16
         assert (actual.float() - expected).abs().mean() < 0.1 * expected.std()
+
+    @pytest.mark.parametrize("is_training", [False, True])
+    def test_nothing_rounds_float64(self, is_training: bool) -> None:
+        task = {"special_token_ids": [0, 1, 2, 3, 4], "mask_token_id": 4, "predictor_layers": 1}
+        model = self.build(presence_head=True, mask_grounding=task, language_reconstruction={})
+        model.double().train(is_training)
+        inputs = self.inputs() | {"pixel_values": self.inputs()["pixel_values"].double()}
+        with RoundedOperations() as rounded:
+            output = model(**inputs, mask_labels=self.labels())
+            output.loss.backward()
+        assert rounded.names == []
+        assert {value.dtype for value in (output.logits, output.loss)} == {torch.float64}
+        assert {value.dtype for value in output.loss_components.values()} == {torch.float64}
 
     @torch.no_grad()
     def test_eager_attention_agrees_with_sdpa(self) -> None:

@@ -4,8 +4,16 @@ import math
 
 import pytest
 import torch
+from rounded_operations import RoundedOperations
 
 from hf_refseg.modeling.losses_refseg import (
+    cross_entropy,
+    dice_loss,
+    error_weighted_cross_entropy,
+    focal_loss,
+    iou_loss,
+    pixel_to_pixel_loss,
+    pixel_to_text_loss,
     two_class_boundary_loss,
     two_class_dice_loss,
     two_class_focal_loss,
@@ -79,3 +87,21 @@ def test_losses_average_over_samples(maps) -> None:
     for loss in (two_class_dice_loss, two_class_focal_loss, two_class_boundary_loss):
         alone = [loss(logits[index : index + 1], labels[index : index + 1]).item() for index in (0, 1)]
         assert loss(logits, labels).item() == pytest.approx(sum(alone) / 2, rel=1e-5)
+
+
+def test_no_loss_rounds_float64(maps) -> None:
+    logits, labels = maps[0].double().requires_grad_(), maps[1]
+    features = logits[:, None].expand(-1, 3, -1, -1)
+    with RoundedOperations() as rounded:
+        losses = [
+            weighted_cross_entropy(logits, labels, (0.9, 1.1)),
+            pixel_to_pixel_loss(features, labels, 0.3, 20),
+            pixel_to_text_loss(features, features.mean((2, 3)), labels, 0.3, 20),
+        ]
+        for loss in (cross_entropy, focal_loss, dice_loss, iou_loss, error_weighted_cross_entropy):
+            losses.append(loss(logits, labels))
+        for loss in (two_class_dice_loss, two_class_focal_loss, two_class_boundary_loss):
+            losses.append(loss(logits, labels))
+        sum(losses).backward()
+    assert rounded.names == []
+    assert {loss.dtype for loss in losses} == {torch.float64}

@@ -27,6 +27,7 @@ from ..data.clips import NOT_ANNOTATED, ClipExamples, FrameExamples
 from ..data.examples import ReferentExamples, RefSegCollator
 from ..evaluation.protocols import scores_from_counts
 from ..hub.model_card import write_model_card
+from ..modeling.precision_refseg import at_least_float32
 from .adapters import check_kind, describe_adapter, load_adapter_weights
 from .arguments import RefSegTrainingArguments
 from .callbacks import EpochSetter, LossWeightSchedule
@@ -322,7 +323,7 @@ class ComponentMeans:
     def add(self, components: dict[str, Tensor], samples: int) -> None:
         """`components`: scalars, each a mean over `samples`."""
         for name, value in components.items():
-            self.sums[name] = self.sums.get(name, 0) + value.detach().float() * samples
+            self.sums[name] = self.sums.get(name, 0) + at_least_float32(value.detach()) * samples
         self.samples += samples
 
     def take(self, accelerator: Accelerator) -> dict[str, float]:
