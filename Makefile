@@ -13,7 +13,7 @@ export GOMP_SPINCOUNT ?= 10000
 export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 
-.PHONY: demo demo-real test test-kernels lint format
+.PHONY: demo demo-real test test-kernels test-transformers lint format
 
 # Trains a small LAVT on generated scenes (at most 10 minutes on two cores) and shows what it learned.
 demo: $(INSTALLED)
@@ -33,6 +33,11 @@ test-kernels: $(INSTALLED)
 	$(BIN)/python -m pytest --without-onednn
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest
+
+# transformers' own tests of models, processors and configurations on ours; they are downloaded once, never copied.
+test-transformers: $(INSTALLED)
+	$(BIN)/python tests/transformers_suite/download.py
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/transformers_suite
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
