@@ -52,6 +52,14 @@ class RefSegProcessor(ProcessorMixin):
         self.text_truncation = text_truncation
         super().__init__(image_processor, tokenizer, **kwargs)
 
+    def save_pretrained(self, *args, **kwargs) -> list[str]:
+        """As in transformers; the processor itself stays as it was."""
+        files = super().save_pretrained(*args, **kwargs)
+        if self._auto_class is not None:
+            # The place of its code, which transformers writes into the file by way of the object.
+            del self.auto_map
+        return files
+
     def __call__(
         self,
         images: ImageInput | None = None,

@@ -309,3 +309,11 @@ def test_pipeline_takes_paths_and_lists(segment: ReferringImageSegmentationPipel
 def test_pipeline_refuses_unknown_options(segment: ReferringImageSegmentationPipeline) -> None:
     with pytest.raises(TypeError, match="takes `text` and `threshold`"):
         segment(photograph(), text="red", treshold=0.3)
+
+
+def test_saving_leaves_the_processor_as_it_was(tmp_path) -> None:
+    tiny_processor().save_pretrained(tmp_path / "first")
+    processor = AutoProcessor.from_pretrained(tmp_path / "first")
+    before = processor.to_dict()
+    processor.save_pretrained(tmp_path / "second")
+    assert processor.to_dict() == before == AutoProcessor.from_pretrained(tmp_path / "second").to_dict()
