@@ -84,18 +84,26 @@ def options(
 
 @app.command()
 def predict(
+    context: typer.Context,
     model: ModelName,
-    images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="Image files; with --video videos or folders of frames.")
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGE...",
+            help="Images or videos: files, folders or patterns; with --video a folder holds the frames of one.",
+        ),
     ],
     text: Text,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures; made where it is missing.")],
+    json: Annotated[
+        Path | None, typer.Option("--json", help="File for scores, boxes and masks (COCO run lengths) of all of them.")
+    ] = None,
     threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="Foreground probability; by default the processor's.")
     ] = None,
     device: Device = None,
     dtype: Dtype = "float32",
-    video: Annotated[bool, typer.Option("--video", help="Segment videos.")] = False,
+    video: Annotated[bool, typer.Option("--video", help="All of them are videos.")] = False,
     window: Annotated[
         int | None, typer.Option(min=0, help="Frames that the model sees at once; 32 by default, 0 = the whole video.")
     ] = None,
@@ -106,19 +114,38 @@ def predict(
 ) -> None:
     """Segment every expression in every image: a mask PNG for each, and an overlay of all for each image.
 
-    With --video in every video: an overlay MP4, and a folder with a palette PNG for each frame, whose pixels hold the
-    number of the expression, 1 for the first.
+    In every video: an overlay MP4, and a folder with a palette PNG for each frame, whose pixels hold the number of the
+    expression, 1 for the first. What is wrong with an image or a video is told, the others are segmented all the same,
+    and the exit status is 1.
     """
     from hf_refseg import cli
 
-    options = {"threshold": threshold, "device": device, "dtype": dtype}
-    if video:
-        window = 32 if window is None else window
-        options |= {"window": window or None, "overlap": overlap, "per_frame": per_frame}
-    elif per_frame or (window, overlap) != (None, None):
-        raise ValueError("--window, --overlap and --per-frame go with --video.")
-    for prediction in (cli.predict_video if video else cli.predict)(model, images, text, output, **options):
-        typer.echo(prediction)
+    failures = 0
+
+    def report(error: Exception) -> None:
+        nonlocal failures
+        if context.parent.params["debug"]:
+            raise error
+        failures += 1
+        typer.echo(f"Error: {_message(error)}", err=True)
+
+    lines = cli.predict(
+        model,
+        sources,
+        text,
+        output,
+        report=report,
+        all_videos=video,
+        reading={"window": window, "overlap": overlap, "per_frame": per_frame or None},
+        threshold=threshold,
+        device=device,
+        dtype=dtype,
+        json_path=json,
+    )
+    for line in lines:
+        typer.echo(line)
+    if failures:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from numpy.typing import NDArray
 from transformers import (
     PreTrainedModel,
     pipeline,
@@ -27,6 +26,7 @@ from .convert import (
 )
 from .data.leakage import COCO, IMAGE_COLLECTIONS, LeakageError, drop_images, image_collection, read_leakage_list
 from .data.loading import REFER_SPLITS, load_refseg
+from .data.masks import encode_mask, mask_to_bbox
 from .data.prepare import prepare_dataset
 from .data.prepared import is_prepared, load_prepared
 from .describe import align, describe_dataset, describe_installation, describe_model
@@ -45,13 +45,14 @@ from .evaluation import (
 from .evaluation.protocols import PROTOCOLS
 from .evaluation.video import SEQUENCE_MEASURES
 from .explain import draw_explanations
-from .files import may_be_on_hub, write_json, write_whole
+from .files import may_be_on_hub, slug, write_json, write_whole
 from .inputs import load_model, load_tokenizer, open_dataset, select_split, what_is_in
 from .modeling.image_processing_refseg import open_image
-from .modeling.video_refseg import VideoFrames, segment_video
+from .modeling.video_refseg import FrameMask, VideoFrames, segment_video
+from .sources import SOURCE_ERRORS, Report, Source, find_sources, keep_readable
 from .training.adapters import is_adapter
 from .video_visualization import MAX_MASKS, write_video_masks
-from .visualization import draw_comparison, draw_masks, draw_strips
+from .visualization import can_draw, draw_comparison, draw_masks, draw_strips
 
 SHOWN_CASES = 5
 REFER_OPTIONS = ("mask_overlap", "image_dir")
@@ -61,73 +62,133 @@ ALL_PROTOCOLS = (*sorted(PROTOCOLS), *VIDEO_PROTOCOLS)
 
 def predict(
     model_name: str,
-    images: Sequence[Path],
+    arguments: Sequence[Path],
     texts: Sequence[str],
     output: Path,
     *,
+    report: Report,
+    all_videos: bool,
+    reading: Mapping[str, Any],
     threshold: float | None,
     device: str | None,
     dtype: str,
+    json_path: Path | None,
 ) -> Iterator[str]:
-    """Writes `<image>_overlay.png` for each image and `<image>_<number>_<text>.png` (0 or 255) for each text on it.
+    """Segments every text in every image and video, as `predict_image` and `predict_video` do; yields their lines.
 
-    Yields a line for each mask, once its image is done: path, score and share of pixels, or that there is no target.
+    All images and the beginning of all videos are read before the model is loaded. What is wrong with one of them goes
+    to `report`, and the others are segmented.
+
+    Args:
+        model_name: folder or Hub id of the model.
+        arguments: files, folders and patterns, see `find_sources`.
+        texts: the expressions.
+        output: the folder that is written to; made where it is missing.
+        report: is given what is wrong with an image or a video.
+        all_videos: see `find_sources`.
+        reading: `window` (0 = the whole video), `overlap` and `per_frame` of `segment_video`, None where not given.
+        threshold: foreground probability; the processor's if None.
+        device: see `load_model`.
+        dtype: see `load_model`.
+        json_path: the file for the scores, boxes and masks of all images and videos that were segmented; None = none.
     """
     _require_sentences(texts)
-    for path in images:
-        _require_image(path)
+    if json_path is not None and json_path.is_dir():
+        raise ValueError(f"{json_path} is a folder: pass the name of a file to --json.")
+    sources = find_sources(arguments, all_videos, report)
+    given = {option: value for option, value in reading.items() if value is not None}
+    if given and not any(source.is_video for source in sources):
+        raise ValueError("--window, --overlap and --per-frame go with --video, or with video files.")
+    readable = keep_readable(sources, report)
+    _require_place_for_videos(output, [source.name for source in readable if source.is_video], texts)
+    if not readable:
+        return
     model, processor = load_model(model_name, device, dtype)
-    segment = pipeline("referring-image-segmentation", model=model, processor=processor, device=model.device)
+    segment_images = partial(
+        pipeline("referring-image-segmentation", model=model, processor=processor, device=model.device),
+        threshold=threshold,
+    )
+    if given.get("window") == 0:
+        given["window"] = None
+    segment_videos = partial(segment_video, model, processor, threshold=threshold, **given)
     output.mkdir(parents=True, exist_ok=True)
-    for path, name in zip(images, unique_names(path.stem for path in images), strict=True):
-        image = open_image(path)
-        results = segment(image, text=list(texts), threshold=threshold)
-        masks = [np.asarray(result["mask"]) != 0 for result in results]
-        for number, (result, mask) in enumerate(zip(results, masks, strict=True), start=1):
-            mask_path = output / ("_".join(filter(None, [name, str(number), slug(result["label"])])) + ".png")
-            write_whole(mask_path, partial(result["mask"].save, format="PNG"))
-            line = f"{mask_path}  score {result['score']:.3f}  {100 * mask.mean():.1f} % of pixels"
-            yield line if result["present"] else f"{line}  no target"
-        picture = draw_masks(image, masks, [result["label"] for result in results])
-        write_whole(output / f"{name}_overlay.png", partial(picture.save, format="PNG"))
+    records = []
+    for source in readable:
+        try:
+            if source.is_video:
+                record = yield from predict_video(segment_videos, source, texts, output, masks=json_path is not None)
+            else:
+                record = yield from predict_image(segment_images, source, texts, output)
+            records.append(record)
+        except SOURCE_ERRORS as error:
+            named = str(error).startswith(str(source.path))
+            report(error if named else ValueError(f"{source.path}: {error}"))
+    if json_path is not None:
+        json_path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(json_path, records)
+
+
+def predict_image(
+    segment: Callable[..., list[dict]], source: Source, texts: Sequence[str], output: Path
+) -> Generator[str, None, dict[str, Any]]:
+    """Writes `<image>_overlay.png` and `<image>_<number>_<text>.png` (0 or 255) for each text.
+
+    Yields a line for each mask: path, score and share of pixels, whether there is no target, and the text where the
+    overlay's legend shows its number instead. Returns the image's entry of the JSON file.
+    """
+    image = open_image(source.path)
+    results = segment(image, text=list(texts))
+    masks = [np.asarray(result["mask"]) != 0 for result in results]
+    record = {"image": str(source.path), "predictions": []}
+    for number, (result, mask) in enumerate(zip(results, masks, strict=True), start=1):
+        text = result["label"]
+        mask_path = output / ("_".join(filter(None, [source.name, str(number), slug(text)])) + ".png")
+        write_whole(mask_path, partial(result["mask"].save, format="PNG"))
+        line = f"{mask_path}  score {result['score']:.3f}  {100 * mask.mean():.1f} % of pixels"
+        line = line if result["present"] else f"{line}  no target"
+        yield line if can_draw(text) else f"{line}  {number} is {text}"
+        described = describe_mask(mask, result["score"], result["present"])
+        record["predictions"].append({"text": text, **described, "file": str(mask_path)})
+    picture = draw_masks(image, masks, [result["label"] for result in results])
+    write_whole(output / f"{source.name}_overlay.png", partial(picture.save, format="PNG"))
+    return record
 
 
 def predict_video(
-    model_name: str,
-    videos: Sequence[Path],
+    segment: Callable[..., Iterator[list[FrameMask]]],
+    source: Source,
     texts: Sequence[str],
     output: Path,
     *,
-    window: int | None,
-    overlap: int | None,
-    per_frame: bool,
-    threshold: float | None,
-    device: str | None,
-    dtype: str,
-) -> Iterator[str]:
-    """Writes `<video>.mp4` and the folder `<video>/` of each video, as `write_video_masks` does.
+    masks: bool,
+) -> Generator[str, None, dict[str, Any]]:
+    """Writes `<video>.mp4` and the folder `<video>/`, as `write_video_masks` does.
 
-    Yields a line for each text, once its video is done: the folder, the number of the text in it, on how many frames
-    there is a mask, and the mean score of those.
+    Yields a line for each text: the folder, the number of the text in it, on how many frames there is a mask, and the
+    mean score of those. Returns the video's entry of the JSON file; without `masks` its frames are left out.
     """
-    _require_sentences(texts)
-    if len(texts) > MAX_MASKS:
-        raise ValueError(f"{len(texts)} expressions are too many for one video: pass at most {MAX_MASKS}.")
-    clips = [VideoFrames(path) for path in videos]
-    names = unique_names((path.stem for path in videos), default="video")
-    for path in (output / f"{name}{suffix}" for name in names for suffix in ("", ".mp4")):
-        if path.exists():
-            raise ValueError(f"{path} is there already. Choose another folder as output.")
-    model, processor = load_model(model_name, device, dtype)
-    output.mkdir(parents=True, exist_ok=True)
-    for frames, name in zip(clips, names, strict=True):
-        answers = segment_video(
-            model, processor, frames, texts, window=window, overlap=overlap, per_frame=per_frame, threshold=threshold
-        )
-        for number, scores in enumerate(write_video_masks(frames, answers, texts, output / name), start=1):
-            found = [score for score in scores if score > 0]
-            line = f"{output / name}  {number} {texts[number - 1]}: on {len(found)} of {len(scores)} frames"
-            yield f"{line}, mean score {np.mean(found):.3f}" if found else f"{line}, no target"
+    frames, folder = VideoFrames(source.path), output / source.name
+    described: list[list[dict[str, Any]]] = [[] for _ in texts]
+
+    def described_along(answers: Iterable[list[FrameMask]]) -> Iterator[list[FrameMask]]:
+        for answer in answers:
+            for each, of_text in zip(answer, described, strict=True):
+                of_text.append(describe_mask(each.mask.numpy(), each.score, each.present))
+            yield answer
+
+    answers = segment(frames, texts)
+    all_scores = write_video_masks(frames, described_along(answers) if masks else answers, texts, folder)
+    for number, (text, scores) in enumerate(zip(texts, all_scores, strict=True), start=1):
+        found = [score for score in scores if score > 0]
+        line = f"{folder}  {number} {text}: on {len(found)} of {len(scores)} frames"
+        yield f"{line}, mean score {np.mean(found):.3f}" if found else f"{line}, no target"
+    predictions = [{"text": text, "frames": of_text} for text, of_text in zip(texts, described, strict=True)]
+    return {"video": str(source.path), "predictions": predictions, "folder": str(folder)}
+
+
+def describe_mask(mask: NDArray[np.bool_], score: float, present: bool) -> dict[str, Any]:
+    """Score, box (x, y, width, height in pixels) and COCO run lengths of a boolean mask (height, width)."""
+    return {"present": bool(present), "score": float(score), "bbox": mask_to_bbox(mask), "mask": encode_mask(mask)}
 
 
 def explain(
@@ -136,12 +197,13 @@ def explain(
     """Writes `<image>_<explanation>.png` for each explanation that the model gives, and yields its path."""
     if not text.strip():
         raise ValueError("The expression is empty: pass a sentence.")
-    _require_image(image_path)
+    source = Source(image_path, slug(image_path.stem) or "image", is_video=False)
+    source.check()
     image = open_image(image_path)
     model, processor = load_model(model_name, device, dtype)
     for name, picture in draw_explanations(model, processor, image, text):
         output.mkdir(parents=True, exist_ok=True)
-        path = output / f"{unique_names([image_path.stem])[0]}_{name}.png"
+        path = output / f"{source.name}_{name}.png"
         write_whole(path, partial(picture.save, format="PNG"))
         yield str(path)
 
@@ -353,9 +415,12 @@ def _require_sentences(texts: Sequence[str]) -> None:
         raise ValueError("An expression is empty: pass a sentence to every --text.")
 
 
-def _require_image(path: Path) -> None:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such image file.")
+def _require_place_for_videos(output: Path, names: Sequence[str], texts: Sequence[str]) -> None:
+    if names and len(texts) > MAX_MASKS:
+        raise ValueError(f"{len(texts)} expressions are too many for one video: pass at most {MAX_MASKS}.")
+    for path in (output / f"{name}{suffix}" for name in names for suffix in ("", ".mp4")):
+        if path.exists():
+            raise ValueError(f"{path} is there already. Choose another folder as output.")
 
 
 def _require_new_folder(output: Path) -> None:
@@ -382,25 +447,6 @@ def given_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     if wrong:
         raise ValueError(f"'{name}' takes no --{wrong[0].replace('_', '-')}. Leave it out.")
     return given
-
-
-def slug(text: str) -> str:
-    """A text as a safe part of a file name: a to z, digits, "+" and "-", at most 40; may be empty."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[^a-z0-9+]+", "-", plain)[:40].strip("-")
-
-
-def unique_names(stems: Iterable[str], default: str = "image") -> list[str]:
-    """A safe name for each file, `default` where its stem has none; those of equal stems are numbered in order."""
-    names: list[str] = []
-    for stem in stems:
-        base = slug(stem) or default
-        name, number = base, 1
-        while name in names:
-            number += 1
-            name = f"{base}-{number}"
-        names.append(name)
-    return names
 
 
 def score_table(result: EvaluationResult | VideoEvaluationResult) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,12 @@ def is_plain_name(name: object) -> bool:
 def may_be_on_hub(name: str | os.PathLike[str]) -> bool:
     """Whether a name is that of nothing on this machine, and could be the id user/name of something on the Hub."""
     return not Path(name).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)) is not None
+
+
+def slug(text: str) -> str:
+    """A text as a safe part of a file name: a to z, digits, "+" and "-", at most 40; may be empty."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9+]+", "-", plain)[:40].strip("-")
 
 
 def write_whole(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +20,22 @@ HIDDEN_COLOR: Color = (128, 128, 128)
 # From the lowest value of a heat map to the highest.
 HEAT_COLORS: tuple[Color, ...] = ((20, 20, 90), (0, 130, 160), (250, 210, 60), (220, 30, 20))
 CELLS_PER_ROW = 5
+# Colors nearer to each other than this, of 442 from black to white, are hard to tell apart.
+NEAR_COLORS = 100
+# What systems come with and Pillow finds by name, for texts that its own font, of plain Latin letters, cannot draw.
+SYSTEM_FONTS = (
+    "DejaVuSans.ttf",
+    "NotoSans-Regular.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "NotoSansDevanagari-Regular.ttf",
+    "Arial Unicode.ttf",
+    "arial.ttf",
+    "msyh.ttc",
+    "malgun.ttf",
+    "Nirmala.ttf",
+)
+# No character, so that every font draws what it draws for characters that it does not have.
+NO_CHARACTER = "\uffff"
 
 
 @dataclass(frozen=True)
@@ -65,7 +82,7 @@ def spread(numbers: Sequence[int], count: int = 4) -> list[int]:
 
 
 def draw_overlay(image: Image.Image, mask: ArrayLike, color: Color = MASK_COLOR, opacity: float = 0.5) -> Image.Image:
-    """Tint a mask's pixels and draw its outline.
+    """Tint a mask's pixels and draw its outline, in black or white where the image is of about the mask's color.
 
     Args:
         image: any mode; it is not changed.
@@ -83,8 +100,10 @@ def draw_overlay(image: Image.Image, mask: ArrayLike, color: Color = MASK_COLOR,
         raise ValueError(f"opacity must be in [0, 1], not {opacity}.")
     mask = _checked_mask(mask, image)
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32).copy()
+    outline = _outline(mask)
+    is_alike = np.linalg.norm(pixels[outline] - np.asarray(color), axis=-1, keepdims=True) < NEAR_COLORS
     pixels[mask] = (1 - opacity) * pixels[mask] + opacity * np.asarray(color, dtype=np.float32)
-    pixels[_outline(mask)] = color
+    pixels[outline] = np.where(is_alike, _black_or_white(color), color)
     return Image.fromarray(pixels.round().astype(np.uint8))
 
 
@@ -92,6 +111,8 @@ def draw_masks(
     image: Image.Image, masks: Sequence[ArrayLike], labels: Sequence[str], opacity: float = 0.5
 ) -> Image.Image:
     """Draw several masks, each in its own color, above a legend that names them.
+
+    Of an expression that no font here can draw (`can_draw`) the legend shows the number, 1 for the first.
 
     Args:
         image: any mode; it is not changed.
@@ -326,6 +347,31 @@ def distinct_color(index: int) -> Color:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
+def can_draw(text: str) -> bool:
+    """Whether there is a font here that has glyphs for the whole text."""
+    return find_font(text, 12) is not None
+
+
+def find_font(text: str, size: int) -> ImageFont.FreeTypeFont | None:
+    """A font of this size in pixels that has glyphs for the whole text: Pillow's own one, or one of the system."""
+    return next((font for font in _fonts(size) if _has_glyphs(font, _drawable(text))), None)
+
+
+def _fonts(size: int) -> Iterator[ImageFont.FreeTypeFont]:
+    yield _default_font(size)
+    yield from filter(None, (_system_font(name, size) for name in SYSTEM_FONTS))
+
+
+def _has_glyphs(font: ImageFont.FreeTypeFont, text: str) -> bool:
+    missing = _glyph(font, NO_CHARACTER)
+    return all(_glyph(font, character) != missing for character in set(text) - {" "})
+
+
+def _glyph(font: ImageFont.FreeTypeFont, character: str) -> tuple[tuple[int, int], bytes]:
+    picture = font.getmask(character)
+    return picture.size, bytes(picture)
+
+
 def _comparison_row(row: ComparisonRow, cell_width: int, font_size: int) -> Image.Image:
     overlays = [draw_overlay(row.image, mask) for mask in (row.truth, row.prediction)]
     pictures = [_fit(picture, cell_width) for picture in (row.image.convert("RGB"), *overlays)]
@@ -371,15 +417,17 @@ def _word_table(weights: NDArray, words: Sequence[str], colors: Sequence[Color],
     """A row for each color, a column for each word; cells are colored by weight, from 0 to the largest of all."""
     if weights.shape != (len(colors), len(words)):
         raise ValueError(f"Weights of shape {weights.shape} for {len(colors)} rows and {len(words)} words.")
-    font, height = _font(font_size), 2 * font_size
-    labels = [wrap_text(word, font, 10 * font_size)[0] for word in words]
-    widths = [max(2 * height, round(font.getlength(label)) + font_size) for label in labels]
+    fonts, height = [_font_of(word, font_size) for word in words], 2 * font_size
+    labels = [wrap_text(word, font, 10 * font_size)[0] for word, font in zip(words, fonts, strict=True)]
+    widths = [
+        max(2 * height, round(font.getlength(label)) + font_size) for label, font in zip(labels, fonts, strict=True)
+    ]
     table = Image.new("RGB", (height + sum(widths), (len(colors) + 1) * height), BACKGROUND)
     draw, left = ImageDraw.Draw(table), height
     shades = _heat_colors(weights / max(weights.max(initial=0), 1e-12))
     for row, color in enumerate(colors, start=1):
         draw.rectangle((0, row * height + 1, height - 2, (row + 1) * height - 2), fill=color)
-    for column, (label, width) in enumerate(zip(labels, widths, strict=True)):
+    for column, (label, width, font) in enumerate(zip(labels, widths, fonts, strict=True)):
         draw.text((left + font_size // 4, font_size // 4), label, fill=TEXT_COLOR, font=font)
         for row in range(len(colors)):
             top = (row + 1) * height
@@ -390,7 +438,7 @@ def _word_table(weights: NDArray, words: Sequence[str], colors: Sequence[Color],
                 (left + font_size // 4, top + font_size // 4),
                 f"{100 * weights[row, column]:.0f}",
                 fill=TEXT_COLOR if shades[row, column].mean() > 100 else BACKGROUND,
-                font=font,
+                font=_default_font(font_size),
             )
         left += width
     return table
@@ -427,6 +475,11 @@ def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return mask & ~np.asarray(eroded, dtype=bool)
 
 
+def _black_or_white(color: Color) -> Color:
+    """Whichever of both is farther from a color."""
+    return TEXT_COLOR if sum(color) > 382 else BACKGROUND
+
+
 def _fit(picture: Image.Image, width: int) -> Image.Image:
     scale = width / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
@@ -457,33 +510,42 @@ def _stack(pictures: Sequence[Image.Image]) -> Image.Image:
 def _draw_legend(labels: Sequence[str], colors: Sequence[Color], width: int) -> Image.Image:
     font_size = max(12, min(24, width // 30))
     entries = []
-    for label, color in zip(labels, colors, strict=True):
-        lines = wrap_text(label, _font(font_size), width - 3 * font_size)
+    for number, (label, color) in enumerate(zip(labels, colors, strict=True), start=1):
+        text = label if can_draw(label) else str(number)
+        font = _font_of(text, font_size)
+        lines = wrap_text(text, font, width - 3 * font_size)
         entry = Image.new("RGB", (width, round((len(lines) * 1.25 + 0.5) * font_size)), BACKGROUND)
         draw = ImageDraw.Draw(entry)
         draw.rectangle((font_size // 2, font_size // 2, 3 * font_size // 2, 3 * font_size // 2), fill=color)
-        _draw_lines(draw, (2 * font_size, font_size // 3), lines, font_size)
+        _draw_lines(draw, (2 * font_size, font_size // 3), lines, font, font_size)
         entries.append(entry)
     return _stack(entries) if entries else Image.new("RGB", (width, 0))
 
 
 def _text_cell(text: str, width: int, height: int, font_size: int, note: str = "") -> Image.Image:
     """Wrapped text, vertically centered and cut with "..." where the cell is full; the note always fits below it."""
-    lines = wrap_text(text, _font(font_size), width - font_size)
+    font = _font_of(text, font_size)
+    lines = wrap_text(text, font, width - font_size)
     available = max(1, int(height / (1.25 * font_size)) - (1 if note else 0))
     if len(lines) > available:
         lines = [*lines[: available - 1], lines[available - 1][:-3] + "..."]
     lines = [*lines, note] if note else lines
     cell = Image.new("RGB", (width, height), BACKGROUND)
     top = max(0, round((height - len(lines) * 1.25 * font_size) / 2))
-    _draw_lines(ImageDraw.Draw(cell), (font_size // 2, top), lines, font_size)
+    _draw_lines(ImageDraw.Draw(cell), (font_size // 2, top), lines, font, font_size)
     return cell
 
 
-def _draw_lines(draw: ImageDraw.ImageDraw, corner: tuple[int, int], lines: Sequence[str], font_size: int) -> None:
+def _draw_lines(
+    draw: ImageDraw.ImageDraw,
+    corner: tuple[int, int],
+    lines: Sequence[str],
+    font: ImageFont.FreeTypeFont,
+    font_size: int,
+) -> None:
     left, top = corner
     for number, line in enumerate(lines):
-        draw.text((left, top + round(number * 1.25 * font_size)), line, fill=TEXT_COLOR, font=_font(font_size))
+        draw.text((left, top + round(number * 1.25 * font_size)), line, fill=TEXT_COLOR, font=font)
 
 
 def wrap_text(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
@@ -494,9 +556,8 @@ def wrap_text(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
     Returns:
         At least one line.
     """
-    drawable = "".join(character if character.isprintable() else " " for character in text.replace("\n", " "))
     lines = [""]
-    for word in drawable.encode("utf-8", errors="replace").decode("utf-8").split():
+    for word in _drawable(text).split():
         extended = f"{lines[-1]} {word}".strip()
         if font.getlength(extended) <= width:
             lines[-1] = extended
@@ -504,6 +565,12 @@ def wrap_text(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
         *full, rest = _break_word(word, font, width)
         lines = [*lines, *full, rest] if lines[-1] else [*full, rest]
     return lines
+
+
+def _drawable(text: str) -> str:
+    """A text with spaces in the place of control characters, and question marks in that of lone surrogates."""
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    return printable.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def _break_word(word: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
@@ -515,5 +582,20 @@ def _break_word(word: str, font: ImageFont.FreeTypeFont, width: int) -> list[str
     return pieces
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def _font_of(text: str, size: int) -> ImageFont.FreeTypeFont:
+    """The font for a text; Pillow's own where none has all glyphs, which draws boxes for those that it lacks."""
+    return find_font(text, size) or _default_font(size)
+
+
+@lru_cache
+def _default_font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(size=size)
+
+
+@lru_cache
+def _system_font(name: str, size: int) -> ImageFont.FreeTypeFont | None:
+    """None where the system has no such font."""
+    try:
+        return ImageFont.truetype(name, size)
+    except OSError:
+        return None

@@ -32,6 +32,7 @@ from hf_refseg import (
     add_adapter,
 )
 from hf_refseg.data.loading import load_refseg
+from hf_refseg.data.masks import decode_mask
 from hf_refseg.data.prepare import prepare_dataset
 from hf_refseg.evaluation import evaluate_model, with_shuffled_sentences
 from hf_refseg_cli import app
@@ -225,11 +226,65 @@ def test_predict_needs_whole_images(model_folder):
     assert predict_error(huge_png(Path("huge.png"))).startswith("huge.png is too large to open")
 
 
-def test_a_bad_image_leaves_finished_masks(model_folder):
-    good, bad = noise(Path("good.png")), Path("bad.png")
+def test_a_bad_image_is_reported_before_the_model_loads_and_the_rest_goes_on(model_folder):
+    good, bad, late = noise(Path("good.png")), Path("bad.png"), noise(Path("late.png"))
     bad.write_text("no image")
-    assert "bad.png" in error_of("predict", model_folder, good, bad, "--text", "dog", "--output", "out")
-    assert sorted(path.name for path in Path("out").iterdir()) == ["good_1_dog.png", "good_overlay.png"]
+    arguments = ["--text", "dog", "--output", "out", "--json", "all.json"]
+    failed = run("predict", model_folder, good, bad, "none.png", late, *arguments)
+    assert failed.exit_code == 1
+    errors = [line for line in failed.stderr.splitlines() if line.startswith("Error: ")]
+    assert [error.split()[1] for error in errors] == ["bad.png", "none.png:"]
+    assert [line.split()[0] for line in failed.stdout.splitlines()] == ["out/good_1_dog.png", "out/late_1_dog.png"]
+    assert [each["image"] for each in json.loads(Path("all.json").read_text())] == ["good.png", "late.png"]
+    failed = run("predict", "missing", good, bad, *arguments)
+    first, second = failed.stderr.splitlines()
+    assert first.startswith("Error: bad.png") and second.startswith("Error: missing is no model")
+
+
+def test_predict_takes_folders_and_patterns(model_folder):
+    for name in ("a/10.png", "a/9.JPG", "a/deep/1.png", "b/[1].png", "b/1.png"):
+        noise(Path(name))
+    Path("a/notes.txt").write_text("no image")
+    Path("a/.hidden.png").write_text("no image")
+    Path("empty").mkdir()
+
+    def segmented(*arguments: object) -> list[str]:
+        output_of("predict", model_folder, *arguments, "--text", "dog", "--output", "out", "--json", "all.json")
+        return [each["image"] for each in json.loads(Path("all.json").read_text())]
+
+    assert segmented("a", "b/1.png") == ["a/10.png", "a/9.JPG", "b/1.png"]
+    assert segmented("a/*.png", "a/**/1*.png", "b/[1].png") == ["a/10.png", "a/deep/1.png", "b/[1].png"]
+    arguments = ["--text", "dog", "--output", "out"]
+    assert error_of("predict", model_folder, "c/*.png", *arguments).startswith("c/*.png: there is no such image file")
+    assert error_of("predict", model_folder, "empty", *arguments).startswith("empty holds no images or videos")
+
+
+def test_predict_writes_scores_boxes_and_masks_as_json(model_folder):
+    image = noise(Path("photo.png"))
+    arguments = ["--text", "the left dog", "--text", "red", "--output", "out", "--json", "new/all.json"]
+    printed = output_of("predict", model_folder, image, *arguments).splitlines()
+    (record,) = json.loads(Path("new/all.json").read_text())
+    assert record["image"] == "photo.png"
+    for line, text, each in zip(printed, ("the left dog", "red"), record["predictions"], strict=True):
+        mask = np.asarray(Image.open(each["file"])) == 255
+        assert each["text"] == text and mask.any() and each["present"] is True
+        assert np.array_equal(decode_mask(each["mask"]), mask)
+        rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+        assert each["bbox"] == [columns[0], rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1]
+        assert line.startswith(f"{each['file']}  score {each['score']:.3f}")
+    assert not decode_mask(record["predictions"][0]["mask"]).all()
+    output_of("predict", model_folder, image, *arguments, "--threshold", 1.0)
+    (record,) = json.loads(Path("new/all.json").read_text())
+    for each in record["predictions"]:
+        assert (each["score"], each["present"], each["bbox"]) == (0, False, [0, 0, 0, 0])
+    assert "out is a folder" in error_of("predict", model_folder, image, *arguments[:-1], "out")
+
+
+def test_predict_prints_the_text_that_a_legend_cannot_show(model_folder, monkeypatch):
+    monkeypatch.setattr("hf_refseg.visualization.SYSTEM_FONTS", ())
+    arguments = ["--text", "dog", "--text", "大きい犬", "--output", "out"]
+    first, second = output_of("predict", model_folder, noise(Path("photo.png")), *arguments).splitlines()
+    assert first.endswith("of pixels") and second.startswith("out/photo_2.png") and second.endswith("  2 is 大きい犬")
 
 
 def test_predict_needs_text_and_device(model_folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tiny_lavt import tiny_lavt, tiny_processor
 from typer.testing import CliRunner, Result
 
 from hf_refseg import VideoFrames, segment_video
+from hf_refseg.data.masks import decode_mask, mask_to_bbox
 from hf_refseg.video_visualization import MaskFolder, VideoWriter, davis_palette, number_masks
 from hf_refseg_cli import app
 
@@ -103,6 +105,26 @@ def test_predict_writes_overlay_and_masks(model_folder: Path, frame_folder: Path
         assert overlay.size[0] == 50 and overlay.size[1] > 41 + 2 * 12
     with av.open("out/noise.mp4") as container:
         assert container.streams.video[0].codec_context.name == "h264"
+
+
+def test_videos_are_known_by_their_names_and_described_as_json(model_folder: Path, frame_folder: Path) -> None:
+    with VideoWriter(Path("moving.mp4"), 12.5) as video:
+        for frame in VideoFrames(frame_folder):
+            video.add(frame)
+    Path("bad.mov").write_text("no video")
+    options = ["-t", TEXTS[0], "-t", TEXTS[1], "-o", "out", "--json", "all.json"]
+    result = run("predict", model_folder, "moving.mp4", "bad.mov", frame_folder / "0.png", *options, "--window", 0)
+    assert result.exit_code == 1 and "Error: bad.mov is damaged or no video" in result.stderr
+    assert {"moving.mp4", "moving/00005.png", "0_overlay.png"} <= written(Path("out"))
+    of_video, of_image = json.loads(Path("all.json").read_text())
+    assert (of_video["video"], of_image["image"]) == ("moving.mp4", str(frame_folder / "0.png"))
+    assert [each["text"] for each in of_video["predictions"]] == TEXTS
+    for number in range(6):
+        first, second = (each["frames"][number] for each in of_video["predictions"])
+        picture = np.asarray(Image.open(f"out/moving/{number:05}.png"))
+        assert np.array_equal(decode_mask(second["mask"]), picture == 2)
+        assert np.array_equal(decode_mask(first["mask"]) & (picture != 2), picture == 1)
+        assert second["bbox"] == mask_to_bbox(picture == 2) and 0 < second["score"] < 1
 
 
 def test_predict_says_that_there_is_no_target(model_folder: Path, frame_folder: Path) -> None:

@@ -7,10 +7,12 @@ from PIL import Image, ImageFont
 
 from hf_refseg.visualization import (
     ComparisonRow,
+    can_draw,
     distinct_color,
     draw_comparison,
     draw_masks,
     draw_overlay,
+    find_font,
     wrap_text,
 )
 
@@ -113,6 +115,38 @@ def test_any_text_can_be_drawn(text):
     row = comparison_row(text)
     assert draw_comparison([row], cell_width=120).height < 400
     assert draw_masks(row.image, [row.truth], [text]).height > 60
+
+
+@pytest.mark.parametrize("opacity", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("color", [distinct_color(index) for index in range(4)])
+def test_a_mask_of_the_pictures_own_color_is_seen_by_its_outline(color, opacity):
+    picture = np.asarray(draw_overlay(Image.new("RGB", (80, 60), color), square_mask(), color, opacity)).astype(int)
+    edge = square_mask()
+    edge[21:39, 31:59] = False
+    assert (np.abs(picture[edge] - color).sum(1) > 200).all()
+    assert (picture[~square_mask()] == color).all()
+
+
+def test_a_legend_shows_the_number_of_a_text_that_no_font_can_draw(monkeypatch):
+    monkeypatch.setattr("hf_refseg.visualization.SYSTEM_FONTS", ())
+    image, masks = Image.new("RGB", (200, 100), GRAY), [np.zeros((100, 200), dtype=bool)] * 2
+    assert [can_draw(text) for text in ("the left dog", "大きい犬", "ж", "🐶", "")] == [
+        True,
+        False,
+        False,
+        False,
+        True,
+    ]
+    unknown = draw_masks(image, masks, ["the left dog", "大きい犬"])
+    assert unknown.tobytes() == draw_masks(image, masks, ["the left dog", "2"]).tobytes()
+
+
+def test_text_is_drawn_with_a_font_that_has_its_glyphs(monkeypatch):
+    other = ImageFont.load_default(size=20)
+    monkeypatch.setattr("hf_refseg.visualization.SYSTEM_FONTS", ("absent.ttf", "other.ttf"))
+    monkeypatch.setattr("hf_refseg.visualization._system_font", lambda name, size: {"other.ttf": other}.get(name))
+    monkeypatch.setattr("hf_refseg.visualization._has_glyphs", lambda font, text: font is other or text.isascii())
+    assert find_font("大きい犬", 20) is other and find_font("dog", 20) is not other
 
 
 def test_text_wraps_within_the_width():
