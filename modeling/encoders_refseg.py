@@ -13,8 +13,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.swin.modeling_swin import (
     SwinAttention,
     SwinLayer,
+    SwinRelativePositionBias,
     window_partition,
 )
+from transformers.utils import is_tracing
 
 from .layers_refseg import to_map, written_out_attention
 from .precision_refseg import at_least_float32
@@ -29,14 +31,14 @@ class WindowGroup(NamedTuple):
     much as all of them.
 
     Args:
-        windows: (windows,) which ones they are, counted row by row.
         places: (windows, area) the places of each window, those of tokens first.
+        parts: the same of a shifted map; numbers that differ where the shift made neighbors of what is far apart.
         queries: (windows, tokens) the tokens that lie there.
         keys: the same; where windows hold padding one more, which is one past the last token of the map.
     """
 
-    windows: Tensor
     places: Tensor
+    parts: Tensor | None
     queries: Tensor
     keys: Tensor
 
@@ -55,14 +57,72 @@ class WindowOrder(NamedTuple):
     is_padded: bool
 
 
+class KeptScores(NamedTuple):
+    """What `WindowScores` computed last, and what from."""
+
+    order: WindowOrder
+    table: Tensor
+    scores: list[Tensor]
+
+    def are_of(self, order: WindowOrder, table: Tensor) -> bool:
+        return self.order is order and self.table.dtype == table.dtype and torch.equal(self.table, table)
+
+
+class WindowScores(SwinRelativePositionBias):
+    """What is added to the attention scores of windows: their relative position bias, and -100 between shifted parts.
+
+    Without gradients it is kept for the last order seen. The table's values are compared, as nothing else tells of all
+    changes: fused optimizers and `.data` leave no trace in the tensor.
+    """
+
+    def __init__(self, num_heads: int, window_size: int) -> None:
+        super().__init__(num_heads, (window_size, window_size))
+        self.kept: KeptScores | None = None
+
+    def forward(self, order: WindowOrder) -> list[Tensor]:
+        """For each group of windows (1 or windows, heads, queries, keys)."""
+        if torch.is_grad_enabled() or is_tracing():
+            return self.compute(order)
+        # Read once: another thread may replace it at any time.
+        kept = self.kept
+        if kept is None or not kept.are_of(order, self.relative_position_bias_table):
+            kept = KeptScores(order, self.relative_position_bias_table.clone(), self.compute(order))
+            self.kept = kept
+        return kept.scores
+
+    def compute(self, order: WindowOrder) -> list[Tensor]:
+        bias = super().forward()
+        return [self.group_scores(bias, group) for group in order.groups]
+
+    def group_scores(self, scores: Tensor, group: WindowGroup) -> Tensor:
+        """Of the bias (1, heads, area, area) of whole windows that of a group, where the scores of padding are one."""
+        tokens, area = group.queries.shape[1], self.window_area
+        if tokens < area:
+            places = group.places.unsqueeze(1)
+            scores = scores.take_along_dim(places[:, :, :tokens, None], 2).take_along_dim(places[:, :, None], 3)
+        if group.parts is not None:
+            is_apart = group.parts[:, None, :tokens, None] != group.parts[:, None, None, :]
+            scores = scores + is_apart.to(scores.dtype) * -100.0
+        if tokens == area:
+            return scores
+        of_tokens, of_padding = scores.split([tokens, area - tokens], 3)
+        # Half precision would be too coarse for a sum of many.
+        summed = at_least_float32(of_padding).logsumexp(3, keepdim=True)
+        return torch.cat([of_tokens, summed.to(scores.dtype)], 3)
+
+
 class WindowAttention(SwinAttention):
-    """Attention within windows whose additive scores (position bias and shift mask) are given, a tensor per group.
+    """Attention within windows.
 
     Queries, keys, values and results are projected token by token outside the windows, so that padding costs nothing.
     """
 
-    def forward(self, tokens: Tensor, order: WindowOrder, added_scores: list[Tensor]) -> Tensor:
-        """`tokens` (batch, tokens, channels); `added_scores` (1 or batch * windows, heads, queries, keys)."""
+    def __init__(self, config: PreTrainedConfig, dim: int, num_heads: int) -> None:
+        super().__init__(config, dim, num_heads, config.window_size)
+        self.relative_position_bias = WindowScores(num_heads, config.window_size)
+
+    def forward(self, tokens: Tensor, order: WindowOrder) -> Tensor:
+        """`tokens` (batch, tokens, channels); returns the same shape."""
         query, key, value = self.q_proj(tokens), self.k_proj(tokens), self.v_proj(tokens)
         if order.is_padded:
             # By itself: as one more row behind the tokens it makes float32 on a CPU a few percent slower.
@@ -72,12 +132,15 @@ class WindowAttention(SwinAttention):
             self.config._attn_implementation, written_out_attention
         )
         dropout = self.attention_dropout if self.training else 0.0
+        batch, _, channels = tokens.shape
         results = []
-        for group, scores in zip(order.groups, added_scores, strict=True):
+        for group, scores in zip(order.groups, self.relative_position_bias(order), strict=True):
             places = ((query, group.queries), (key, group.keys), (value, group.keys))
             windows = (self.split_windows(features, numbers) for features, numbers in places)
+            if scores.shape[0] > 1:
+                scores = scores.repeat(batch, 1, 1, 1)
             attended, _ = attend(self, *windows, scores, dropout=dropout, scaling=self.scaling)
-            results.append(attended.reshape(len(tokens), -1, tokens.shape[2]))
+            results.append(attended.reshape(batch, -1, channels))
         return self.o_proj(torch.cat(results, 1).index_select(1, order.scatter))
 
     def split_windows(self, features: Tensor, numbers: Tensor) -> Tensor:
@@ -89,35 +152,24 @@ class WindowAttention(SwinAttention):
 class WindowLayer(SwinLayer):
     """A Swin layer that pads a map to whole windows, however small, and never shrinks window or shift.
 
-    The order of tokens in windows depends on the map's size alone, what is added to the attention scores on trained
-    values too. Both are kept for the last size seen, the scores only without gradients.
+    The order of tokens in windows depends on the map's size alone; it is kept for the last size seen.
     """
 
     def __init__(self, config: PreTrainedConfig, dim: int, num_heads: int, drop_path_rate: float, shift_size: int):
         super().__init__(config, dim, (0, 0), num_heads, drop_path_rate, shift_size)
-        self.attention = WindowAttention(config, dim, num_heads, config.window_size)
+        self.attention = WindowAttention(config, dim, num_heads)
         self.kept_order: tuple[tuple, WindowOrder] | None = None
-        self.kept_scores: tuple[tuple, list[Tensor]] | None = None
 
     def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
         """`tokens` (batch, height * width, channels), `size` (height, width); returns the same shape."""
-        batch = tokens.shape[0]
-        order = self.window_order(size, tokens.device)
-        scores = self.added_scores(size, order)
-        if batch > 1:
-            scores = [each.repeat(batch, 1, 1, 1) if each.shape[0] > 1 else each for each in scores]
-        attended = self.attention(self.layernorm_before(tokens), order, scores)
+        attended = self.attention(self.layernorm_before(tokens), self.window_order(size, tokens.device))
         tokens = tokens + self.drop_path(self.dropout(attended))
         return tokens + self.drop_path(self.dropout(self.mlp(self.layernorm_after(tokens))))
 
-    def train(self, mode: bool = True) -> "WindowLayer":
-        self.kept_scores = None
-        return super().train(mode)
-
     def window_order(self, size: tuple[int, int], device: torch.device) -> WindowOrder:
-        wanted = (size, device)
-        if torch.compiler.is_compiling():
+        if is_tracing():
             return self.compute_window_order(size, device)
+        wanted = (size, device)
         # Read once: another thread may replace it at any time.
         kept = self.kept_order
         if kept is None or kept[0] != wanted:
@@ -128,64 +180,41 @@ class WindowLayer(SwinLayer):
         return kept[1]
 
     def compute_window_order(self, size: tuple[int, int], device: torch.device) -> WindowOrder:
-        tokens = size[0] * size[1]
-        maps, _ = self.maybe_pad(torch.arange(1, tokens + 1, device=device).view(1, *size, 1), *size)
-        windows = window_partition(self.cyclic_shift(maps), self.window_size).flatten(1)
-        counts = [rows * columns for rows in self.tokens_along(size[0]) for columns in self.tokens_along(size[1])]
+        height, width = size
+        rows, columns = (torch.arange(self.padded(length), device=device) for length in size)
+        is_token = (rows < height)[:, None] & (columns < width)
+        number = torch.where(is_token, rows[:, None] * width + columns, height * width)
+        part = 2 * (rows < self.shift_size)[:, None] + (columns < self.shift_size)
+        numbers, parts = (
+            window_partition(self.cyclic_shift(each[None, :, :, None]), self.window_size).flatten(1)
+            for each in (number, part)
+        )
+        counts = [rows * columns for rows in self.tokens_along(height) for columns in self.tokens_along(width)]
+        area = self.window_size**2
         groups = []
         for count in sorted(set(counts)):
             chosen = torch.tensor([index for index, each in enumerate(counts) if each == count], device=device)
-            cells = windows[chosen]
-            places = (cells == 0).int().argsort(dim=1, stable=True)
-            keys = (cells.gather(1, places)[:, : count + 1] - 1) % (tokens + 1)
-            groups.append(WindowGroup(chosen, places, keys[:, :count], keys))
+            cells = numbers[chosen]
+            # Different keys give one order alone; a stable sort has no form in ONNX.
+            places = ((cells == height * width) * area + torch.arange(area, device=device)).argsort(1)
+            keys = cells.gather(1, places)[:, : count + 1]
+            group_parts = parts[chosen].gather(1, places) if self.shift_size > 0 else None
+            groups.append(WindowGroup(places, group_parts, keys[:, :count], keys))
         scatter = torch.cat([group.queries.flatten() for group in groups]).argsort()
-        return WindowOrder(groups, scatter, is_padded=min(counts) < windows.shape[1])
+        return WindowOrder(groups, scatter, is_padded=min(counts) < area)
 
     def tokens_along(self, length: int) -> list[int]:
         """How many places of each window along an axis of this length hold tokens.
 
         Counted in plain numbers: the shapes of groups follow, which values of tensors could not give to a compiler.
         """
-        padded = math.ceil(length / self.window_size) * self.window_size
+        padded = self.padded(length)
         is_token = [(place + self.shift_size) % padded < length for place in range(padded)]
         return [sum(is_token[start : start + self.window_size]) for start in range(0, padded, self.window_size)]
 
-    def added_scores(self, size: tuple[int, int], order: WindowOrder) -> list[Tensor]:
-        """Position bias plus shift mask for each group of windows, (1 or windows, heads, queries, keys)."""
-        table = self.attention.relative_position_bias.relative_position_bias_table
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or table.is_inference():
-            # Fused optimizers change values without raising their version.
-            self.kept_scores = None
-            return self.compute_added_scores(size, order)
-        wanted = (size, table.data_ptr(), table._version, table.dtype)
-        kept = self.kept_scores
-        if kept is None or kept[0] != wanted:
-            kept = (wanted, self.compute_added_scores(size, order))
-            self.kept_scores = kept
-        return kept[1]
-
-    def compute_added_scores(self, size: tuple[int, int], order: WindowOrder) -> list[Tensor]:
-        scores = self.attention.relative_position_bias()
-        if self.shift_size > 0:
-            padded_size = (math.ceil(length / self.window_size) * self.window_size for length in size)
-            shift_mask = self.get_attn_mask(*padded_size, dtype=scores.dtype, device=scores.device)
-            scores = scores + shift_mask.unsqueeze(1)
-        return [self.group_scores(scores, group) for group in order.groups]
-
-    def group_scores(self, scores: Tensor, group: WindowGroup) -> Tensor:
-        """Of the scores of whole windows those of a group, where the scores of padding are one."""
-        if len(scores) > len(group.windows):
-            scores = scores[group.windows]
-        tokens, area = group.queries.shape[1], group.places.shape[1]
-        if tokens == area:
-            return scores
-        places = group.places.unsqueeze(1)
-        scores = scores.take_along_dim(places[:, :, :tokens, None], 2).take_along_dim(places[:, :, None], 3)
-        of_tokens, of_padding = scores.split([tokens, area - tokens], 3)
-        # Half precision would be too coarse for a sum of many.
-        summed = at_least_float32(of_padding).logsumexp(3, keepdim=True)
-        return torch.cat([of_tokens, summed.to(scores.dtype)], 3)
+    def padded(self, length: int) -> int:
+        """The length of whole windows."""
+        return math.ceil(length / self.window_size) * self.window_size
 
 
 class SwinStages(nn.Module):
