@@ -1,12 +1,12 @@
 """Configuration of BTMAE (Lee et al., "Synchronizing Vision and Language: Bidirectional Token-Masking AutoEncoder for
 Referring Image Segmentation", 2023)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .configuration_refseg import BERT_BASE, RefSegConfig, require_at_least_one, require_even_heads, swin_b
+from .configuration_refseg import BERT_BASE, Conditions, RefSegConfig, require_at_least_one, require_even_heads, swin_b
 
 
 @strict
@@ -86,6 +86,34 @@ class BtmaeConfig(RefSegConfig):
 
     model_type = "btmae"
     sub_configs_defaults = {"backbone_config": swin_b(drop_path_rate=0.3), "text_config": BERT_BASE}
+    effective_with: ClassVar[Conditions] = {
+        **RefSegConfig.effective_with,
+        **dict.fromkeys(
+            ("image_mask_ratio", "image_masking", "image_reconstruction_weight"),
+            ("with image_autoencoder=True", lambda config: config.image_autoencoder),
+        ),
+        **dict.fromkeys(
+            ("word_mask_ratio", "word_reconstruction_weight"),
+            ("with word_autoencoder=True", lambda config: config.word_autoencoder),
+        ),
+        **dict.fromkeys(
+            ("num_encoder_layers", "num_decoder_layers", "initializer_range"),
+            ("with an autoencoder", lambda config: config.image_autoencoder or config.word_autoencoder),
+        ),
+        **dict.fromkeys(
+            ("num_impact_tokens", "impact_queries"),
+            ('with mask_decoder="impact_tokens"', lambda config: config.mask_decoder == "impact_tokens"),
+        ),
+        **dict.fromkeys(
+            ("num_attention_heads", "intermediate_size"),
+            (
+                'with an autoencoder, or mask_decoder="impact_tokens"',
+                lambda config: (
+                    config.image_autoencoder or config.word_autoencoder or config.mask_decoder == "impact_tokens"
+                ),
+            ),
+        ),
+    }
 
     backbone_config: PreTrainedConfig | dict | None = None
     text_config: PreTrainedConfig | dict | None = None
@@ -136,7 +164,7 @@ class BtmaeConfig(RefSegConfig):
         for name in ("image_mask_ratio", "word_mask_ratio"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name}: a share between 0 and 1 is needed, got {getattr(self, name)}.")
-        require_at_least_one(self, "num_encoder_layers", "num_decoder_layers")
+        require_at_least_one(self, "feature_size", "intermediate_size", "num_encoder_layers", "num_decoder_layers")
         if not self.num_impact_tokens or min(self.num_impact_tokens) < 2:
             raise ValueError(
                 f"num_impact_tokens: a number of at least 2 for each layer is needed, got "

@@ -1,11 +1,11 @@
 """Configuration of LAVT (https://huggingface.co/papers/2112.02244)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .configuration_refseg import BERT_BASE, RefSegConfig, swin_b
+from .configuration_refseg import BERT_BASE, Conditions, RefSegConfig, require_at_least_one, swin_b
 
 
 @strict
@@ -64,6 +64,19 @@ class LavtConfig(RefSegConfig):
 
     model_type = "lavt"
     sub_configs_defaults = {"backbone_config": swin_b(drop_path_rate=0.3), "text_config": BERT_BASE}
+    effective_with: ClassVar[Conditions] = {
+        **RefSegConfig.effective_with,
+        "text_dropout": ("with freeze_text_encoder=False", lambda config: not config.freeze_text_encoder),
+        "fusion_num_heads": ('with fusion_type="pixel_word"', lambda config: config.fusion_type == "pixel_word"),
+        "fusion_norm": ('with fusion_type="pixel_word"', lambda config: config.fusion_type == "pixel_word"),
+        "gate_activation": ("with language_pathway=True", lambda config: config.language_pathway),
+        "class_weights": ('with loss_type="cross_entropy"', lambda config: config.loss_type == "cross_entropy"),
+        "boundary_loss_weight": ('with loss_type="dice_boundary"', lambda config: config.loss_type == "dice_boundary"),
+        "initializer_range": (
+            'with a language_pathway whose gate_activation is not "none"',
+            lambda config: config.language_pathway and config.gate_activation != "none",
+        ),
+    }
 
     backbone_config: PreTrainedConfig | dict | None = None
     text_config: PreTrainedConfig | dict | None = None
@@ -120,6 +133,15 @@ class LavtConfig(RefSegConfig):
         for width, heads in zip(self.stage_widths, self.fusion_num_heads, strict=True):
             if heads < 1 or width % heads:
                 raise ValueError(f"fusion_num_heads: {heads} heads do not divide a stage of {width} channels.")
+        if self.num_decoder_stages < 2:
+            raise ValueError(
+                f"backbone_config: the decoder joins two stages at least, but of {len(self.stage_widths)} stages "
+                f'decoder_features="{self.decoder_features}" leaves it {self.num_decoder_stages}. Add a stage'
+                + (', or set decoder_features="F".' if self.decoder_features == "V" else ".")
+            )
+        require_at_least_one(self, "decoder_hidden_size")
+        if not 0 <= self.fusion_dropout < 1:
+            raise ValueError(f"fusion_dropout: a probability below 1 is needed, got {self.fusion_dropout}.")
         if len(self.class_weights) != 2 or min(self.class_weights) <= 0:
             raise ValueError(f"class_weights: two positive numbers are needed, got {list(self.class_weights)}.")
         if self.decoder_features in ("E", "V") and not self.language_pathway:

@@ -9,13 +9,14 @@ from transformers import PreTrainedConfig
 
 from .configuration_refseg import (
     BERT_BASE,
+    Conditions,
     LanguageReconstructionConfig,
     RefSegConfig,
     require_at_least_one,
     require_even_heads,
     swin_b,
 )
-from .recurrent_text_refseg import read_text_config
+from .recurrent_text_refseg import RecurrentTextConfig
 
 
 @strict
@@ -85,6 +86,16 @@ class M3AttConfig(RefSegConfig):
     model_type = "m3att"
     image_processor_defaults: ClassVar[dict[str, Any]] = {"mask_threshold": 0.35}
     sub_configs_defaults = {"backbone_config": swin_b(drop_path_rate=0.1), "text_config": BERT_BASE}
+    own_encoders: ClassVar[dict[str, type[PreTrainedConfig]]] = {RecurrentTextConfig.model_type: RecurrentTextConfig}
+    effective_with: ClassVar[Conditions] = {
+        **RefSegConfig.effective_with,
+        "encoder_feedforward": ("with num_encoder_layers above 0", lambda config: config.num_encoder_layers != 0),
+        "interaction_type": ("with num_decoder_layers above 1", lambda config: config.num_decoder_layers != 1),
+        "interaction_scale": (
+            'with num_decoder_layers above 1 and an interaction_type that is not "none"',
+            lambda config: config.num_decoder_layers != 1 and config.interaction_type != "none",
+        ),
+    }
 
     backbone_config: PreTrainedConfig | dict | None = None
     text_config: PreTrainedConfig | dict | None = None
@@ -104,10 +115,6 @@ class M3AttConfig(RefSegConfig):
     decoder_hidden_size: int = 512
     cross_entropy_weight: float | int = 1.0
     language_reconstruction: LanguageReconstructionConfig | dict | None = field(default_factory=dict)
-
-    def __post_init__(self, **kwargs):
-        self.text_config = read_text_config(self.text_config)
-        super().__post_init__(**kwargs)
 
     @property
     def map_size(self) -> int:

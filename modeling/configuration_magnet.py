@@ -1,11 +1,11 @@
 """Configuration of MagNet (https://huggingface.co/papers/2312.12198)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import Mask2FormerConfig, PreTrainedConfig
 
-from .configuration_refseg import BERT_BASE, RefSegConfig, swin_b
+from .configuration_refseg import BERT_BASE, Conditions, RefSegConfig, require_at_least_one, swin_b
 
 AlignmentLoss = Literal["pixel_to_pixel", "pixel_to_text"]
 
@@ -72,6 +72,19 @@ class MagNetConfig(RefSegConfig):
 
     model_type = "magnet"
     sub_configs_defaults = {"backbone_config": swin_b(drop_path_rate=0.3), "text_config": BERT_BASE}
+    effective_with: ClassVar[Conditions] = {
+        **RefSegConfig.effective_with,
+        "pixel_temperature": (
+            'with "pixel_to_pixel" among the alignment_losses',
+            lambda config: "pixel_to_pixel" in config.alignment_losses,
+        ),
+        "text_temperature": (
+            'with "pixel_to_text" among the alignment_losses',
+            lambda config: "pixel_to_text" in config.alignment_losses,
+        ),
+        "alignment_pixels": ("with alignment_losses", lambda config: len(config.alignment_losses) > 0),
+        "alignment_weight": ("with alignment_losses", lambda config: len(config.alignment_losses) > 0),
+    }
 
     backbone_config: PreTrainedConfig | dict | None = None
     text_config: PreTrainedConfig | dict | None = None
@@ -154,6 +167,16 @@ class MagNetConfig(RefSegConfig):
             raise ValueError("pixel_temperature and text_temperature must be above 0.")
         if self.alignment_pixels < 1:
             raise ValueError(f"alignment_pixels must be at least 1, got {self.alignment_pixels}.")
+        require_at_least_one(
+            self,
+            "feature_size",
+            "mask_feature_size",
+            "num_attention_heads",
+            "pixel_decoder_layers",
+            "pixel_decoder_feedforward",
+            "decoder_layers",
+            "decoder_feedforward",
+        )
         if self.feature_size % 32 or self.feature_size % self.num_attention_heads:
             raise ValueError(
                 f"feature_size must be a multiple of 32 and of num_attention_heads ({self.num_attention_heads}), "

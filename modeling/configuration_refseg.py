@@ -1,12 +1,80 @@
 """What the configurations of all methods share, and the plug-in training tasks that any of them can carry."""
 
+import inspect
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.utils import logging
+
+from .names_refseg import nearest_names
+
+logger = logging.get_logger(__name__)
+
+# What transformers passes to every configuration, or saves in its file, beside its fields.
+NAMES_OF_TRANSFORMERS = (
+    "_name_or_path",
+    "attn_implementation",
+    "auto_map",
+    "custom_pipelines",
+    "experts_implementation",
+    "model_type",
+    "quantization_config",
+)
+# Under what condition some fields have an effect: its words, and a function of the configuration that tells it.
+Conditions = dict[str, tuple[str, Callable[[Any], bool]]]
+
+
+def names_of(config_class: type[PreTrainedConfig]) -> set[str]:
+    """Names that a configuration takes: its fields, their other names, and what transformers adds."""
+    settable = (
+        name
+        for name, member in inspect.getmembers_static(config_class)
+        if isinstance(member, property) and member.fset is not None
+    )
+    own_fields = (field.name for field in fields(config_class))
+    return {*own_fields, *settable, *config_class.attribute_map, *NAMES_OF_TRANSFORMERS}
+
+
+def refuse_unknown(
+    config_class: type[PreTrainedConfig],
+    names: Iterable[str],
+    encoders: dict[str, set[str]] | None = None,
+    where: str = "",
+) -> None:
+    """Raises ValueError where one of `names` is none that the configuration takes.
+
+    Args:
+        config_class: class of the configuration.
+        names: what it was given.
+        encoders: for each configuration inside it the names that this one takes.
+        where: what the message starts with.
+    """
+    known = names_of(config_class)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        owners = [f"{key} has {name}" for key, own in (encoders or {}).items() for name in unknown if name in own]
+        hint = f", but {', '.join(owners)}." if owners else nearest_names(unknown, sorted(known)) or "."
+        raise ValueError(f"{where}{config_class.__name__} has no field {', '.join(unknown)}{hint}")
+
+
+def require_effect(config: Any, conditions: Conditions) -> None:
+    """Raises ValueError where a field has another value than its default, but no effect."""
+    for field in (field for field in fields(config) if field.name in conditions):
+        words, holds = conditions[field.name]
+        value, default = (
+            tuple(each) if isinstance(each, list) else each for each in (getattr(config, field.name), field.default)
+        )
+        if value != default and not holds(config):
+            raise ValueError(
+                f"{field.name}: it has an effect only {words}; leave it at {default!r}, or change what it needs."
+            )
 
 
 def require_at_least_one(config: Any, *names: str) -> None:
@@ -16,8 +84,17 @@ def require_at_least_one(config: Any, *names: str) -> None:
             raise ValueError(f"{name}: at least 1 is needed, got {getattr(config, name)}.")
 
 
+def require_weights(config: Any) -> None:
+    """Raises ValueError where a weight or a standard deviation is negative or not finite."""
+    endings = ("_weight", "_sigma", "initializer_range")
+    for name in (field.name for field in fields(config) if field.name.endswith(endings)):
+        if not 0 <= getattr(config, name) < math.inf:
+            raise ValueError(f"{name}: at least 0 is needed, got {getattr(config, name)}.")
+
+
 def require_even_heads(config: Any, step: int) -> None:
     """Raises ValueError where `hidden_size` is no multiple of `step` and of the number of heads."""
+    require_at_least_one(config, "hidden_size", "num_attention_heads")
     if config.hidden_size % step or config.hidden_size % config.num_attention_heads:
         raise ValueError(
             f"hidden_size: {config.hidden_size} has to be a multiple of {step} and of num_attention_heads, "
@@ -29,6 +106,7 @@ class TaskConfig:
     """Base of the configurations of training tasks, which are dataclasses and know the task's name."""
 
     task: ClassVar[str]
+    effective_with: ClassVar[Conditions] = {}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Any:
@@ -40,7 +118,8 @@ class TaskConfig:
         names = [field.name for field in fields(cls)]
         unknown = [str(name) for name in values if name not in names]
         if unknown:
-            raise ValueError(f"{cls.task} has no field {', '.join(unknown)}, only {', '.join(names)}.")
+            hint = nearest_names(unknown, names) or "."
+            raise ValueError(f"{cls.task} has no field {', '.join(unknown)}, only {', '.join(names)}{hint}")
         return cls(**values)
 
 
@@ -91,6 +170,13 @@ class MaskGroundingConfig(TaskConfig):
     ```"""
 
     task = "mask_grounding"
+    effective_with = {
+        "image_features": (
+            'with image_tokens=True or mask_encoder="average"',
+            lambda config: config.image_tokens or config.mask_encoder == "average",
+        ),
+        "max_map_size": ("with image_tokens=True", lambda config: config.image_tokens),
+    }
 
     special_token_ids: list[int] | tuple[int, ...] | None = None
     mask_token_id: int | None = None
@@ -124,6 +210,7 @@ class MaskGroundingConfig(TaskConfig):
         if not 0 <= self.mask_probability <= 1:
             raise ValueError(f"mask_probability: a probability is needed, got {self.mask_probability}.")
         require_at_least_one(self, "predictor_layers", "max_map_size")
+        require_weights(self)
 
 
 @strict
@@ -153,6 +240,7 @@ class LanguageReconstructionConfig(TaskConfig):
         """Checks the ranges; called on construction."""
         if self.num_layers < 1:
             raise ValueError(f"language_reconstruction: num_layers: at least 1 is needed, got {self.num_layers}.")
+        require_weights(self)
 
 
 TASK_CONFIGS = {"mask_grounding": MaskGroundingConfig, "language_reconstruction": LanguageReconstructionConfig}
@@ -178,9 +266,43 @@ BERT_BASE = SubConfigSpec(config_class=AutoConfig, model_type="bert")
 
 
 @strict
-class RefSegConfig(PreTrainedConfig):
+class CheckedConfig(PreTrainedConfig):
+    """
+    Base of all configurations: a name that is no field is an error. Of a saved configuration, which may be that of a
+    newer version, unknown fields are left out, with a warning.
+    """
+
+    def __post_init__(self, is_saved: bool = False, **kwargs):
+        if is_saved:
+            kwargs = self.without_unknown(kwargs)
+        else:
+            encoders = {key: names_of(type(getattr(self, key))) for key in self.sub_configs_defaults}
+            refuse_unknown(type(self), kwargs, encoders)
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> Any:
+        """As in transformers; fields that this version does not know are left out, with a warning."""
+        return super().from_dict({**config_dict, "is_saved": True}, **kwargs)
+
+    def without_unknown(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The values with known names; a warning names the others."""
+        known = names_of(type(self))
+        unknown = [name for name in values if name not in known]
+        if unknown:
+            logger.warning(
+                f"{type(self).__name__} has no field {', '.join(unknown)}, which is left out: the file is that of a "
+                f"newer version, or was changed by hand{nearest_names(unknown, sorted(known)) or '.'}"
+            )
+        return {name: value for name, value in values.items() if name in known}
+
+
+@strict
+class RefSegConfig(CheckedConfig):
     """
     Base of the configurations of all methods for referring segmentation. Every method has these fields.
+
+    A field that is changed although others leave it without effect is an error.
 
     Args:
         freeze_image_encoder (`bool`, *optional*, defaults to `False`):
@@ -207,6 +329,12 @@ class RefSegConfig(PreTrainedConfig):
     takes_clips: ClassVar[bool] = False
     # Pipelines whose code lies beside the weights; a saved model names them.
     custom_pipelines: ClassVar[dict[str, dict]] = {}
+    # Configurations of encoders that come with the methods, by model type.
+    own_encoders: ClassVar[dict[str, type[PreTrainedConfig]]] = {}
+    # Under what condition some fields have an effect.
+    effective_with: ClassVar[Conditions] = {
+        "presence_loss_weight": ("with presence_head=True", lambda config: config.presence_head)
+    }
 
     freeze_image_encoder: bool = False
     freeze_text_encoder: bool = False
@@ -222,6 +350,54 @@ class RefSegConfig(PreTrainedConfig):
         named = config_dict.get("custom_pipelines", {})
         foreign = {task: pipeline for task, pipeline in named.items() if task not in known}
         return super().from_dict({**config_dict, "custom_pipelines": foreign}, **kwargs)
+
+    def __post_init__(self, is_saved: bool = False, **kwargs):
+        for key, spec in self.sub_configs_defaults.items():
+            if not isinstance(getattr(self, key), PreTrainedConfig):
+                setattr(self, key, self.build_sub_config(key, spec, is_saved))
+        super().__post_init__(is_saved=is_saved, **kwargs)
+        if not is_saved:
+            require_effect(self, self.effective_with)
+            if self.mask_grounding is not None:
+                require_effect(self.mask_grounding, self.mask_grounding.effective_with)
+
+    def build_sub_config(self, key: str, spec: SubConfigSpec, is_saved: bool) -> PreTrainedConfig:
+        """The configuration of an encoder from its mapping, by default that of `spec`.
+
+        transformers would know a model type of ours only where the library is installed, not where a model's code came
+        with it.
+
+        Raises:
+            ValueError: an unknown model type, or, where it `is_saved` nowhere, an unknown field.
+        """
+        values = getattr(self, key)
+        values = {"model_type": spec.model_type, **(spec.init_kwargs if values is None else values)}
+        model_type = values["model_type"]
+        if model_type in self.own_encoders:
+            config_class = self.own_encoders[model_type]
+        elif model_type in CONFIG_MAPPING:
+            config_class = CONFIG_MAPPING[model_type]
+        else:
+            known = [*self.own_encoders, *CONFIG_MAPPING]
+            raise ValueError(
+                f"{key}: there is no model_type '{model_type}'{nearest_names([model_type], known) or '.'}"
+            )
+        if is_saved:
+            return config_class.from_dict(values)
+        known = names_of(config_class)
+        config = config_class(**{name: value for name, value in values.items() if name in known})
+        # A mapping that transformers wrote also holds what a configuration derives from its fields.
+        derived = config.to_dict()
+        refuse_unknown(
+            config_class,
+            [name for name, value in values.items() if name not in derived or derived[name] != value],
+            where=f"{key}: ",
+        )
+        return config
+
+    def validate_weights(self):
+        """Checks the weights of losses and the standard deviations; called on construction."""
+        require_weights(self)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Not in `__post_init__`: `from_pretrained(path, mask_grounding={...})` sets the field of a finished object.

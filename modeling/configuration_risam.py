@@ -7,7 +7,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from .configuration_refseg import RefSegConfig, require_at_least_one, require_even_heads
+from .configuration_refseg import Conditions, RefSegConfig, require_at_least_one, require_even_heads
 
 
 @strict
@@ -74,6 +74,17 @@ class RisamConfig(RefSegConfig):
         "image_mean": IMAGENET_DEFAULT_MEAN,
         "image_std": IMAGENET_DEFAULT_STD,
         "mask_threshold": 0.35,
+    }
+    effective_with: ClassVar[Conditions] = {
+        **RefSegConfig.effective_with,
+        **dict.fromkeys(
+            ("relevance_threshold", "language_attention"),
+            ('with fusion_type="mutual_attention"', lambda config: config.fusion_type == "mutual_attention"),
+        ),
+        **dict.fromkeys(
+            ("num_decoder_blocks", "token_to_image_attention", "linguistic_guidance", "initializer_range"),
+            ('with mask_decoder="mutual_aware"', lambda config: config.mask_decoder == "mutual_aware"),
+        ),
     }
     sub_configs_defaults = {
         "backbone_config": SubConfigSpec(

@@ -7,8 +7,8 @@ from transformers import PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .configuration_lavt import LavtConfig
-from .configuration_refseg import BERT_BASE
-from .video_swin_refseg import VideoSwinConfig, read_video_swin_config
+from .configuration_refseg import BERT_BASE, Conditions
+from .video_swin_refseg import VideoSwinConfig
 
 
 @strict
@@ -28,7 +28,9 @@ class VideoLavtConfig(LavtConfig):
         loss_type (`str`, *optional*, defaults to `"dice"`):
             As in [`LavtConfig`]; the paper trains some models with `"dice_boundary"`.
         bidirectional (`bool`, *optional*, defaults to `False`):
-            Whether each stage updates the words too ("bi-3D-PWAM", section 4.2).
+            Whether each stage updates the words too ("bi-3D-PWAM", section 4.2). Their side follows
+            `fusion_activation` and `fusion_norm` with a layer normalization in the place of `"instance"`, as padded
+            words have no other statistics than their own; `"batch"` is an error.
 
     Example:
 
@@ -45,6 +47,18 @@ class VideoLavtConfig(LavtConfig):
         "backbone_config": SubConfigSpec(config_class=VideoSwinConfig, init_kwargs={"drop_path_rate": 0.3}),
         "text_config": BERT_BASE,
     }
+    own_encoders: ClassVar[dict[str, type[PreTrainedConfig]]] = {VideoSwinConfig.model_type: VideoSwinConfig}
+    effective_with: ClassVar[Conditions] = {
+        **LavtConfig.effective_with,
+        "fusion_norm": (
+            'with fusion_type="pixel_word" or bidirectional=True',
+            lambda config: config.fusion_type == "pixel_word" or config.bidirectional,
+        ),
+        "initializer_range": (
+            'with a language_pathway whose gate_activation is not "none", or with bidirectional=True',
+            lambda config: config.bidirectional or (config.language_pathway and config.gate_activation != "none"),
+        ),
+    }
     takes_clips: ClassVar[bool] = True
     max_text_length: ClassVar[int] = 22
 
@@ -53,9 +67,13 @@ class VideoLavtConfig(LavtConfig):
     pwam_structure: int = 12
     bidirectional: bool = False
 
-    def __post_init__(self, **kwargs):
-        self.backbone_config = read_video_swin_config(self.backbone_config)
-        super().__post_init__(**kwargs)
+    def __post_init__(self, is_saved: bool = False, **kwargs):
+        super().__post_init__(is_saved=is_saved, **kwargs)
+        if not is_saved and self.bidirectional and self.fusion_norm == "batch":
+            raise ValueError(
+                'fusion_norm: padding would enter the "batch" statistics of the words: choose "instance", "layer" or '
+                '"none", or bidirectional=False.'
+            )
 
     def check_backbone(self):
         """Raises ValueError where the encoder is no Video Swin transformer."""

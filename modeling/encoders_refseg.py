@@ -398,11 +398,19 @@ def load_pretrained_sam_or_timm(name_or_path: str, timm_stages: int) -> PreTrain
     return SamVisionModel.from_pretrained(name_or_path)
 
 
-def load_pretrained_swin_or_timm(name_or_path: str, drop_path_rate: float, timm_stages: int) -> PreTrainedModel:
-    """A pretrained Swin transformer, or, for "timm/NAME", a timm backbone."""
-    if name_or_path.startswith("timm/"):
-        return load_pretrained_timm(name_or_path, timm_stages)
-    return load_pretrained_swin(name_or_path, drop_path_rate)
+def load_pretrained_swin_or_timm(
+    name_or_path: str, drop_path_rate: float | None, timm_stages: int, default_drop_path_rate: float
+) -> PreTrainedModel:
+    """A pretrained Swin transformer, or, for "timm/NAME", a timm backbone.
+
+    Raises:
+        ValueError: a `drop_path_rate` for a timm backbone, which takes none.
+    """
+    if not name_or_path.startswith("timm/"):
+        return load_pretrained_swin(name_or_path, default_drop_path_rate if drop_path_rate is None else drop_path_rate)
+    if drop_path_rate is not None:
+        raise ValueError(f"drop_path_rate: {name_or_path} has no stochastic depth: leave it out.")
+    return load_pretrained_timm(name_or_path, timm_stages)
 
 
 def build_text_encoder(config: PreTrainedConfig) -> PreTrainedModel:

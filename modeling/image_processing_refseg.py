@@ -1,8 +1,9 @@
 """Images and masks on their way into a model, and logits on their way back to masks at the image's own size."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +22,15 @@ from transformers.image_utils import (
     SizeDict,
 )
 from transformers.processing_utils import ImagesKwargs, Unpack
-from transformers.utils import ModelOutput, TensorType
+from transformers.utils import ModelOutput, TensorType, logging
 
+from .names_refseg import nearest_names
 from .precision_refseg import at_least_float32
+
+logger = logging.get_logger(__name__)
+
+# What transformers saves in the file of an image processor beside its options.
+SAVED_BY_TRANSFORMERS = ("auto_map", "feature_extractor_type", "image_processor_type", "processor_class")
 
 
 class RefSegImageProcessorKwargs(ImagesKwargs, total=False):
@@ -44,6 +51,9 @@ class RefSegImageProcessor(TorchvisionBackend):
     The defaults are those of LAVT (section 3.3): 480 by 480 pixels, antialiased bilinear, ImageNet mean and standard
     deviation; masks take the nearest pixel. Images may be PIL images of any mode (EXIF orientation is applied), numpy
     arrays, torch tensors, or paths and URLs.
+
+    An unknown option is an error; of a saved image processor, which may be that of a newer version, it is left out,
+    with a warning.
     """
 
     valid_kwargs = RefSegImageProcessorKwargs
@@ -61,7 +71,31 @@ class RefSegImageProcessor(TorchvisionBackend):
     mask_threshold = 0.5
 
     def __init__(self, **kwargs: Unpack[RefSegImageProcessorKwargs]) -> None:
+        self._refuse_unknown(kwargs)
         super().__init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs) -> Any:
+        """As in transformers; options that this version does not know are left out, with a warning."""
+        unknown = cls._unknown(image_processor_dict)
+        if unknown:
+            logger.warning(
+                f"{cls.__name__} has no option {', '.join(unknown)}, which is left out: the file is that of a newer "
+                f"version, or was changed by hand{nearest_names(unknown, cls.valid_kwargs.__annotations__) or '.'}"
+            )
+        known = {name: value for name, value in image_processor_dict.items() if name not in unknown}
+        return super().from_dict(known, **kwargs)
+
+    @classmethod
+    def _unknown(cls, names: Iterable[str]) -> list[str]:
+        return [name for name in names if name not in (*cls.valid_kwargs.__annotations__, *SAVED_BY_TRANSFORMERS)]
+
+    @classmethod
+    def _refuse_unknown(cls, names: Iterable[str]) -> None:
+        unknown = cls._unknown(names)
+        if unknown:
+            known = list(cls.valid_kwargs.__annotations__)
+            raise TypeError(f"{cls.__name__} has no option {', '.join(unknown)}{nearest_names(unknown, known) or '.'}")
 
     def _standardize_kwargs(self, size: int | dict[str, int] | SizeDict | None = None, **kwargs) -> dict:
         if isinstance(size, dict | SizeDict) and set(dict(size)) not in ({"height", "width"}, {"longest_edge"}):
@@ -83,6 +117,7 @@ class RefSegImageProcessor(TorchvisionBackend):
             segmentation_maps: one (height, width) mask per image or a list, nonzero = target, as large as the image;
                 returned as int64 0 or 1, (batch, height, width).
         """
+        self._refuse_unknown(kwargs)
         return super().preprocess(images, segmentation_maps, **kwargs)
 
     def preprocess_clips(

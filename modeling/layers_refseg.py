@@ -109,11 +109,18 @@ class CrossModalAttention(nn.Module):
     other_channels), `other_mask` (batch, other_positions) with 1 = attend. Returns (batch, positions, channels).
     """
 
-    def __init__(self, config: PreTrainedConfig, channels: int, other_channels: int) -> None:
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        channels: int,
+        other_channels: int,
+        norm: str = "layer",
+        activation: type[nn.Module] = nn.GELU,
+    ) -> None:
         super().__init__()
-        self.attention = PixelWordAttention(config, channels, other_channels, num_heads=1, norm="layer")
-        self.project_features = nn.Sequential(nn.Linear(channels, channels), nn.GELU())
-        self.project_fused = nn.Sequential(nn.Linear(channels, channels), nn.GELU())
+        self.attention = PixelWordAttention(config, channels, other_channels, num_heads=1, norm=norm)
+        self.project_features = nn.Sequential(nn.Linear(channels, channels), activation())
+        self.project_fused = nn.Sequential(nn.Linear(channels, channels), activation())
 
     def forward(self, features: Tensor, others: Tensor, other_mask: Tensor) -> Tensor:
         return self.project_fused(self.project_features(features) * self.attention(features, others, other_mask))

@@ -366,17 +366,18 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
 
     @classmethod
     def from_encoders(
-        cls, vision_name_or_path: str, text_name_or_path: str, drop_path_rate: float = 0.3, **config
+        cls, vision_name_or_path: str, text_name_or_path: str, drop_path_rate: float | None = None, **config
     ) -> "BtmaeForReferringSegmentation":
         """A new model on a pretrained image encoder and a pretrained text encoder (section 4.2).
 
         Args:
             vision_name_or_path: a Swin checkpoint on the Hub or on disk, or "timm/NAME" (resnet101, darknet53).
             text_name_or_path: a BERT-like checkpoint on the Hub or on disk.
-            drop_path_rate: stochastic depth of a Swin transformer in training.
+            drop_path_rate: stochastic depth of a Swin transformer in training, 0.3 by default; timm's encoders have
+                none.
             config: fields of [`BtmaeConfig`].
         """
-        vision = load_pretrained_swin_or_timm(vision_name_or_path, drop_path_rate, timm_stages=len(STRIDES))
+        vision = load_pretrained_swin_or_timm(vision_name_or_path, drop_path_rate, len(STRIDES), 0.3)
         text = AutoModel.from_pretrained(text_name_or_path, add_pooling_layer=False)
         return cls.on_encoders(vision, text, **config)
 

@@ -342,7 +342,7 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel):
 
     @classmethod
     def from_encoders(
-        cls, vision_name_or_path: str, text_name_or_path: str | None, drop_path_rate: float = 0.1, **config
+        cls, vision_name_or_path: str, text_name_or_path: str | None, drop_path_rate: float | None = None, **config
     ) -> "M3AttForReferringSegmentation":
         """A new model on pretrained encoders (section IV-A).
 
@@ -351,10 +351,11 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel):
                 "timm/darknet53.c2ns_in1k".
             text_name_or_path: a BERT-like checkpoint on the Hub or on disk; `None` for a new text encoder, as
                 `text_config` says.
-            drop_path_rate: stochastic depth of a Swin transformer in training.
+            drop_path_rate: stochastic depth of a Swin transformer in training, 0.1 by default; timm's encoders have
+                none.
             config: fields of [`M3AttConfig`].
         """
-        vision = load_pretrained_swin_or_timm(vision_name_or_path, drop_path_rate, timm_stages=3)
+        vision = load_pretrained_swin_or_timm(vision_name_or_path, drop_path_rate, 3, 0.1)
         if text_name_or_path is not None:
             text = AutoModel.from_pretrained(text_name_or_path, add_pooling_layer=False)
             return cls.on_encoders(vision, text, **config)

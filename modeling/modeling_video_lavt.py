@@ -256,7 +256,7 @@ class WordUpdate(nn.Module):
     """The words' side of a stage: each word attends to the positions of all frames ("bi-3D-PWAM", section 4.2).
 
     The paper says no more than that an attention module like the 3D PWAM has the two sides exchanged; here it is that
-    of one frame, as words have no neighbors, and a gate like that of the language pathway starts almost closed.
+    of one frame, as words have no neighbors, and a gate, a tanh, starts almost closed.
     `words` (batch, tokens, channels), `visual` (batch, frames, height, width, visual channels); returns the shape of
     `words`.
     """
@@ -264,7 +264,10 @@ class WordUpdate(nn.Module):
     def __init__(self, config: VideoLavtConfig, stage: int) -> None:
         super().__init__()
         channels = config.text_config.hidden_size
-        self.attention = CrossModalAttention(config, channels, config.stage_widths[stage])
+        # Each word is normalized by itself: padding would enter any statistics over the words.
+        norm = "none" if config.fusion_norm == "none" else "layer"
+        activation = ACTIVATIONS[config.fusion_activation]
+        self.attention = CrossModalAttention(config, channels, config.stage_widths[stage], norm, activation)
         self.gate = LanguageGate(channels, "tanh")
 
     def forward(self, words: Tensor, visual: Tensor) -> Tensor:

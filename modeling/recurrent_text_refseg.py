@@ -1,18 +1,20 @@
 """A recurrent text encoder over word vectors, and its configuration."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 
+from .configuration_refseg import CheckedConfig
+
 
 @strict
-class RecurrentTextConfig(PreTrainedConfig):
+class RecurrentTextConfig(CheckedConfig):
     """
     Configuration of [`RecurrentTextEncoder`].
 
@@ -62,16 +64,6 @@ class RecurrentTextConfig(PreTrainedConfig):
             raise ValueError(f'hidden_size: directions="concatenate" needs an even number, got {self.hidden_size}.')
         if not 0 <= self.pad_token_id < self.vocab_size:
             raise ValueError(f"pad_token_id is {self.pad_token_id}, but the vocabulary has {self.vocab_size} words.")
-
-
-def read_text_config(config: PreTrainedConfig | dict[str, Any] | None) -> PreTrainedConfig | dict[str, Any] | None:
-    """The configuration itself where a mapping is that of a [`RecurrentTextEncoder`]; all else as it is.
-
-    transformers knows this model type only where the library is installed, not where a model's code came with it.
-    """
-    if isinstance(config, dict) and config.get("model_type") == RecurrentTextConfig.model_type:
-        return RecurrentTextConfig.from_dict(config)
-    return config
 
 
 class DirectionSum(nn.Module):

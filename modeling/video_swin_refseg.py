@@ -17,6 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .configuration_refseg import CheckedConfig
 from .layers_refseg import written_out_attention
 
 PRESETS = {
@@ -27,7 +28,7 @@ PRESETS = {
 
 
 @strict
-class VideoSwinConfig(PreTrainedConfig):
+class VideoSwinConfig(CheckedConfig):
     """
     Configuration of [`VideoSwinModel`]. With no arguments it is Video Swin-B; [`~VideoSwinConfig.preset`] gives the
     other sizes.
@@ -97,18 +98,6 @@ class VideoSwinConfig(PreTrainedConfig):
             raise ValueError(
                 f"window_size: frames, height and width are needed, each at least 1, got {list(self.window_size)}."
             )
-
-
-def read_video_swin_config(config: PreTrainedConfig | dict[str, Any] | None) -> PreTrainedConfig | dict[str, Any]:
-    """The configuration itself where a mapping is that of a [`VideoSwinModel`], or is absent; all else as it is.
-
-    transformers knows no such model type.
-    """
-    if config is None:
-        return VideoSwinConfig(drop_path_rate=0.3)
-    if isinstance(config, dict) and config.get("model_type", VideoSwinConfig.model_type) == VideoSwinConfig.model_type:
-        return VideoSwinConfig.from_dict(config)
-    return config
 
 
 class VideoWindowAttention(ShiftedWindowAttention3d):
