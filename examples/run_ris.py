@@ -50,6 +50,7 @@ from hf_refseg.training.adapters import add_adapter, check_kind, find_base_model
 from hf_refseg.training.arguments import RefSegTrainingArguments
 from hf_refseg.training.callbacks import PredictionPictures
 from hf_refseg.training.feature_cache import EncodedCollator, cache_image_features
+from hf_refseg.training.run_options import DATASETS, SAVED_WITH_A_MODEL, given_options
 from hf_refseg.training.trainer import RefSegTrainer, last_complete_checkpoint, load_weights
 from hf_refseg.visualization import draw_comparison
 
@@ -60,8 +61,6 @@ WORD_LISTS = {REFSHAPES: REFSHAPES_WORDS, "refshapes_video": REFSHAPES_VIDEO_WOR
 # Options that are mappings: the command line replaces single entries of the recipe's.
 MAPPINGS = ("config", "dataset_options", "image_data")
 DRAWN_CASES = 8
-# In every saved configuration, whatever the model.
-SAVED_WITH_A_MODEL = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -168,8 +167,6 @@ class DataArguments:
 
     def __post_init__(self):
         self.dataset_options = read_mapping("dataset_options", self.dataset_options)
-        if self.mask_overlap is not None:
-            self.dataset_options["mask_overlap"] = self.mask_overlap
         if isinstance(self.test_splits, str):
             self.test_splits = [self.test_splits]
         if isinstance(self.split_by, str):
@@ -190,10 +187,31 @@ class DataArguments:
     def dataset_names(self) -> list[str]:
         return [self.dataset_name] if isinstance(self.dataset_name, str) else self.dataset_name
 
+    def load_options(self) -> dict[str, dict[str, Any]]:
+        """The options of `load_refseg` for each data set, by its name.
+
+        Raises:
+            ValueError: one of them is given by itself and in `dataset_options`.
+        """
+        given = {"data_dir": self.data_dir, "mask_overlap": self.mask_overlap}
+        return {
+            name: join_options({**given, "split_by": split_by}, self.dataset_options)
+            for name, split_by in self.split_by_of_each().items()
+        }
+
     def split_by_of_each(self) -> dict[str, str | None]:
         """Who split each data set, by its name."""
         given = self.split_by or [None]
         return dict(zip(self.dataset_names, given if len(given) > 1 else given * len(self.dataset_names), strict=True))
+
+
+def join_options(given: dict[str, Any], dataset_options: dict[str, Any]) -> dict[str, Any]:
+    """Options of `load_refseg`: those with a name of their own, None = absent, and those in `dataset_options`."""
+    named = {option: value for option, value in given.items() if value is not None}
+    twice = sorted(named.keys() & dataset_options.keys())
+    if twice:
+        raise ValueError(f"{twice[0]} is given by itself and in dataset_options: leave one of them out.")
+    return {**named, **dataset_options}
 
 
 def read_mapping(name: str, value: dict | str | None) -> dict:
@@ -394,10 +412,7 @@ class Splits:
 
 
 def load_splits(arguments: DataArguments) -> Splits:
-    data = {
-        name: load_refseg(name, arguments.data_dir, split_by, **arguments.dataset_options)
-        for name, split_by in arguments.split_by_of_each().items()
-    }
+    data = {name: load_refseg(name, **options) for name, options in arguments.load_options().items()}
     for name, splits in data.items():
         for split in (arguments.train_split, arguments.eval_split):
             if split not in splits:
@@ -528,6 +543,20 @@ def describe_parts(trained: dict[str, TrainingPart], arguments: DataArguments) -
     }
 
 
+def options_of_run(model: ModelArguments, data: Any, datasets: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What to keep of the options of a run, beside those of the training; `datasets` are those of `load_refseg`.
+
+    The model's configuration and processor hold the others of the model.
+    """
+    kept = {name for name in given_options(model) if name not in ("config", "image_size", "max_text_length")}
+    in_datasets = ("data_dir", "split_by", "mask_overlap", "dataset_options")
+    return {
+        "model": {name: getattr(model, name) for name in kept},
+        "data": {name: value for name, value in given_options(data).items() if name not in in_datasets},
+        DATASETS: datasets,
+    }
+
+
 def starting_points_on_hub(arguments: ModelArguments) -> list[str] | None:
     """The pretrained models that a run starts from and that others can load; None where there is none."""
     names = (arguments.model_name_or_path, arguments.vision_name_or_path, arguments.text_name_or_path)
@@ -574,6 +603,7 @@ def main(arguments: Sequence[str] | None = None) -> dict:
         eval_dataset=evaluated if len(evaluated) > 1 else evaluated[data_arguments.dataset_name],
         callbacks=[PredictionPictures(processor, drawn)],
         data_collator=collator,
+        run_options=options_of_run(model_arguments, data_arguments, data_arguments.load_options()),
     )
     trained = trainer.train(resume_from_checkpoint=checkpoint)
     if not trainer.is_world_process_zero():

@@ -33,8 +33,10 @@ from run_ris import (
     describe_results,
     draw_pictures,
     items_to_draw,
+    join_options,
     load_splits,
     model_class_of,
+    options_of_run,
     parse_options,
     read_mapping,
     save_or_push,
@@ -159,6 +161,12 @@ class VideoDataArguments:
             raise ValueError(f"image_data has no option {', '.join(unknown)}, only {', '.join(taken)}{hint}")
         return DataArguments(**self.image_data)
 
+    def load_options(self) -> dict[str, dict[str, Any]]:
+        """The options of `load_refseg` for each data set, by its name; those of images as well."""
+        images = self.image_arguments()
+        videos = {self.dataset_name: join_options({"data_dir": self.data_dir}, self.dataset_options)}
+        return {**(images.load_options() if images else {}), **videos}
+
     def reading(self) -> dict[str, Any]:
         """How the scored model goes through a video, see `segment_video`."""
         return {"window": self.window or None, "overlap": self.overlap, "per_frame": self.per_frame}
@@ -185,7 +193,7 @@ def parse_arguments(
 
 
 def load_video_splits(arguments: VideoDataArguments) -> VideoSplits:
-    splits = load_refseg(arguments.dataset_name, arguments.data_dir, **arguments.dataset_options)
+    splits = load_refseg(arguments.dataset_name, **arguments.load_options()[arguments.dataset_name])
     annotated = [name for name in splits if is_annotated(splits[name])]
     evaluated = [] if arguments.eval_split is None else [arguments.eval_split]
     tested = arguments.test_splits
@@ -329,6 +337,7 @@ def build_trainer(
     images: Splits | None,
     arguments: VideoDataArguments,
     training: RefSegTrainingArguments,
+    run_options: dict[str, Any] | None = None,
 ) -> RefSegTrainer:
     """A method that takes clips is trained on clips, another one on single frames; images come in between."""
     takes_clips = model.config.takes_clips
@@ -355,6 +364,7 @@ def build_trainer(
         eval_dataset=(evaluated if len(evaluated) > 1 else next(iter(evaluated.values()))) if evaluated else None,
         callbacks=[PredictionPictures(processor, drawn)],
         data_collator=collator,
+        run_options=run_options,
     )
 
 
@@ -387,7 +397,8 @@ def main(arguments: Sequence[str] | None = None) -> dict:
     checkpoint = checkpoint_to_resume(training_arguments)
     if model_arguments.adapter != "none":
         model = adapt(model, processor, model_arguments, training_arguments, checkpoint)
-    trainer = build_trainer(model, processor, videos, images, data_arguments, training_arguments)
+    options = options_of_run(model_arguments, data_arguments, data_arguments.load_options())
+    trainer = build_trainer(model, processor, videos, images, data_arguments, training_arguments, options)
     trained = trainer.train(resume_from_checkpoint=checkpoint)
     if not trainer.is_world_process_zero():
         return {}

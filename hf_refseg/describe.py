@@ -22,9 +22,7 @@ from .evaluation import VIDEO_PROTOCOLS
 from .evaluation.protocols import PROTOCOLS
 from .inputs import find_device, load_config, load_processor, open_dataset
 from .training.adapters import describe_adapter, find_base_model, is_adapter, read_adapter_config
-
-# In every saved configuration, whatever the model.
-SAVED_WITH_A_MODEL = ("_name_or_path", "architectures", "dtype", "transformers_version")
+from .training.run_options import SAVED_WITH_A_MODEL
 
 
 def describe_installation() -> str:

@@ -169,6 +169,58 @@ def test_a_finished_run_is_not_trained_further(finished, capsys) -> None:
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
+@pytest.mark.parametrize(
+    ("options", "differences"),
+    [
+        # The run of before was finished, or goes on.
+        ("--max_steps 1 --config {gate_activation: sigmoid}", ['gate_activation the default, now "sigmoid"']),
+        ("--max_steps 2 --config {gate_activation: sigmoid}", ['gate_activation the default, now "sigmoid"']),
+        ("--max_steps 1 --learning_rate 0.5 --seed 3", ["learning_rate 0.001, now 0.5", "seed the default, now 3"]),
+        ("--max_steps 2 --image_size 32", ["size.height 64, now 32", "size.width 64, now 32"]),
+        ("--max_steps 2 --max_text_length 9", ["max_text_length 20, now 9"]),
+        ("--max_steps 2 --dataset_options {seed: 1}", ["refshapes.seed the default, now 1"]),
+        ("--max_steps 2 --dataset_name refshapes+", ["refshapes.train_size 4, now the default", "refshapes+.train_"]),
+        ("--max_steps 2 --per_device_train_batch_size 2", ["referents per step 4, now 2"]),
+        ("--max_steps 2 --train_split test", ['train_split the default, now "test"']),
+    ],
+)
+def test_a_run_goes_on_with_its_own_options_alone(stopped, options, differences) -> None:
+    options = re.findall(r"\{.*?\}|\S+", options)
+    with pytest.raises(ValueError, match="checkpoint-1 was trained with other options: ") as error:
+        run_ris.main([str(stopped), *options])
+    for difference in differences:
+        assert difference in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def stopped(cache, tmp_path_factory) -> Path:
+    """The recipe of a run that has gone one step, which is its end if `max_steps` is 1."""
+    recipe = write_recipe(tmp_path_factory.mktemp("stopped"), cache, test_splits="val", max_test_images=1)
+    run_ris.main([str(recipe), "--max_steps", "1"])
+    return recipe
+
+
+def test_what_is_logged_scored_and_saved_may_change_and_the_card_tells_the_schedules(cache, tmp_path) -> None:
+    recipe = write_recipe(tmp_path, cache, max_test_images=1)
+    run_ris.main([str(recipe), "--max_steps", "1"])
+    other = ["--logging_steps", "1", "--eval_strategy", "no", "--save_strategy", "steps", "--save_steps", "1"]
+    same_batch = ["--per_device_train_batch_size", "2", "--total_train_batch_size", "4"]
+    scored = ["--protocol", "lavt", "--test_splits", "test", "--per_device_eval_batch_size", "1"]
+    for steps in ("2", "3"):
+        run_ris.main([str(recipe), "--max_steps", steps, *other, *same_batch, *scored])
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "| steps | 3 of 3 |" in card
+    assert "| schedule went by | until step 1 that of 1 steps, until step 2 that of 2 steps, then that of 3 |" in card
+    with pytest.raises(ValueError, match="checkpoint-3 has gone 3 steps of a training of 3: one of 2, whose"):
+        run_ris.main([str(recipe), "--max_steps", "2"])
+
+
+def test_a_longer_training_by_epochs_is_not_finished_by_a_shorter_one(cache, tmp_path) -> None:
+    recipe = write_recipe(tmp_path, cache, test_splits="val", max_test_images=1)
+    steps = [run_ris.main([str(recipe), "--num_train_epochs", epochs])["training"]["steps"] for epochs in ("1.5", "2")]
+    assert steps[0] < steps[1]
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_each_recipe_parses_into_the_papers_setting(path) -> None:
     model, data, training = run_ris.parse_arguments([str(path), "--use_cpu"])

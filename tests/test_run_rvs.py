@@ -170,6 +170,21 @@ def test_a_finished_run_is_not_trained_further(finished, capsys) -> None:
     assert_same_weights(AutoModel.from_pretrained(folder), before)
 
 
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        ("--num_frames 2", "num_frames 3, now 2"),
+        ("--dataset_options {seed: 5}", "refshapes_video.seed the default, now 5"),
+        ("--config {loss_type: dice_boundary}", 'loss_type the default, now "dice_boundary"'),
+        ("--weight_decay 0.3 --max_steps 3", "weight_decay the default, now 0.3"),
+    ],
+)
+def test_a_run_goes_on_with_its_own_options_alone(finished, options, difference) -> None:
+    recipe, _, _ = finished
+    with pytest.raises(ValueError, match="checkpoint-2 was trained with other options: .*" + re.escape(difference)):
+        run_rvs.main([str(recipe), *re.findall(r"\{.*?\}|\S+", options)])
+
+
 @pytest.mark.parametrize("method", [{}, UNIFIED], ids=["video_lavt", "unified_lavt"])
 def test_a_resumed_joint_run_equals_one_that_never_stopped(method, cache, tmp_path) -> None:
     options = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 9, "max_steps": 8}

@@ -8,7 +8,7 @@ import math
 import random
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,14 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from ..data.clips import NOT_ANNOTATED, ClipExamples, FrameExamples
 from ..data.examples import ReferentExamples, RefSegCollator
 from ..evaluation.protocols import scores_from_counts
-from ..hub.model_card import write_model_card
+from ..hub.model_card import plain_model, write_model_card
 from ..modeling.precision_refseg import at_least_float32
 from .adapters import check_kind, describe_adapter, load_adapter_weights
 from .arguments import RefSegTrainingArguments
 from .callbacks import EpochSetter, LossWeightSchedule
 from .mixed_batches import MixedExamples, MixedSampler
 from .optimization import decay_parameter_names, synchronize_batch_norm, train_first_text_layers
+from .run_options import check_same_options, given_fields, given_options, read_run_options, write_run_options
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,9 @@ class RefSegTrainer(Trainer):
         eval_dataset: `SentenceExamples` or clips, or a dictionary of such data sets.
         callbacks: added to those of the trainer.
         data_collator: makes a batch of items; by default the processor does.
+        run_options: what else the training depends on, such as the data, as a mapping of mappings. It is written into
+            each checkpoint and beside the final weights, along with the options of `args`, of the model and of the
+            processor that differ from their defaults.
         kwargs: further arguments of `Trainer`.
 
     Raises:
@@ -79,6 +83,7 @@ class RefSegTrainer(Trainer):
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         callbacks: Sequence[TrainerCallback] = (),
         data_collator: Callable[[list], Any] | None = None,
+        run_options: Mapping[str, Mapping[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
         if args.n_gpu > 1:
@@ -107,23 +112,66 @@ class RefSegTrainer(Trainer):
         self.train_components = ComponentMeans()
         self.eval_components = ComponentMeans()
         self.eval_counts: list[Tensor] = []
+        self.run_options = dict(run_options or {})
+        # How many steps a training had been planned for that went on from a checkpoint, and until which step.
+        self.earlier_plans: list[dict[str, int]] = []
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
         """As `Trainer.train`; `True` resumes from the newest complete checkpoint in `output_dir`.
 
         A checkpoint that is the end of this training is loaded, or the best one if `load_best_model_at_end` says so,
-        and nothing is trained.
+        and nothing is trained. A training goes on with the options of before, save those that say how long it is, what
+        is logged, scored and saved, and where (`run_options.MAY_CHANGE`).
 
         Raises:
-            ValueError: `True`, and there is no complete checkpoint.
+            ValueError: `True`, and there is no complete checkpoint; a checkpoint that was trained with other options,
+                or for as many steps as this training, or more, but with a schedule of others.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise ValueError(f"There is no complete checkpoint in {self.args.output_dir} to resume from.")
-        if resume_from_checkpoint and (state := finished_state(self.args, resume_from_checkpoint)) is not None:
-            return self._load_finished(resume_from_checkpoint, state)
+        if resume_from_checkpoint:
+            self._continue_run(resume_from_checkpoint)
+            if (state := finished_state(self.args, resume_from_checkpoint)) is not None:
+                return self._load_finished(resume_from_checkpoint, state)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _continue_run(self, checkpoint: str) -> None:
+        """Compares the options with those of the checkpoint, and takes over its plans."""
+        before = read_run_options(checkpoint)
+        if before is None:
+            logger.warning(f"{checkpoint} does not say what options it was trained with: they are not compared.")
+            return
+        plans = before.pop("earlier_plans", [])
+        check_same_options(checkpoint, before, self._all_options())
+        state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        self.earlier_plans = [*plans, {"until_step": state.global_step, "steps": state.max_steps}]
+
+    def _all_options(self) -> dict[str, Any]:
+        """What the training depends on, as far as it differs from the defaults."""
+        training = RefSegTrainingArguments.to_dict(self.args)
+        return {
+            **self.run_options,
+            "training": {name: training[name] for name in given_options(self.args)}
+            | {"referents per step": self.get_total_train_batch_size(self.args)},
+            "config": given_fields(plain_model(self.model).config),
+            "processor": {
+                "size": dict(self.processing_class.image_processor.size),
+                "max_text_length": self.processing_class.max_text_length,
+            },
+        }
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            plans = {"earlier_plans": self._other_plans()}
+            write_run_options(output_dir or self.args.output_dir, {**self._all_options(), **plans})
+
+    def _other_plans(self) -> list[dict[str, int]]:
+        """The earlier plans but those that the next one merely repeats."""
+        following = [*(plan["steps"] for plan in self.earlier_plans[1:]), self.state.max_steps]
+        return [plan for plan, steps in zip(self.earlier_plans, following, strict=False) if plan["steps"] != steps]
 
     def _load_finished(self, checkpoint: str, state: TrainerState) -> TrainOutput:
         print(f"{checkpoint} is the end of this training: it is loaded, nothing is trained.")
@@ -259,8 +307,11 @@ class RefSegTrainer(Trainer):
         drops = args.learning_rate_drops
         schedule = f"{args.lr_scheduler_type.value} schedule" if drops is None else f"a tenth after epochs {drops}"
         precision = "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
+        plans = self._other_plans()
+        planned = [f"until step {plan['until_step']} that of {plan['steps']} steps" for plan in plans]
         return {
             "steps": f"{self.state.global_step} of {self.state.max_steps}",
+            **({"schedule went by": f"{', '.join(planned)}, then that of {self.state.max_steps}"} if plans else {}),
             "epochs": round(self.state.epoch, 2),
             "batch": f"{self.get_total_train_batch_size(args)} referents ({args.world_size} processes, "
             f"{args.gradient_accumulation_steps} accumulation steps)",
@@ -355,17 +406,28 @@ def load_weights(model: PreTrainedModel | PeftModel, folder: str | PathLike[str]
 
 
 def finished_state(args: RefSegTrainingArguments, checkpoint: str | PathLike[str]) -> TrainerState | None:
-    """The state of a checkpoint that was written after the last step of a training as long as this one."""
+    """The state of a checkpoint that was written after the last step of a training as long as this one.
+
+    Raises:
+        ValueError: the checkpoint is that of a training of another length, and has gone as many steps as this one, or
+            more.
+    """
     path = Path(checkpoint) / "trainer_state.json"
     if not path.is_file():
         return None
     state = TrainerState.load_from_json(str(path))
-    wanted, planned = (
-        (args.max_steps, state.max_steps)
-        if args.max_steps > 0
-        else (math.ceil(args.num_train_epochs), state.num_train_epochs)
-    )
-    return state if wanted == planned and state.global_step >= state.max_steps else None
+    # As Trainer counts them.
+    steps_per_epoch = round(state.global_step / state.epoch)
+    wanted = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch)
+    if state.global_step < wanted:
+        return None
+    if wanted != state.max_steps:
+        raise ValueError(
+            f"{checkpoint} has gone {state.global_step} steps of a training of {state.max_steps}: one of {wanted}, "
+            "whose learning rate falls sooner, cannot go on from it. Give more steps, or begin anew with "
+            "resume_from_checkpoint=never."
+        )
+    return state
 
 
 def _check_adapter_arguments(model: PeftModel, args: RefSegTrainingArguments) -> None:

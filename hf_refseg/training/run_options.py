@@ -1,0 +1,130 @@
+"""The options of a run, kept beside its weights: a run goes on with no others, and its data is found again by them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, fields
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from ..files import write_json
+
+RUN_OPTIONS = "run_options.json"
+# Their entry with the options of `load_refseg` for each data set, by its name.
+DATASETS = "datasets"
+# In every saved configuration, whatever the model.
+SAVED_WITH_A_MODEL = (
+    "_name_or_path",
+    "architectures",
+    "auto_map",
+    "custom_pipelines",
+    "dtype",
+    "transformers_version",
+)
+
+# What a run may go on with in another way: how long it is, what is logged, scored and saved, where files lie, on what
+# machine it runs. How many referents a step sees is compared as such, however devices share them.
+MAY_CHANGE = {
+    *("num_train_epochs", "max_steps", "resume_from_checkpoint", "ignore_data_skip"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "total_train_batch_size", "auto_find_batch_size"),
+    *("disable_tqdm", "report_to", "run_name", "project", "pictures", "debug", "skip_memory_metrics"),
+    *("per_device_eval_batch_size", "prediction_loss_only", "batch_eval_metrics", "bf16_full_eval", "fp16_full_eval"),
+    *("load_best_model_at_end", "metric_for_best_model", "greater_is_better", "enable_jit_checkpoint", "push_to_hub"),
+    *("restore_callback_states_from_checkpoint", "use_cpu", "local_rank", "deepspeed", "accelerator_config"),
+    *("output_dir", "data_dir", "image_dir", "cache_dir", "leakage_list", "cache_image_features"),
+    *("test_splits", "protocol", "max_test_images", "max_test_videos", "window", "overlap", "per_frame"),
+    *SAVED_WITH_A_MODEL,
+}
+MAY_CHANGE_BEGINNINGS = (
+    *("logging_", "log_", "eval_", "save_", "hub_", "trackio_", "include_", "do_"),
+    *("dataloader_", "ddp_", "fsdp", "torch_", "gradient_checkpointing", "activation_checkpointing"),
+)
+
+
+def given_options(options: Any) -> dict[str, Any]:
+    """The fields of a dataclass of options that differ from their defaults, so that a new field changes no record."""
+    chosen = [option for option in fields(options) if option.init]
+    return {
+        option.name: getattr(options, option.name)
+        for option in chosen
+        if getattr(options, option.name) != default_of(option)
+    }
+
+
+def given_fields(config: PreTrainedConfig) -> dict[str, Any]:
+    """The fields of a configuration, and of those inside it, that differ from the method's own."""
+    return differing_values(config.to_dict(), type(config)().to_dict())
+
+
+def differing_values(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: differing_values(value, defaults[name])
+        if isinstance(value, Mapping) and isinstance(defaults.get(name), Mapping)
+        else value
+        for name, value in values.items()
+        if name not in defaults or value != defaults[name]
+    }
+
+
+def default_of(option: Field) -> Any:
+    return option.default if option.default_factory is MISSING else option.default_factory()
+
+
+def write_run_options(folder: str | PathLike[str], options: Mapping[str, Any]) -> None:
+    """Writes the options into the folder of a checkpoint or of a model."""
+    write_json(Path(folder) / RUN_OPTIONS, options)
+
+
+def read_run_options(folder: str | PathLike[str]) -> dict[str, Any] | None:
+    """The options that `write_run_options` wrote; None where there are none.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = Path(folder) / RUN_OPTIONS
+    if not path.is_file():
+        return None
+    try:
+        options = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}). Put it back, or delete it.") from error
+    if not isinstance(options, dict):
+        raise ValueError(f"{path} is damaged: it holds no mapping. Put it back, or delete it.")
+    return options
+
+
+def check_same_options(checkpoint: str | PathLike[str], before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises ValueError with a list of the options of a checkpoint that a run would go on with in another way."""
+    old, new = dict(flatten(before)), dict(flatten(json.loads(json.dumps(now, default=str))))
+    differing = [name for name in dict.fromkeys((*old, *new)) if old.get(name) != new.get(name)]
+    refused = [
+        f"{'.'.join(name[1:])} {describe(old, name)}, now {describe(new, name)}"
+        for name in differing
+        if not (may_change(name[-1]) or (name[0] != DATASETS and may_change(name[1])))
+    ]
+    if refused:
+        raise ValueError(
+            f"{checkpoint} was trained with other options: {'; '.join(refused)}. Go on with those of before, or "
+            "choose another output_dir, or begin anew with resume_from_checkpoint=never."
+        )
+
+
+def flatten(options: Any, name: Sequence[str] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every value of nested mappings, with the names that lead to it."""
+    if not isinstance(options, Mapping):
+        yield tuple(name), options
+        return
+    for key, value in options.items():
+        yield from flatten(value, (*name, key))
+
+
+def may_change(name: str) -> bool:
+    return name in MAY_CHANGE or name.startswith(MAY_CHANGE_BEGINNINGS)
+
+
+def describe(options: Mapping[tuple[str, ...], Any], name: tuple[str, ...]) -> str:
+    return json.dumps(options[name]) if name in options else "the default"
