@@ -23,6 +23,7 @@ from .modeling.explanations_refseg import (
     Reconstruction,
     WordMaps,
 )
+from .modeling.image_processing_refseg import upright_rgb
 from .visualization import (
     MaskedImage,
     MaskedWords,
@@ -36,7 +37,7 @@ from .visualization import (
 def draw_explanations(
     model: PreTrainedModel | PeftModel, processor: ProcessorMixin, image: Image.Image, text: str
 ) -> Iterator[tuple[str, Image.Image]]:
-    """Name and picture of each explanation that the model gives of an upright RGB image and a text.
+    """Name and picture of each explanation that the model gives of an image of any mode and a text.
 
     Where the processor pads images to squares, the pictures show the padding as well. Words that the tokenizer does
     not know are shown as they stand in the text.
@@ -47,6 +48,7 @@ def draw_explanations(
     model = plain_model(model)
     if not isinstance(model, Explainable):
         raise ValueError(f"A model of type {model.config.model_type} cannot tell how it came to a mask.")
+    image = upright_rgb(image)
     inputs = processor(image, text, return_tensors="pt").to(model.device)
     inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
     explanations = model.explain(**inputs)

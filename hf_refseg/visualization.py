@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from .modeling.image_processing_refseg import stored_rgb
+
 Color = tuple[int, int, int]
 
 BACKGROUND: Color = (255, 255, 255)
@@ -99,7 +101,7 @@ def draw_overlay(image: Image.Image, mask: ArrayLike, color: Color = MASK_COLOR,
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity must be in [0, 1], not {opacity}.")
     mask = _checked_mask(mask, image)
-    pixels = np.asarray(image.convert("RGB"), dtype=np.float32).copy()
+    pixels = np.asarray(stored_rgb(image), dtype=np.float32).copy()
     outline = _outline(mask)
     is_alike = np.linalg.norm(pixels[outline] - np.asarray(color), axis=-1, keepdims=True) < NEAR_COLORS
     pixels[mask] = (1 - opacity) * pixels[mask] + opacity * np.asarray(color, dtype=np.float32)
@@ -129,7 +131,7 @@ def draw_masks(
     if len(masks) != len(labels):
         raise ValueError(f"{len(masks)} masks for {len(labels)} labels: give one for each.")
     colors = [distinct_color(index) for index in range(len(masks))]
-    picture = image.convert("RGB")
+    picture = stored_rgb(image)
     for mask, color in zip(masks, colors, strict=True):
         picture = draw_overlay(picture, mask, color, opacity)
     legend = _draw_legend(labels, colors, picture.width)
@@ -228,7 +230,7 @@ def draw_pixel_words(
     """
     places, weights = np.asarray(places), np.asarray(weights, dtype=np.float64)
     colors = [distinct_color(index) for index in range(len(places))]
-    picture = _fit(image.convert("RGB"), cell_width)
+    picture = _fit(stored_rgb(image), cell_width)
     draw = ImageDraw.Draw(picture)
     radius = max(3, cell_width // 40)
     for (x, y), color in zip(places, colors, strict=True):
@@ -272,7 +274,7 @@ def draw_impact_tokens(
         colors = [distinct_color(index) for index in range(len(shares))]
         segments = np.asarray(colors, dtype=np.uint8)[shares.argmax(0)]
         areas = Image.fromarray(segments).resize(image.size, Image.Resampling.NEAREST)
-        picture = _fit(Image.blend(image.convert("RGB"), areas, 0.55), cell_width)
+        picture = _fit(Image.blend(stored_rgb(image), areas, 0.55), cell_width)
         rows.append(_side_by_side([picture, _word_table(np.asarray(weights, dtype=np.float64), words, colors)]))
     return _stack(rows)
 
@@ -317,7 +319,7 @@ def draw_reconstruction(
         cell_width: width of every column in pixels.
     """
     font_size = max(12, cell_width // 15)
-    whole = image.convert("RGB")
+    whole = stored_rgb(image)
     pictures = {"image": whole, "masked": whole, "reconstruction": whole}
     if masked_image is not None:
         hidden = Image.fromarray(np.asarray(masked_image.masked_patches, dtype=np.uint8) * 255)
@@ -374,7 +376,7 @@ def _glyph(font: ImageFont.FreeTypeFont, character: str) -> tuple[tuple[int, int
 
 def _comparison_row(row: ComparisonRow, cell_width: int, font_size: int) -> Image.Image:
     overlays = [draw_overlay(row.image, mask) for mask in (row.truth, row.prediction)]
-    pictures = [_fit(picture, cell_width) for picture in (row.image.convert("RGB"), *overlays)]
+    pictures = [_fit(picture, cell_width) for picture in (stored_rgb(row.image), *overlays)]
     height = max(pictures[0].height, 5 * font_size)
     sentence = _text_cell(row.text, cell_width, height, font_size, note=f"IoU {100 * row.iou:.1f} %")
     return _beside([pictures[0], sentence, *pictures[1:]])
@@ -403,7 +405,7 @@ def _draw_heat(image: Image.Image, values: NDArray[np.float32], low: float, high
     """A map of any size over a gray image, in colors from `low` to `high`."""
     scaled = np.asarray(Image.fromarray(values).resize(image.size, Image.Resampling.BILINEAR))
     colors = Image.fromarray(_heat_colors((scaled - low) / max(high - low, 1e-12)))
-    return Image.blend(image.convert("L").convert("RGB"), colors, 0.6)
+    return Image.blend(stored_rgb(image).convert("L").convert("RGB"), colors, 0.6)
 
 
 def _heat_colors(values: NDArray) -> NDArray[np.uint8]:

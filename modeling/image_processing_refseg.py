@@ -1,9 +1,15 @@
 """Images and masks on their way into a model, and logits on their way back to masks at the image's own size."""
 
+import base64
+import os
 import warnings
 from collections.abc import Iterable, Iterator
+from http.client import HTTPException
+from io import BytesIO
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
@@ -13,6 +19,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
+from transformers.image_transforms import to_channel_dimension_format
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
     IMAGENET_DEFAULT_STD,
@@ -20,6 +27,7 @@ from transformers.image_utils import (
     ImageInput,
     PILImageResampling,
     SizeDict,
+    infer_channel_dimension_format,
 )
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import ModelOutput, TensorType, logging
@@ -49,8 +57,9 @@ class RefSegImageProcessor(TorchvisionBackend):
     `{"longest_edge": N}`, which keeps it: the longer side becomes N, and zeros fill right and bottom to N by N, after
     the normalization and as background in masks (as SAM prepares its images).
     The defaults are those of LAVT (section 3.3): 480 by 480 pixels, antialiased bilinear, ImageNet mean and standard
-    deviation; masks take the nearest pixel. Images may be PIL images of any mode (EXIF orientation is applied), numpy
-    arrays, torch tensors, or paths and URLs.
+    deviation; masks take the nearest pixel. Images may be PIL images of any mode, paths and URLs (EXIF orientation is
+    applied), numpy arrays or torch tensors. Integers of more than 8 bits are scaled as `as_8_bit` does; fractions of 1
+    take `do_rescale=False`, as in transformers.
 
     An unknown option is an error; of a saved image processor, which may be that of a newer version, it is left out,
     with a warning.
@@ -150,15 +159,30 @@ class RefSegImageProcessor(TorchvisionBackend):
         data = {name: values.unflatten(0, (-1, lengths[0])) for name, values in inputs.items()}
         return BatchFeature(data, tensor_type=return_tensors)
 
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
+        """Paths and URLs, also in lists, as upright RGB images (PIL), by `read_image`; all else stays as it is."""
+        if isinstance(image_url_or_urls, str | PathLike):
+            return read_image(image_url_or_urls)
+        return super().fetch_images(image_url_or_urls)
+
     def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> ImageInput:
+        if isinstance(images, list | tuple) and not images:
+            raise ValueError("There is no image: pass one at least.")
         if expected_ndims == 3:
-            images = [_with_channel(each) for each in images] if isinstance(images, list) else _with_channel(images)
+            several = isinstance(images, list | tuple)
+            images = [_with_channel(each) for each in images] if several else _with_channel(images)
         return super()._prepare_images_structure(images, expected_ndims=expected_ndims)
 
     def process_image(self, image: ImageInput, do_convert_rgb: bool | None = None, **kwargs) -> Tensor:
-        if isinstance(image, Image.Image) and do_convert_rgb:
+        if do_convert_rgb and isinstance(image, Image.Image):
             image = upright_rgb(image)
+        elif do_convert_rgb and np.asarray(image).dtype.kind in "iu":
+            image = as_8_bit(np.asarray(image))
         return super().process_image(image, do_convert_rgb=do_convert_rgb, **kwargs)
+
+    def convert_to_rgb(self, image: Tensor, input_data_format: ChannelDimension | None = None) -> Tensor:
+        """Makes an image (1, 3 or 4, height, width) RGB; transparency is left out, as in PIL images."""
+        return super().convert_to_rgb(image[:3], input_data_format)
 
     def resize(self, image: Tensor, size: SizeDict, resample: PILImageResampling | None = None, **kwargs) -> Tensor:
         """Resizes images (batch, channels, height, width); those of the papers, 8-bit RGB, with PIL as the papers did.
@@ -302,25 +326,116 @@ def _with_channel(image: ImageInput) -> ImageInput:
     return image[None] if isinstance(image, np.ndarray | Tensor) and image.ndim == 2 else image
 
 
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """A PIL image of any mode as RGB, turned the way its EXIF orientation says; 16-bit gray keeps its contrast."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+def as_8_bit(values: np.ndarray) -> np.ndarray:
+    """Gray values or colors of any type as uint8, of the same shape.
+
+    They are scaled by the smallest range that holds them, so that data of 12 bits in files of 16 bits are not black:
+    that of 8, 12 or 16 bits, 0 ... 1 as well where they are no integers, or, beyond all of these, up to the largest
+    value. What is negative or no number is 0.
+    """
+    if values.dtype == np.uint8:
+        return values
+    ranges = (255, 4095, 65535) if values.dtype.kind in "iu" else (1, 255, 4095, 65535)
+    numbers = np.nan_to_num(values.astype(np.float64), posinf=0).clip(0)
+    largest = numbers.max(initial=0)
+    white = next((each for each in ranges if largest <= each), largest)
+    return (numbers * 255 / white).astype(np.uint8)
+
+
+def stored_rgb(image: Image.Image) -> Image.Image:
+    """A PIL image of any mode as RGB, in the orientation in which its pixels are stored."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = Image.fromarray(as_8_bit(np.asarray(image)))
     return image.convert("RGB")
 
 
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A PIL image of any mode as RGB, turned the way its EXIF orientation says."""
+    return stored_rgb(ImageOps.exif_transpose(image))
+
+
 def open_image(path: Path) -> Image.Image:
-    """A photograph as RGB, upright; raises ValueError, naming the file, where it is damaged or too large."""
+    """A photograph as RGB, upright.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged or too large; the file is named.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such image file.")
+    return _decode(path, str(path))
+
+
+def read_image(source: str | PathLike[str] | Image.Image | np.ndarray | Tensor) -> Image.Image:
+    """A picture from wherever it comes, as an upright RGB image.
+
+    Args:
+        source: a path, a URL (http or https), an image file in base64 (also as `data:image/...`), a PIL image of any
+            mode, or an array or tensor (height, width), or with 1, 3 or 4 channels in front or behind, of any type
+            that `as_8_bit` takes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ConnectionError: the URL cannot be downloaded.
+        ValueError: a damaged or too large image, or an array of another shape.
+        TypeError: anything else.
+    """
+    if isinstance(source, Image.Image):
+        return upright_rgb(source)
+    if isinstance(source, np.ndarray | Tensor):
+        return _from_array(source)
+    if not isinstance(source, str | PathLike):
+        kind = type(source).__name__
+        raise TypeError(f"An image is a path, a URL, a PIL image, an array or a tensor, not {kind}.")
+    name = os.fspath(source)
+    if name.startswith(("http://", "https://")):
+        return _decode(BytesIO(_download(name)), name)
+    if os.path.isfile(name):
+        return open_image(Path(name))
+    try:
+        file = BytesIO(base64.decodebytes(name.removeprefix("data:image/").rpartition("base64,")[2].encode()))
+        return _decode(file, "The image in base64")
+    except ValueError as error:
+        raise FileNotFoundError(
+            f"{name[:100]}: there is no such image file, and it is no URL and no image in base64."
+        ) from error
+
+
+def _download(url: str) -> bytes:
+    # Some servers refuse the name that Python gives itself.
+    request = Request(url, headers={"User-Agent": "Mozilla/5.0 (compatible; hf_refseg)"})
+    try:
+        with urlopen(request, timeout=30) as response:
+            return response.read()
+    except (OSError, HTTPException) as error:
+        raise ConnectionError(f"{url} cannot be downloaded: {error}") from error
+
+
+def _decode(file: Path | BinaryIO, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(file) as image:
                 return upright_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{path} is too large to open: {error} Scale it down first.") from error
+        raise ValueError(f"{name} is too large to open: {error} Scale it down first.") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} is damaged or no image ({error}). Replace it with the complete file.") from error
+        raise ValueError(f"{name} is damaged or no image ({error}). Replace it with the complete file.") from error
 
 
-__all__ = ["RefSegImageProcessor", "open_image", "upright_rgb"]
+def _from_array(values: np.ndarray | Tensor) -> Image.Image:
+    if isinstance(values, Tensor):
+        values = (values.float() if values.is_floating_point() else values).detach().cpu().numpy()
+    if values.ndim == 2:
+        values = values[None]
+    if values.ndim != 3 or not {values.shape[0], values.shape[2]} & {1, 3, 4}:
+        raise ValueError(
+            f"An array of shape {values.shape} is no image: pass (height, width), or 1, 3 or 4 channels in front or "
+            "behind."
+        )
+    channels = infer_channel_dimension_format(values, num_channels=(1, 3, 4))
+    pixels = as_8_bit(to_channel_dimension_format(values, ChannelDimension.LAST, channels))
+    return Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).convert("RGB")
+
+
+__all__ = ["RefSegImageProcessor", "as_8_bit", "open_image", "read_image", "stored_rgb", "upright_rgb"]

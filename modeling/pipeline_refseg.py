@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from transformers import Pipeline
-from transformers.image_utils import load_image
 
-from .image_processing_refseg import upright_rgb
+from .image_processing_refseg import read_image
 from .modeling_outputs_refseg import ReferringSegmentationOutput
 
 
@@ -66,7 +65,7 @@ class ReferringImageSegmentationPipeline(ReferringSegmentationPipeline):
         return {}, {}, {} if threshold is None else {"threshold": threshold}
 
     def preprocess(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        image = upright_rgb(load_image(inputs["image"]))
+        image = read_image(inputs["image"])
         features = self.processor(images=image, text=inputs["texts"], return_tensors="pt")
         return {**features.to(self.dtype), "texts": inputs["texts"], "size": (image.height, image.width)}
 

@@ -1,18 +1,30 @@
 """Image processor, processor and pipeline: every kind of input, and masks back at the image's own size."""
 
+import base64
+import functools
 import logging
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from PIL import Image
 from tiny_lavt import tiny_lavt, tiny_processor
 from torch.testing import assert_close
 from transformers import AutoImageProcessor, AutoProcessor, SamImageProcessor, pipeline
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
-from hf_refseg import ReferringImageSegmentationPipeline, RefSegImageProcessor, RefSegProcessor
+from hf_refseg import ReferringImageSegmentationPipeline, RefSegImageProcessor, RefSegProcessor, VideoFrames
+from hf_refseg.data.examples import ImageExamples, ReferentExamples
+from hf_refseg.data.masks import encode_mask
+from hf_refseg.modeling.image_processing_refseg import open_image, read_image
 from hf_refseg.modeling.modeling_outputs_refseg import ReferringSegmentationOutput
+from hf_refseg.visualization import draw_overlay
 
 
 def photograph(height: int = 50, width: int = 70) -> Image.Image:
@@ -44,6 +56,82 @@ def test_sixteen_bit_gray_keeps_its_contrast() -> None:
     sixteen = pixel_values(Image.fromarray(ramp.astype(np.uint16)))
     eight = pixel_values(Image.fromarray((ramp // 257).astype(np.uint8)))
     assert_close(sixteen, eight, atol=0.05, rtol=0)
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch) -> Iterator[str]:
+    """The address under which the files in `tmp_path` can be downloaded."""
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *args: None)
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("largest", [255, 4095, 65535])
+def test_a_gray_picture_of_any_depth_is_read_alike_wherever_it_comes_from(tmp_path, served, largest: int) -> None:
+    gray = np.linspace(0, largest, 64 * 64).astype(np.uint16).reshape(64, 64)
+    picture, path = Image.fromarray(gray), tmp_path / "gray.png"
+    picture.save(path)
+    source = {"bytes": None, "path": str(path)}
+    row = {"image": source, "image_id": "1", "ref_id": "1", "no_target": False, "mask": encode_mask(gray > 9)}
+    rows = Dataset.from_list([{**row, "sentences": [{"sent_id": "1", "raw": "red", "sent": "red"}]}])
+    rows = rows.cast_column("image", datasets.Image())
+    base64_text = base64.b64encode(path.read_bytes()).decode()
+    pictures = {
+        "file": str(path),
+        "path": path,
+        "address": f"{served}/gray.png",
+        "base64": base64_text,
+        "data address": f"data:image/png;base64,{base64_text}",
+        "PIL image": picture,
+        "array": gray,
+        "tensor": torch.from_numpy(gray),
+        "one channel": gray[..., None],
+        "command line": open_image(path),
+        "decoded by datasets": rows[0]["image"],
+        "training": ReferentExamples(rows)[0]["image"],
+        "evaluation": ImageExamples(rows)[0]["image"],
+        "video": next(iter(VideoFrames(tmp_path))),
+    }
+    expected = torch.from_numpy(gray.astype(np.int64) * 255 // largest).float()
+    assert (expected.min(), expected.max()) == (0, 255)
+    for name, source in pictures.items():
+        values = pixel_values(source, do_rescale=False, do_normalize=False)
+        assert torch.equal(values[0].float(), expected.expand(3, 64, 64)), name
+        assert np.array_equal(np.asarray(read_image(source))[..., 1], expected.numpy()), name
+        drawn = draw_overlay(source, np.zeros((64, 64), dtype=bool)) if isinstance(source, Image.Image) else None
+        assert drawn is None or np.array_equal(np.asarray(drawn)[..., 2], expected.numpy()), name
+
+
+def test_fractions_of_white_and_transparency_in_pictures() -> None:
+    picture = photograph().convert("RGBA")
+    array = np.asarray(picture)
+    assert torch.equal(pixel_values(array), pixel_values(picture))
+    for same in (array, array / 255, torch.from_numpy(array.transpose(2, 0, 1) / 255).half(), array.astype(np.int64)):
+        difference = np.asarray(read_image(same)).astype(int) - np.asarray(picture.convert("RGB"))
+        assert np.abs(difference).max() <= 1
+    assert np.asarray(read_image(Image.fromarray(np.eye(4, dtype=np.float32)))).max() == 255
+    assert np.asarray(read_image(np.eye(4, dtype=bool))).max() == 255
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        ("absent.png", FileNotFoundError, "absent.png: there is no such image file"),
+        (Path("absent.png"), FileNotFoundError, "absent.png: there is no such image file"),
+        ("http://127.0.0.1:1/photo.png", ConnectionError, "photo.png cannot be downloaded"),
+        (np.zeros((7, 5, 6)), ValueError, r"shape \(7, 5, 6\) is no image"),
+        (7, TypeError, "a path, a URL, a PIL image, an array or a tensor, not int"),
+    ],
+)
+def test_what_is_no_picture_is_one_clear_error(segment, source, error, message) -> None:
+    with pytest.raises(error, match=message):
+        segment(source, text="red circle")
+    if isinstance(source, str | Path):
+        with pytest.raises(error, match=message):
+            tiny_processor()(source, "red circle")
 
 
 def test_exif_orientation_is_applied(tmp_path) -> None:

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from hf_refseg.data.loading import DataFormatError
 from hf_refseg.data.masks import InvalidMaskError, decode_mask
+from hf_refseg.modeling.image_processing_refseg import stored_rgb
 
 ReadImage = Callable[[dict[str, Any]], Any]
 
@@ -222,7 +223,7 @@ def open_image(row: dict[str, Any]) -> Image.Image:
     file = io.BytesIO(read_image_file(row))
     try:
         with Image.open(file) as image:
-            picture = image.convert("RGB")
+            picture = stored_rgb(image)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise _unreadable(row, error) from error
     # Without its metadata the picture stays as stored: a processor would turn it by its EXIF orientation.

@@ -63,11 +63,10 @@ CITATIONS = {
 
 IMAGE_SNIPPET = """```python
 {first_line}from transformers import AutoModel, AutoProcessor
-from transformers.image_utils import load_image
 
 processor = AutoProcessor.from_pretrained("{name}"{option})
 model = AutoModel.from_pretrained("{name}"{option})
-image = load_image("photo.jpg")
+image = processor.image_processor.fetch_images("photo.jpg")
 outputs = model(**processor(image, "the left dog", return_tensors="pt"))
 sizes = [(image.height, image.width)]
 result = processor.post_process_referring_segmentation(outputs, target_sizes=sizes)[0]
