@@ -24,6 +24,8 @@ from .modeling.modeling_risam import RisamForReferringSegmentation
 from .modeling.modeling_unified_lavt import UnifiedLavtForReferringSegmentation
 from .modeling.modeling_video_lavt import VideoLavtForReferringSegmentation
 from .modeling.processing_refseg import RefSegProcessor
+from .modeling.recurrent_text_refseg import RecurrentTextConfig, RecurrentTextEncoder
+from .modeling.video_swin_refseg import VideoSwinConfig, VideoSwinModel
 
 
 class AutoModelForReferringSegmentation(_BaseAutoModelClass):
@@ -45,20 +47,23 @@ MODELS = {
     UnifiedLavtConfig: UnifiedLavtForReferringSegmentation,
     VideoLavtConfig: VideoLavtForReferringSegmentation,
 }
+# Encoders of the methods that transformers does not have.
+ENCODERS = {RecurrentTextConfig: RecurrentTextEncoder, VideoSwinConfig: VideoSwinModel}
 
 
 def register() -> None:
     """Registers every method; done on `import hf_refseg`. Saved folders then carry the code they need."""
-    for config_class, model_class in MODELS.items():
+    for config_class, model_class in {**MODELS, **ENCODERS}.items():
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
         AutoModel.register(config_class, model_class, exist_ok=True)
+        config_class.register_for_auto_class()
+        model_class.register_for_auto_class("AutoModel")
+    for config_class, model_class in MODELS.items():
         AutoModelForReferringSegmentation.register(config_class, model_class, exist_ok=True)
         AutoImageProcessor.register(
             config_class, image_processor_classes={"torchvision": RefSegImageProcessor}, exist_ok=True
         )
         AutoProcessor.register(config_class, RefSegProcessor, exist_ok=True)
-        config_class.register_for_auto_class()
-        model_class.register_for_auto_class("AutoModel")
     RefSegImageProcessor.register_for_auto_class()
     RefSegProcessor.register_for_auto_class()
     for task, pipeline_class in PIPELINES.items():

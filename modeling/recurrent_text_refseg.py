@@ -79,6 +79,12 @@ class RecurrentTextEncoder(PreTrainedModel):
     config: RecurrentTextConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
+    _input_embed_layer = "embeddings"
+    # It has no attention, so that of the model around it may be any.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
     CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
 
     def __init__(self, config: RecurrentTextConfig) -> None:
@@ -102,9 +108,6 @@ class RecurrentTextEncoder(PreTrainedModel):
         if isinstance(module, nn.RNNBase):
             for parameter in module.parameters():
                 init.uniform_(parameter, -(module.hidden_size**-0.5), module.hidden_size**-0.5)
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        return self.embeddings
 
     @torch.no_grad()
     def load_word_vectors(self, vectors: Tensor) -> None:

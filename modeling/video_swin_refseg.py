@@ -206,6 +206,7 @@ class VideoSwinModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["VideoSwinBlock"]
+    _input_embed_layer = "patch_embed"
 
     def __init__(self, config: VideoSwinConfig) -> None:
         super().__init__(config)

@@ -12,7 +12,7 @@ from slow_attention import slow_heads, slow_softmax
 from tiny_configs import BERT, SWIN
 from torch import Tensor, nn
 from torch.testing import assert_close
-from transformers import BertConfig, BertModel, SwinConfig, SwinModel
+from transformers import AutoConfig, AutoModel, BertConfig, BertModel, SwinConfig, SwinModel
 
 from hf_refseg import (
     AutoModelForReferringSegmentation,
@@ -510,6 +510,31 @@ def test_the_recurrent_encoder_saves_and_loads_alone(tmp_path) -> None:
     loaded = RecurrentTextEncoder.from_pretrained(tmp_path)
     for name, value in encoder.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_model_with_a_recurrent_encoder_takes_an_attention(attention: str, tmp_path) -> None:
+    models = TestM3Att()
+    model, inputs = models.build(text_config=RECURRENT), models.inputs()
+    model.save_pretrained(tmp_path)
+    loaded = M3AttForReferringSegmentation.from_pretrained(tmp_path, attn_implementation=attention)
+    assert loaded.config._attn_implementation == attention
+    assert_close(loaded(**inputs).logits, model(**inputs).logits, atol=1e-4, rtol=0)
+    model.set_attn_implementation(attention)
+    assert_close(loaded(**inputs).logits, model(**inputs).logits, atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_auto_classes_know_the_recurrent_encoder(tmp_path) -> None:
+    encoder, input_ids = text_encoder(), torch.tensor([[3, 4, 5]])
+    config = AutoConfig.for_model(**{**encoder.config.to_dict(), "embedding_size": 7})
+    assert type(config) is RecurrentTextConfig and config.embedding_size == 7
+    assert type(AutoModel.from_config(config)) is RecurrentTextEncoder
+    encoder.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    assert type(loaded) is RecurrentTextEncoder
+    assert torch.equal(loaded(input_ids).last_hidden_state, encoder(input_ids).last_hidden_state)
 
 
 def test_the_default_configuration_is_the_papers_main_model() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from torchvision.models import get_model
 from torchvision.models.video.swin_transformer import SwinTransformer3d
-from transformers import BertConfig, BertModel
+from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
 from hf_refseg import (
     LavtConfig,
@@ -431,6 +431,18 @@ def test_other_models_are_no_video_swin(tmp_path) -> None:
     for folder, found in (("whole", "video_lavt"), ("image", "swin")):
         with pytest.raises(ValueError, match=f"holds a model of type {found}, no Video Swin"):
             load_pretrained_video_swin(str(tmp_path / folder), drop_path_rate=0.0)
+
+
+@torch.no_grad()
+def test_auto_classes_know_video_swin(tmp_path) -> None:
+    config = AutoConfig.for_model(**VIDEO_SWIN)
+    assert type(config) is VideoSwinConfig and config.embed_dim == VIDEO_SWIN["embed_dim"]
+    encoder, clips = AutoModel.from_config(config).eval(), torch.randn(1, 2, 3, 40, 48)
+    assert type(encoder) is VideoSwinModel
+    encoder.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    assert torch.equal(loaded(clips).last_hidden_state, encoder(clips).last_hidden_state)
+    assert (tmp_path / "video_swin_refseg.py").is_file()
 
 
 def test_what_an_image_model_computes_cannot_be_changed() -> None:
