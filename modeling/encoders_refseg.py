@@ -440,6 +440,14 @@ class BertStages(nn.Module):
         """Takes over the weights of a pretrained `BertModel` without pooler, of the same configuration."""
         self.model.load_state_dict(pretrained.state_dict())
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The word embeddings."""
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Puts other word embeddings in their place."""
+        self.model.set_input_embeddings(value)
+
     def embed(self, input_ids: Tensor) -> Tensor:
         """Embeddings (batch, tokens, channels) of token ids (batch, tokens)."""
         return self.model.embeddings(input_ids=input_ids)

@@ -387,6 +387,12 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         if isinstance(module, BTMAE):
             init.normal_(module.mask_token, std=self.config.initializer_range)
 
+    def vocabulary_heads(self) -> list[str]:
+        return [
+            *super().vocabulary_heads(),
+            *(["vision_to_language.projection"] if self.config.word_autoencoder else []),
+        ]
+
     def run_image_encoder(self, pixel_values: Tensor) -> ImageFeatures:
         """The maps of strides 4, 8, 16 and 32 and the image itself, which is to be reconstructed, packed by `pack`."""
         maps, image_size = self.backbone(pixel_values), tuple(pixel_values.shape[-2:])

@@ -111,6 +111,43 @@ class RefSegPreTrainedModel(PreTrainedModel):
         """Takes over the weights of a pretrained text encoder of the same configuration."""
         self.text_encoder.load_state_dict(pretrained.state_dict())
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The word embeddings of the text encoder."""
+        return self.text_encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Puts other word embeddings into the text encoder."""
+        self.text_encoder.set_input_embeddings(value)
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Embedding:
+        """As in transformers; what names words of the vocabulary grows or shrinks along with it."""
+        embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        for name in self.vocabulary_heads():
+            head = self.get_submodule(name)
+            resized = self._get_resized_lm_head(head, embeddings.num_embeddings, mean_resizing=mean_resizing)
+            self.set_submodule(name, resized.requires_grad_(head.weight.requires_grad))
+        return embeddings
+
+    def vocabulary_heads(self) -> list[str]:
+        """Names of the linear layers with an output for each word of the vocabulary."""
+        return [] if self.config.mask_grounding is None else ["mask_grounding.predictor.classifier"]
+
+    def enable_input_require_grads(self) -> None:
+        """As in transformers, also for embeddings that are returned along with their size, as a Swin transformer's."""
+
+        def require_gradient(module: nn.Module, arguments: tuple, output: Tensor | tuple) -> None:
+            embedded = output[0] if isinstance(output, tuple) else output
+            embedded.requires_grad_(True)
+
+        encoders = [module for module in self.modules() if isinstance(module, PreTrainedModel)]
+        embeddings = {part for encoder in encoders for part in find_input_embeddings(encoder)}
+        self._require_grads_hooks = [module.register_forward_hook(require_gradient) for module in embeddings]
+
     def save_pretrained(
         self,
         save_directory: str | PathLike[str],
@@ -408,6 +445,14 @@ class RefSegPreTrainedModel(PreTrainedModel):
         fused = self.fuse(image, words, word_mask)
         targets = _targets(mask_labels)
         return self.name_masked_words(input_ids, attention_mask, is_masked, image, fused, targets).argmax(1)
+
+
+def find_input_embeddings(model: PreTrainedModel) -> list[nn.Module]:
+    """The module that embeds what a model reads, in a list; nothing for a model that reads features."""
+    try:
+        return [model.get_input_embeddings()]
+    except NotImplementedError:
+        return []
 
 
 def _targets(mask_labels: Tensor) -> Tensor:

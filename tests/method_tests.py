@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from fresh_process import run_python
+from peft import LoraConfig, get_peft_model
 from rounded_operations import RoundedOperations
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch.testing import assert_close
 from transformers import PreTrainedConfig
 
 from hf_refseg import AutoModelForReferringSegmentation
+from hf_refseg.training.adapters import ATTENTION_PROJECTIONS
 
 
 class MethodTests(ABC):
@@ -369,6 +371,43 @@ class MethodTests(ABC):
             model(**self.inputs(), mask_labels=self.labels()).loss.backward()
         for (name, expected), actual in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
             assert_close(actual.grad, expected.grad, atol=1e-6, rtol=1e-4, msg=lambda text, name=name: name + text)
+
+    def lora_gradients(self, **checkpointing: bool) -> dict[str, Tensor]:
+        """The gradients of a LoRA adapter of both encoders, with gradient checkpointing where it has options."""
+        model = self.build()
+        if checkpointing:
+            model.activation_checkpointing_enable(checkpointing)
+        model = get_peft_model(model, LoraConfig(r=2, target_modules=ATTENTION_PROJECTIONS))
+        torch.manual_seed(1)
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                nn.init.normal_(parameter, std=0.02)
+        model.train()(**self.inputs(), mask_labels=self.labels()).loss.backward()
+        return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    def test_lora_with_gradient_checkpointing_gives_the_same_gradients(self) -> None:
+        plain, checkpointed = self.lora_gradients(), self.lora_gradients(use_reentrant=False)
+        assert all(any(encoder in name for name in plain) for encoder in ("backbone.", "text_encoder."))
+        for name, gradient in plain.items():
+            assert_close(checkpointed[name], gradient, atol=1e-6, rtol=1e-3, msg=lambda text, name=name: name + text)
+
+    def test_word_embeddings_can_be_replaced_and_resized(self, tmp_path) -> None:
+        model, inputs = self.with_mask_grounding(), self.inputs()
+        logits, embeddings = model(**inputs).logits, model.get_input_embeddings()
+        assert embeddings in model.text_encoder.modules() and embeddings.num_embeddings == 97
+        model.set_input_embeddings(nn.Embedding.from_pretrained(embeddings.weight.detach().flip(0)))
+        assert not torch.equal(model(**inputs).logits, logits)
+        flipped = {**inputs, "input_ids": 96 - inputs["input_ids"]}
+        assert_close(model(**flipped).logits, logits)
+        model.set_input_embeddings(embeddings)
+        assert model.resize_token_embeddings(99) is model.get_input_embeddings()
+        assert torch.equal(model(**inputs).logits, logits)
+        inputs["input_ids"][:] = 98
+        model.save_pretrained(tmp_path)
+        loaded, report = self.model_class.from_pretrained(tmp_path, output_loading_info=True)
+        assert not report["missing_keys"] and not report["mismatched_keys"]
+        losses = [each(**inputs, mask_labels=self.labels()).loss for each in (model, loaded)]
+        assert torch.equal(*losses) and losses[0].isfinite()
 
     def test_tuple_output(self) -> None:
         model, inputs = self.build(), self.inputs()

@@ -82,6 +82,12 @@ class TestLavt(MethodTests):
         changed.load_state_dict(common, strict=False)
         assert (changed(**self.inputs()).logits - plain(**self.inputs()).logits).abs().max() > 1e-4
 
+    def test_lora_trains_the_first_layers_with_reentrant_checkpointing(self) -> None:
+        """Which stops gradients unless what the embeddings give takes them."""
+        plain, checkpointed = self.lora_gradients(), self.lora_gradients(use_reentrant=True)
+        for name, gradient in plain.items():
+            assert_close(checkpointed[name], gradient, atol=1e-6, rtol=1e-3, msg=lambda text, name=name: name + text)
+
     def test_ablations_choose_their_parts(self) -> None:
         kinds = {
             "plain": [GatedPathway, GatedPathway, GatedPathway, ClosedPathway],
