@@ -18,20 +18,21 @@ class OneLineErrors(TyperGroup):
         except (typer.Exit, typer.Abort):
             raise
         # Evaluated only when something else was raised: by then the libraries are imported.
-        except _expected_errors() as error:
+        except expected_errors() as error:
             if ctx.params["debug"]:
                 raise
-            typer.echo(f"Error: {_message(error)}", err=True)
+            typer.echo(f"Error: {message_of(error)}", err=True)
             raise typer.Exit(1) from error
 
 
-def _expected_errors() -> tuple[type[Exception], ...]:
+def expected_errors() -> tuple[type[Exception], ...]:
+    """What bad input is expected to raise; anything else is a fault of the code."""
     from huggingface_hub.errors import StrictDataclassError
 
     return ValueError, OSError, ImportError, StrictDataclassError
 
 
-def _message(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     """The message in one line; of the library's own errors all lines, as some hold a table."""
     message = str(error).strip()
     return message if type(error).__module__.startswith("hf_refseg.") else " ".join(message.split())
@@ -127,7 +128,7 @@ def predict(
         if context.parent.params["debug"]:
             raise error
         failures += 1
-        typer.echo(f"Error: {_message(error)}", err=True)
+        typer.echo(f"Error: {message_of(error)}", err=True)
 
     lines = cli.predict(
         model,

@@ -1,22 +1,27 @@
 """Trains and scores a model for referring image segmentation: run_ris.py [RECIPE.yaml] [--option value ...].
 
 A recipe is a YAML file with the options of this script; options on the command line go before those of the recipe.
-`run_ris.py --help` lists them all.
+`run_ris.py --help` lists those of this library, `--help_trainer` those of Trainer as well. What is wrong with the
+input is told in one line; `--debug` shows the traceback.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
+import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
+from huggingface_hub.constants import ENDPOINT
 from peft import PeftModel
 from transformers import (
     AutoConfig,
@@ -25,8 +30,10 @@ from transformers import (
     HfArgumentParser,
     PreTrainedConfig,
     PreTrainedModel,
+    TrainingArguments,
     set_seed,
 )
+from transformers.debug_utils import DebugOption
 
 from hf_refseg import AutoModelForReferringSegmentation, RefSegImageProcessor, RefSegProcessor, load_refseg
 from hf_refseg.auto import MODELS
@@ -35,8 +42,10 @@ from hf_refseg.data.leakage import TrainingPart, drop_images, join_training_spli
 from hf_refseg.data.vocabulary import load_glove, train_word_tokenizer
 from hf_refseg.datasets_scripts.refshapes import REFSHAPES_WORDS
 from hf_refseg.datasets_scripts.refshapes_video import REFSHAPES_VIDEO_WORDS
+from hf_refseg.describe import align
 from hf_refseg.evaluation import (
     EvaluationResult,
+    VideoEvaluationResult,
     evaluate_model,
     get_protocol,
     predict_cases,
@@ -53,6 +62,7 @@ from hf_refseg.training.feature_cache import EncodedCollator, cache_image_featur
 from hf_refseg.training.run_options import DATASETS, SAVED_WITH_A_MODEL, given_options
 from hf_refseg.training.trainer import RefSegTrainer, last_complete_checkpoint, load_weights
 from hf_refseg.visualization import draw_comparison
+from hf_refseg_cli import expected_errors, message_of
 
 REFSHAPES = "refshapes"
 WORDS = "words"
@@ -61,12 +71,16 @@ WORD_LISTS = {REFSHAPES: REFSHAPES_WORDS, "refshapes_video": REFSHAPES_VIDEO_WOR
 # Options that are mappings: the command line replaces single entries of the recipe's.
 MAPPINGS = ("config", "dataset_options", "image_data")
 DRAWN_CASES = 8
+# Shows Trainer's options as well, which are many.
+HELP_TRAINER = "--help_trainer"
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 @dataclass
 class ModelArguments:
     """Which model: a saved one, a new one on pretrained encoders, or (with neither) one from random weights."""
+
+    _argument_group_name = "model"
 
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "A saved model with its processor, on the Hub or on disk, to go on from."}
@@ -120,6 +134,8 @@ class ModelArguments:
 @dataclass
 class DataArguments:
     """Which data to train on, and what to score in the end."""
+
+    _argument_group_name = "data"
 
     dataset_name: list[str] | str = field(
         default_factory=lambda: [REFSHAPES],
@@ -216,7 +232,10 @@ def join_options(given: dict[str, Any], dataset_options: dict[str, Any]) -> dict
 
 def read_mapping(name: str, value: dict | str | None) -> dict:
     """A mapping given as such or as YAML or JSON."""
-    mapping = read_json_or_yaml(value) if isinstance(value, str) else value
+    try:
+        mapping = read_json_or_yaml(value) if isinstance(value, str) else value
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name} is neither YAML nor JSON: {error}") from error
     if mapping is not None and not isinstance(mapping, dict):
         raise ValueError(f"{name} has to be a mapping of names to values, not {value!r}.")
     return dict(mapping or {})
@@ -244,7 +263,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgum
 
 def parse_options(arguments: Sequence[str], groups: tuple[type, ...], description: str) -> tuple:
     """An object of each of the dataclasses `groups`, as `parse_arguments` makes them."""
-    parser = HfArgumentParser(groups, description=description, allow_abbrev=False)
+    parser = build_parser(groups, description, all_options=HELP_TRAINER in arguments)
     recipe: dict = {}
     if arguments and not arguments[0].startswith("-"):
         names = [option.name for group in groups for option in fields(group) if option.init]
@@ -258,15 +277,39 @@ def parse_options(arguments: Sequence[str], groups: tuple[type, ...], descriptio
     return parsed
 
 
+def build_parser(groups: tuple[type, ...], description: str, all_options: bool) -> HfArgumentParser:
+    """Takes the options of all groups; its help names all of them, or those of this library alone."""
+    parser = HfArgumentParser(
+        groups,
+        usage="%(prog)s [RECIPE.yaml] [--option value ...]",
+        description=description,
+        epilog=f"{HELP_TRAINER} lists Trainer's own options as well, such as --output_dir, --max_steps, "
+        "--per_device_train_batch_size, --use_cpu and --push_to_hub.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(HELP_TRAINER, action="help", help="show all options, those of Trainer as well, and exit")
+    if not all_options:
+        trainers = {
+            option.name for option in fields(TrainingArguments)
+        } - RefSegTrainingArguments.__annotations__.keys()
+        for action in parser._actions:
+            if action.dest in trainers:
+                action.help = argparse.SUPPRESS
+    return parser
+
+
 def read_recipe(path: Path, names: Sequence[str]) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"There is no recipe {path}.")
-    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no recipe, as it is no YAML: {error}") from error
     if not isinstance(recipe, dict):
         raise ValueError(f"{path} is no recipe: a mapping of options to values is expected.")
     unknown = [str(name) for name in recipe if name not in names]
     if unknown:
-        hint = nearest_names(unknown, names) or "; --help lists all options."
+        hint = nearest_names(unknown, names) or f"; --help and {HELP_TRAINER} list all options."
         raise ValueError(f"{path}: there is no option {', '.join(unknown)}{hint}")
     return recipe
 
@@ -471,9 +514,19 @@ def items_to_draw(evaluated: Sequence[SentenceExamples], number: int) -> list[di
 
 
 def checkpoint_to_resume(arguments: RefSegTrainingArguments) -> str | None:
-    if arguments.resume_from_checkpoint == "auto":
+    """The folder of the checkpoint to go on from, if any; raises ValueError for one that is none."""
+    named = arguments.resume_from_checkpoint
+    if named == "auto":
         return last_complete_checkpoint(arguments.output_dir)
-    return None if arguments.resume_from_checkpoint == "never" else arguments.resume_from_checkpoint
+    if named == "never":
+        return None
+    if not Path(named, "trainer_state.json").is_file():
+        found = "holds no trainer_state.json" if Path(named).is_dir() else "is no folder"
+        raise ValueError(
+            f"resume_from_checkpoint: {named} {found}. Name a folder checkpoint-<step> of an earlier run, or say auto "
+            "or never."
+        )
+    return named
 
 
 def score_splits(
@@ -572,17 +625,56 @@ def save_or_push(trainer: RefSegTrainer, **card: Any) -> None:
         trainer.create_model_card(**card)
 
 
+def describe_scores(results: Mapping[str, EvaluationResult | VideoEvaluationResult]) -> str:
+    """A table of the scores of each split in percent."""
+    names = list(dict.fromkeys(name for result in results.values() for name in result.metrics))
+    rows = [
+        (split, *(f"{result.metrics[name]:.2f}" if name in result.metrics else "" for name in names))
+        for split, result in results.items()
+    ]
+    return align([("split", *names), *rows])
+
+
+def closing_words(
+    trainer: RefSegTrainer,
+    results: Sequence[Mapping[str, EvaluationResult | VideoEvaluationResult]],
+    pictures: Sequence[Path],
+    shown: str = "IMAGE.jpg",
+) -> str:
+    """What a run says in the end: scores, where everything lies, and the command that uses it.
+
+    Args:
+        trainer: the trainer.
+        results: the scores by split; a table for each item, all of whose splits have one protocol.
+        pictures: the pictures that were drawn.
+        shown: what the command segments.
+    """
+    folder = trainer.args.output_dir
+    scored = [scores for scores in results if scores]
+    lines = [
+        f"\nScores in percent, protocol {next(iter(scores.values())).protocol}:\n{describe_scores(scores)}"
+        for scores in scored
+    ]
+    lines.append(f"\nModel, processor and card: {folder}")
+    if pictures:
+        lines.append(f"Pictures: {', '.join(map(str, pictures))}")
+    if trainer.args.push_to_hub:
+        lines.append(f"On the Hub: {ENDPOINT}/{trainer.hub_model_id}")
+    command = f'hf-refseg predict {shlex.quote(folder)} {shown} --text "what to segment" --output masks'
+    return "\n".join([*lines, f"Try it: {command}"])
+
+
 def main(arguments: Sequence[str] | None = None) -> dict:
     """Runs the script with these arguments; returns what it wrote to metrics.json (nothing in further processes)."""
     model_arguments, data_arguments, training_arguments = parse_arguments(
         sys.argv[1:] if arguments is None else arguments
     )
+    checkpoint = checkpoint_to_resume(training_arguments)
     splits = load_splits(data_arguments)
     if training_arguments.process_index == 0 and (len(splits.trained) > 1 or data_arguments.leakage_list):
         print(describe_dropped(splits.trained))
     set_seed(training_arguments.seed)
     model, processor = build_model_and_processor(model_arguments, sentences_of(splits.train))
-    checkpoint = checkpoint_to_resume(training_arguments)
     if model_arguments.adapter != "none":
         model = adapt(model, processor, model_arguments, training_arguments, checkpoint)
     drawn = items_to_draw(
@@ -618,17 +710,44 @@ def main(arguments: Sequence[str] | None = None) -> dict:
         "training": {"steps": trained.global_step, **trained.metrics},
     }
     write_json(Path(training_arguments.output_dir) / "metrics.json", report)
+    pictures = draw_pictures(trainer, splits.tested, results, data_arguments)
     save_or_push(
         trainer,
         metrics={card_key(split, result, data_arguments): result.metrics for split, result in results.items()},
         datasets=data_arguments.dataset_names,
         training_data=describe_parts(splits.trained, data_arguments),
         base_model=starting_points_on_hub(model_arguments),
-        pictures=draw_pictures(trainer, splits.tested, results, data_arguments),
+        pictures=pictures,
     )
+    print(closing_words(trainer, [results], pictures))
     return report
 
 
-if __name__ == "__main__":
-    main()
+def run(main: Callable[[Sequence[str]], object], arguments: Sequence[str]) -> None:
+    """Runs a script; what is wrong with its input ends it with exit status 1 and one line on stderr.
+
+    A bare `--debug` among the arguments shows the traceback; with a value it is Trainer's option of this name.
+    """
+    kept, debug = take_debug(arguments)
+    try:
+        main(kept)
+    except expected_errors() as error:
+        if debug:
+            raise
+        sys.exit(f"Error: {message_of(error)}")
     PartialState().destroy_process_group()  # Its threads may not outlive the interpreter.
+
+
+def take_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """The arguments without a bare `--debug`, and whether it was among them."""
+    values = {option.value for option in DebugOption}
+    kept = [
+        argument
+        for argument, following in zip_longest(arguments, arguments[1:], fillvalue="")
+        if argument != "--debug" or values.intersection(following.split())
+    ]
+    return kept, len(kept) < len(arguments)
+
+
+if __name__ == "__main__":
+    run(main, sys.argv[1:])

@@ -1,8 +1,10 @@
 """Trains and scores a model for referring video segmentation: run_rvs.py [RECIPE.yaml] [--option value ...].
 
 A recipe is a YAML file with the options of this script; options on the command line go before those of the recipe.
-`run_rvs.py --help` lists them all. Images can be trained on as well (`image_data`), a method for images can be trained
-on single frames, and an image LAVT can become a video LAVT (`model_name_or_path` with `model_type: video_lavt`).
+`run_rvs.py --help` lists those of this library, `--help_trainer` those of Trainer as well. What is wrong with the
+input is told in one line; `--debug` shows the traceback. Images can be trained on as well (`image_data`), a method for
+images can be trained on single frames, and an image LAVT can become a video LAVT (`model_name_or_path` with
+`model_type: video_lavt`).
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from datasets import Dataset
 from run_ris import (
     DRAWN_CASES,
@@ -29,6 +30,7 @@ from run_ris import (
     card_key,
     check_whole_model,
     checkpoint_to_resume,
+    closing_words,
     describe_parts,
     describe_results,
     draw_pictures,
@@ -39,6 +41,7 @@ from run_ris import (
     options_of_run,
     parse_options,
     read_mapping,
+    run,
     save_or_push,
     score_splits,
     sentences_of,
@@ -49,7 +52,7 @@ from transformers import AutoConfig, PreTrainedModel, set_seed
 from hf_refseg import RefSegProcessor, load_refseg
 from hf_refseg.data.clips import ClipCollator, ClipExamples, FrameExamples, VideoExamples
 from hf_refseg.data.examples import ReferentExamples, RefSegCollator, SentenceExamples
-from hf_refseg.evaluation.evaluator import evaluation_mode, select_worst_and_best
+from hf_refseg.evaluation.evaluator import EvaluationResult, evaluation_mode, select_worst_and_best
 from hf_refseg.evaluation.submission import write_submission
 from hf_refseg.evaluation.video import SEQUENCE_MEASURES, check_video_protocol
 from hf_refseg.evaluation.video_evaluator import VideoEvaluationResult, evaluate_video_model, predict_video_cases
@@ -94,6 +97,8 @@ class VideoModelArguments(ModelArguments):
 @dataclass
 class VideoDataArguments:
     """Which videos to train on, images as well, and what to score in the end."""
+
+    _argument_group_name = "data"
 
     dataset_name: str = field(
         default="refshapes_video",
@@ -388,13 +393,13 @@ def main(arguments: Sequence[str] | None = None) -> dict:
     model_arguments, data_arguments, training_arguments = parse_arguments(
         sys.argv[1:] if arguments is None else arguments
     )
+    checkpoint = checkpoint_to_resume(training_arguments)
     image_arguments = data_arguments.image_arguments()
     videos = load_video_splits(data_arguments)
     images = None if image_arguments is None else load_splits(image_arguments)
     set_seed(training_arguments.seed)
     sentences = chain(video_sentences(videos.train), () if images is None else sentences_of(images.train))
     model, processor = build_video_model_and_processor(model_arguments, sentences)
-    checkpoint = checkpoint_to_resume(training_arguments)
     if model_arguments.adapter != "none":
         model = adapt(model, processor, model_arguments, training_arguments, checkpoint)
     options = options_of_run(model_arguments, data_arguments, data_arguments.load_options())
@@ -417,6 +422,7 @@ def main(arguments: Sequence[str] | None = None) -> dict:
         "datasets": [data_arguments.dataset_name],
         "pictures": draw_video_pictures(trainer, videos.tested, results, data_arguments),
     }
+    image_results: dict[str, EvaluationResult] = {}
     if image_arguments is not None:
         image_results = score_splits(trainer, images.tested, image_arguments)
         report["images"] = {
@@ -440,9 +446,11 @@ def main(arguments: Sequence[str] | None = None) -> dict:
     )
     report["submissions"] = write_submissions(trainer, videos.submitted, data_arguments)
     write_json(Path(training_arguments.output_dir) / "metrics.json", report)
+    print(closing_words(trainer, [results, image_results], card["pictures"], shown="VIDEO.mp4"))
+    for split, path in report["submissions"].items():
+        print(f"For the evaluation server, of {split}: {path}")
     return report
 
 
 if __name__ == "__main__":
-    main()
-    PartialState().destroy_process_group()  # Its threads may not outlive the interpreter.
+    run(main, sys.argv[1:])

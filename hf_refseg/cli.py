@@ -46,6 +46,7 @@ from .evaluation.protocols import PROTOCOLS
 from .evaluation.video import SEQUENCE_MEASURES
 from .explain import draw_explanations
 from .files import may_be_on_hub, slug, write_json, write_whole
+from .hub.token import require_token
 from .inputs import load_model, load_tokenizer, open_dataset, select_split, what_is_in
 from .modeling.image_processing_refseg import open_image
 from .modeling.video_refseg import FrameMask, VideoFrames, segment_video
@@ -284,6 +285,8 @@ def prepare(
     options: Mapping[str, Any],
 ) -> str:
     """Writes a data set with `prepare_dataset` and returns a table of what the folder holds."""
+    if push_to_hub is not None:
+        require_token("--push-to-hub")
     folder = prepare_dataset(
         name,
         data_dir,

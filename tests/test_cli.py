@@ -414,6 +414,7 @@ def test_prepare_writes_what_load_dataset_reads():
 def test_prepare_passes_its_options_on(monkeypatch):
     uploads = []
     monkeypatch.setattr("hf_refseg.data.prepare.upload_dataset", lambda *arguments: uploads.append(arguments))
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
     sizes = ["--train-size", 1, "--val-size", 2, "--test-size", 1, "--image-size", 80, "--seed", 7]
     output_of("prepare", "refshapes", "--output", "shapes", *sizes, "--push-to-hub", "user/shapes")
     rows = datasets.load_dataset("shapes", split="val")
@@ -427,6 +428,14 @@ def test_prepare_passes_its_options_on(monkeypatch):
     output_of(*arguments, "--mask-overlap", "background", "--output", "refcocog")
     begun = json.loads(Path("refcocog/.prepare.json").read_text())
     assert (begun["split_by"], begun["mask_overlap"]) == ("google", "background")
+
+
+def test_prepare_needs_a_token_to_push(monkeypatch, tmp_path):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    error = error_of("prepare", "refshapes", "--output", "shapes", "--push-to-hub", "user/shapes")
+    assert error.startswith("--push-to-hub needs a token") and "hf auth login" in error
+    assert not Path("shapes").exists()
 
 
 def test_prepare_writes_videos():

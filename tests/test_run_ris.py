@@ -395,11 +395,95 @@ def test_a_wrong_option_of_a_union_is_one_clear_error(cache, tmp_path, options, 
         run_ris.main([str(write_union_recipe(tmp_path, cache, **options))])
 
 
+def run_script(arguments: list, capsys, main=None) -> tuple[int, str, str]:
+    """Exit status, standard output and error of the script."""
+    capsys.readouterr()
+    try:
+        run_ris.run(main or run_ris.main, [str(argument) for argument in arguments])
+        status, message = 0, ""
+    except SystemExit as end:
+        # What a string in the place of a number is to the interpreter.
+        status, message = (1, end.code) if isinstance(end.code, str) else (end.code, "")
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err + message
+
+
+def test_a_run_ends_on_its_scores_and_what_to_do_with_them(finished, capsys) -> None:
+    recipe, folder, report = finished
+    last = max(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*"))
+    options = ["--max_steps", last, "--protocol", "lavt"]
+    status, printed, _ = run_script([recipe, *options], capsys)
+    assert status == 0
+    lines = [line.split() for line in printed.splitlines()]
+    report = json.loads((folder / "metrics.json").read_text())
+    table = lines.index(["Scores", "in", "percent,", "protocol", "lavt:"]) + 1
+    assert lines[table][:3] == ["split", "oIoU", "mIoU"]
+    for line, (split, result) in zip(lines[table + 1 :], report["splits"].items(), strict=False):
+        assert line == [split, *(f"{result['metrics'][name]:.2f}" for name in lines[table][1:])]
+    assert f"Model, processor and card: {folder}" in printed
+    assert f"Pictures: {folder / 'predictions.png'}, {folder / 'worst_and_best.png'}" in printed
+    assert "On the Hub" not in printed
+    assert printed.splitlines()[-1].startswith(f"Try it: hf-refseg predict {folder} IMAGE.jpg --text ")
+
+
+def test_what_is_wrong_with_the_input_is_one_line(cache, tmp_path, capsys) -> None:
+    recipe = write_recipe(tmp_path, cache)
+    status, _, error = run_script([recipe, "--resume_from_checkpoint", "nowhere"], capsys)
+    assert status == 1 and error.startswith("Error: resume_from_checkpoint: nowhere is no folder. Name a folder")
+    _, _, error = run_script([recipe, "--resume_from_checkpoint", tmp_path], capsys)
+    assert error.startswith(f"Error: resume_from_checkpoint: {tmp_path} holds no trainer_state.json")
+    (tmp_path / "torn.yaml").write_text("output_dir: [run")
+    _, _, error = run_script([tmp_path / "torn.yaml"], capsys)
+    assert error.startswith(f"Error: {tmp_path / 'torn.yaml'} is no recipe, as it is no YAML") and "\n" not in error
+    _, _, error = run_script([recipe, "--config", "{a: ["], capsys)
+    assert error.startswith("Error: config is neither YAML nor JSON") and "\n" not in error
+    with pytest.raises(ValueError, match="nowhere is no folder"):
+        run_script(["--debug", recipe, "--resume_from_checkpoint", "nowhere"], capsys)
+    kept = ["recipe.yaml", "--debug", "underflow_overflow"]
+    assert run_ris.take_debug(kept) == (kept, False)
+    assert run_ris.take_debug(["recipe.yaml", "--debug"]) == (["recipe.yaml"], True)
+
+
+def test_an_error_of_the_code_keeps_its_traceback(capsys) -> None:
+    def broken(arguments):
+        raise KeyError("a fault")
+
+    with pytest.raises(KeyError):
+        run_script([], capsys, broken)
+
+
+@pytest.mark.parametrize("home", ["absent", "empty"])
+def test_to_push_without_a_token_is_an_error_that_says_how_to_log_in(
+    cache, tmp_path, monkeypatch, capsys, home
+) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    if home == "empty":
+        (tmp_path / "token").write_text("")
+    recipe = write_recipe(tmp_path, cache, push_to_hub=True)
+    status, _, error = run_script([recipe], capsys)
+    assert status == 1 and error.startswith("Error: push_to_hub needs a token") and "hf auth login" in error
+    assert not (tmp_path / "run").exists()
+    assert run_ris.parse_arguments([str(recipe), "--hub_token", "hf_given"])[2].push_to_hub
+
+
+def test_help_shows_the_options_of_this_library_and_all_on_request(capsys) -> None:
+    status, short, _ = run_script(["--help"], capsys)
+    assert status == 0
+    for option in ("--model_type", "--dataset_name", "--learning_rate_drops", "--resume_from_checkpoint"):
+        assert f"  {option}" in short
+    assert "  --max_steps" not in short and "--no_bf16" not in short
+    assert "--help_trainer" in short and short.index("--model_type") < short.index("--dataset_name")
+    _, whole, _ = run_script(["--help_trainer"], capsys)
+    assert "  --max_steps" in whole and "  --model_type" in whole and len(whole) > 2 * len(short)
+
+
 def test_push_to_hub_uploads_the_model_with_the_librarys_card(hub, cache, tmp_path) -> None:
     options = {"push_to_hub": True, "hub_model_id": "tester/shapes", "max_steps": 1, "max_test_images": 1}
     recipe = write_recipe(tmp_path, cache, **options)
     code = f"import sys; sys.path.insert(0, {str(EXAMPLES)!r}); import run_ris; run_ris.main([{str(recipe)!r}])"
-    run_python(code, cwd=tmp_path, env=hub.environment("writer"))
+    printed = run_python(code, cwd=tmp_path, env=hub.environment("writer"))
+    assert f"On the Hub: {hub.endpoint}/tester/shapes" in printed.splitlines()
     files = set(HfApi(endpoint=hub.endpoint).list_repo_files("tester/shapes"))
     assert {
         "model.safetensors",

@@ -203,7 +203,7 @@ def test_a_resumed_joint_run_equals_one_that_never_stopped(method, cache, tmp_pa
 
 
 @pytest.mark.parametrize("method", [{}, UNIFIED], ids=["video_lavt", "unified_lavt"])
-def test_a_joint_run_sees_images_and_clips_apart_and_scores_both(method, cache, tmp_path, monkeypatch) -> None:
+def test_a_joint_run_sees_images_and_clips_apart_and_scores_both(method, cache, tmp_path, monkeypatch, capsys) -> None:
     seen = []
     collate = run_rvs.MixedCollator.__call__
 
@@ -226,6 +226,12 @@ def test_a_joint_run_sees_images_and_clips_apart_and_scores_both(method, cache, 
     assert "| steps on images | 50 % |" in card.text
     measured = {(entry.dataset_type, entry.metric_type) for entry in card.data.eval_results}
     assert {("refshapes_video", "J&F"), ("refshapes", "oIoU")} <= measured
+    printed = capsys.readouterr().out
+    assert "Scores in percent, protocol davis:\nsplit  J&F" in printed
+    assert "Scores in percent, protocol original:\nsplit  oIoU" in printed
+    for name in ("video_predictions.png", "worst_and_best.png"):
+        assert str(tmp_path / "run" / name) in printed
+    assert f"Try it: hf-refseg predict {tmp_path / 'run'} VIDEO.mp4 --text" in printed
 
 
 def test_two_accumulation_steps_of_one_equal_one_step_of_two(cache, tmp_path) -> None:
@@ -276,7 +282,7 @@ def test_a_video_model_goes_on_and_becomes_no_other_method(finished, cache, tmp_
         run_rvs.main([str(write_recipe(tmp_path, cache, **options, model_type="lavt"))])
 
 
-def test_of_a_split_without_masks_the_servers_file_is_written(cache, tmp_path, monkeypatch) -> None:
+def test_of_a_split_without_masks_the_servers_file_is_written(cache, tmp_path, monkeypatch, capsys) -> None:
     whole = load_refseg("refshapes_video", **data_options(cache), num_frames=4)
 
     def without_masks(row: dict) -> dict:
@@ -293,6 +299,7 @@ def test_of_a_split_without_masks_the_servers_file_is_written(cache, tmp_path, m
     sentences = [each for referent in test[0]["referents"] for each in referent["sentences"]]
     assert len(masks) == 4 * len(sentences)
     first = report["submissions"]["test"]
+    assert capsys.readouterr().out.endswith(f"\nFor the evaluation server, of test: {first}\n")
     assert run_rvs.main([str(write_recipe(tmp_path, cache, **options, test_splits="test"))])["submissions"] == {
         "test": first
     }
@@ -374,3 +381,8 @@ def test_the_methods_that_are_compared_have_equal_widths_and_data() -> None:
 def test_a_wrong_option_is_one_clear_error(cache, tmp_path, options, error) -> None:
     with pytest.raises(ValueError, match=re.escape(error)):
         run_rvs.main([str(write_recipe(tmp_path, cache, **options))])
+
+
+def test_a_checkpoint_that_is_none_is_named(cache, tmp_path) -> None:
+    with pytest.raises(ValueError, match="resume_from_checkpoint: nowhere is no folder"):
+        run_rvs.main([str(write_recipe(tmp_path, cache)), "--resume_from_checkpoint", "nowhere"])

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from ..hub.token import require_token
+
 
 @dataclass
 class RefSegTrainingArguments(TrainingArguments):
@@ -16,9 +18,11 @@ class RefSegTrainingArguments(TrainingArguments):
     evaluation.
 
     Raises:
-        ValueError: where a value makes no sense or would change the evaluation.
+        ValueError: where a value makes no sense or would change the evaluation; for `push_to_hub` without a token.
     """
 
+    # The heading of these options in the help of a script.
+    _argument_group_name = "training"
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "loss_weight_schedules"]
 
     num_train_epochs: float = field(default=40, metadata={"help": "Passes over the referents."})
@@ -81,6 +85,8 @@ class RefSegTrainingArguments(TrainingArguments):
         if self.lr_scheduler_kwargs is None and self.lr_scheduler_type == "polynomial":
             self.lr_scheduler_kwargs = {"lr_end": 0.0, "power": 0.9}
         super().__post_init__()
+        if self.push_to_hub:
+            require_token("push_to_hub", self.hub_token)
         if self.dataloader_drop_last:
             raise ValueError(
                 "dataloader_drop_last would drop sentences from the evaluation. Leave it out: training drops "
