@@ -16,13 +16,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+import torch
 import yaml
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from huggingface_hub.constants import ENDPOINT
 from peft import PeftModel
+from PIL import Image
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -34,6 +36,7 @@ from transformers import (
     set_seed,
 )
 from transformers.debug_utils import DebugOption
+from transformers.image_utils import SizeDict
 
 from hf_refseg import AutoModelForReferringSegmentation, RefSegImageProcessor, RefSegProcessor, load_refseg
 from hf_refseg.auto import MODELS
@@ -85,7 +88,11 @@ class ModelArguments:
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "A saved model with its processor, on the Hub or on disk, to go on from."}
     )
-    model_type: str = field(default="lavt", metadata={"help": "The method of a new model."})
+    new_model_type: ClassVar[str] = "lavt"
+
+    model_type: str | None = field(
+        default=None, metadata={"help": "The method of a new model, lavt if absent; that of a saved model is its own."}
+    )
     vision_name_or_path: str | None = field(default=None, metadata={"help": "Pretrained image encoder."})
     text_name_or_path: str | None = field(default=None, metadata={"help": "Pretrained text encoder."})
     tokenizer_name_or_path: str | None = field(
@@ -104,11 +111,17 @@ class ModelArguments:
         default=None, metadata={"help": "Fields of the model's configuration, as a mapping (YAML or JSON)."}
     )
     image_size: int | None = field(
-        default=None, metadata={"help": "Side of the square that a new model sees; the method's own if absent."}
+        default=None,
+        metadata={
+            "help": "Side of the square that the model sees; the method's, or the saved model's own, if absent."
+        },
     )
     max_text_length: int | None = field(
         default=None,
-        metadata={"help": "Tokens per text, special ones included; those of the method's paper if absent."},
+        metadata={
+            "help": "Tokens per text, special ones included; those of the method's paper, or of the saved model, if "
+            "absent."
+        },
     )
     adapter: Literal["none", "heads", "lora"] = field(
         default="none",
@@ -127,8 +140,15 @@ class ModelArguments:
             raise ValueError("Give vision_name_or_path and text_name_or_path, or neither of them.")
         if has_new_words and self.text_name_or_path:
             raise ValueError('tokenizer_name_or_path "words" goes with no text_name_or_path, which has other words.')
-        if self.model_name_or_path and (self.vision_name_or_path or self.config):
-            raise ValueError("model_name_or_path takes no encoders and no config: they come with the saved model.")
+        if self.model_name_or_path and (self.vision_name_or_path or self.config or self.word_vectors):
+            raise ValueError(
+                "model_name_or_path takes no encoders and no config, nor word_vectors: they come with the saved model."
+            )
+        for name in ("image_size", "max_text_length"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} has to be 1 at least, got {getattr(self, name)}.")
+        if self.model_type is None and self.model_name_or_path is None:
+            self.model_type = self.new_model_type
 
 
 @dataclass
@@ -319,9 +339,13 @@ def build_model_and_processor(
 ) -> tuple[PreTrainedModel, RefSegProcessor]:
     """The model and its processor; a tokenizer of words reads the sentences, those of the training split."""
     if arguments.model_name_or_path:
-        check_whole_model(arguments.model_name_or_path)
-        model = AutoModelForReferringSegmentation.from_pretrained(arguments.model_name_or_path)
-        return model, RefSegProcessor.from_pretrained(arguments.model_name_or_path)
+        model, processor = load_model_and_processor(arguments, sentences)
+        if arguments.model_type not in (None, model.config.model_type):
+            raise ValueError(
+                f"{arguments.model_name_or_path} is a model of type {model.config.model_type}, not "
+                f"{arguments.model_type}: leave model_type out to go on from it as it is."
+            )
+        return model, processor
     tokenizer = build_tokenizer(arguments, sentences)
     image_processor = build_image_processor(arguments)
     config_class = model_class_of(arguments.model_type).config_class
@@ -346,6 +370,49 @@ def build_model_and_processor(
             raise ValueError("word_vectors goes with a recurrent text encoder: leave it out, or change text_config.")
         model.text_encoder.load_word_vectors(load_glove(arguments.word_vectors, tokenizer.get_vocab()))
     return model, processor
+
+
+def load_model_and_processor(
+    arguments: ModelArguments, sentences: Iterable[str]
+) -> tuple[PreTrainedModel, RefSegProcessor]:
+    """A saved model and its processor, with the sizes of images and texts that are named.
+
+    Raises:
+        ValueError: an adapter, a tokenizer with other words than the model's, or a size that it does not take.
+    """
+    name = arguments.model_name_or_path
+    check_whole_model(name)
+    model = AutoModelForReferringSegmentation.from_pretrained(name)
+    processor = RefSegProcessor.from_pretrained(name)
+    if arguments.tokenizer_name_or_path:
+        words = build_tokenizer(arguments, sentences).get_vocab()
+        if words != processor.tokenizer.get_vocab():
+            raise ValueError(
+                f"{name} has another tokenizer than {arguments.tokenizer_name_or_path}: leave tokenizer_name_or_path "
+                "out, it comes with the saved model."
+            )
+    set_input_sizes(model, processor, arguments)
+    return model, processor
+
+
+def set_input_sizes(model: PreTrainedModel, processor: RefSegProcessor, arguments: ModelArguments) -> None:
+    """Makes the processor of a saved model give it images and texts of other sizes, where those are named.
+
+    Raises:
+        ValueError: the model takes no images, or no texts, of that size.
+    """
+    if arguments.max_text_length is not None:
+        model.config.check_text_length(arguments.max_text_length)
+        processor.max_text_length = arguments.max_text_length
+    if arguments.image_size is not None:
+        size = square_of(arguments.image_size, dict(processor.image_processor.size))
+        processor.image_processor.size = SizeDict(**size)
+        blank = Image.new("RGB", (arguments.image_size, arguments.image_size))
+        try:
+            with torch.no_grad():
+                model(**processor(blank, "the image", return_tensors="pt"))
+        except ValueError as error:
+            raise ValueError(f"image_size {arguments.image_size} does not go with this model: {error}") from error
 
 
 def check_whole_model(name_or_path: str) -> None:
@@ -400,9 +467,13 @@ def check_new_base(base: Path, training: RefSegTrainingArguments) -> None:
 def build_image_processor(arguments: ModelArguments) -> RefSegImageProcessor:
     options = dict(model_class_of(arguments.model_type).config_class.image_processor_defaults)
     if arguments.image_size is not None:
-        names = options.get("size", RefSegImageProcessor.size)
-        options["size"] = dict.fromkeys(names, arguments.image_size)
+        options["size"] = square_of(arguments.image_size, options.get("size", RefSegImageProcessor.size))
     return RefSegImageProcessor(**options)
+
+
+def square_of(image_size: int, names: Iterable[str]) -> dict[str, int]:
+    """A size of an image processor that has these names, such as `height` and `width`."""
+    return dict.fromkeys(names, image_size)
 
 
 def check_config(config: PreTrainedConfig, base_model: str) -> None:

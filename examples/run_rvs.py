@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from datasets import Dataset
 from run_ris import (
@@ -28,7 +28,6 @@ from run_ris import (
     adapt,
     build_model_and_processor,
     card_key,
-    check_whole_model,
     checkpoint_to_resume,
     closing_words,
     describe_parts,
@@ -36,6 +35,7 @@ from run_ris import (
     draw_pictures,
     items_to_draw,
     join_options,
+    load_model_and_processor,
     load_splits,
     model_class_of,
     options_of_run,
@@ -47,7 +47,7 @@ from run_ris import (
     sentences_of,
     starting_points_on_hub,
 )
-from transformers import AutoConfig, PreTrainedModel, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from hf_refseg import RefSegProcessor, load_refseg
 from hf_refseg.data.clips import ClipCollator, ClipExamples, FrameExamples, VideoExamples
@@ -67,12 +67,12 @@ from hf_refseg.training.mixed_batches import MixedCollator, MixedExamples
 from hf_refseg.training.trainer import RefSegTrainer
 from hf_refseg.visualization import draw_strips
 
-NEW_MODEL = "video_lavt"
-
 
 @dataclass
 class VideoModelArguments(ModelArguments):
     """Which model: as in run_ris.py, and an image LAVT from which a video LAVT starts."""
+
+    new_model_type: ClassVar[str] = "video_lavt"
 
     model_type: str | None = field(
         default=None,
@@ -90,8 +90,6 @@ class VideoModelArguments(ModelArguments):
         super().__post_init__()
         if new_fields is not None:
             self.config = read_mapping("config", new_fields)
-        if self.model_type is None and self.model_name_or_path is None:
-            self.model_type = NEW_MODEL
 
 
 @dataclass
@@ -244,9 +242,8 @@ def build_video_model_and_processor(
     name = arguments.model_name_or_path
     if name is None:
         return build_model_and_processor(arguments, sentences)
-    check_whole_model(name)
-    saved = AutoConfig.from_pretrained(name).model_type
-    model, processor = build_model_and_processor(arguments)
+    model, processor = load_model_and_processor(arguments, sentences)
+    saved = model.config.model_type
     if arguments.model_type in (None, saved):
         if arguments.config:
             raise ValueError(f"{name} comes with its configuration: leave config out, to go on from it as it is.")

@@ -33,16 +33,19 @@ def load_model(name: str, device: str | None, dtype: str | None) -> tuple[PreTra
     An adapter is merged into its base model. Without `dtype` the weights keep their type.
 
     Raises:
-        ValueError: where the folder holds no model of this library, its weights are damaged or incomplete, or an
-            adapter does not belong to its base model.
+        ValueError: where the folder holds no model of this library, its weights are damaged or incomplete, an
+            adapter does not belong to its base model, or the processor leaves texts longer than the model takes them.
         OSError: where the Hub has no such model, or it cannot be reached.
     """
     found = find_device(device)
-    if not is_adapter(name):
-        return load_whole_model(name, dtype).to(found), load_processor(name)
     processor = load_processor(name)
+    if not is_adapter(name):
+        model = load_whole_model(name, dtype).to(found)
+        model.config.check_text_length(processor.max_text_length)
+        return model, processor
     # Merged at the precision of the saved weights, so that small updates are not lost.
     model = load_with_adapter(name, load_whole_model(find_base_model(name), None)).merge_and_unload().to(found)
+    model.config.check_text_length(processor.max_text_length)
     return model if dtype is None else model.to(getattr(torch, dtype)), processor
 
 

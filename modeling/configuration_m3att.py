@@ -117,6 +117,11 @@ class M3AttConfig(RefSegConfig):
     language_reconstruction: LanguageReconstructionConfig | dict | None = field(default_factory=dict)
 
     @property
+    def longest_text(self) -> int:
+        """Most tokens of a text that the model takes: its mask decoder has a channel for each."""
+        return min(super().longest_text, self.max_text_length)
+
+    @property
     def map_size(self) -> int:
         """Height and width of the map of image features."""
         return self.image_size // self.fusion_stride

@@ -395,6 +395,19 @@ class RefSegConfig(CheckedConfig):
         )
         return config
 
+    @property
+    def longest_text(self) -> int:
+        """Most tokens of a text that the model takes: its text encoder has no more positions."""
+        return self.text_config.max_position_embeddings
+
+    def check_text_length(self, max_text_length: int) -> None:
+        """Raises ValueError where texts as long as a processor lets them be do not fit into the model."""
+        if max_text_length > self.longest_text:
+            raise ValueError(
+                f"The processor's max_text_length is {max_text_length}, but the model takes texts of at most "
+                f"{self.longest_text} tokens: lower it, longer texts are then cut."
+            )
+
     def validate_weights(self):
         """Checks the weights of losses and the standard deviations; called on construction."""
         require_weights(self)

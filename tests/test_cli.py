@@ -317,6 +317,15 @@ def test_predict_needs_a_model_of_this_library(model_folder, tmp_path):
     assert "the weights are damaged" in predict_error("lone")
 
 
+def test_a_processor_whose_texts_do_not_fit_is_an_error(model_folder):
+    tiny_lavt().save_pretrained("long")
+    processor = AutoProcessor.from_pretrained(model_folder)
+    processor.max_text_length = 33
+    processor.save_pretrained("long")
+    error = error_of("predict", "long", noise(Path("photo.png")), "--text", "dog", "--output", "out")
+    assert error.startswith("The processor's max_text_length is 33, but the model takes texts of at most 32 tokens")
+
+
 def test_incomplete_weights_are_an_error(model_folder):
     model = tiny_lavt()
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("decoder.classifier")}

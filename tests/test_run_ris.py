@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor, SwinConfig, SwinModel
 
-from hf_refseg import load_refseg
+from hf_refseg import M3AttConfig, load_refseg
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 REFER_API = Path(__file__).parent / "fixtures" / "refer_api"
@@ -144,6 +144,50 @@ def test_a_saved_model_can_be_trained_further(finished, cache, tmp_path) -> None
     report = run_ris.main([str(recipe)])
     assert report["training"]["steps"] == 1
     assert ModelCard.load(tmp_path / "run" / "README.md").data.base_model is None
+
+
+def test_a_saved_model_sees_images_and_texts_of_the_sizes_that_are_named(finished) -> None:
+    _, folder, _ = finished
+    sizes = {"image_size": 96, "max_text_length": 9}
+    arguments = run_ris.ModelArguments(model_name_or_path=str(folder), **sizes)
+    model, processor = run_ris.build_model_and_processor(arguments)
+    inputs = processor(Image.new("RGB", (50, 40)), " ".join(["red"] * 20), return_tensors="pt")
+    assert inputs["pixel_values"].shape[-2:] == (96, 96) and inputs["input_ids"].shape == (1, 9)
+    assert model(**inputs).logits.shape[-2:] == (96, 96)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (
+            {"max_text_length": 600},
+            "max_text_length is 600, but the model takes texts of at most 512 tokens: lower it",
+        ),
+        ({"max_text_length": 0}, "max_text_length has to be 1 at least, got 0"),
+        ({"tokenizer_name_or_path": "refshapes_video"}, "has another tokenizer than refshapes_video: leave"),
+        ({"model_type": "magnet"}, "is a model of type lavt, not magnet: leave model_type out"),
+        ({"word_vectors": "glove.txt"}, "takes no encoders and no config, nor word_vectors"),
+    ],
+)
+def test_what_a_saved_model_cannot_follow_is_refused(finished, options, error) -> None:
+    with pytest.raises(ValueError, match=re.escape(error)):
+        run_ris.build_model_and_processor(run_ris.ModelArguments(model_name_or_path=str(finished[1]), **options))
+
+
+def test_a_saved_model_of_one_image_size_alone_refuses_others(tmp_path) -> None:
+    arguments = run_ris.ModelArguments(model_type="m3att", tokenizer_name_or_path="words", config=M3ATT, image_size=64)
+    for saved in run_ris.build_model_and_processor(arguments, ["a red dog"]):
+        saved.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"image_size 32 does not go with this model: .* 64 x 64 pixels, got 32 x 32"):
+        run_ris.build_model_and_processor(run_ris.ModelArguments(model_name_or_path=str(tmp_path), image_size=32))
+
+
+def test_a_text_length_that_does_not_fit_is_found_at_the_start(cache, tmp_path) -> None:
+    config = {**TINY["config"], "text_config": {**TINY["config"]["text_config"], "max_position_embeddings": 30}}
+    with pytest.raises(ValueError, match="max_text_length is 40, but the model takes texts of at most 30 tokens"):
+        run_ris.main([str(write_recipe(tmp_path, cache, config=config, max_text_length=40, max_steps=1))])
+    with pytest.raises(ValueError, match="max_text_length is 21, but the model takes texts of at most 20 tokens"):
+        M3AttConfig(**M3ATT).check_text_length(21)
 
 
 def test_the_command_line_goes_before_the_recipe_and_the_recipe_before_the_defaults(cache, tmp_path) -> None:

@@ -94,6 +94,7 @@ class RefSegTrainer(Trainer):
         check_kind(args.output_dir, adapter=isinstance(model, PeftModel))
         if isinstance(model, PeftModel):
             _check_adapter_arguments(model, args)
+        plain_model(model).config.check_text_length(processing_class.max_text_length)
         if args.text_layers_trained is not None:
             train_first_text_layers(model.text_encoder, args.text_layers_trained)
         schedules = [LossWeightSchedule(name, **how) for name, how in (args.loss_weight_schedules or {}).items()]
