@@ -38,6 +38,15 @@ def test_the_vocabulary_follows_counts_then_the_alphabet() -> None:
     assert sorted(tokenizer.all_special_ids) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("way", ["trained", "read"])
+def test_typographic_punctuation_is_that_of_a_keyboard(way) -> None:
+    plain, typographic = """the man's "blue-green" dog""", "the man\u2019s \u201cblue\u2013green\u201d dog"
+    trained_on, read = (plain, typographic) if way == "read" else (typographic, plain)
+    tokenizer = train_word_tokenizer([trained_on])
+    assert tokenizer.tokenize(read) == tokenizer.tokenize(trained_on)
+    assert tokenizer.tokenize(read) == ["the", "man", "'", "s", '"', "blue", "-", "green", '"', "dog"]
+
+
 def test_rare_words_are_unknown() -> None:
     tokenizer = train_word_tokenizer(SENTENCES, min_count=2)
     assert sorted(tokenizer.get_vocab()) == sorted([*SPECIAL, "dog", "the", "left"])
@@ -80,6 +89,11 @@ def test_vectors_stand_at_their_words(tmp_path) -> None:
     assert vectors[1].isfinite().all() and vectors[1].any()
 
 
+def test_blank_lines_are_passed_over(tmp_path) -> None:
+    path = write_glove(tmp_path, "", "dog 1 2", " ", "", "red 3 4", "", "")
+    assert_close(load_glove(path, VOCABULARY)[2:4], torch.tensor([[1.0, 2], [3, 4]]))
+
+
 def test_missing_words_are_drawn_like_those_found(tmp_path) -> None:
     rows = np.random.default_rng(0).normal(0.3, 0.4, (50, 40))
     path = write_glove(tmp_path, *(f"w{row} {' '.join(map(str, values))}" for row, values in enumerate(rows)))
@@ -101,7 +115,7 @@ def test_reading_shows_its_progress(tmp_path, capsys) -> None:
     [
         (["dog 1 2 3", "the 1 2"], "line 2: 2 values for 'the', but 3 in the first line"),
         (["the 1 2 3", "dog 1 2 3 4"], "line 2: 4 values for 'dog', but 3 in the first line"),
-        (["the 1 2", "", "dog 1 2"], "line 2: a word and its values are expected"),
+        (["the 1 2", "", "dog"], "line 3: a word and its values are expected"),
         (["the 1 2", "dog 1 x"], "line 2: could not convert"),
         (["dog 1 2", "red 1 nan"], "line 2: a value is not finite"),
         (["dog 1 2", "red 1 2", "dog 3 4"], "line 3: 'dog' stands in line 1 already"),

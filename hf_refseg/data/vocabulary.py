@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
 from tokenizers.trainers import WordLevelTrainer
 from torch import Tensor
@@ -21,13 +21,20 @@ from .loading import DataFormatError
 logger = logging.getLogger(__name__)
 
 PAD, UNKNOWN, MASK = "[PAD]", "[UNK]", "[MASK]"
+# How word processors and telephones write what keyboards have one character for.
+TYPOGRAPHIC = {
+    "'": "[\u2018\u2019\u201b\u02bc\u2032]",
+    '"': "[\u201c\u201d\u201e\u201f\u2033]",
+    "-": "[\u2010-\u2015\u2212]",
+}
 
 
 def train_word_tokenizer(sentences: Iterable[str], min_count: int = 1) -> PreTrainedTokenizerFast:
     """A tokenizer with a token for each word of the sentences, in lower case, and for each run of punctuation.
 
-    It adds no tokens of start and end. The numbers of the words follow their counts, ties the alphabet: the same
-    sentences in any order give the same tokenizer. A word that it does not know becomes [UNK].
+    Typographic apostrophes, quotation marks and dashes are those of a keyboard to it. It adds no tokens of start and
+    end. The numbers of the words follow their counts, ties the alphabet: the same sentences in any order give the same
+    tokenizer. A word that it does not know becomes [UNK].
 
     Args:
         sentences: those to train on.
@@ -37,7 +44,8 @@ def train_word_tokenizer(sentences: Iterable[str], min_count: int = 1) -> PreTra
         ValueError: no sentence has a word that comes often enough.
     """
     tokenizer = Tokenizer(WordLevel(unk_token=UNKNOWN))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    plain = [normalizers.Replace(Regex(pattern), character) for character, pattern in TYPOGRAPHIC.items()]
+    tokenizer.normalizer = normalizers.Sequence([*plain, normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     special = [PAD, UNKNOWN, MASK]
     trainer = WordLevelTrainer(vocab_size=2**31, min_frequency=min_count, special_tokens=special, show_progress=False)
@@ -52,8 +60,8 @@ def train_word_tokenizer(sentences: Iterable[str], min_count: int = 1) -> PreTra
 def load_glove(path: str | PathLike[str], vocabulary: Mapping[str, int]) -> Tensor:
     """The vectors of a vocabulary's words from a GloVe file, float32 (words, dimensions).
 
-    A line is a word and its values, separated by single spaces. A word that the file lacks gets a random vector with
-    the mean and the standard deviation of those found, [PAD] gets 0.
+    A line is a word and its values, separated by single spaces, or blank. A word that the file lacks gets a random
+    vector with the mean and the standard deviation of those found, [PAD] gets 0.
 
     Args:
         path: the text file, such as glove.6B.300d.txt.
@@ -95,7 +103,10 @@ def _read_entries(path: Path) -> Iterator[tuple[int, str, list[str]]]:
     with path.open("rb") as file, tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name) as bar:
         for line, content in enumerate(file, start=1):
             bar.update(len(content))
-            word, *values = _decode(content, path, line).rstrip().split(" ")
+            text = _decode(content, path, line).rstrip()
+            if not text:
+                continue
+            word, *values = text.split(" ")
             if not values:
                 raise DataFormatError(f"{path}, line {line}: a word and its values are expected, with spaces between.")
             dimensions = dimensions or len(values)
