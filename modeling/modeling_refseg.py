@@ -1,7 +1,7 @@
 """What the models of all methods share: weights of losses, and the way from image and text to the mask."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from os import PathLike
 from typing import Any
 
@@ -209,11 +209,16 @@ class RefSegPreTrainedModel(PreTrainedModel):
     def get_encoder_features(self, pixel_values: Tensor) -> ImageFeatures:
         """What the image encoder alone makes of images (batch, 3, height, width), or of clips where it takes them.
 
-        Pass the result as `encoder_features`, to train on images without encoding them again.
+        Pass the result as `encoder_features`, to train on images without encoding them again. Of a frozen encoder it
+        is the same in training and in evaluation mode.
 
         Raises:
             ValueError: neither images nor, where the configuration's `takes_clips` is True, clips.
         """
+        return self.encode_image(pixel_values, self.run_image_encoder)
+
+    def encode_image(self, pixel_values: Tensor, encode: Callable[[Tensor], ImageFeatures]) -> ImageFeatures:
+        """What `encode`, which runs the image encoder, makes of `pixel_values`; args and errors as above."""
         if pixel_values.ndim != 4 and not (pixel_values.ndim == 5 and self.config.takes_clips):
             clips = " or clips (batch, frames, 3, height, width)" if self.config.takes_clips else ""
             raise ValueError(
@@ -221,7 +226,7 @@ class RefSegPreTrainedModel(PreTrainedModel):
                 f"(batch, 3, height, width){clips}."
             )
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.backbone)):
-            return self.run_image_encoder(pixel_values)
+            return encode(pixel_values)
 
     def get_image_features(self, pixel_values: Tensor) -> ImageFeatures:
         """All that can be computed of images (batch, 3, height, width) without the text.
@@ -307,10 +312,11 @@ class RefSegPreTrainedModel(PreTrainedModel):
         _require_one(pixel_values=pixel_values, image_embeds=image_embeds, encoder_features=encoder_features)
         _require_one(input_ids=input_ids, text_embeds=text_embeds)
         if pixel_values is not None:
-            encoder_features = self.get_encoder_features(pixel_values)
-        image = self.enhance_image(encoder_features) if image_embeds is None else image_embeds
+            image_embeds = self.get_image_features(pixel_values)
+        elif encoder_features is not None:
+            image_embeds = self.enhance_image(encoder_features)
         words = self.get_text_features(input_ids, attention_mask) if text_embeds is None else text_embeds
-        return _match_images_to_texts(image, words.shape[0]), words, _word_mask(words, attention_mask)
+        return _match_images_to_texts(image_embeds, words.shape[0]), words, _word_mask(words, attention_mask)
 
     def segment_and_compare(
         self,

@@ -14,6 +14,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from .configuration_unified_lavt import UnifiedLavtConfig
 from .encoders_refseg import SwinStages, load_pretrained_swin
 from .modeling_lavt import LavtForReferringSegmentation
+from .modeling_outputs_refseg import ImageFeatures
 from .modeling_video_lavt import VideoLavtForReferringSegmentation
 from .video_swin_refseg import VideoSwinModel, load_pretrained_video_swin
 
@@ -108,6 +109,36 @@ class UnifiedLavtForReferringSegmentation(VideoLavtForReferringSegmentation):
         model.backbone.images.load_state_dict(image_model.backbone.state_dict())
         return model
 
+    def get_encoder_features(self, pixel_values: Tensor) -> ImageFeatures:
+        """V_t of all frames and, behind it, V_c of the central one: the first stage of both encoders, in either mode.
+
+        (batch, frames + 1, height, width, channels); args and errors as in all methods.
+        """
+        return self.encode_image(pixel_values, self.run_both_encoders)
+
+    def get_image_features(self, pixel_values: Tensor) -> ImageFeatures:
+        """V_1, without running an encoder that is not needed; args and errors as in all methods."""
+        return self.encode_image(pixel_values, self.run_image_encoder)
+
+    def run_both_encoders(self, pixel_values: Tensor) -> ImageFeatures:
+        """What `get_encoder_features` returns."""
+        clips = pixel_values.unsqueeze(1) if pixel_values.ndim == 4 else pixel_values
+        encoded = self.backbone.clips.encode_stage(0, clips)  # V_t
+        local = self.backbone.encode_frame(0, clips[:, center_of(clips)])  # V_c
+        *frames, _, height, width = pixel_values.shape[1:]
+        return ImageFeatures(
+            features=torch.cat([encoded, local.unsqueeze(1)], 1),
+            map_size=tuple(encoded.shape[2:4]),
+            image_size=(*frames, height, width),
+        )
+
+    def enhance_image(self, image: ImageFeatures) -> ImageFeatures:
+        """V_1 of what `get_encoder_features` returned."""
+        encoded, local = image.features.split([image.num_frames, 1], 1)
+        if self.training:
+            return image.with_features(add_to_center(encoded, local))
+        return image.with_features(local if len(image.image_size) == 2 else encoded)
+
     def encode_stage(self, index: int, features: Tensor, image_size: tuple[int, ...]) -> Tensor:
         """V_i, (batch, frames, height, width, channels): a stage of both encoders, or of the one that is needed.
 
@@ -117,12 +148,23 @@ class UnifiedLavtForReferringSegmentation(VideoLavtForReferringSegmentation):
         if is_image and not self.training:
             return self.backbone.encode_frame(index, features.squeeze(1)).unsqueeze(1)
         encoded = self.backbone.clips.encode_stage(index, features)  # V_t
-        if self.training:
-            center = features.shape[1] // 2
-            local = self.backbone.encode_frame(index, features[:, center])
-            before, frame, after = encoded.split([center, 1, encoded.shape[1] - center - 1], 1)
-            encoded = torch.cat([before, frame + local.unsqueeze(1), after], 1)
-        return encoded
+        if not self.training:
+            return encoded
+        local = self.backbone.encode_frame(index, features[:, center_of(features)])
+        return add_to_center(encoded, local.unsqueeze(1))
+
+
+def center_of(clips: Tensor) -> int:
+    """The place of the central frame of clips (batch, frames, ...)."""
+    return clips.shape[1] // 2
+
+
+def add_to_center(encoded: Tensor, local: Tensor) -> Tensor:
+    """The features (batch, frames, height, width, channels) of clips with those of the central frame (batch, 1, ...)
+    added to it."""
+    center = center_of(encoded)
+    before, frame, after = encoded.split([center, 1, encoded.shape[1] - center - 1], 1)
+    return torch.cat([before, frame + local, after], 1)
 
 
 __all__ = ["UnifiedLavtForReferringSegmentation"]

@@ -101,6 +101,21 @@ class MethodTests(ABC):
         assert calls == []
         assert_close(actual.loss, expected.loss)
 
+    @torch.no_grad()
+    def test_features_of_a_frozen_encoder_serve_training_and_evaluation(self) -> None:
+        model, inputs = self.build(freeze_image_encoder=True), self.inputs()
+        pixel_values = inputs.pop("pixel_values")
+        features = [model.train(mode).get_encoder_features(pixel_values) for mode in (True, False)]
+        assert torch.equal(features[0].features, features[1].features)
+        for mode in (True, False):
+            model.train(mode)
+            outputs = []
+            for image in ({"pixel_values": pixel_values}, {"encoder_features": features[0]}):
+                torch.manual_seed(0)  # the same dropout
+                outputs.append(model(**inputs, **image, mask_labels=self.labels()))
+            assert_close(outputs[0].logits, outputs[1].logits, atol=1e-5, rtol=0)
+            assert_close(outputs[0].loss, outputs[1].loss)
+
     def test_presence_head_learns_whether_there_is_a_target(self, tmp_path) -> None:
         model = self.build(presence_head=True, presence_loss_weight=0.5)
         labels = self.labels()

@@ -15,6 +15,9 @@ from datasets import Dataset
 from PIL import Image
 from safetensors.torch import load_file
 from test_run_ris import run_ris, write_recipe
+from test_unified_lavt import IMAGE_SWIN
+from test_unified_lavt import TestUnifiedLavt as UnifiedLavtModels
+from tiny_configs import BERT
 from torch.utils.data import DataLoader
 from train_tiny import build_model, build_processor
 
@@ -132,6 +135,32 @@ def test_training_with_and_without_a_cache_agree_and_only_one_of_them_encodes(
     moved = {name: (value - initial[name]).abs().max() for name, value in model.named_parameters()}
     assert max(moved.values()) > 1e-4
     assert not any(change for name, change in moved.items() if name.startswith("backbone."))
+
+
+def test_unified_lavt_trains_and_evaluates_from_a_cache_as_from_images(processor, data, tmp_path) -> None:
+    models = UnifiedLavtModels()
+    text = {**BERT, "vocab_size": len(processor.tokenizer)}
+    config = models.tiny_config(freeze_image_encoder=True, fusion_dropout=0.0, text_config=text)
+    cache, logs = None, []
+    for trains_on in ("images", "features"):
+        torch.manual_seed(0)
+        model = models.model_class(config)
+        if trains_on == "features":
+            cache = FeatureCache.open(tmp_path / "cache", model, processor)
+            cache.fill(model.eval(), processor, data.values(), batch_size=4, progress=False)
+        logs.append(train(model, processor, data, tmp_path, cache, max_steps=2))
+    for key in ("loss", "eval_loss"):
+        assert logged(logs[1], key) == pytest.approx(logged(logs[0], key), rel=1e-3), key
+
+
+def test_the_key_of_unified_lavt_holds_both_encoders(processor, tmp_path) -> None:
+    models = UnifiedLavtModels()
+    model = models.build(freeze_image_encoder=True)
+    FeatureCache.open(tmp_path, model, processor)
+    other = models.build(freeze_image_encoder=True, image_backbone_config={**IMAGE_SWIN, "layer_norm_eps": 1e-3})
+    other.load_state_dict(model.state_dict())
+    with pytest.raises(FeatureCacheError, match="image backbone config"):
+        FeatureCache.open(tmp_path, other, processor)
 
 
 @pytest.mark.parametrize("size", [{"height": 64, "width": 64}, {"longest_edge": 64}], ids=str)

@@ -68,6 +68,19 @@ class TestUnifiedLavt(MethodTests):
         assert (len(images), len(clips)) == (12, 15)
 
     @torch.no_grad()
+    def test_encoder_features_of_clips_serve_training_and_evaluation(self) -> None:
+        model, inputs = self.build(freeze_image_encoder=True), self.clips()
+        pixel_values = inputs.pop("pixel_values")
+        features = model.get_encoder_features(pixel_values)
+        for mode in (True, False):
+            model.train(mode)
+            logits = []
+            for image in ({"pixel_values": pixel_values}, {"encoder_features": features}):
+                torch.manual_seed(0)  # the same dropout
+                logits.append(model(**inputs, **image).logits)
+            assert_close(*logits, atol=1e-5, rtol=0)
+
+    @torch.no_grad()
     def test_each_encoder_serves_its_own_input(self) -> None:
         model, image, clip = self.build(), self.inputs(), self.clips()
         image_logits, clip_logits = model(**image).logits, model(**clip).logits

@@ -321,12 +321,14 @@ def cache_image_features(
 
 def describe_encoder(model: PreTrainedModel, processor: ProcessorMixin) -> dict[str, Any]:
     """All that the features of an image depend on: what `cache.json` holds."""
+    further = [name for name in model.config.sub_configs if name not in ("backbone_config", "text_config")]
     described = {
         "format_version": FORMAT_VERSION,
         "model_type": model.config.model_type,
         "encoder_config": _without_unrelated(model.config.backbone_config.to_dict()),
         "encoder_weights": hash_tensors(model.backbone.state_dict()),
         "preprocessing": _without_unrelated(processor.image_processor.to_dict()),
+        **{name: _without_unrelated(getattr(model.config, name).to_dict()) for name in further},
     }
     # As it comes back from the file: tuples as lists, numbers as keys as text.
     return json.loads(json.dumps(described, default=str))
