@@ -1,29 +1,108 @@
 """The pipeline "referring-image-segmentation": an image and one or more sentences in, masks as pictures out."""
 
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from os import PathLike
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
-from transformers import Pipeline
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import AutoImageProcessor, AutoTokenizer, Pipeline
 
 from .image_processing_refseg import read_image
 from .modeling_outputs_refseg import ReferringSegmentationOutput
+from .processing_refseg import RefSegProcessor
+from .texts_refseg import as_sentences
 
 
 class ReferringSegmentationPipeline(Pipeline):
-    """What the pipelines share: they load the processor as a whole, and save it."""
+    """What the pipelines share: the processor as a whole, and the forms in which inputs may come.
 
-    _load_processor = True
+    A `tokenizer` and an `image_processor` replace those of the `processor`, and where both are given they make one.
+    """
+
+    _load_processor = None
     _load_image_processor = False
     _load_video_processor = False
     _load_tokenizer = False
     _load_feature_extractor = False
     _pipeline_calls_generate = False
+    # What an item of the inputs is, and the key of a dictionary that holds it beside its "text".
+    modality: str
 
-    def save_pretrained(self, save_directory: str, **kwargs) -> None:
+    def __init__(self, model, *, processor=None, tokenizer=None, image_processor=None, **kwargs) -> None:
+        super().__init__(model, tokenizer=tokenizer, image_processor=image_processor, **kwargs)
+        if isinstance(tokenizer, str):
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+        if isinstance(image_processor, str):
+            image_processor = AutoImageProcessor.from_pretrained(image_processor)
+        self.processor = self._assemble(processor, tokenizer, image_processor)
+        self.tokenizer, self.image_processor = self.processor.tokenizer, self.processor.image_processor
+
+    def _assemble(self, processor: Any, tokenizer: Any, image_processor: Any) -> RefSegProcessor:
+        if processor is not None:
+            processor = copy.copy(processor)
+            processor.tokenizer = processor.tokenizer if tokenizer is None else tokenizer
+            processor.image_processor = processor.image_processor if image_processor is None else image_processor
+            return processor
+        if tokenizer is None or image_processor is None:
+            raise ValueError(
+                "There is no processor that can be loaded (`AutoProcessor.from_pretrained` tells why): pass a "
+                "`processor`, or a `tokenizer` and an `image_processor`."
+            )
+        return RefSegProcessor(image_processor, tokenizer, max_text_length=self.model.config.max_text_length)
+
+    def save_pretrained(self, save_directory: str | PathLike[str], **kwargs) -> None:
         """Saves model, processor and this pipeline's code, all that `pipeline(model=save_directory)` needs."""
         super().save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
+
+    def is_single(self, inputs: Any) -> bool:
+        """Whether this is one image or video, rather than several."""
+        raise NotImplementedError
+
+    def run_requests(self, inputs: Any, text: Any, **options) -> Any:
+        """Runs the pipeline on one or several inputs in any form, as `__call__` of the pipelines says."""
+        texts = None if text is None else as_sentences(text)
+        several = isinstance(inputs, Iterable | Sized) and not isinstance(inputs, Mapping)
+        if not several or self.is_single(inputs):
+            return super().__call__(self.as_request(inputs, texts), **options)
+        if isinstance(inputs, list | tuple | np.ndarray | Tensor):
+            if not len(inputs):
+                raise ValueError(f"There is no {self.modality}: pass one at least.")
+            return super().__call__([self.as_request(each, texts) for each in inputs], **options)
+        if isinstance(inputs, Sized):
+            return super().__call__(_Requests(self, inputs, texts), **options)
+        return super().__call__((self.as_request(each, texts) for each in inputs), **options)
+
+    def as_request(self, item: Any, texts: list[str] | None) -> dict[str, Any]:
+        """What `preprocess` takes: an image or video by the name of its modality, and its "texts"."""
+        if not isinstance(item, Mapping):
+            if texts is None:
+                raise ValueError(f"There is no text for the {self.modality}: pass `text`, a sentence or several.")
+            return {self.modality: item, "texts": texts}
+        if self.modality not in item or ("text" in item) == (texts is not None):
+            raise ValueError(
+                f'A dictionary needs "{self.modality}" and its own "text", or `text` for all of them, not both: got '
+                f"{sorted(map(str, item))}" + (" along with `text`." if texts is not None else ".")
+            )
+        return {self.modality: item[self.modality], "texts": texts or as_sentences(item["text"])}
+
+
+class _Requests(Dataset):
+    """The items of a data set as requests, each read when it is asked for."""
+
+    def __init__(self, segment: ReferringSegmentationPipeline, items: Any, texts: list[str] | None) -> None:
+        self.segment, self.items, self.texts = segment, items, texts
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.segment.as_request(self.items[index], self.texts)
 
 
 class ReferringImageSegmentationPipeline(ReferringSegmentationPipeline):
@@ -37,27 +116,41 @@ class ReferringImageSegmentationPipeline(ReferringSegmentationPipeline):
     [{"label": "the left dog", "score": 0.93, "mask": <PIL.Image.Image>, "present": True}, ...]
     ```"""
 
+    modality = "image"
+
     def __call__(
-        self, images: Any, text: str | list[str], threshold: float | None = None, **kwargs
-    ) -> list[dict] | list[list[dict]]:
-        """Segments each text in the image, or, for a list of images, each text in each image.
+        self, images: Any, text: str | list[str] | None = None, threshold: float | None = None, **kwargs
+    ) -> list[dict] | list[list[dict]] | Iterator[list[dict]]:
+        """Segments each text in the image, or in each of several images.
 
         Args:
-            images: an image (PIL image, path or URL) or a list of images.
+            images: an image, as `read_image` takes it (a path, a URL, a PIL image, an array or a tensor), or a
+                dictionary {"image", "text"}, whose other entries do not matter; or several of these: a list, or, to be
+                read one by one, a data set, a generator or any other iterable.
             text: a sentence or a list of sentences, all for each image; an image is encoded once for all of them.
+                Dictionaries with a text of their own take none.
             threshold: foreground probability above which a pixel belongs to a mask; the processor's if absent.
+            kwargs: `batch_size`, how many images the model sees at once, and `num_workers`, how many processes read
+                them.
 
         Returns:
-            For one image a list, for several a list of lists, of a dictionary per sentence: `label` (the sentence),
-            `score` (float, 0 to 1), `mask` (PIL image of mode "L", 0 or 255, as large as the upright image) and
-            `present` (whether the target is there; where it is not, the mask is empty and the score 0).
+            For one image a list, for a list of images a list of lists, for anything else an iterator of lists, of a
+            dictionary per sentence: `label` (the sentence), `score` (float, 0 to 1), `mask` (PIL image of mode "L", 0
+            or 255, as large as the upright image) and `present` (whether the target is there; where it is not, the
+            mask is empty and the score 0).
+
+        Raises:
+            ValueError: no image, no text or an empty one, or a dictionary without these; and as `read_image`, whose
+                other errors are raised as well.
         """
-        texts = [text] if isinstance(text, str) else list(text)
         if threshold is not None:
             kwargs["threshold"] = threshold
-        if isinstance(images, list | tuple):
-            return super().__call__([{"image": image, "texts": texts} for image in images], **kwargs)
-        return super().__call__({"image": images, "texts": texts}, **kwargs)
+        return self.run_requests(images, text, **kwargs)
+
+    def is_single(self, inputs: Any) -> bool:
+        if isinstance(inputs, np.ndarray | Tensor):
+            return inputs.ndim < 4
+        return isinstance(inputs, str | PathLike | Image.Image)
 
     def _sanitize_parameters(self, threshold: float | None = None, **kwargs) -> tuple[dict, dict, dict]:
         if kwargs:
@@ -65,20 +158,39 @@ class ReferringImageSegmentationPipeline(ReferringSegmentationPipeline):
         return {}, {}, {} if threshold is None else {"threshold": threshold}
 
     def preprocess(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        image = read_image(inputs["image"])
-        features = self.processor(images=image, text=inputs["texts"], return_tensors="pt")
-        return {**features.to(self.dtype), "texts": inputs["texts"], "size": (image.height, image.width)}
+        image, texts = read_image(inputs["image"]), inputs["texts"]
+        # One length for all, so that the texts of several images can be joined.
+        features = self.processor(images=image, text=texts, padding="max_length", return_tensors="pt")
+        size, num_texts = torch.tensor([[image.height, image.width]]), torch.tensor([len(texts)])
+        return {**features.to(self.dtype), "texts": texts, "size": size, "num_texts": num_texts}
 
     def _forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        texts, size = inputs.pop("texts"), inputs.pop("size")
-        return {"outputs": self.model(**inputs), "texts": texts, "size": size}
+        """One image with all its texts, or a batch of images and the texts of all of them, one after the other."""
+        texts, size, num_texts = (inputs.pop(name) for name in ("texts", "size", "num_texts"))
+        is_used = inputs["attention_mask"].any(dim=0)
+        words = {name: values[:, is_used] for name, values in inputs.items() if name != "pixel_values"}
+        if len(num_texts) == 1:
+            outputs = self.model(pixel_values=inputs["pixel_values"], **words)
+        else:
+            images = self.model.get_image_features(inputs["pixel_values"])
+            features = images.features.repeat_interleave(num_texts, dim=0)
+            outputs = self.model(image_embeds=images.with_features(features), **words)
+        counts, presence = num_texts.tolist(), outputs.presence_logits
+        return {
+            "logits": list(outputs.logits.split(counts)),
+            "presence_logits": None if presence is None else list(presence.split(counts)),
+            "texts": texts,
+            "size": size,
+        }
 
     def postprocess(self, outputs: dict[str, Any], threshold: float | None = None) -> list[dict]:
-        # Moving it to the CPU made it a plain ModelOutput, which has no attribute for what is None.
-        output = ReferringSegmentationOutput(**outputs["outputs"])
-        results = self.processor.post_process_referring_segmentation(
-            output, target_sizes=[outputs["size"]] * len(outputs["texts"]), threshold=threshold
+        # Batched or not, what comes here is a batch of one image.
+        presence, texts = outputs["presence_logits"], outputs["texts"]
+        output = ReferringSegmentationOutput(
+            logits=outputs["logits"][0], presence_logits=None if presence is None else presence[0]
         )
+        sizes = outputs["size"].tolist() * len(texts)
+        results = self.processor.post_process_referring_segmentation(output, sizes, threshold)
         return [
             {
                 "label": text,
@@ -86,7 +198,7 @@ class ReferringImageSegmentationPipeline(ReferringSegmentationPipeline):
                 "mask": as_picture(result["mask"].numpy()),
                 "present": result["present"],
             }
-            for text, result in zip(outputs["texts"], results, strict=True)
+            for text, result in zip(texts, results, strict=True)
         ]
 
 

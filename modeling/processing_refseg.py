@@ -1,5 +1,6 @@
 """Images or videos, texts and masks together on their way into any model for referring segmentation, and back."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from transformers.image_processing_utils import BatchFeature
@@ -9,9 +10,12 @@ from transformers.tokenization_utils_base import TextInput
 from transformers.utils import ModelOutput, logging
 
 from .image_processing_refseg import RefSegImageProcessorKwargs
+from .texts_refseg import as_sentences, unknown_words
 from .video_refseg import as_clips
 
 logger = logging.get_logger(__name__)
+
+PADDING_OPTIONS = ("padding", "padding_side", "pad_to_multiple_of", "return_tensors")
 
 
 class RefSegImagesKwargs(RefSegImageProcessorKwargs, total=False):
@@ -30,7 +34,8 @@ class RefSegProcessor(ProcessorMixin):
         image_processor ([`RefSegImageProcessor`]): for images and masks.
         tokenizer: for the texts.
         max_text_length (`int`, *optional*, defaults to 20):
-            Tokens per text, the special ones included. A longer text is cut, with one warning.
+            Tokens per text, the special ones included. A longer text is cut, with one warning. A call goes before:
+            `max_length`, and `truncation=False` to cut nothing.
         text_truncation (`str`, *optional*, defaults to `"keep_end_token"`):
             `"keep_end_token"`: a cut text still ends with the end token ([SEP] for BERT). `"released"`: the end token
             is cut off with the rest, as LAVT's released weights have seen it.
@@ -84,15 +89,20 @@ class RefSegProcessor(ProcessorMixin):
             width) where masks were given.
 
         Raises:
-            ValueError: where nothing is given, or both images and clips, or a text is empty, or lengths differ.
+            ValueError: where nothing is given, or both images and clips, or a list is empty, or a text is, or lengths
+                differ.
         """
         if images is None and text is None and videos is None:
             raise ValueError("Pass `images` or `videos`, `text`, or both.")
+        merged = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        nested_maps = merged["images_kwargs"].pop("segmentation_maps", None)
+        if nested_maps is not None and segmentation_maps is not None:
+            raise ValueError("Pass `segmentation_maps` once: as an argument, or in `images_kwargs`.")
+        segmentation_maps = nested_maps if segmentation_maps is None else segmentation_maps
         if segmentation_maps is not None and images is None and videos is None:
             raise ValueError("`segmentation_maps` belong to `images` or `videos`: pass those as well.")
         if images is not None and videos is not None:
             raise ValueError("Pass `images` or `videos`, not both.")
-        merged = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
         data: dict = {}
         if images is not None:
             data.update(self.image_processor(images, segmentation_maps=segmentation_maps, **merged["images_kwargs"]))
@@ -100,29 +110,40 @@ class RefSegProcessor(ProcessorMixin):
             masks = None if segmentation_maps is None else as_clips(segmentation_maps, frame_axes=2)
             data.update(self.image_processor.preprocess_clips(as_clips(videos), masks, **merged["images_kwargs"]))
         if text is not None:
-            data.update(self._tokenize([text] if isinstance(text, str) else list(text), **merged["text_kwargs"]))
+            data.update(self._tokenize(as_sentences(text), **merged["text_kwargs"]))
         return BatchFeature(data)
 
-    def _tokenize(self, texts: list[str], **kwargs) -> dict:
-        for index, text in enumerate(texts):
-            if not isinstance(text, str) or not text.strip():
-                raise ValueError(f"Text {index} of {len(texts)} is empty or no string ({text!r}): pass a sentence.")
+    def _tokenize(self, texts: list[str], **kwargs) -> Mapping:
         limit = kwargs.pop("max_length", None) or self.max_text_length
-        kwargs.pop("truncation", None)
-        padding, return_tensors = kwargs.pop("padding"), kwargs.pop("return_tensors", None)
-        whole = self.tokenizer(texts, **kwargs)
-        if max(len(ids) for ids in whole["input_ids"]) > limit:
+        may_cut = kwargs.pop("truncation", None) not in (False, "do_not_truncate")
+        is_cut = self._count_tokens(texts, kwargs.get("add_special_tokens", True)) > limit and may_cut
+        if is_cut:
             logger.warning_once(
                 f"A text has more than {limit} tokens and is cut; the processor's `max_text_length` is the limit."
             )
-            whole = self._cut(whole, texts, limit, **kwargs)
-        max_length = limit if padding == "max_length" else None
-        return self.tokenizer.pad(whole, padding=padding, max_length=max_length, return_tensors=return_tensors)
-
-    def _cut(self, whole: dict, texts: list[str], limit: int, **kwargs) -> dict:
+        has_length = kwargs["padding"] == "max_length"
+        if not is_cut:
+            return self.tokenizer(texts, max_length=limit if has_length else None, **kwargs)
+        # Apart from cutting: together they refuse a limit that is no multiple of `pad_to_multiple_of`.
+        padding = {name: kwargs.pop(name) for name in PADDING_OPTIONS if name in kwargs}
         if self.text_truncation == "released":
-            return {name: [values[:limit] for values in rows] for name, rows in whole.items()}
-        return self.tokenizer(texts, truncation=True, max_length=limit, **kwargs)
+            whole = self.tokenizer(texts, **kwargs)
+            cut = {name: [values[:limit] for values in rows] for name, rows in whole.items()}
+        else:
+            cut = self.tokenizer(texts, truncation=True, max_length=limit, **kwargs)
+        return self.tokenizer.pad(cut, max_length=limit if has_length else None, **padding)
+
+    def _count_tokens(self, texts: list[str], add_special_tokens: bool) -> int:
+        """Tokens of the longest text; a warning names the words that the tokenizer does not know, once each."""
+        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        unknown = self.tokenizer.unk_token_id
+        for text, own in zip(texts, ids, strict=True):
+            if unknown is not None and unknown in own:
+                words = ", ".join(f'"{word}"' for word in unknown_words(self.tokenizer, text))
+                reads = f"The tokenizer does not know {words}: the model reads {self.tokenizer.unk_token} there"
+                logger.warning_once(f"{reads}." if set(own) != {unknown} else f"{reads}, and no word of that text.")
+        special = self.tokenizer.num_special_tokens_to_add(pair=False) if add_special_tokens else 0
+        return max(len(own) for own in ids) + special
 
     def post_process_referring_segmentation(
         self, outputs: ModelOutput, target_sizes: list[tuple[int, int]] | None = None, threshold: float | None = None

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import closing
 from dataclasses import dataclass
 from os import PathLike
@@ -20,6 +20,7 @@ from transformers.utils import logging
 from .image_processing_refseg import open_image, upright_rgb
 from .modeling_outputs_refseg import ReferringSegmentationOutput
 from .precision_refseg import at_least_float32
+from .texts_refseg import as_sentences
 
 logger = logging.get_logger(__name__)
 
@@ -44,6 +45,7 @@ class VideoFrames:
     Raises:
         FileNotFoundError: there is no such file or folder.
         ImportError: a video file needs PyAV, which is not installed.
+        TypeError: none of these.
         ValueError: no frame, a damaged file, a file without video, a frame beyond PIL's limit of pixels, or, while
             iterating, a frame of another size than the first; the file is named.
     """
@@ -51,8 +53,11 @@ class VideoFrames:
     def __init__(self, source: "str | PathLike[str] | Sequence[Image.Image | np.ndarray] | VideoFrames") -> None:
         if isinstance(source, VideoFrames):
             self._source = source._source
-        elif not isinstance(source, str | PathLike):
+        elif isinstance(source, Sized) and not isinstance(source, str | Mapping):
             self._source = _FrameList(source)
+        elif not isinstance(source, str | PathLike):
+            kind = type(source).__name__
+            raise TypeError(f"A video is a file, a folder of frames or a list of frames, not {kind}.")
         elif Path(source).is_dir():
             self._source = _FrameFolder(Path(source))
         else:
@@ -256,9 +261,7 @@ def segment_video(
     Raises:
         ValueError: no text or an empty one, or a `window` or an `overlap` out of range.
     """
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    if not texts:
-        raise ValueError("There is nothing to segment: pass one text at least.")
+    texts = as_sentences(texts)
     takes_clips = model.config.takes_clips and not per_frame
     if overlap is None:
         overlap = 8 if window is None else min(8, window // 2)

@@ -16,14 +16,24 @@ from datasets import Dataset
 from PIL import Image
 from tiny_lavt import tiny_lavt, tiny_processor
 from torch.testing import assert_close
-from transformers import AutoImageProcessor, AutoProcessor, SamImageProcessor, pipeline
+from torch.utils.data import Dataset as TorchDataset
+from transformers import AutoImageProcessor, AutoProcessor, BertTokenizer, SamImageProcessor, pipeline
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
+from transformers.pipelines.pt_utils import KeyDataset
+from transformers.utils import logging as transformers_logging
 
-from hf_refseg import ReferringImageSegmentationPipeline, RefSegImageProcessor, RefSegProcessor, VideoFrames
+from hf_refseg import (
+    LavtForReferringSegmentation,
+    ReferringImageSegmentationPipeline,
+    RefSegImageProcessor,
+    RefSegProcessor,
+    VideoFrames,
+)
 from hf_refseg.data.examples import ImageExamples, ReferentExamples
 from hf_refseg.data.masks import encode_mask
 from hf_refseg.modeling.image_processing_refseg import open_image, read_image
 from hf_refseg.modeling.modeling_outputs_refseg import ReferringSegmentationOutput
+from hf_refseg.modeling.video_refseg import segment_video
 from hf_refseg.visualization import draw_overlay
 
 
@@ -299,10 +309,35 @@ def test_post_processing_wants_one_size_per_text() -> None:
         tiny_processor().post_process_referring_segmentation(output, target_sizes=[(8, 8)])
 
 
-@pytest.mark.parametrize("text", ["", "   ", ["red", ""], [None]])
-def test_an_empty_text_is_refused(text) -> None:
-    with pytest.raises(ValueError, match="empty"):
-        tiny_processor()(photograph(), text)
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "Text 0 of 1 is empty"),
+        ("   ", "Text 0 of 1 is empty"),
+        (["red", ""], "Text 1 of 2 is empty"),
+        ([None], r"no string \(None\)"),
+        ([["red"]], r"no string \(\['red'\]\)"),
+        (7, r"no string \(7\)"),
+        ([], "There is no text: pass one text at least"),
+        ((), "There is no text: pass one text at least"),
+    ],
+)
+def test_an_empty_text_is_one_clear_error_everywhere(segment, text, message: str) -> None:
+    segment_frames = pipeline("referring-video-segmentation", model=segment.model, processor=segment.processor)
+    for run in (
+        lambda: segment.processor(photograph(), text),
+        lambda: segment(photograph(), text=text),
+        lambda: segment([photograph()], text=text),
+        lambda: segment_frames([photograph()], text=text),
+        lambda: segment_video(segment.model, segment.processor, [photograph()], text),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run()
+
+
+def test_no_image_is_a_clear_error(segment) -> None:
+    with pytest.raises(ValueError, match="There is no image: pass one at least"):
+        segment.processor([], "red")
 
 
 def test_nothing_at_all_is_refused() -> None:
@@ -310,21 +345,80 @@ def test_nothing_at_all_is_refused() -> None:
         tiny_processor()()
 
 
-def test_an_over_long_text_is_cut_with_one_warning() -> None:
-    records: list[logging.LogRecord] = []
+@pytest.fixture
+def warnings_of_processor() -> Iterator[list[str]]:
+    """A list that grows by what the processor logs, even what it has logged once before this test."""
+    messages: list[str] = []
     handler = logging.Handler()
-    handler.emit = records.append
+    handler.emit = lambda record: messages.append(record.getMessage())
     logger = logging.getLogger("hf_refseg.modeling.processing_refseg")
+    transformers_logging.warning_once.cache_clear()
     logger.addHandler(handler)
+    yield messages
+    logger.removeHandler(handler)
+
+
+def test_an_over_long_text_is_cut_with_one_warning(warnings_of_processor) -> None:
     processor = RefSegProcessor(tiny_processor().image_processor, tiny_processor().tokenizer, max_text_length=7)
     for _ in range(3):
         inputs = processor(text="red " * 50, return_tensors="pt")
-    logger.removeHandler(handler)
     assert inputs["input_ids"].shape == (1, 7)
     assert processor.tokenizer.decode(inputs["input_ids"][0, -1:]) == "[SEP]"
-    assert [record.getMessage() for record in records] == [
+    assert warnings_of_processor == [
         "A text has more than 7 tokens and is cut; the processor's `max_text_length` is the limit."
     ]
+
+
+def test_words_that_the_tokenizer_does_not_know_are_named_once(warnings_of_processor) -> None:
+    for _ in range(2):
+        tiny_processor()(text=["the red Zorble, left of the zorble", "gribble grobble", "the red dog"])
+    assert warnings_of_processor == [
+        'The tokenizer does not know "Zorble", "of", "zorble": the model reads [UNK] there.',
+        'The tokenizer does not know "gribble", "grobble": the model reads [UNK] there, and no word of that text.',
+    ]
+
+
+def test_an_end_token_is_no_unknown_word(warnings_of_processor) -> None:
+    tokenizer = tiny_processor().tokenizer
+    tokenizer.unk_token = tokenizer.sep_token  # as CLIP's
+    RefSegProcessor(tiny_processor().image_processor, tokenizer)(text="the red dog")
+    assert not warnings_of_processor
+
+
+@pytest.mark.parametrize("text_truncation", ["keep_end_token", "released"])
+def test_options_of_the_tokenizer_reach_it(text_truncation: str) -> None:
+    processor = RefSegProcessor(
+        tiny_processor().image_processor, tiny_processor().tokenizer, 6, text_truncation=text_truncation
+    )
+    texts = ["red", "the left red dog right the green circle"]
+    ids = processor.tokenizer(texts)["input_ids"]
+    cut = ids[1][:6] if text_truncation == "released" else [*ids[1][:5], ids[1][-1]]
+
+    def rows(**options) -> list[list[int]]:
+        return processor(text=texts, return_tensors="pt", **options)["input_ids"].tolist()
+
+    assert rows() == [[*ids[0], 0, 0, 0], cut]
+    assert rows(padding_side="left") == [[0, 0, 0, *ids[0]], cut]
+    assert rows(text_kwargs={"padding_side": "left"}) == [[0, 0, 0, *ids[0]], cut]
+    assert rows(pad_to_multiple_of=4) == [[*ids[0], *[0] * 5], [*cut, 0, 0]]
+    assert rows(truncation=False) == [[*ids[0], *[0] * 7], ids[1]]
+    assert [len(row) for row in rows(padding="max_length", max_length=12)] == [12, 12]
+    types = processor(text=texts, return_token_type_ids=True, return_tensors="pt")["token_type_ids"]
+    assert types.tolist() == [[0] * 6] * 2
+    with pytest.raises(ValueError, match="padding"):
+        rows(padding=False)
+
+
+def test_masks_may_lie_among_the_options_of_images() -> None:
+    mask = np.zeros((50, 70), dtype=bool)
+    mask[10:30, 20:60] = True
+    expected = tiny_processor()(photograph(), "red", mask, return_tensors="pt")["mask_labels"]
+    nested = {"images_kwargs": {"segmentation_maps": mask}, "return_tensors": "pt"}
+    assert torch.equal(tiny_processor()(photograph(), "red", **nested)["mask_labels"], expected)
+    with pytest.raises(ValueError, match="Pass `segmentation_maps` once"):
+        tiny_processor()(photograph(), "red", mask, **nested)
+    with pytest.raises(ValueError, match="pass those as well"):
+        tiny_processor()(text="red", **nested)
 
 
 def test_an_unknown_truncation_is_refused() -> None:
@@ -392,6 +486,146 @@ def test_pipeline_takes_paths_and_lists(segment: ReferringImageSegmentationPipel
     assert [len(results) for results in many] == [1, 1]
     assert np.array_equal(np.asarray(many[0][0]["mask"]), np.asarray(one[0]["mask"]))
     assert many[1][0]["mask"].size == (90, 31)
+
+
+def agree(results: list[dict], expected: list[dict]) -> bool:
+    """Whether the answers about one image are the same but for rounding, which may move single pixels."""
+    return [result["label"] for result in results] == [wanted["label"] for wanted in expected] and all(
+        result["present"] is wanted["present"]
+        and result["score"] == pytest.approx(wanted["score"], abs=1e-4)
+        and result["mask"].size == wanted["mask"].size
+        and (np.asarray(result["mask"]) != np.asarray(wanted["mask"])).mean() < 0.01
+        for result, wanted in zip(results, expected, strict=True)
+    )
+
+
+REQUESTS = [
+    {"image": photograph(), "text": ["the left dog", "red circle"]},
+    {"image": photograph(31, 90), "text": "the right green circle"},
+    {"image": np.asarray(photograph(64, 64)), "text": ["red"]},
+    {"image": photograph(20, 20).convert("L"), "text": ["dog", "the left red dog", "green"]},
+    {"image": photograph(40, 30), "text": "circle"},
+]
+
+
+@pytest.mark.parametrize("presence_head", [False, True])
+def test_batches_are_answered_like_single_images(presence_head: bool, count_calls) -> None:
+    config = tiny_lavt().config
+    config.presence_head = presence_head
+    torch.manual_seed(0)
+    model = LavtForReferringSegmentation(config).eval()
+    with torch.no_grad():
+        outputs = model(**tiny_processor()(photograph(), ["red", "green dog"], return_tensors="pt"))
+    threshold = outputs.logits.sigmoid().median().item()
+    segment = pipeline("referring-image-segmentation", model=model, processor=tiny_processor(), threshold=threshold)
+    expected = [segment(request) for request in REQUESTS]
+    assert [len(results) for results in expected] == [2, 1, 1, 3, 1]
+    shares = [np.asarray(result["mask"]).mean() / 255 for results in expected for result in results]
+    assert any(0.1 < share < 0.9 for share in shares)
+    assert not agree(expected[0][:1], [{**expected[0][1], "label": expected[0][0]["label"]}])
+    calls = count_calls(model, "run_image_encoder")
+    for batch_size, sizes in ((2, [2, 2, 1]), (4, [4, 1])):
+        calls.clear()
+        results = segment(REQUESTS, batch_size=batch_size)
+        assert [len(arguments[0]) for arguments in calls] == sizes
+        assert all(agree(*both) for both in zip(results, expected, strict=True))
+
+
+class Pictures(TorchDataset):
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return [photograph(), photograph(31, 90)][index]
+
+
+def hub_rows() -> Dataset:
+    rows = Dataset.from_dict({"image": list(Pictures()), "text": ["red", "red"], "id": [1, 2]})
+    return rows.cast_column("image", datasets.Image())
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: list(Pictures()), "red"),
+        (lambda: tuple(Pictures()), ["red"]),
+        (lambda: (picture for picture in Pictures()), "red"),
+        (lambda: iter(list(Pictures())), "red"),
+        (lambda: ({"image": picture, "text": "red"} for picture in Pictures()), None),
+        (Pictures, "red"),
+        (lambda: KeyDataset(hub_rows(), "image"), "red"),
+        (hub_rows, None),
+        (lambda: [np.asarray(picture) for picture in Pictures()], "red"),
+        (lambda: [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in Pictures()], "red"),
+    ],
+)
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_pipeline_takes_several_images_in_any_form(segment, make, text, batch_size) -> None:
+    expected = [segment(picture, text="red") for picture in Pictures()]
+    results = segment(make(), text=text, batch_size=batch_size)
+    assert isinstance(results, list) == isinstance(make(), list | tuple)
+    assert all(agree(*both) for both in zip(results, expected, strict=True))
+
+
+def test_pipeline_reads_a_generator_step_by_step(segment) -> None:
+    read: list[int] = []
+
+    def pictures() -> Iterator[Image.Image]:
+        for number in range(4):
+            read.append(number)
+            yield photograph()
+
+    results = segment(pictures(), text="red")
+    next(iter(results))
+    assert len(read) < 4
+
+
+def test_pipeline_takes_arrays(segment) -> None:
+    stack = np.stack([np.asarray(photograph())] * 2)
+    expected = segment(photograph(), text="red")
+    assert [agree(each, expected) for each in segment(stack, text="red")] == [True] * 2
+    assert agree(segment(stack[0], text="red"), expected)
+    assert agree(segment(torch.from_numpy(stack[0] / 255), "red"), expected)
+
+
+@pytest.mark.parametrize(
+    ("images", "text", "message"),
+    [
+        (photograph(), None, "There is no text for the image: pass `text`"),
+        ([], "red", "There is no image: pass one at least"),
+        ({"image": photograph()}, None, r"needs \"image\" and its own \"text\".* got \['image'\]\."),
+        ({"image": photograph(), "texts": ["red"]}, None, r"got \['image', 'texts'\]\."),
+        ([{"image": photograph(), "text": "red"}], "dog", r"got \['image', 'text'\] along with `text`\."),
+        ({"picture": photograph()}, "dog", r"got \['picture'\] along with `text`\."),
+        ({"image": photograph(), "text": []}, None, "There is no text: pass one text at least"),
+    ],
+)
+def test_inputs_that_lack_something_are_one_clear_error(segment, images, text, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        segment(images, text=text)
+
+
+def test_pipeline_takes_a_tokenizer_and_an_image_processor(tmp_path) -> None:
+    task, model, whole = "referring-image-segmentation", tiny_lavt(), tiny_processor()
+    large, words = RefSegImageProcessor(size={"height": 96, "width": 96}), tiny_processor().tokenizer
+    expected = pipeline(task, model=model, processor=RefSegProcessor(large, words))(photograph(), "red", threshold=0)
+    assert not agree(expected, pipeline(task, model=model, processor=whole)(photograph(), "red", threshold=0))
+    words.save_pretrained(tmp_path)
+    large.save_pretrained(tmp_path)
+    for parts in (
+        {"tokenizer": words, "image_processor": large},
+        {"tokenizer": str(tmp_path), "image_processor": str(tmp_path)},
+        {"processor": whole, "image_processor": large},
+    ):
+        segment = pipeline(task, model=model, **parts)
+        assert agree(segment(photograph(), "red", threshold=0), expected)
+        assert segment.processor.max_text_length == 20
+    assert whole.image_processor.size.height == 64
+    other = BertTokenizer(vocab={word: index for index, word in enumerate(reversed(words.get_vocab()))})
+    segment = pipeline(task, model=model, processor=whole, tokenizer=other)
+    assert segment.tokenizer is segment.processor.tokenizer is other is not whole.tokenizer
+    with pytest.raises(ValueError, match="pass a `processor`, or a `tokenizer` and an `image_processor`"):
+        pipeline(task, model=model, tokenizer=words)
 
 
 def test_pipeline_refuses_unknown_options(segment: ReferringImageSegmentationPipeline) -> None:

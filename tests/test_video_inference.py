@@ -19,6 +19,7 @@ from tiny_lavt import tiny_lavt, tiny_processor
 from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import pipeline
+from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_refseg import (
     ReferringSegmentationOutput,
@@ -483,6 +484,39 @@ def test_pipeline_gives_a_mask_for_each_frame(tmp_path, threshold) -> None:
     assert difference(several[1][0]["masks"][2], results[1]["masks"][2]) == 0
     with pytest.raises(TypeError, match="takes `text`, threshold, window, overlap, per_frame"):
         segment(frames, text="red", windows=3)
+
+
+def test_pipeline_takes_several_videos_in_any_form(tmp_path) -> None:
+    for number, frame in enumerate(noise_frames(2)):
+        frame.save(tmp_path / f"{number}.png")
+    segment = pipeline("referring-video-segmentation", model=tiny_lavt(), processor=tiny_processor())
+    videos = [noise_frames(3), str(tmp_path), np.stack([np.asarray(frame) for frame in noise_frames(2)])]
+    requests = [{"video": video, "text": TEXTS[:1]} for video in videos]
+    expected = [segment(video, text=TEXTS[:1])[0]["scores"] for video in videos]
+    assert [len(scores) for scores in expected] == [3, 2, 2]
+    for forms in (
+        [(videos, TEXTS[0]), (requests, None)],
+        [(iter(videos), TEXTS[0]), (iter(requests), None)],
+        [(KeyDataset(requests, "video"), TEXTS[0])],
+    ):
+        for inputs, text in forms:
+            results = list(segment(inputs, text=text, batch_size=2))
+            assert [result["label"] for (result,) in results] == TEXTS[:1] * 3
+            for (result,), scores in zip(results, expected, strict=True):
+                assert result["scores"] == pytest.approx(scores, abs=1e-6)
+    assert segment(requests[0])[0]["scores"] == pytest.approx(expected[0], abs=1e-6)
+
+
+def test_what_is_no_video_is_one_clear_error() -> None:
+    segment = pipeline("referring-video-segmentation", model=tiny_lavt(), processor=tiny_processor())
+    with pytest.raises(TypeError, match="A video is a file, a folder of frames or a list of frames, not Image"):
+        segment(noise_frames(1)[0], text="red")
+    with pytest.raises(FileNotFoundError, match=r"absent\.mp4: there is no such video file"):
+        segment("absent.mp4", text="red")
+    with pytest.raises(ValueError, match="There is no video: pass one at least"):
+        segment([], text="red")
+    with pytest.raises(ValueError, match="There is no text for the video"):
+        segment(noise_frames(1))
 
 
 @torch.no_grad()
