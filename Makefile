@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+LOWEST := .venv-lowest
 
 # Idle threads of OpenMP wait in a long busy loop by default; where something else needs a core as well, that slows
 # training down many times. A shorter loop costs nothing on a quiet machine.
@@ -13,7 +14,7 @@ export GOMP_SPINCOUNT ?= 10000
 export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 
-.PHONY: demo demo-real test test-kernels test-transformers lint format
+.PHONY: demo demo-real test test-kernels test-lowest test-transformers lint format
 
 # Trains a small LAVT on generated scenes (at most 10 minutes on two cores) and shows what it learned.
 demo: $(INSTALLED)
@@ -33,6 +34,13 @@ test-kernels: $(INSTALLED)
 	$(BIN)/python -m pytest --without-onednn
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest
+
+# The tests with the lowest versions that setup.py names; PYTHON should be the lowest Python as well.
+test-lowest:
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install uv
+	$(LOWEST)/bin/uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct -e ".[dev]"
+	$(LOWEST)/bin/python -m pytest
 
 # transformers' own tests of models, processors and configurations on ours; they are downloaded once, never copied.
 test-transformers: $(INSTALLED)

@@ -1,30 +1,29 @@
-"""Package layout and dependencies; `modeling/` and `datasets_scripts/` lie beside the package, install inside it."""
+"""Package layout and dependencies; `modeling/`, `datasets_scripts/` and the recipes lie beside the package here."""
 
 from pathlib import Path
 
 from setuptools import setup
 
+# The lowest versions are those that `make test-lowest` installs.
 DEPENDENCIES = [
     "torch>=2.6",
-    "torchvision",
-    "transformers>=5.20,<6",
+    "torchvision>=0.21",
+    "transformers>=5.23,<6",
     "datasets>=5,<6",
-    "huggingface_hub>=2",
-    "safetensors",
-    "accelerate",
-    "evaluate",
-    "timm",
-    "peft",
-    "pycocotools",
-    "typer",
-    "pyyaml",
+    "huggingface_hub>=2,<3",
+    "safetensors>=0.8",
+    "accelerate>=1.1",
+    "evaluate>=0.4.3",
+    "timm>=1.0.23",
+    "peft>=0.18",
+    "pycocotools>=2.0.8",
+    "typer>=0.15",
+    "pyyaml>=6.0.1",
 ]
-VIDEO = ["av", "h5py", "scipy"]
+VIDEO = ["av>=14", "h5py>=3.12", "scipy>=1.14"]
 EXTRAS = {
     "video": VIDEO,
-    "demo": ["gradio"],
-    "export": ["onnx", "onnxscript", "onnxruntime"],
-    "dev": ["pytest", "ruff", "tensorboard", *VIDEO],
+    "dev": ["pytest>=8", "ruff>=0.9", "setuptools>=77", "tensorboard>=2.18", *VIDEO],
 }
 
 setup(
@@ -34,7 +33,7 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=[
         "hf_refseg",
         "hf_refseg.convert",
@@ -44,11 +43,17 @@ setup(
         "hf_refseg.evaluation.refseg_iou",
         "hf_refseg.hub",
         "hf_refseg.modeling",
+        "hf_refseg.recipes",
         "hf_refseg.training",
     ],
     # Outside the package, so that `hf-refseg --help` answers without importing torch.
     py_modules=["hf_refseg_cli"],
-    package_dir={"hf_refseg.modeling": "modeling", "hf_refseg.datasets_scripts": "datasets_scripts"},
+    package_dir={
+        "hf_refseg.datasets_scripts": "datasets_scripts",
+        "hf_refseg.modeling": "modeling",
+        "hf_refseg.recipes": "examples/recipes",
+    },
+    package_data={"hf_refseg.recipes": ["*.yaml"]},
     install_requires=DEPENDENCIES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["hf-refseg = hf_refseg_cli:app"]},

@@ -1,0 +1,72 @@
+"""What is installed elsewhere: the sdist, the wheel that is built from it, and what they ask for."""
+
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from email import message_from_bytes
+from email.message import Message
+from pathlib import Path
+
+import pytest
+from fresh_process import CHECKOUT
+from packaging.requirements import Requirement
+
+RECIPES = {path.name: path.read_bytes() for path in (CHECKOUT / "examples" / "recipes").glob("*.yaml")}
+NOT_COPIED = (".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "tests")
+
+
+def build(kind: str, folder: Path, output: Path) -> Path:
+    """The archive that setuptools makes of `folder`: kind "sdist" or "wheel"."""
+    code = f"from setuptools.build_meta import build_{kind}; build_{kind}({str(output)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True, text=True)
+    (archive,) = output.iterdir()
+    return archive
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    checkout = tmp_path_factory.mktemp("checkout") / "copy"
+    shutil.copytree(CHECKOUT, checkout, ignore=shutil.ignore_patterns(*NOT_COPIED))
+    return build("sdist", checkout, tmp_path_factory.mktemp("sdist"))
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp("unpacked")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    (unpacked,) = folder.iterdir()
+    return zipfile.ZipFile(build("wheel", unpacked, tmp_path_factory.mktemp("wheel")))
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: zipfile.ZipFile) -> Message:
+    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    return message_from_bytes(wheel.read(name))
+
+
+def test_sdist_and_wheel_contain_the_recipes(sdist: Path, wheel: zipfile.ZipFile) -> None:
+    with tarfile.open(sdist) as archive:
+        names = {Path(name).name for name in archive.getnames() if "/examples/recipes/" in name}
+    assert names == set(RECIPES) and len(RECIPES) > 10
+    installed = {name for name in wheel.namelist() if name.startswith("hf_refseg/recipes/")}
+    assert installed == {f"hf_refseg/recipes/{name}" for name in RECIPES}
+    assert all(wheel.read(f"hf_refseg/recipes/{name}") == content for name, content in RECIPES.items())
+
+
+def test_the_wheel_contains_every_module(wheel: zipfile.ZipFile) -> None:
+    expected = {"hf_refseg_cli.py"}
+    for folder in ("hf_refseg", "modeling", "datasets_scripts"):
+        place = folder if folder == "hf_refseg" else f"hf_refseg/{folder}"
+        modules = (path.relative_to(CHECKOUT / folder).as_posix() for path in (CHECKOUT / folder).rglob("*.py"))
+        expected |= {f"{place}/{module}" for module in modules}
+    assert {name for name in wheel.namelist() if name.endswith(".py")} == expected
+
+
+def test_every_requirement_names_its_lowest_version(metadata: Message) -> None:
+    requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
+    operators = {each.name: {specifier.operator for specifier in each.specifier} for each in requirements}
+    assert [name for name, found in operators.items() if ">=" not in found] == []
+    assert metadata["Requires-Python"] == ">=3.11"
