@@ -16,7 +16,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 
 .PHONY: demo demo-real test test-kernels test-lowest test-transformers lint format
 
-# Trains a small LAVT on generated scenes (at most 10 minutes on two cores) and shows what it learned.
+# Trains a small LAVT on generated scenes (about 10 minutes, whatever the machine) and shows what it learned.
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
 

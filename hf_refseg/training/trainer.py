@@ -320,6 +320,7 @@ class RefSegTrainer(Trainer):
             f"{args.weight_decay:g}, {schedule}",
             **self._describe_trained(),
             "precision": precision,
+            "attention": self.model.config._attn_implementation,
             "seed": args.seed,
         }
 
