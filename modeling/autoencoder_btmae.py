@@ -53,8 +53,9 @@ class BtmaeBlock(GradientCheckpointingLayer):
 class BTMAE(nn.Module):
     """The masked autoencoder of one modality's tokens, which reads the whole of the other one (section 3.2).
 
-    `forward` is step 2: the encoder alone, nothing masked. `reconstruct` is step 1. Shapes: `tokens` (batch, tokens,
-    channels), `positions` (tokens, channels), masks (batch, tokens) with 1 = token, None = all.
+    `forward` is step 2: the encoder alone, nothing masked; with `is_masked` it is step 1, `reconstruct`. Shapes:
+    `tokens` (batch, tokens, channels), `positions` (tokens, channels), masks (batch, tokens) with 1 = token, None =
+    all.
 
     Args:
         config: the model's configuration.
@@ -69,9 +70,17 @@ class BTMAE(nn.Module):
         self.projection = nn.Linear(config.hidden_size, target_size)
 
     def forward(
-        self, tokens: Tensor, positions: Tensor, token_mask: Tensor | None, other: Tensor, other_mask: Tensor | None
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        token_mask: Tensor | None,
+        other: Tensor,
+        other_mask: Tensor | None,
+        is_masked: Tensor | None = None,
     ) -> Tensor:
         """The refined tokens, of the shape of `tokens`."""
+        if is_masked is not None:
+            return self.reconstruct(tokens, positions, token_mask, is_masked, other, other_mask)
         return self.encode(tokens + positions, token_mask, other, other_mask)
 
     def encode(self, tokens: Tensor, token_mask: Tensor | None, other: Tensor, other_mask: Tensor | None) -> Tensor:
@@ -118,7 +127,7 @@ def put_back(encoded: Tensor, places: Tensor, kept_mask: Tensor, mask_token: Ten
     `encoded` (batch, most kept, channels); `places` and `kept_mask` are those of `find_kept`.
     """
     mask_token = mask_token.to(encoded.dtype)
-    tokens = mask_token.expand(len(encoded), total, -1)
+    tokens = mask_token.expand(encoded.shape[0], total, -1)
     values = torch.where(kept_mask[..., None], encoded, mask_token)
     return tokens.scatter(1, places[..., None].expand_as(values), values)
 

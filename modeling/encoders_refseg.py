@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoBackbone, AutoModel, PreTrainedConfig, PreTrainedModel, SamVisionModel
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionEncoder, SamVisionSdpaAttention
 from transformers.models.swin.modeling_swin import (
     SwinAttention,
     SwinLayer,
@@ -288,6 +289,47 @@ class SwinMaps(SwinStages):
         return maps[-self.last_stages :]
 
 
+class SamAttention(SamVisionSdpaAttention):
+    """SAM's attention, whose kernel may change after the model was built."""
+
+    def __init__(self, config: PreTrainedConfig, window_size: int) -> None:
+        super().__init__(config, window_size)
+        self.config = config
+
+    def forward(self, hidden_states: Tensor, output_attentions: bool = False) -> tuple[Tensor, Tensor | None]:
+        if self.config._attn_implementation == "eager":
+            return SamVisionAttention.forward(self, hidden_states, output_attentions)
+        return super().forward(hidden_states, output_attentions)
+
+
+class SamStages(SamVisionEncoder):
+    """transformers' SAM image encoder up to a block, without the neck; shapes as in `SamMaps`.
+
+    Args:
+        config: its configuration.
+        blocks: the blocks whose outputs `forward` returns, in their order.
+    """
+
+    def __init__(self, config: PreTrainedConfig, blocks: list[int]) -> None:
+        super().__init__(config)
+        self.blocks = blocks
+        self.layers = self.layers[: blocks[-1] + 1]
+        for layer in self.layers:
+            layer.attn = SamAttention(config, layer.window_size)
+        self.neck = nn.Identity()
+
+    def forward(self, pixel_values: Tensor) -> list[Tensor]:
+        features = self.patch_embed(pixel_values)
+        if self.pos_embed is not None:
+            features = features + self.pos_embed
+        maps = []
+        for index, layer in enumerate(self.layers):
+            features = layer(features)
+            if index in self.blocks:
+                maps.append(features.permute(0, 3, 1, 2))
+        return maps
+
+
 class SamMaps(nn.Module):
     """transformers' SAM image encoder up to its fourth global-attention block, without the neck.
 
@@ -298,11 +340,9 @@ class SamMaps(nn.Module):
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
         self.model = AutoModel.from_config(config)
-        self.blocks = list(config.global_attn_indexes[1:4])
-        self.widths = [config.hidden_size] * len(self.blocks)
-        encoder = self.model.vision_encoder
-        encoder.layers = encoder.layers[: self.blocks[-1] + 1]
-        encoder.neck = nn.Identity()
+        blocks = list(config.global_attn_indexes[1:4])
+        self.widths = [config.hidden_size] * len(blocks)
+        self.model.vision_encoder = SamStages(config, blocks)
 
     def load_encoder(self, pretrained: PreTrainedModel) -> None:
         """Takes over the weights of a pretrained `SamVisionModel` of the same configuration, all that is used here."""
@@ -310,22 +350,13 @@ class SamMaps(nn.Module):
         self.model.load_state_dict({name: weights[name] for name in self.model.state_dict()})
 
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
-        encoder = self.model.vision_encoder
-        expected = encoder.image_size
+        expected = self.model.vision_encoder.image_size
         if tuple(pixel_values.shape[-2:]) != (expected, expected):
             raise ValueError(
                 f"This model takes images of {expected} x {expected} pixels, got {pixel_values.shape[-2]} x "
                 f'{pixel_values.shape[-1]}: set the image processor\'s size to {{"longest_edge": {expected}}}.'
             )
-        features = encoder.patch_embed(pixel_values)
-        if encoder.pos_embed is not None:
-            features = features + encoder.pos_embed
-        maps = []
-        for index, layer in enumerate(encoder.layers):
-            features = layer(features)
-            if index in self.blocks:
-                maps.append(features.permute(0, 3, 1, 2))
-        return maps
+        return self.model.vision_encoder(pixel_values)
 
 
 class SyncBatchNormActivation(nn.SyncBatchNorm):

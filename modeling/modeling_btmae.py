@@ -5,7 +5,7 @@ Equations, sections, tables and figures are those of the paper.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel
 from transformers import initialization as init
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import can_return_tuple
 
 from .autoencoder_btmae import (
@@ -37,6 +38,7 @@ from .layers_refseg import (
     resize_free,
     sinusoidal_positions,
     to_map,
+    written_out_attention,
 )
 from .losses_refseg import error_weighted_cross_entropy, iou_loss
 from .modeling_outputs_refseg import FusedFeatures, ImageFeatures, ReferringSegmentationOutput
@@ -162,12 +164,15 @@ class ImpactTokenAttention(nn.Module):
 
     `refined` (batch, positions, channels) are the tokens that are sampled, `pixels`, of the same shape, those that the
     samples are spread over; `words` (batch, tokens, channels), `word_mask` (batch, tokens). Returns the pixels anew,
-    and the samples once they met the words.
+    and the samples once they met the words. The configuration says which kernel computes the attention.
     """
+
+    is_causal = False
 
     def __init__(self, config: BtmaeConfig, num_tokens: int) -> None:
         super().__init__()
         channels = config.hidden_size
+        self.config = config
         self.query = nn.Linear(channels, channels, bias=False)
         self.key = nn.Linear(channels, channels, bias=False)
         self.value = nn.Linear(channels, channels, bias=False)
@@ -184,10 +189,13 @@ class ImpactTokenAttention(nn.Module):
 
     def sample(self, refined: Tensor, words: Tensor, word_mask: Tensor) -> ImpactTokens:
         """Equations 1 to 3."""
-        attended = F.scaled_dot_product_attention(
-            self.query(refined), self.key(words), self.value(words), attn_mask=(word_mask != 0)[:, None]
+        one_head = (self.query(refined)[:, None], self.key(words)[:, None], self.value(words)[:, None])
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, written_out_attention
         )
-        features = self.feed_forward(attended + refined)  # equation 2
+        is_word = (word_mask != 0)[:, None, None, :]
+        attended, _ = attend(self, *one_head, is_word, scaling=refined.shape[-1] ** -0.5)
+        features = self.feed_forward(attended.squeeze(2) + refined)  # equation 2
         masks = at_least_float32(self.sampling(features)).softmax(-1)  # equation 1
         weights = masks / masks.sum(1, keepdim=True).clamp(min=1e-6)
         return ImpactTokens(masks, weights.to(features.dtype).transpose(1, 2) @ features)  # equation 3
@@ -520,7 +528,7 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             everywhere = torch.ones(pixels.shape[:2], dtype=torch.bool, device=pixels.device)
             is_masked = draw_masked_tokens(everywhere, self.config.image_mask_ratio, generator)
             masked = self.masked_tokens(self, image, pixels, is_masked)
-            patches = self.language_to_vision.reconstruct(masked, pixel_positions, None, is_masked, words, word_mask)
+            patches = self.language_to_vision(masked, pixel_positions, None, words, word_mask, is_masked)
             pixel_values = self.join_patches(patches, image)
             original = self.unpack_features(image)[-1]
             losses["image_reconstruction"] = F.mse_loss(at_least_float32(pixel_values), at_least_float32(original))
@@ -532,7 +540,7 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             special = torch.tensor(self.config.special_token_ids, device=input_ids.device)
             can_be_masked = (word_mask != 0) & ~torch.isin(input_ids, special)
             is_masked = draw_masked_tokens(can_be_masked, self.config.word_mask_ratio, generator)
-            logits = self.vision_to_language.reconstruct(words, word_positions, word_mask, is_masked, pixels, None)
+            logits = self.vision_to_language(words, word_positions, word_mask, pixels, None, is_masked)
             losses["word_reconstruction"] = masked_word_loss(logits, input_ids, is_masked)
             fields["reconstructed_ids"] = torch.where(is_masked, logits.argmax(-1), input_ids)
             fields["masked_words"] = is_masked

@@ -66,6 +66,11 @@ class RefSegPreTrainedModel(PreTrainedModel):
     # Whether the fused maps have met the sentence.
     maps_hold_language = True
 
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        """All attention goes through transformers' interface, which guesses from the source and would guess wrong."""
+        return True
+
     def add_auxiliary_tasks(self, map_channels: int, word_channels: int) -> None:
         """Adds the tasks that the configuration names; called in `__init__` once `loss_weights` are there.
 

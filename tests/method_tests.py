@@ -24,6 +24,8 @@ class MethodTests(ABC):
     size = (64, 72)
     # Ends of the names of parameters whose gradient is zero by construction in a new model.
     without_effect_at_the_start: tuple[str, ...] = ()
+    # Parts of the model whose weights are read outside the modules that own them.
+    parts_kept_in_memory: tuple[str, ...] = ()
 
     @abstractmethod
     def tiny_config(self, **overrides) -> PreTrainedConfig:
@@ -371,11 +373,25 @@ class MethodTests(ABC):
         assert {value.dtype for value in output.loss_components.values()} == {torch.float64}
 
     @torch.no_grad()
-    def test_eager_attention_agrees_with_sdpa(self) -> None:
+    def test_eager_attention_agrees_with_sdpa(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model, inputs = self.build(), self.inputs()
         expected = model(**inputs).logits
         model.set_attn_implementation("eager")
+        assert model.config._attn_implementation == "eager"
+        monkeypatch.delattr(nn.functional, "scaled_dot_product_attention")
         assert_close(model(**inputs).logits, expected, atol=1e-4, rtol=0)
+
+    @torch.no_grad()
+    def test_weights_on_disk_give_the_same_mask(self, tmp_path) -> None:
+        """Each weight is brought to the module that owns it, when that is called."""
+        model, inputs = self.build(presence_head=True), self.inputs()
+        model.save_pretrained(tmp_path / "model")
+        devices = {name: "cpu" if name in self.parts_kept_in_memory else "disk" for name, _ in model.named_children()}
+        loaded = self.model_class.from_pretrained(
+            tmp_path / "model", device_map=devices, offload_folder=tmp_path / "offloaded"
+        )
+        assert any(parameter.is_meta for parameter in loaded.parameters())
+        assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
 
     def test_gradient_checkpointing_gives_the_same_gradients(self) -> None:
         plain, checkpointed = self.build().train(), self.build().train()
