@@ -60,6 +60,16 @@ DataDir = Annotated[
     typer.Option(help="Folder of the original files: holds <name>/ and images/, or is that of the videos."),
 ]
 ImageDir = Annotated[Path | None, typer.Option(help="Folder of COCO's train2014 images, if not in --data-dir.")]
+CacheDir = Annotated[Path | None, typer.Option(help="Folder for the rows that are read; by default that of datasets.")]
+TrainSize = Annotated[int | None, typer.Option(help="RefShapes: number of training scenes.")]
+ValSize = Annotated[int | None, typer.Option(help="RefShapes: number of validation scenes.")]
+TestSize = Annotated[int | None, typer.Option(help="RefShapes: number of test scenes.")]
+ImageSize = Annotated[int | None, typer.Option(help="RefShapes: width and height in pixels.")]
+NumFrames = Annotated[int | None, typer.Option(help="refshapes_video: frames of a video.")]
+Seed = Annotated[int | None, typer.Option(help="RefShapes: of all randomness.")]
+ContextFrames = Annotated[
+    int | None, typer.Option(min=0, help="a2d_sentences: frames kept on each side of an annotated one.")
+]
 SplitBy = Annotated[str | None, typer.Option(help="Who split the data set: unc, google, umd or berkeley.")]
 OVERLAP_HELP = "Frames that neighboring windows share; by default 8, or half a smaller window."
 Text = Annotated[list[str], typer.Option("--text", "-t", help="What to segment; repeat it for several expressions.")]
@@ -182,6 +192,14 @@ def evaluate(
     split_by: SplitBy = None,
     mask_overlap: Annotated[str | None, typer.Option(help="Overlapping polygons: union or background.")] = None,
     image_dir: ImageDir = None,
+    cache_dir: CacheDir = None,
+    train_size: TrainSize = None,
+    val_size: ValSize = None,
+    test_size: TestSize = None,
+    image_size: ImageSize = None,
+    num_frames: NumFrames = None,
+    seed: Seed = None,
+    context_frames: ContextFrames = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences per forward pass.")] = 16,
     max_images: Annotated[int | None, typer.Option(min=1, help="Stop after so many images, or videos.")] = None,
     window: Annotated[
@@ -200,7 +218,11 @@ def evaluate(
     device: Device = None,
     dtype: Dtype = "float32",
 ) -> None:
-    """Score a model on a split: a table with 95 % intervals, a JSON file, and a picture of worst and best cases."""
+    """Score a model on a split: a table with 95 % intervals, a JSON file, and a picture of worst and best cases.
+
+    A model that a script of this library trained on the data set brings the options of its run along: those of the
+    data that are not given here are as they were there.
+    """
     from hf_refseg import cli
 
     report = cli.evaluate(
@@ -213,6 +235,14 @@ def evaluate(
             "split_by": split_by,
             "mask_overlap": mask_overlap,
             "image_dir": image_dir,
+            "cache_dir": cache_dir,
+            "train_size": train_size,
+            "val_size": val_size,
+            "test_size": test_size,
+            "image_size": image_size,
+            "num_frames": num_frames,
+            "seed": seed,
+            "context_frames": context_frames,
         },
         reading={"window": window, "overlap": overlap, "per_frame": per_frame or None},
         batch_size=batch_size,
@@ -235,27 +265,18 @@ def prepare(
     image_dir: ImageDir = None,
     verify: Annotated[bool, typer.Option("--verify", help="Compare counts with the published ones first.")] = False,
     push_to_hub: Annotated[str | None, typer.Option(help="Repository user/name to upload the folder to.")] = None,
-    train_size: Annotated[int | None, typer.Option(help="RefShapes: number of training scenes.")] = None,
-    val_size: Annotated[int | None, typer.Option(help="RefShapes: number of validation scenes.")] = None,
-    test_size: Annotated[int | None, typer.Option(help="RefShapes: number of test scenes.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="RefShapes: width and height in pixels.")] = None,
-    num_frames: Annotated[int | None, typer.Option(help="refshapes_video: frames of a video.")] = None,
-    seed: Annotated[int | None, typer.Option(help="RefShapes: of all randomness.")] = None,
-    context_frames: Annotated[
-        int | None, typer.Option(min=0, help="a2d_sentences: frames kept on each side of an annotated one.")
-    ] = None,
+    cache_dir: CacheDir = None,
+    train_size: TrainSize = None,
+    val_size: ValSize = None,
+    test_size: TestSize = None,
+    image_size: ImageSize = None,
+    num_frames: NumFrames = None,
+    seed: Seed = None,
+    context_frames: ContextFrames = None,
 ) -> None:
     """Write a data set as Parquet files with images or frames and a card, which `datasets.load_dataset` reads."""
     from hf_refseg import cli
 
-    shapes_options = {
-        "train_size": train_size,
-        "val_size": val_size,
-        "test_size": test_size,
-        "image_size": image_size,
-        "num_frames": num_frames,
-        "seed": seed,
-    }
     report = cli.prepare(
         name,
         data_dir,
@@ -264,7 +285,17 @@ def prepare(
         mask_overlap=mask_overlap,
         verify=verify,
         push_to_hub=push_to_hub,
-        options={"image_dir": image_dir, "context_frames": context_frames, **shapes_options},
+        options={
+            "image_dir": image_dir,
+            "cache_dir": cache_dir,
+            "train_size": train_size,
+            "val_size": val_size,
+            "test_size": test_size,
+            "image_size": image_size,
+            "num_frames": num_frames,
+            "seed": seed,
+            "context_frames": context_frames,
+        },
     )
     typer.echo(report)
 

@@ -25,7 +25,7 @@ from .convert import (
     load_checkpoint,
 )
 from .data.leakage import COCO, IMAGE_COLLECTIONS, LeakageError, drop_images, image_collection, read_leakage_list
-from .data.loading import REFER_SPLITS, load_refseg
+from .data.loading import load_refseg, option_names
 from .data.masks import encode_mask, mask_to_bbox
 from .data.prepare import prepare_dataset
 from .data.prepared import is_prepared, load_prepared
@@ -52,12 +52,11 @@ from .modeling.image_processing_refseg import open_image
 from .modeling.video_refseg import FrameMask, VideoFrames, segment_video
 from .sources import SOURCE_ERRORS, Report, Source, find_sources, keep_readable
 from .training.adapters import is_adapter
+from .training.run_options import DATASETS, load_run_options, write_run_options
 from .video_visualization import MAX_MASKS, write_video_masks
 from .visualization import can_draw, draw_comparison, draw_masks, draw_strips
 
 SHOWN_CASES = 5
-REFER_OPTIONS = ("mask_overlap", "image_dir")
-REFSHAPES_OPTIONS = ("train_size", "val_size", "test_size", "image_size", "num_frames", "seed")
 ALL_PROTOCOLS = (*sorted(PROTOCOLS), *VIDEO_PROTOCOLS)
 
 
@@ -231,7 +230,9 @@ def evaluate(
     """
     if protocol is not None and protocol not in ALL_PROTOCOLS:
         raise ValueError(f"Unknown protocol '{protocol}': choose one of {', '.join(ALL_PROTOCOLS)}.")
-    options = given_options(dataset_name, data_options)
+    given = given_options(dataset_name, data_options)
+    of_run = data_options_of_run(model_name, dataset_name)
+    options = {**of_run, **given}
     reading = {option: value for option, value in reading.items() if value is not None}
     rows = select_split(open_dataset(dataset_name, partial(load_refseg, dataset_name, **options)), dataset_name, split)
     protocol = choose_protocol(protocol, dataset_name, rows)
@@ -262,10 +263,12 @@ def evaluate(
     report = {**settings, "shuffled_sentences": shuffle_sentences, "max_images": max_images, **asdict(result)}
     write_json(folder / f"{name}.json", report)
     write_whole(folder / f"{name}.png", partial(picture.save, format="PNG"))
+    taken = ", ".join(f"{option} {value}" for option, value in of_run.items() if option not in given)
     return "\n".join(
         [
             f"{model_name} on {dataset_name} {split}, protocol {protocol}: "
             f"{result.sentences} sentences, {scored}, {result.seconds:.0f} s",
+            *([f"Data as in the run that trained the model: {taken}"] if taken else []),
             score_table(result),
             f"{folder / name}.json",
             f"{folder / name}.png",
@@ -353,13 +356,15 @@ def _convert(
 
 
 def merge(adapter: str, output: Path) -> str:
-    """Writes the base model with the adapter merged into it, and the adapter's processor."""
+    """Writes the base model with the adapter merged into it, and the adapter's processor and options of its run."""
     if not is_adapter(adapter):
         raise ValueError(f"{adapter} is no adapter, so there is nothing to merge.")
     _require_new_folder(output)
     model, processor = load_model(adapter, "cpu", None)
     processor.save_pretrained(output)
     model.save_pretrained(output)
+    if options := load_run_options(adapter):
+        write_run_options(output, options)
     return f"{output}  {model.config.model_type}, {model.num_parameters() / 1e6:.1f} M parameters"
 
 
@@ -444,12 +449,25 @@ def choose_protocol(protocol: str | None, name: str, rows: Dataset) -> str:
 
 
 def given_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a data set that were given; raises ValueError for one that belongs to the other kind."""
+    """The options of a data set that were given; raises ValueError for one that belongs to other data sets."""
     given = {option: value for option, value in options.items() if value is not None}
-    wrong = sorted(given.keys() & (REFSHAPES_OPTIONS if name in REFER_SPLITS else REFER_OPTIONS))
+    # `load_refseg` says itself which data sets take those.
+    wrong = sorted(given.keys() - {"data_dir", "split_by", *option_names(name)})
     if wrong:
         raise ValueError(f"'{name}' takes no --{wrong[0].replace('_', '-')}. Leave it out.")
     return given
+
+
+def data_options_of_run(model_name: str, dataset_name: str) -> dict[str, Any]:
+    """The options of a data set in the run that trained a model; none where that is unknown.
+
+    Of a model on the Hub they say what the data is, not where it lies.
+    """
+    options = load_run_options(model_name).get(DATASETS, {}).get(dataset_name, {})
+    known = set(option_names(dataset_name))
+    if may_be_on_hub(model_name):
+        known -= {"data_dir", "image_dir", "cache_dir"}
+    return {option: value for option, value in options.items() if option in known}
 
 
 def score_table(result: EvaluationResult | VideoEvaluationResult) -> str:

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from tiny_lavt import tiny_lavt, tiny_processor
 from torch.testing import assert_close
 from transformers import AutoModel, AutoProcessor
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from hf_refseg import (
@@ -31,10 +32,11 @@ from hf_refseg import (
     RefSegImageProcessor,
     add_adapter,
 )
-from hf_refseg.data.loading import load_refseg
+from hf_refseg.data.loading import DATASET_OPTIONS, load_refseg
 from hf_refseg.data.masks import decode_mask
 from hf_refseg.data.prepare import prepare_dataset
 from hf_refseg.evaluation import evaluate_model, with_shuffled_sentences
+from hf_refseg.training.run_options import write_run_options
 from hf_refseg_cli import app
 
 REFER_API = Path(__file__).parent / "fixtures" / "refer_api"
@@ -122,7 +124,8 @@ def test_help_imports_nothing_heavy(tmp_path):
     code = f"""
     import sys
     from typer.testing import CliRunner
-    from hf_refseg_cli import app
+    from hf_refseg.training.run_options import write_run_options
+from hf_refseg_cli import app
     for command in [[], *{COMMANDS}]:
         result = CliRunner().invoke(app, [*command, "--help"])
         assert result.exit_code == 0, result.output
@@ -372,6 +375,29 @@ def test_evaluate_names_its_results_by_data_set_split_and_protocol(model_folder)
     assert (written["data_dir"], written["split_by"]) == (str(REFER_API), "umd")
 
 
+@pytest.mark.parametrize("command", ["evaluate", "prepare"])
+def test_every_option_of_the_data_sets_is_one_of_the_command(command):
+    parameters = {parameter.name for parameter in get_command(app).commands[command].params}
+    assert {option for options in DATASET_OPTIONS.values() for option in options} <= parameters
+
+
+def test_evaluate_takes_the_data_options_of_the_run_that_trained_the_model(model_folder):
+    options = {"train_size": 1, "val_size": 3, "test_size": 1, "image_size": 64, "seed": 7}
+    shutil.copytree(model_folder, "run")
+    write_run_options("run", {"datasets": {"refshapes": {**options, "no_longer_there": 1}}})
+    rows = load_refseg("refshapes", **options)["val"]
+    printed = output_of("evaluate", "run", "refshapes", "--output", "out")
+    written = json.loads(Path("out/refshapes_val_original.json").read_text())
+    expected = evaluate_model(AutoModel.from_pretrained("run"), AutoProcessor.from_pretrained("run"), rows)
+    assert written["metrics"] == pytest.approx(expected.metrics) and written["sentences"] == expected.sentences
+    assert "Data as in the run that trained the model: train_size 1, val_size 3, test_size 1, image_s" in printed
+    output_of("evaluate", "run", "refshapes", "--val-size", "2", "--output", "out")
+    written = json.loads(Path("out/refshapes_val_original.json").read_text())
+    assert (written["images"], written["val_size"], written["seed"]) == (2, 2, 7)
+    Path("run/run_options.json").write_text("{")
+    assert "run_options.json is damaged" in error_of("evaluate", "run", "refshapes")
+
+
 def test_evaluate_scores_sentences_without_target(model_folder):
     sizes = {"train_size": 1, "val_size": 6, "test_size": 1, "image_size": 64}
     prepare_dataset("grefshapes", None, "shapes", **sizes)
@@ -543,7 +569,8 @@ def test_version_is_told_without_importing_the_library(tmp_path):
     code = """
     import sys
     from typer.testing import CliRunner
-    from hf_refseg_cli import app
+    from hf_refseg.training.run_options import write_run_options
+from hf_refseg_cli import app
     print(CliRunner().invoke(app, ["--version"]).output, end="")
     print([name for name in ("hf_refseg", "torch") if name in sys.modules])
     """
@@ -597,7 +624,8 @@ def test_info_of_models_on_the_hub(hub, model_folder, tmp_path):
     from typer.testing import CliRunner
     from transformers import AutoModel, AutoProcessor
     from hf_refseg import add_adapter
-    from hf_refseg_cli import app
+    from hf_refseg.training.run_options import write_run_options
+from hf_refseg_cli import app
 
     model, processor = (each.from_pretrained({str(model_folder)!r}) for each in (AutoModel, AutoProcessor))
     model.push_to_hub("tester/model")

@@ -15,8 +15,10 @@ from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor, SwinConfig, SwinModel
+from typer.testing import CliRunner
 
 from hf_refseg import M3AttConfig, load_refseg
+from hf_refseg_cli import app
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 REFER_API = Path(__file__).parent / "fixtures" / "refer_api"
@@ -116,6 +118,14 @@ def test_the_model_card_says_what_happened(finished) -> None:
     assert (part["images"], part["dropped_images"]) == (4, 0)
     assert f"| refshapes | {part['rows']} | 4 | 0 | 0 |" in card.text
     assert (folder / "pictures" / "step-3.png").is_file()
+
+
+def test_evaluate_scores_the_scenes_of_the_run(finished) -> None:
+    _, folder, report = finished
+    scored = CliRunner().invoke(app, ["evaluate", str(folder), "refshapes", "--protocol", "lavt", "-o", str(folder)])
+    assert scored.exit_code == 0, scored.output
+    written = json.loads((folder / "refshapes_val_lavt.json").read_text())
+    assert written["metrics"] == pytest.approx(report["splits"]["val"]["metrics"])
 
 
 def logged_losses(folder: Path, step: int) -> dict[int, float]:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
+from transformers.utils import cached_file
 
-from ..files import write_json
+from ..files import may_be_on_hub, write_json
 
 RUN_OPTIONS = "run_options.json"
 # Their entry with the options of `load_refseg` for each data set, by its name.
@@ -95,6 +96,19 @@ def read_run_options(folder: str | PathLike[str]) -> dict[str, Any] | None:
     if not isinstance(options, dict):
         raise ValueError(f"{path} is damaged: it holds no mapping. Put it back, or delete it.")
     return options
+
+
+def load_run_options(name: str) -> dict[str, Any]:
+    """The options of the run that trained a model, in a folder or on the Hub; none where it holds none.
+
+    Raises:
+        ValueError: the file is damaged.
+        OSError: the Hub has no such model, or cannot be reached.
+    """
+    if not may_be_on_hub(name):
+        return read_run_options(name) or {}
+    path = cached_file(name, RUN_OPTIONS, _raise_exceptions_for_missing_entries=False)
+    return {} if path is None else read_run_options(Path(path).parent) or {}
 
 
 def check_same_options(checkpoint: str | PathLike[str], before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
