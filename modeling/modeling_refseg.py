@@ -197,6 +197,17 @@ class RefSegPreTrainedModel(PreTrainedModel):
             encoder.train(mode and not is_frozen(encoder))
         return self
 
+    def initialize_weights(self) -> None:
+        """As in transformers, by the rules of the models inside, also where loading finds no weights for them.
+
+        In models from outside, transformers passes over modules without parameters of their own, but CLIP's layers
+        initialize their parts from there.
+        """
+        for module in self.modules():
+            if isinstance(module, PreTrainedModel) and module is not self:
+                module.initialize_weights()
+        super().initialize_weights()
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Linear and convolution layers start as PyTorch starts them, all else as transformers does.

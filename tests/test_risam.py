@@ -118,6 +118,13 @@ class TestRisam(MethodTests):
             assert torch.equal(parameter, names[name])
             assert not parameter.requires_grad
 
+    def test_encoders_without_weights_start_as_transformers_starts_them(self) -> None:
+        torch.manual_seed(0)
+        model = RisamForReferringSegmentation.from_pretrained(None, config=self.tiny_config(), state_dict={})
+        layer, width = model.text_encoder.encoder.layers[0], CLIP["hidden_size"]
+        assert_close(layer.self_attn.out_proj.weight.std().item(), width**-0.5, atol=0.02, rtol=0)
+        assert_close(layer.mlp.fc1.weight.std().item(), (2 * width) ** -0.5, atol=0.02, rtol=0)
+
     @torch.no_grad()
     def test_enhancement_runs_once_for_many_texts(self, count_calls) -> None:
         model, inputs = self.build(), self.inputs(batch=9)
