@@ -23,6 +23,8 @@ class MethodTester:
 
     model_class: ClassVar[type]
     fields: ClassVar[dict[str, Any]]
+    # Of clips how many; nothing for images.
+    frames: ClassVar[tuple[int, ...]] = ()
 
     def __init__(self, parent: Any, batch_size: int = 2, image_size: int = 64, seq_length: int = 7) -> None:
         self.parent = parent
@@ -36,7 +38,7 @@ class MethodTester:
 
     def prepare_config_and_inputs_for_common(self) -> tuple[RefSegConfig, dict[str, Tensor]]:
         inputs = {
-            "pixel_values": torch.randn(self.batch_size, 3, self.image_size, self.image_size),
+            "pixel_values": torch.randn(self.batch_size, *self.frames, 3, self.image_size, self.image_size),
             "input_ids": torch.randint(5, BERT["vocab_size"], (self.batch_size, self.seq_length)),
             "attention_mask": torch.ones(self.batch_size, self.seq_length, dtype=torch.long),
         }
@@ -51,6 +53,7 @@ class LavtTester(MethodTester):
 class VideoLavtTester(MethodTester):
     model_class = VideoLavtForReferringSegmentation
     fields = {"backbone_config": VIDEO_SWIN, "text_config": BERT}
+    frames = (2,)
 
 
 class UnifiedLavtTester(MethodTester):
@@ -65,7 +68,7 @@ class UnifiedLavtTester(MethodTester):
 class MagNetTester(MethodTester):
     model_class = MagNetForReferringSegmentation
     fields = {
-        "backbone_config": SWIN,
+        "backbone_config": {**SWIN, "embed_dim": 8},
         "text_config": {**BERT, "num_hidden_layers": 4},
         "text_stage_layers": [1, 2, 3, 4],
         "feature_size": 32,
