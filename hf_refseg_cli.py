@@ -26,16 +26,23 @@ class OneLineErrors(TyperGroup):
 
 
 def expected_errors() -> tuple[type[Exception], ...]:
-    """What bad input is expected to raise; anything else is a fault of the code."""
-    from huggingface_hub.errors import StrictDataclassError
+    """What bad input, or a Hub out of reach, is expected to raise; anything else is a fault of the code."""
+    from huggingface_hub.errors import HTTPError, StrictDataclassError
 
-    return ValueError, OSError, ImportError, StrictDataclassError
+    return ValueError, OSError, ImportError, StrictDataclassError, HTTPError
 
 
 def message_of(error: Exception) -> str:
     """The message in one line; of the library's own errors all lines, as some hold a table."""
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
     message = str(error).strip()
-    return message if type(error).__module__.startswith("hf_refseg.") else " ".join(message.split())
+    if type(error).__module__.startswith("hf_refseg."):
+        return message
+    line = " ".join(message.split())
+    if isinstance(error, HTTPError) and not isinstance(error, HfHubHTTPError):
+        return f"The Hub cannot be reached ({line}): look at the connection, and start the same command again."
+    return line
 
 
 app = typer.Typer(

@@ -112,6 +112,8 @@ def predict(
         given["window"] = None
     segment_videos = partial(segment_video, model, processor, threshold=threshold, **given)
     output.mkdir(parents=True, exist_ok=True)
+    if json_path is not None:
+        json_path.parent.mkdir(parents=True, exist_ok=True)
     records = []
     for source in readable:
         try:
@@ -124,7 +126,6 @@ def predict(
             named = str(error).startswith(str(source.path))
             report(error if named else ValueError(f"{source.path}: {error}"))
     if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
         write_json(json_path, records)
 
 

@@ -106,7 +106,7 @@ def _matching(argument: Path) -> list[Path]:
 
 def _files_in(folder: Path) -> list[Path]:
     suffixes = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
-    files = (path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith("."))
+    files = (path for path in sorted(folder.iterdir()) if not path.is_dir() and not path.name.startswith("."))
     found = [path for path in files if path.suffix.lower() in suffixes]
     if not found:
         raise ValueError(f"{folder} holds no images or videos: files ({', '.join(suffixes)}) are expected there.")

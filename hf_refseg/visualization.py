@@ -23,7 +23,7 @@ HIDDEN_COLOR: Color = (128, 128, 128)
 HEAT_COLORS: tuple[Color, ...] = ((20, 20, 90), (0, 130, 160), (250, 210, 60), (220, 30, 20))
 CELLS_PER_ROW = 5
 # Colors nearer to each other than this, of 442 from black to white, are hard to tell apart.
-NEAR_COLORS = 100
+NEAR_COLORS = 120
 # What systems come with and Pillow finds by name, for texts that its own font, of plain Latin letters, cannot draw.
 SYSTEM_FONTS = (
     "DejaVuSans.ttf",

@@ -248,6 +248,8 @@ def test_predict_takes_folders_and_patterns(model_folder):
     for name in ("a/10.png", "a/9.JPG", "a/deep/1.png", "b/[1].png", "b/1.png"):
         noise(Path(name))
     Path("a/notes.txt").write_text("no image")
+    Path("broken").mkdir()
+    Path("broken/gone.png").symlink_to("nowhere.png")
     Path("a/.hidden.png").write_text("no image")
     Path("empty").mkdir()
 
@@ -259,6 +261,7 @@ def test_predict_takes_folders_and_patterns(model_folder):
     assert segmented("a/*.png", "a/**/1*.png", "b/[1].png") == ["a/10.png", "a/deep/1.png", "b/[1].png"]
     arguments = ["--text", "dog", "--output", "out"]
     assert error_of("predict", model_folder, "c/*.png", *arguments).startswith("c/*.png: there is no such image file")
+    assert error_of("predict", model_folder, "broken", *arguments).startswith("broken/gone.png: there is no such")
     assert error_of("predict", model_folder, "empty", *arguments).startswith("empty holds no images or videos")
 
 
@@ -471,6 +474,16 @@ def test_prepare_needs_a_token_to_push(monkeypatch, tmp_path):
     error = error_of("prepare", "refshapes", "--output", "shapes", "--push-to-hub", "user/shapes")
     assert error.startswith("--push-to-hub needs a token") and "hf auth login" in error
     assert not Path("shapes").exists()
+
+
+def test_a_hub_out_of_reach_is_one_line(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    # Nothing listens there.
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    sizes = ["--train-size", 1, "--val-size", 1, "--test-size", 1, "--image-size", 64]
+    error = error_of("prepare", "refshapes", "--output", "shapes", *sizes, "--push-to-hub", "user/shapes")
+    assert error.startswith("The Hub cannot be reached (") and error.endswith("start the same command again.")
 
 
 def test_prepare_writes_videos():
