@@ -37,6 +37,9 @@ from .precision_refseg import at_least_float32
 
 logger = logging.get_logger(__name__)
 
+# Integers that may hold more than 8 bits.
+DEEP_DTYPES = (torch.uint16, torch.uint32, torch.uint64, torch.int16, torch.int32, torch.int64)
+
 # What transformers saves in the file of an image processor beside its options.
 SAVED_BY_TRANSFORMERS = ("auto_map", "feature_extractor_type", "image_processor_type", "processor_class")
 
@@ -176,8 +179,10 @@ class RefSegImageProcessor(TorchvisionBackend):
     def process_image(self, image: ImageInput, do_convert_rgb: bool | None = None, **kwargs) -> Tensor:
         if do_convert_rgb and isinstance(image, Image.Image):
             image = upright_rgb(image)
-        elif do_convert_rgb and np.asarray(image).dtype.kind in "iu":
-            image = as_8_bit(np.asarray(image))
+        elif do_convert_rgb and isinstance(image, np.ndarray) and image.dtype.kind in "iu":
+            image = as_8_bit(image)
+        elif do_convert_rgb and isinstance(image, Tensor) and image.dtype in DEEP_DTYPES:
+            image = torch.from_numpy(as_8_bit(image.cpu().numpy())).to(image.device)
         return super().process_image(image, do_convert_rgb=do_convert_rgb, **kwargs)
 
     def convert_to_rgb(self, image: Tensor, input_data_format: ChannelDimension | None = None) -> Tensor:

@@ -18,12 +18,8 @@ logger = logging.get_logger(__name__)
 PADDING_OPTIONS = ("padding", "padding_side", "pad_to_multiple_of", "return_tensors")
 
 
-class RefSegImagesKwargs(RefSegImageProcessorKwargs, total=False):
-    segmentation_maps: ImageInput | None
-
-
 class RefSegProcessorKwargs(ProcessingKwargs, total=False):
-    images_kwargs: RefSegImagesKwargs
+    images_kwargs: RefSegImageProcessorKwargs
     _defaults = {"text_kwargs": {"padding": True, "return_token_type_ids": False, "return_attention_mask": True}}
 
 
@@ -79,7 +75,7 @@ class RefSegProcessor(ProcessorMixin):
             images: one image, or a list with one image per text. One image with several texts is encoded once.
             text: a sentence or a list.
             segmentation_maps: one (height, width) mask per text, nonzero = target, for training; one (frames, height,
-                width) array or list of masks per text along with `videos`.
+                width) array or list of masks per text along with `videos`. They may lie in `images_kwargs` instead.
             videos: instead of `images`: one clip, or a list with one clip per text, all of one length. A clip is a
                 list of frames (PIL images, arrays or tensors), or the path of a folder of frames or of a video file.
 
@@ -94,8 +90,8 @@ class RefSegProcessor(ProcessorMixin):
         """
         if images is None and text is None and videos is None:
             raise ValueError("Pass `images` or `videos`, `text`, or both.")
-        merged = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
-        nested_maps = merged["images_kwargs"].pop("segmentation_maps", None)
+        images_kwargs = dict(kwargs.pop("images_kwargs", {}))
+        nested_maps = images_kwargs.pop("segmentation_maps", None)
         if nested_maps is not None and segmentation_maps is not None:
             raise ValueError("Pass `segmentation_maps` once: as an argument, or in `images_kwargs`.")
         segmentation_maps = nested_maps if segmentation_maps is None else segmentation_maps
@@ -103,6 +99,9 @@ class RefSegProcessor(ProcessorMixin):
             raise ValueError("`segmentation_maps` belong to `images` or `videos`: pass those as well.")
         if images is not None and videos is not None:
             raise ValueError("Pass `images` or `videos`, not both.")
+        merged = self._merge_kwargs(
+            tokenizer_init_kwargs=self.tokenizer.init_kwargs, images_kwargs=images_kwargs, **kwargs
+        )
         data: dict = {}
         if images is not None:
             data.update(self.image_processor(images, segmentation_maps=segmentation_maps, **merged["images_kwargs"]))

@@ -165,6 +165,13 @@ def test_arrays_and_tensors_equal_the_picture() -> None:
     assert_close(pixel_values(gray), pixel_values(picture.convert("L")), atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_fractions_of_white_come_in_any_type_of_tensor(dtype: torch.dtype) -> None:
+    fractions = torch.from_numpy(np.asarray(photograph()).transpose(2, 0, 1) / 255).to(dtype)
+    values = pixel_values(fractions, do_rescale=False)
+    assert_close(values.float(), pixel_values(photograph()), atol=0.05, rtol=0)
+
+
 def test_images_of_different_sizes_make_one_batch() -> None:
     images = [photograph(), photograph(31, 90), photograph(64, 64)]
     inputs = tiny_processor()(images, ["the left dog", "red circle", "right"], return_tensors="pt")
