@@ -290,11 +290,15 @@ def parse_options(arguments: Sequence[str], groups: tuple[type, ...], descriptio
         recipe = read_recipe(Path(arguments[0]), names)
         parser.set_defaults(**recipe)
         arguments = arguments[1:]
-    parsed = parser.parse_args_into_dataclasses(args=list(arguments))
+    *parsed, unknown = parser.parse_args_into_dataclasses(args=list(arguments), return_remaining_strings=True)
+    if unknown:
+        known = [name for action in parser._actions for name in action.option_strings]
+        hint = nearest_names([each.partition("=")[0] for each in unknown], known)
+        raise ValueError(f"There is no option {' '.join(unknown)}{hint or f'; --help and {HELP_TRAINER} list all.'}")
     for options in parsed:
         for name in {option.name for option in fields(options)}.intersection(MAPPINGS):
             setattr(options, name, {**read_mapping(name, recipe.get(name)), **getattr(options, name)})
-    return parsed
+    return tuple(parsed)
 
 
 def build_parser(groups: tuple[type, ...], description: str, all_options: bool) -> HfArgumentParser:

@@ -558,6 +558,21 @@ def test_push_to_hub_uploads_the_model_with_the_librarys_card(hub, cache, tmp_pa
     ("options", "error"),
     [
         ({"lerning_rate": 1e-4}, "there is no option lerning_rate; did you mean learning_rate"),
+        (
+            {"config": {**TINY["config"], "gate_activatio": "relu"}},
+            "no field gate_activatio; did you mean gate_activat",
+        ),
+        (
+            {"config": {**TINY["config"], "backbone_config": {"model_type": "swin", "embed_dims": 8}}},
+            "backbone_config: SwinConfig has no field embed_dims; did you mean embed_dim",
+        ),
+        ({"config": {**TINY["config"], "mask_grounding": {"predictor_layer": 1}}}, "did you mean predictor_layers"),
+        ({"dataset_options": {"train_siez": 4}}, "refshapes has no option 'train_siez', only train_size"),
+        ({"mask_overlap": "union"}, "refshapes has no option 'mask_overlap'"),
+        (
+            {"dataset_options": {"data_dir": "a"}, "data_dir": "b"},
+            "data_dir is given by itself and in dataset_options",
+        ),
         ({"protocol": "lvat"}, "Unknown protocol 'lvat'"),
         ({"config": [1]}, "config has to be a mapping"),
         ({"vision_name_or_path": "a/b"}, "vision_name_or_path and text_name_or_path, or neither"),
@@ -580,5 +595,7 @@ def test_a_recipe_that_is_none_is_an_error(tmp_path) -> None:
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(ValueError, match=r"list\.yaml is no recipe"):
         run_ris.main([str(tmp_path / "list.yaml")])
-    with pytest.raises(ValueError, match="--lerning_rate"):
-        run_ris.main(["--lerning_rate", "1"])
+    with pytest.raises(ValueError, match=r"--lerning_rate=1; did you mean --learning_rate"):
+        run_ris.main(["--lerning_rate=1"])
+    with pytest.raises(ValueError, match=r"no option --zzz 1; --help"):
+        run_ris.main(["--zzz", "1"])

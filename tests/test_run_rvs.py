@@ -264,6 +264,9 @@ def test_a_video_lavt_starts_from_an_image_lavt(image_run, cache, tmp_path) -> N
     folder, _ = image_run
     arguments = run_rvs.VideoModelArguments(model_name_or_path=str(folder), model_type="video_lavt")
     model, _ = run_rvs.build_video_model_and_processor(arguments)
+    arguments.config = {"pwam_structur": 2}
+    with pytest.raises(ValueError, match="no field pwam_structur; did you mean pwam_structure"):
+        run_rvs.build_video_model_and_processor(arguments)
     image_model = AutoModel.from_pretrained(folder)
     assert model.config.model_type == "video_lavt"
     for name, value in image_model.decoder.state_dict().items():
@@ -369,6 +372,8 @@ def test_the_methods_that_are_compared_have_equal_widths_and_data() -> None:
 @pytest.mark.parametrize(
     ("options", "error"),
     [
+        ({"image_data": {"dataset_options": {"train_siez": 4}}}, "refshapes has no option 'train_siez'"),
+        ({"config": {**TINY["config"], "pwam_structur": 2}}, "no field pwam_structur; did you mean pwam_structure"),
         ({"num_frame": 3}, "there is no option num_frame; did you mean num_frames"),
         ({"protocol": "lavt"}, "Unknown protocol 'lavt' for videos"),
         ({"num_frames": 0}, "num_frames has to be 1 at least"),
