@@ -147,6 +147,9 @@ class ModelArguments:
         for name in ("image_size", "max_text_length"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} has to be 1 at least, got {getattr(self, name)}.")
+        changed = [name for name in ("lora_rank", "lora_alpha") if name in given_options(self)]
+        if changed and self.adapter != "lora":
+            raise ValueError(f"{changed[0]} goes with adapter lora, not with {self.adapter}: leave it out.")
         if self.model_type is None and self.model_name_or_path is None:
             self.model_type = self.new_model_type
 

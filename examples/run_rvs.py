@@ -64,6 +64,7 @@ from hf_refseg.training.arguments import RefSegTrainingArguments
 from hf_refseg.training.callbacks import PredictionPictures
 from hf_refseg.training.feature_cache import hash_tensors
 from hf_refseg.training.mixed_batches import MixedCollator, MixedExamples
+from hf_refseg.training.run_options import given_options
 from hf_refseg.training.trainer import RefSegTrainer
 from hf_refseg.visualization import draw_strips
 
@@ -147,6 +148,8 @@ class VideoDataArguments:
             self.test_splits = [self.test_splits]
         if self.num_frames < 1:
             raise ValueError(f"num_frames has to be 1 at least, got {self.num_frames}.")
+        if not self.image_data and "image_share" in given_options(self):
+            raise ValueError("image_share goes with image_data: name the images, or leave it out.")
         check_video_protocol(self.protocol)
 
     def image_arguments(self) -> DataArguments | None:

@@ -547,9 +547,9 @@ def test_the_script_trains_resumes_and_the_commands_take_the_result(cache, tmp_p
     with pytest.raises(ValueError, match="has another gate_activation"):
         run_ris.main([str(recipe), "--max_steps", "4", "--config", '{"gate_activation": "sigmoid"}'])
     with pytest.raises(ValueError, match='adapter "lora", now "heads"'):
-        run_ris.main([str(recipe), "--max_steps", "4", "--adapter", "heads"])
+        run_ris.main([str(recipe), "--max_steps", "4", "--adapter", "heads", "--lora_rank", "8"])
     with pytest.raises(ValueError, match="holds an adapter, but a whole model is trained"):
-        run_ris.main([str(recipe), "--max_steps", "4", "--adapter", "none"])
+        run_ris.main([str(recipe), "--max_steps", "4", "--adapter", "none", "--lora_rank", "8"])
     other = write_recipe(
         tmp_path, cache, config=None, model_name_or_path=str(folder), output_dir=str(tmp_path / "next")
     )

@@ -568,6 +568,8 @@ def test_push_to_hub_uploads_the_model_with_the_librarys_card(hub, cache, tmp_pa
         ),
         ({"config": {**TINY["config"], "mask_grounding": {"predictor_layer": 1}}}, "did you mean predictor_layers"),
         ({"dataset_options": {"train_siez": 4}}, "refshapes has no option 'train_siez', only train_size"),
+        ({"lora_alpha": 4}, "lora_alpha goes with adapter lora, not with none"),
+        ({"adapter": "heads", "lora_rank": 4}, "lora_rank goes with adapter lora, not with heads"),
         ({"mask_overlap": "union"}, "refshapes has no option 'mask_overlap'"),
         (
             {"dataset_options": {"data_dir": "a"}, "data_dir": "b"},

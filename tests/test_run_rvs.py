@@ -374,6 +374,7 @@ def test_the_methods_that_are_compared_have_equal_widths_and_data() -> None:
     [
         ({"image_data": {"dataset_options": {"train_siez": 4}}}, "refshapes has no option 'train_siez'"),
         ({"config": {**TINY["config"], "pwam_structur": 2}}, "no field pwam_structur; did you mean pwam_structure"),
+        ({"image_share": 0.25}, "image_share goes with image_data"),
         ({"num_frame": 3}, "there is no option num_frame; did you mean num_frames"),
         ({"protocol": "lavt"}, "Unknown protocol 'lavt' for videos"),
         ({"num_frames": 0}, "num_frames has to be 1 at least"),
