@@ -52,6 +52,7 @@ from transformers import PreTrainedModel, set_seed
 from hf_refseg import RefSegProcessor, load_refseg
 from hf_refseg.data.clips import ClipCollator, ClipExamples, FrameExamples, VideoExamples
 from hf_refseg.data.examples import ReferentExamples, RefSegCollator, SentenceExamples
+from hf_refseg.data.prepare import fingerprint_rows
 from hf_refseg.evaluation.evaluator import EvaluationResult, evaluation_mode, select_worst_and_best
 from hf_refseg.evaluation.submission import write_submission
 from hf_refseg.evaluation.video import SEQUENCE_MEASURES, check_video_protocol
@@ -296,6 +297,7 @@ def write_submissions(
             "dataset_options": arguments.dataset_options,
             "split": split,
             "videos": shown,
+            "rows": fingerprint_rows({split: videos}),
             "weights": hash_tensors(model.state_dict()),
             "image_processor": processor.image_processor.to_dict(),
             **reading,

@@ -306,6 +306,12 @@ def test_of_a_split_without_masks_the_servers_file_is_written(cache, tmp_path, m
     assert run_rvs.main([str(write_recipe(tmp_path, cache, **options, test_splits="test"))])["submissions"] == {
         "test": first
     }
+    renamed = test.map(lambda row: {"frame_names": [f"9{name}" for name in row["frame_names"]]})
+    other = DatasetDict({"train": whole["train"], "test": renamed})
+    with monkeypatch.context() as changed:
+        changed.setattr(run_rvs, "load_refseg", lambda *_, **__: other)
+        report = run_rvs.main([str(write_recipe(tmp_path, cache, **options, test_splits="test"))])
+    assert report["submissions"]["test"] != first
     trained_on = write_recipe(tmp_path, cache, **{**options, "max_steps": 2}, test_splits="test")
     second = run_rvs.main([str(trained_on)])["submissions"]["test"]
     assert second != first and Path(second).is_file() and Path(first).is_file()

@@ -132,7 +132,7 @@ def verify_counts(name: str, split_by: str | None, counts: Mapping[str, Mapping[
         )
 
 
-def fingerprint_rows(dataset: DatasetDict) -> str:
+def fingerprint_rows(dataset: Mapping[str, Dataset]) -> str:
     """A hash of every row of every split; an image counts with its path, or its bytes where it has no file."""
     digest = hashlib.sha256()
     for split, rows in dataset.items():
