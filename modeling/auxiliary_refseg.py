@@ -39,9 +39,14 @@ class PresenceHead(nn.Module):
 
     @staticmethod
     def loss(logits: Tensor, mask_labels: Tensor) -> Tensor:
-        """Binary cross-entropy of `logits` (batch,); a target is present where its mask (batch, ...) is not empty."""
-        present, logits = (mask_labels != 0).flatten(1).any(1), at_least_float32(logits)
-        return F.binary_cross_entropy_with_logits(logits, present.to(logits.dtype))
+        """Binary cross-entropy of `logits` (batch,); a target is present where its mask (batch, ...) is not empty.
+
+        The mean over the texts whose masks have a value of at least 0: of others nobody knows.
+        """
+        labels, logits = mask_labels.flatten(1), at_least_float32(logits)
+        present, is_known = (labels > 0).any(1).to(logits.dtype), (labels >= 0).any(1)
+        losses = F.binary_cross_entropy_with_logits(logits, present, reduction="none")
+        return (losses * is_known).sum() / is_known.sum().clamp(min=1)
 
 
 class WordTokens(nn.Module):

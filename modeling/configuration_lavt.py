@@ -133,12 +133,6 @@ class LavtConfig(RefSegConfig):
         for width, heads in zip(self.stage_widths, self.fusion_num_heads, strict=True):
             if heads < 1 or width % heads:
                 raise ValueError(f"fusion_num_heads: {heads} heads do not divide a stage of {width} channels.")
-        if self.num_decoder_stages < 2:
-            raise ValueError(
-                f"backbone_config: the decoder joins two stages at least, but of {len(self.stage_widths)} stages "
-                f'decoder_features="{self.decoder_features}" leaves it {self.num_decoder_stages}. Add a stage'
-                + (', or set decoder_features="F".' if self.decoder_features == "V" else ".")
-            )
         require_at_least_one(self, "decoder_hidden_size")
         if not 0 <= self.fusion_dropout < 1:
             raise ValueError(f"fusion_dropout: a probability below 1 is needed, got {self.fusion_dropout}.")

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoBackbone, AutoModel, PreTrainedConfig, PreTrainedModel, SamVisionModel
 from transformers.masking_utils import create_bidirectional_mask
@@ -249,8 +250,19 @@ class SwinStages(nn.Module):
         self.model.load_state_dict(weights)
 
     def embed(self, pixel_values: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Patch tokens (batch, height * width, channels) and their (height, width); odd sizes are padded."""
-        return self.model.embeddings(pixel_values)
+        """Patch tokens (batch, height * width, channels) and their (height, width); odd sizes are padded.
+
+        Absolute position embeddings are resized where the image has another size than the configuration says.
+        """
+        embeddings = self.model.embeddings
+        if embeddings.position_embeddings is None:
+            return embeddings(pixel_values)
+        # transformers resizes them to whole patches alone.
+        height, width = pixel_values.shape[-2:]
+        patch = embeddings.patch_size
+        padded = F.pad(pixel_values, (0, -width % patch, 0, -height % patch))
+        known = tuple(patch * length for length in embeddings.patch_grid)
+        return embeddings(padded, interpolate_pos_encoding=tuple(padded.shape[-2:]) != known)
 
     def run_stage(self, index: int, tokens: Tensor, size: tuple[int, int]) -> Tensor:
         """The transformer layers of one stage; keeps the shape of `tokens`."""

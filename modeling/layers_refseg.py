@@ -13,7 +13,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 class PixelNorm(nn.Module):
     """A channels-first normalization (instance, batch) for features with the channels last.
 
-    `features` (batch, ..., channels); returns the same shape.
+    `features` (batch, ..., channels); returns the same shape. Raises ValueError where there is a single value for each
+    channel, which has no statistics: a map of one pixel with instance normalization, or with batch normalization in
+    training with a batch of one.
     """
 
     def __init__(self, norm: nn.Module) -> None:
@@ -21,14 +23,23 @@ class PixelNorm(nn.Module):
         self.norm = norm
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.norm(features.flatten(1, -2).transpose(1, 2)).transpose(1, 2).view(features.shape)
+        positions = features.flatten(1, -2).transpose(1, 2)
+        batch, _, length = positions.shape
+        # Processes that share their batch statistics have more values than these.
+        is_lone = batch == 1 and self.training and isinstance(self.norm, nn.BatchNorm1d)
+        if length == 1 and (is_lone or isinstance(self.norm, nn.InstanceNorm1d)):
+            raise ValueError(
+                f"{type(self.norm).__name__}: a map of one pixel has no statistics. Pass larger images, or choose the "
+                'normalization "layer" (`fusion_norm` of LAVT).'
+            )
+        return self.norm(positions).transpose(1, 2).view(features.shape)
 
 
 class TokenBatchNorm(nn.Module):
     """Batch normalization of the features of tokens; padding has no part in the statistics.
 
     `features` (batch, tokens, channels), `mask` (batch, tokens) with 1 = token; returns the same shape. In training
-    the batch needs two tokens at least, and padding becomes 0.
+    padding becomes 0, and a batch of one token, which has no statistics, takes those of evaluation mode.
     """
 
     def __init__(self, channels: int) -> None:
@@ -39,7 +50,14 @@ class TokenBatchNorm(nn.Module):
         if not self.training:
             return self.norm(features.transpose(1, 2)).transpose(1, 2)
         is_token = mask != 0
-        normalized = self.norm(features[is_token])
+        tokens = features[is_token]
+        # Processes that share their statistics have more tokens than these.
+        if len(tokens) == 1 and isinstance(self.norm, nn.BatchNorm1d):
+            normalized = F.batch_norm(
+                tokens, self.norm.running_mean, self.norm.running_var, self.norm.weight, self.norm.bias
+            )
+        else:
+            normalized = self.norm(tokens)
         return torch.zeros_like(features).masked_scatter(is_token.unsqueeze(-1), normalized)
 
 
@@ -273,10 +291,16 @@ class LavtDecoder(nn.Module):
     """From the features of the stages, finest first, to background and foreground maps (LAVT, section 3.1.4).
 
     `features`: maps (batch, channels, height, width). Returns (batch, 2, height, width) at the finest map's size.
+    Raises ValueError for less than two stages.
     """
 
     def __init__(self, widths: list[int], hidden_size: int) -> None:
         super().__init__()
+        if len(widths) < 2:
+            raise ValueError(
+                f"The decoder joins two stages at least, the configuration leaves it {len(widths)}: add a stage to "
+                'backbone_config, or let it read all of them (decoder_features="F").'
+            )
         coarse_to_fine = widths[::-1]
         coarse_widths = [coarse_to_fine[0]] + [hidden_size] * (len(widths) - 2)
         self.steps = nn.ModuleList(

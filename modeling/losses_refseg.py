@@ -13,6 +13,9 @@ from torch import Tensor
 
 from .precision_refseg import at_least_float32
 
+# In `mask_labels`, all over a frame that nobody annotated.
+NOT_ANNOTATED = -100
+
 
 def weighted_cross_entropy(logits: Tensor, mask_labels: Tensor, class_weights: tuple[float, float]) -> Tensor:
     """Cross-entropy with a weight per class, divided by the sum of the weights of all pixels of the batch.

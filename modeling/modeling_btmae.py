@@ -8,13 +8,14 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel
 from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import can_return_tuple
 
@@ -322,7 +323,7 @@ def tokens_of_masked_image(
     patches = F.interpolate(patches, scale_factor=model.config.token_stride, mode="nearest")
     patches = patches[..., : image.image_size[0], : image.image_size[1]]
     with kept_statistics(model):
-        masked_image = model.get_image_features(pixel_values.masked_fill(patches != 0, 0))
+        masked_image = model.embed_image(pixel_values.masked_fill(patches != 0, 0))
     _, tokens, _ = model.embed_pixels(masked_image)
     return tokens
 
@@ -480,10 +481,12 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         attention_mask: Tensor | None = None,
         mask_labels: Tensor | None = None,
         image_embeds: ImageFeatures | None = None,
-        text_embeds: Tensor | None = None,
+        text_embeds: BaseModelOutputWithPooling | Tensor | None = None,
         encoder_features: ImageFeatures | None = None,
         output_reconstructions: bool = False,
         output_impact_maps: bool = False,
+        token_type_ids: Tensor | None = None,
+        **kwargs: Any,
     ) -> BtmaeOutput:
         """Segments what each text means.
 
@@ -495,7 +498,9 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
 
         Raises:
             ValueError: as there; and where words are to be reconstructed, but `input_ids` are missing.
+            TypeError: as there.
         """
+        self.check_requests(token_type_ids, **kwargs)
         image, words, word_mask = self.encode_inputs(
             pixel_values, input_ids, attention_mask, image_embeds, text_embeds, encoder_features
         )

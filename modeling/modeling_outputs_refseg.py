@@ -22,6 +22,11 @@ class ImageFeatures(ModelOutput):
     image_size: tuple[int, ...] | None = None
 
     @property
+    def last_hidden_state(self) -> Tensor:
+        """The features, by the name that they have in the outputs of transformers' encoders."""
+        return self.features
+
+    @property
     def num_frames(self) -> int:
         """Frames of each clip; an image counts as one."""
         *frames, _, _ = self.image_size
@@ -63,12 +68,16 @@ class ReferringSegmentationOutput(ModelOutput):
             `mask_threshold`: with 0.5, its default, where they exceed 0.
         presence_logits (`torch.FloatTensor` of shape `(batch,)`, returned where the model has a presence head):
             There is a target at all where they exceed 0.
+        hidden_states: None; no method returns them yet.
+        attentions: None; no method returns them yet.
     """
 
     loss: Tensor | None = None
     loss_components: dict[str, Tensor] | None = None
     logits: Tensor | None = None
     presence_logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
 
 __all__ = ["FusedFeatures", "ImageFeatures", "ReferringSegmentationOutput"]

@@ -9,14 +9,19 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput, is_tracing, logging
 from transformers.utils.generic import can_return_tuple
 
 from .auxiliary_refseg import MaskGrounding, PresenceHead, draw_masked_words, independent_generator
 from .configuration_refseg import RefSegConfig
 from .language_reconstruction_refseg import LanguageReconstruction
+from .losses_refseg import NOT_ANNOTATED
 from .modeling_outputs_refseg import FusedFeatures, ImageFeatures, ReferringSegmentationOutput
 from .pipeline_refseg import ReferringImageSegmentationPipeline
 from .pipeline_video_refseg import ReferringVideoSegmentationPipeline
+
+logger = logging.get_logger(__name__)
 
 # Auxiliary tasks of training alone: the name of each is that of its module and of its field of the configuration.
 TRAINING_TASKS = ("mask_grounding", "language_reconstruction")
@@ -226,7 +231,8 @@ class RefSegPreTrainedModel(PreTrainedModel):
         """What the image encoder alone makes of images (batch, 3, height, width), or of clips where it takes them.
 
         Pass the result as `encoder_features`, to train on images without encoding them again. Of a frozen encoder it
-        is the same in training and in evaluation mode.
+        is the same in training and in evaluation mode. Images of another floating-point type than the weights are cast
+        to theirs.
 
         Raises:
             ValueError: neither images nor, where the configuration's `takes_clips` is True, clips.
@@ -241,22 +247,46 @@ class RefSegPreTrainedModel(PreTrainedModel):
                 f"`pixel_values` has shape {tuple(pixel_values.shape)}, but this model takes images "
                 f"(batch, 3, height, width){clips}."
             )
+        if pixel_values.is_floating_point():
+            pixel_values = pixel_values.to(self.dtype)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.backbone)):
             return encode(pixel_values)
 
-    def get_image_features(self, pixel_values: Tensor) -> ImageFeatures:
+    @can_return_tuple
+    def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> ImageFeatures:
         """All that can be computed of images (batch, 3, height, width) without the text.
 
         Pass the result as `image_embeds`, to segment several expressions in one image without encoding it again.
+        `kwargs` are those of `check_requests`.
         """
+        self.check_requests(**kwargs)
+        return self.embed_image(pixel_values)
+
+    def embed_image(self, pixel_values: Tensor) -> ImageFeatures:
+        """What `get_image_features` returns, of `pixel_values` alone."""
         return self.enhance_image(self.get_encoder_features(pixel_values))
 
-    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Word features (batch, tokens, channels); pass them as `text_embeds` along with the `attention_mask`.
+    @can_return_tuple
+    def get_text_features(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling:
+        """Word features, `last_hidden_state` (batch, tokens, channels).
+
+        Pass the result, or that field, as `text_embeds` along with the `attention_mask`. `token_type_ids` and `kwargs`
+        are as in `check_requests`.
 
         Raises:
-            ValueError: more tokens than the text encoder has positions for.
+            ValueError: more tokens than the text encoder has positions for, or sentences in pairs.
         """
+        self.check_requests(token_type_ids, **kwargs)
+        return BaseModelOutputWithPooling(last_hidden_state=self.embed_text(input_ids, attention_mask))
+
+    def embed_text(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """The word features of `get_text_features`; arguments and errors are the same."""
         limit = self.config.text_config.max_position_embeddings
         if input_ids.shape[1] > limit:
             raise ValueError(
@@ -265,6 +295,41 @@ class RefSegPreTrainedModel(PreTrainedModel):
             )
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.text_encoder)):
             return self.encode_text(input_ids, attention_mask)
+
+    def check_requests(
+        self,
+        token_type_ids: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **unknown: Any,
+    ) -> None:
+        """Checks what tokenizers and users of transformers pass to models, but no method reads.
+
+        Args:
+            token_type_ids: (batch, tokens), all 0, as a tokenizer makes them of single sentences.
+            output_hidden_states: no method returns any yet; a warning says so.
+            output_attentions: the same.
+            unknown: nothing but names without a value, which wrappers of other models pass on.
+
+        Raises:
+            TypeError: a keyword that has a value, but no effect.
+            ValueError: the token types of sentences in pairs.
+        """
+        given = [name for name, value in unknown.items() if value is not None]
+        if given:
+            raise TypeError(f"{type(self).__name__} got an unexpected keyword argument '{given[0]}'.")
+        if token_type_ids is not None and _can_be_read(token_type_ids) and token_type_ids.any():
+            raise ValueError(
+                "`token_type_ids` are not all 0: a text is a single sentence. Give the tokenizer a list of texts, no "
+                "pairs."
+            )
+        config = self.config
+        for name, wanted in (
+            ("hidden_states", config.output_hidden_states if output_hidden_states is None else output_hidden_states),
+            ("attentions", config.output_attentions if output_attentions is None else output_attentions),
+        ):
+            if wanted:
+                logger.warning_once(f"{type(self).__name__} returns no {name}: `output_{name}` has no effect.")
 
     def finish_text(self, words: Tensor, word_mask: Tensor) -> Tensor:
         """What a text encoder makes of a sentence that never meets the image, (batch, tokens, channels).
@@ -286,28 +351,38 @@ class RefSegPreTrainedModel(PreTrainedModel):
         attention_mask: Tensor | None = None,
         mask_labels: Tensor | None = None,
         image_embeds: ImageFeatures | None = None,
-        text_embeds: Tensor | None = None,
+        text_embeds: BaseModelOutputWithPooling | Tensor | None = None,
         encoder_features: ImageFeatures | None = None,
+        token_type_ids: Tensor | None = None,
+        **kwargs: Any,
     ) -> ReferringSegmentationOutput:
         """Segments what each text means.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, 3, height, width)`):
                 Normalized images, one for each text or a single one for all texts (it is encoded once). Where the
-                configuration's `takes_clips` is True, clips `(batch, frames, 3, height, width)` as well.
+                configuration's `takes_clips` is True, clips `(batch, frames, 3, height, width)` as well. They are cast
+                to the type of the weights.
             input_ids (`torch.LongTensor` of shape `(batch, tokens)`): the tokenized texts.
-            attention_mask (`torch.LongTensor` of shape `(batch, tokens)`): 1 = word, 0 = padding; all words if absent.
+            attention_mask (`torch.LongTensor` of shape `(batch, tokens)`):
+                1 = word, 0 = padding; all words if absent. Each text has one word at least.
             mask_labels (`torch.LongTensor` of shape `(batch, height, width)`):
                 0 = background, 1 = target; all 0 where there is no target. For clips `(batch, frames, height, width)`
                 with -100 all over the frames that are not annotated.
             image_embeds ([`ImageFeatures`]): what `get_image_features` returned, instead of `pixel_values`.
-            text_embeds (`torch.FloatTensor` of shape `(batch, tokens, channels)`):
-                What `get_text_features` returned, instead of `input_ids`.
+            text_embeds ([`BaseModelOutputWithPooling`] or `torch.FloatTensor` of shape `(batch, tokens, channels)`):
+                What `get_text_features` returned, or its `last_hidden_state`, instead of `input_ids`.
             encoder_features ([`ImageFeatures`]): what `get_encoder_features` returned, instead of `pixel_values`.
+            token_type_ids (`torch.LongTensor` of shape `(batch, tokens)`):
+                All 0, as a tokenizer makes them of single sentences; they say nothing more.
+            kwargs: `return_dict`, and those of `check_requests`.
 
         Raises:
-            ValueError: where an input is missing or the numbers of images, texts and masks do not match.
+            ValueError: where an input is missing, the numbers of images, texts and masks do not match, or values are
+                none of those above.
+            TypeError: an unknown keyword.
         """
+        self.check_requests(token_type_ids, **kwargs)
         image, words, word_mask = self.encode_inputs(
             pixel_values, input_ids, attention_mask, image_embeds, text_embeds, encoder_features
         )
@@ -321,17 +396,21 @@ class RefSegPreTrainedModel(PreTrainedModel):
         input_ids: Tensor | None,
         attention_mask: Tensor | None,
         image_embeds: ImageFeatures | None = None,
-        text_embeds: Tensor | None = None,
+        text_embeds: BaseModelOutputWithPooling | Tensor | None = None,
         encoder_features: ImageFeatures | None = None,
     ) -> tuple[ImageFeatures, Tensor, Tensor]:
         """What `fuse` takes, from the inputs of `forward`: an image for each text, the words, and their mask."""
         _require_one(pixel_values=pixel_values, image_embeds=image_embeds, encoder_features=encoder_features)
         _require_one(input_ids=input_ids, text_embeds=text_embeds)
+        _require_words(attention_mask)
         if pixel_values is not None:
-            image_embeds = self.get_image_features(pixel_values)
+            image_embeds = self.embed_image(pixel_values)
         elif encoder_features is not None:
             image_embeds = self.enhance_image(encoder_features)
-        words = self.get_text_features(input_ids, attention_mask) if text_embeds is None else text_embeds
+        if text_embeds is None:
+            words = self.embed_text(input_ids, attention_mask)
+        else:
+            words = text_embeds.last_hidden_state if isinstance(text_embeds, ModelOutput) else text_embeds
         return _match_images_to_texts(image_embeds, words.shape[0]), words, _word_mask(words, attention_mask)
 
     def segment_and_compare(
@@ -345,12 +424,13 @@ class RefSegPreTrainedModel(PreTrainedModel):
         further_losses: dict[str, Tensor],
     ) -> ReferringSegmentationOutput:
         """Logits and losses, `further_losses` and those of all auxiliary tasks included."""
+        _require_labels(mask_labels, self.config.takes_clips)
         fused = self.fuse(image, words, word_mask)
         logits = self.decode(fused, image.image_size)
         losses = further_losses | self.compute_losses(logits, _matching_labels(mask_labels, logits), fused)
         presence_logits = self.predict_presence(fused)
         if self.config.presence_head:
-            losses["presence"] = PresenceHead.loss(presence_logits, _targets(mask_labels))
+            losses["presence"] = PresenceHead.loss(presence_logits, mask_labels)
         if self.config.mask_grounding is not None:
             losses["mask_grounding"] = self.compute_mask_grounding_loss(
                 input_ids, attention_mask, image, fused, _targets(mask_labels)
@@ -428,7 +508,7 @@ class RefSegPreTrainedModel(PreTrainedModel):
         `image` is for each text, `fused` what `fuse` makes of it and of the whole sentence.
         """
         task = self.config.mask_grounding
-        words = self.get_text_features(input_ids.masked_fill(is_masked, task.mask_token_id), attention_mask)
+        words = self.embed_text(input_ids.masked_fill(is_masked, task.mask_token_id), attention_mask)
         if task.image_features == "masked_sentence" and self.maps_hold_language:
             fused = self.fuse(image, words, fused.word_mask)
         words = self.finish_text(words, fused.word_mask)
@@ -475,6 +555,43 @@ def find_input_embeddings(model: PreTrainedModel) -> list[nn.Module]:
         return [model.get_input_embeddings()]
     except NotImplementedError:
         return []
+
+
+def _can_be_read(values: Tensor) -> bool:
+    """Whether Python can look at values: not in a graph that is being made of tensors without any."""
+    return not (values.is_meta or is_tracing(values))
+
+
+def _require_words(attention_mask: Tensor | None) -> None:
+    """Raises ValueError where a text has no word: its features would be undefined."""
+    if attention_mask is None or not _can_be_read(attention_mask):
+        return
+    has_words = (attention_mask != 0).any(1)
+    if not has_words.all():
+        number = int((~has_words).nonzero()[0, 0])
+        raise ValueError(f"`attention_mask` is 0 all over text {number}: each text needs one word at least.")
+
+
+def _require_labels(mask_labels: Tensor, takes_clips: bool) -> None:
+    """Raises ValueError where labels hold another value than 0, 1 and, where a model takes clips, -100."""
+    if not _can_be_read(mask_labels):
+        return
+    is_known = (mask_labels == 0) | (mask_labels == 1)
+    if takes_clips:
+        is_known |= mask_labels == NOT_ANNOTATED
+    if is_known.all():
+        return
+    strange = mask_labels[~is_known][0].item()
+    if strange == NOT_ANNOTATED:
+        raise ValueError(
+            f"`mask_labels` hold {NOT_ANNOTATED}, which stands for frames of clips that are not annotated, but this "
+            "model takes images: leave out those without a mask."
+        )
+    known = f"0, 1 and {NOT_ANNOTATED}" if takes_clips else "0 and 1"
+    raise ValueError(
+        f"`mask_labels` hold {strange}, but only {known} are legal: pass `mask != 0`, as the processor's "
+        "`segmentation_maps` does."
+    )
 
 
 def _targets(mask_labels: Tensor) -> Tensor:

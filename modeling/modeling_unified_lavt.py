@@ -116,7 +116,7 @@ class UnifiedLavtForReferringSegmentation(VideoLavtForReferringSegmentation):
         """
         return self.encode_image(pixel_values, self.run_both_encoders)
 
-    def get_image_features(self, pixel_values: Tensor) -> ImageFeatures:
+    def embed_image(self, pixel_values: Tensor) -> ImageFeatures:
         """V_1, without running an encoder that is not needed; args and errors as in all methods."""
         return self.encode_image(pixel_values, self.run_image_encoder)
 

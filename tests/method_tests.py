@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import PreTrainedConfig
+from transformers.utils import logging
 
 from hf_refseg import AutoModelForReferringSegmentation
 from hf_refseg.training.adapters import ATTENTION_PROJECTIONS
@@ -86,7 +87,7 @@ class MethodTests(ABC):
         before = [{name: value.clone() for name, value in encoder.state_dict().items()} for encoder in encoders]
         assert not any(module.training for encoder in encoders for module in encoder.modules())
         assert not model.get_encoder_features(self.inputs()["pixel_values"]).features.requires_grad
-        assert not model.get_text_features(self.inputs()["input_ids"]).requires_grad
+        assert not model.get_text_features(self.inputs()["input_ids"]).last_hidden_state.requires_grad
         model(**self.inputs(), mask_labels=self.labels()).loss.backward()
         assert all(parameter.grad is None for encoder in encoders for parameter in encoder.parameters())
         heads = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -318,9 +319,36 @@ class MethodTests(ABC):
         embeds = model.get_image_features(image)
         words = model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
         calls.clear()
-        given = model(image_embeds=embeds, text_embeds=words, attention_mask=inputs["attention_mask"]).logits
+        for text in (words, words.last_hidden_state):
+            given = model(image_embeds=embeds, text_embeds=text, attention_mask=inputs["attention_mask"]).logits
+            assert_close(given, once, atol=1e-5, rtol=0)
         assert calls == []
-        assert_close(given, once, atol=1e-5, rtol=0)
+        assert embeds.last_hidden_state is embeds.features
+        assert torch.equal(model.get_image_features(image, return_dict=False)[0], embeds.features)
+        assert torch.equal(model.get_text_features(inputs["input_ids"], return_dict=False)[0], words.last_hidden_state)
+
+    @torch.no_grad()
+    def test_keywords_of_transformers(self, caplog) -> None:
+        model, inputs = self.build(), self.inputs()
+        expected = model(**inputs).logits
+        token_types = torch.zeros_like(inputs["input_ids"])
+        output = model(**inputs, token_type_ids=token_types, output_hidden_states=False, inputs_embeds=None)
+        assert torch.equal(output.logits, expected) and caplog.records == []
+        model.get_text_features(inputs["input_ids"], inputs["attention_mask"], token_type_ids=token_types)
+        logging.get_logger("transformers").warning_once.cache_clear()
+        output = model(**inputs, output_hidden_states=True, output_attentions=True)
+        assert torch.equal(output.logits, expected) and output.hidden_states is None and output.attentions is None
+        warnings = [record.getMessage() for record in caplog.records]
+        assert len(warnings) == 2 and all("has no effect" in warning for warning in warnings)
+        for call, given in (
+            (model, inputs),
+            (model.get_text_features, {"input_ids": inputs["input_ids"]}),
+            (model.get_image_features, {"pixel_values": inputs["pixel_values"]}),
+        ):
+            with pytest.raises(TypeError, match="unexpected keyword argument 'mask_label'"):
+                call(**given, mask_label=self.labels())
+        # Losses are means: Trainer must not take the keywords for those of one that sums over its items.
+        assert not model.accepts_loss_kwargs
 
     @torch.no_grad()
     def test_save_and_load_keep_the_logits(self, tmp_path) -> None:
@@ -354,9 +382,10 @@ class MethodTests(ABC):
     def test_bfloat16_agrees_with_float32(self) -> None:
         model, inputs = self.build(), self.inputs()
         expected = model(**inputs).logits
-        inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
         actual = model.to(torch.bfloat16)(**inputs).logits
         assert actual.dtype == torch.bfloat16
+        inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
+        assert torch.equal(model(**inputs).logits, actual)
         assert (actual.float() - expected).abs().mean() < 0.1 * expected.std()
 
     @pytest.mark.parametrize("is_training", [False, True])
@@ -451,6 +480,10 @@ class MethodTests(ABC):
             ({"input_ids": None}, "exactly one of `input_ids` and `text_embeds`"),
             ({"pixel_values": torch.zeros(3, 3, 64, 64)}, "got 3 and 2"),
             ({"mask_labels": torch.zeros(2, 32, 36)}, "segmentation_maps"),
+            ({"mask_labels": torch.full((2, 64, 72), 255)}, "`mask_labels` hold 255, but only 0"),
+            ({"mask_labels": torch.full((2, 64, 72), 0.5)}, "`mask_labels` hold 0.5, but only 0"),
+            ({"attention_mask": torch.tensor([[1] * 6, [0] * 6])}, "`attention_mask` is 0 all over text 1"),
+            ({"token_type_ids": torch.ones(2, 6, dtype=torch.long)}, "a text is a single sentence"),
         ],
     )
     def test_wrong_inputs_are_named(self, change: dict, message: str) -> None:

@@ -219,7 +219,7 @@ class TestBtmae(MethodTests):
 
     def test_words_are_reconstructed_from_ids(self) -> None:
         model, inputs = self.build(), self.inputs()
-        words = model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
+        words = model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
         call = {"pixel_values": inputs["pixel_values"], "text_embeds": words, "mask_labels": self.labels()}
         with pytest.raises(ValueError, match="pass `input_ids` instead of `text_embeds`"):
             model(**call)
@@ -264,7 +264,7 @@ class TestBtmae(MethodTests):
         )
         inputs = self.inputs()
         words = bert.eval()(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
-        assert_close(model.get_text_features(inputs["input_ids"], inputs["attention_mask"]), words)
+        assert_close(model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state, words)
         image = torch.randn(1, 3, 128, 128)
         maps, states = model.backbone(image), swin.eval()(image, output_hidden_states=True).reshaped_hidden_states
         assert [each.shape[1:] for each in maps] == [(16, 32, 32), (32, 16, 16), (64, 8, 8), (128, 4, 4)]

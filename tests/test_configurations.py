@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoImageProcessor
 from hf_refseg import (
     BtmaeForReferringSegmentation,
     LavtConfig,
+    LavtForReferringSegmentation,
     M3AttForReferringSegmentation,
     RefSegImageProcessor,
     VideoLavtConfig,
@@ -240,23 +241,19 @@ def test_the_words_side_follows_norm_and_activation() -> None:
         ("lavt", {"language_reconstruction": {"loss_weight": -1}}, "loss_weight: "),
         ("lavt", {"fusion_dropout": 1.5}, "fusion_dropout: a probability"),
         ("lavt", {"initializer_range": -0.1}, "initializer_range: "),
-        (
-            "lavt",
-            {
-                "decoder_features": "V",
-                "backbone_config": {**SWIN, "depths": [1, 1], "num_heads": [1, 1]},
-                "fusion_num_heads": [1, 1],
-            },
-            'joins two stages at least, .*Add a stage, or set decoder_features="F"',
-        ),
-        (
-            "lavt",
-            {"backbone_config": {**SWIN, "depths": [2], "num_heads": [1]}, "fusion_num_heads": [1]},
-            "joins two stages at least, but of 1 stages",
-        ),
     ],
     ids=str,
 )
 def test_values_out_of_range_are_refused(model_type: str, fields: dict, message: str) -> None:
     with pytest.raises(StrictDataclassError, match=message):
         AutoConfig.for_model(model_type, **fields)
+
+
+@pytest.mark.parametrize(("stages", "decoder_features"), [(2, "V"), (1, "F")])
+def test_a_decoder_of_a_single_stage_is_refused(stages: int, decoder_features: str) -> None:
+    swin = {**SWIN, "depths": [1] * stages, "num_heads": [1] * stages}
+    config = LavtConfig(
+        backbone_config=swin, text_config=BERT, fusion_num_heads=[1] * stages, decoder_features=decoder_features
+    )
+    with pytest.raises(ValueError, match=r'leaves it 1: add a stage to backbone_config, or .*decoder_features="F"'):
+        LavtForReferringSegmentation(config)

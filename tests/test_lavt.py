@@ -88,6 +88,53 @@ class TestLavt(MethodTests):
         for name, gradient in plain.items():
             assert_close(checkpointed[name], gradient, atol=1e-6, rtol=1e-3, msg=lambda text, name=name: name + text)
 
+    def test_labels_that_are_not_there_are_named(self) -> None:
+        labels = self.labels()
+        labels[1] = -100
+        with pytest.raises(ValueError, match=r"-100, which stands for frames of clips .* this model takes images"):
+            self.build()(**self.inputs(), mask_labels=labels)
+        # Any type that says 0 or 1 will do.
+        labels[1] = 1
+        model = self.build()
+        losses = [model(**self.inputs(), mask_labels=labels.to(kind)).loss for kind in (torch.bool, torch.float32)]
+        assert_close(losses[0], losses[1])
+
+    @pytest.mark.parametrize(
+        ("norm", "training", "message"),
+        [
+            ("instance", False, "InstanceNorm1d: a map of one pixel .*larger images"),
+            ("batch", True, "BatchNorm1d: a map of one pixel .*larger images"),
+        ],
+    )
+    def test_a_map_of_one_pixel_is_named(self, norm: str, training: bool, message: str) -> None:
+        inputs = {**self.inputs(batch=1), "pixel_values": torch.randn(1, 3, 32, 32)}
+        with pytest.raises(ValueError, match=message):
+            self.build(fusion_norm=norm).train(training)(**inputs)
+        for other in ("layer", "none"):
+            assert self.build(fusion_norm=other).train(training)(**inputs).logits.shape == (1, 32, 32)
+
+    @torch.no_grad()
+    def test_absolute_positions_follow_the_size(self) -> None:
+        swin = {**TINY_SWIN, "use_absolute_embeddings": True}
+        model = self.build(backbone_config=swin)
+        embeddings = model.backbone.model.embeddings
+        embeddings.position_embeddings.copy_(torch.arange(16.0).repeat_interleave(16)[None, :, None])  # those of rows
+        own = torch.randn(1, 3, 64, 64)
+        tokens, size = model.backbone.embed(own)
+        assert size == (16, 16) and torch.equal(tokens, embeddings(own)[0])
+        for height, width in ((70, 101), (32, 128)):
+            pixels = torch.randn(1, 3, height, width)
+            tokens, size = model.backbone.embed(pixels)
+            without = embeddings.norm(embeddings.patch_embeddings(pixels)[0])
+            rows = (tokens - without).unflatten(1, size)[0, :, :, 0]
+            assert size == (-(-height // 4), -(-width // 4))
+            assert_close(rows, rows[:, :1].expand_as(rows), atol=1e-4, rtol=0)
+            middle = (size[0] - 1) / 2
+            slope = 16 / size[0]
+            expected = 7.5 + slope * (torch.arange(size[0]) - middle)
+            assert_close(rows[2:-2, 0], expected[2:-2], atol=0.3, rtol=0)
+            assert model(**{**self.inputs(), "pixel_values": pixels}).logits.shape == (2, height, width)
+
     def test_ablations_choose_their_parts(self) -> None:
         kinds = {
             "plain": [GatedPathway, GatedPathway, GatedPathway, ClosedPathway],
@@ -144,7 +191,9 @@ class TestLavt(MethodTests):
                 tokens, _ = layer(tokens, size, always_partition=True)
             assert_close(model.get_image_features(inputs["pixel_values"]).features, tokens)
             words = bert(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
-            assert_close(model.get_text_features(inputs["input_ids"], inputs["attention_mask"]), words)
+            assert_close(
+                model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state, words
+            )
 
     @pytest.mark.parametrize("attention", ["sdpa", "eager"])
     @pytest.mark.parametrize("image_size", [(128, 128), (64, 96), (40, 72), (8, 100)])

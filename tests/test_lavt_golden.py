@@ -31,7 +31,7 @@ def test_forward_matches_the_reference(case: str, attention: str) -> None:
     model = golden_model()
     model.set_attn_implementation(attention)
     with torch.no_grad():
-        words = model.get_text_features(tensors["input_ids"], tensors["attention_mask"])
+        words = model.get_text_features(tensors["input_ids"], tensors["attention_mask"]).last_hidden_state
         image = model.get_image_features(tensors["image"])
         features = model.fuse(image, words, tensors["attention_mask"].float()).maps
         logits = model(**model_inputs(tensors)).logits

@@ -24,7 +24,7 @@ from hf_refseg import (
 from hf_refseg.data.vocabulary import train_word_tokenizer
 from hf_refseg.modeling.configuration_refseg import LanguageReconstructionConfig
 from hf_refseg.modeling.language_reconstruction_refseg import LanguageReconstruction
-from hf_refseg.modeling.layers_refseg import map_positions
+from hf_refseg.modeling.layers_refseg import TokenBatchNorm, map_positions
 from hf_refseg.modeling.modeling_m3att import (
     IterativeInteraction,
     MaskDecoder,
@@ -67,6 +67,21 @@ ABLATIONS = [
 class TestM3Att(MethodTests):
     model_class = M3AttForReferringSegmentation
     size = (64, 64)
+
+    def test_a_single_word_trains_with_the_statistics_of_evaluation(self) -> None:
+        model = self.build(text_config=RECURRENT)
+        inputs, labels = self.inputs(batch=1, tokens=1), self.labels(batch=1)
+        norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d)]
+        assert norms
+        before = [norm.running_mean.clone() for norm in norms]
+        output = model.train()(**inputs, mask_labels=labels)
+        output.loss.backward()
+        assert output.loss.isfinite()
+        assert all(parameter.grad is not None for parameter in model.parameters())
+        assert all(torch.equal(norm.running_mean, mean) for norm, mean in zip(norms, before, strict=True))
+        norm, word = TokenBatchNorm(4), torch.randn(1, 1, 4)
+        norm.norm.running_mean += 0.5
+        assert_close(norm.train()(word, torch.ones(1, 1)), norm.eval()(word, torch.ones(1, 1)))
 
     def tiny_config(self, **overrides) -> M3AttConfig:
         plain = {"backbone_config": TINY_SWIN, "text_config": TINY_BERT, "image_size": 64, "hidden_size": 32}
@@ -172,7 +187,9 @@ class TestM3Att(MethodTests):
         if text_config is TINY_BERT:
             inputs = self.inputs()
             words = bert.eval()(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
-            assert_close(model.get_text_features(inputs["input_ids"], inputs["attention_mask"]), words)
+            assert_close(
+                model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state, words
+            )
         else:
             assert isinstance(model.text_encoder, RecurrentTextEncoder)
 

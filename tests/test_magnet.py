@@ -105,7 +105,7 @@ class TestMagNet(MethodTests):
         assert_close(both, first + second)
 
     def fused(self, model: MagNetForReferringSegmentation, inputs: dict) -> MagNetFeatures:
-        words = model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
+        words = model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
         return model.fuse(model.get_image_features(inputs["pixel_values"]), words, inputs["attention_mask"].float())
 
     @torch.no_grad()

@@ -50,7 +50,7 @@ def test_forward_matches_the_reference(case: str, attention: str) -> None:
     model = golden_model()
     model.set_attn_implementation(attention)
     image = model.get_image_features(inputs["pixel_values"])
-    words = model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
+    words = model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
     fused = model.fuse(image, words, inputs["attention_mask"].float())
     for index, maps in enumerate(fused.maps):
         assert_close(maps, tensors[f"img_stage{index + 1}.mixer_out"], atol=1e-4, rtol=0)
@@ -82,7 +82,7 @@ def test_inner_values_match_the_reference() -> None:
     for index, stage in enumerate(model.stages, start=1):
         stage.register_forward_hook(keep(index))
     image = model.get_image_features(inputs["pixel_values"])
-    words = model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
+    words = model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
     fused = model.fuse(image, words, inputs["attention_mask"].float())
     # The last stage's gate works into nothing, and there is none.
     assert torch.equal(seen.pop("img_stage4.E"), seen["img_stage4.V"])

@@ -233,7 +233,7 @@ def test_a_masked_word_shows_through_the_main_pass_alone(batch):
         image = model.get_image_features(batch["pixel_values"])
         logits = []
         for ids in (batch["input_ids"], other):
-            fused = model.fuse(image, model.get_text_features(ids), torch.ones(4, 5))
+            fused = model.fuse(image, model.get_text_features(ids).last_hidden_state, torch.ones(4, 5))
             logits.append(model.name_masked_words(ids, None, is_masked, image, fused, batch["mask_labels"]))
         assert torch.equal(*logits) != shows
 
@@ -307,7 +307,7 @@ def test_predictions_are_those_of_the_masked_words(batch):
 
 def test_words_are_needed(batch):
     model = build()
-    words = model.get_text_features(batch.pop("input_ids"))
+    words = model.get_text_features(batch.pop("input_ids")).last_hidden_state
     with pytest.raises(ValueError, match="pass `input_ids` instead of `text_embeds`"):
         model(**batch, text_embeds=words)
 

@@ -112,7 +112,7 @@ class TestRisam(MethodTests):
         )
         inputs = self.inputs()
         words = clip.eval()(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
-        assert_close(model.get_text_features(inputs["input_ids"], inputs["attention_mask"]), words)
+        assert_close(model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state, words)
         names = dict(sam.named_parameters())
         for name, parameter in model.backbone.model.named_parameters():
             assert torch.equal(parameter, names[name])

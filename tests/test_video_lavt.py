@@ -164,6 +164,15 @@ class TestVideoLavt(MethodTests):
         with pytest.raises(ValueError, match="no frame of this batch is annotated"):
             model(**inputs, mask_labels=torch.full_like(labels, -100))
 
+    @torch.no_grad()
+    def test_presence_of_a_clip_that_nobody_annotated_is_unknown(self) -> None:
+        model, inputs, labels = self.build(presence_head=True), self.clips(), self.clip_labels()
+        labels[1] = -100
+        components = model(**inputs, mask_labels=labels).loss_components
+        first = {name: value[:1] for name, value in inputs.items()}
+        alone = model(**first, mask_labels=labels[:1]).loss_components
+        assert_close(components["presence"], alone["presence"])
+
     def test_training_tasks_work_on_clips(self) -> None:
         model, inputs, labels = self.build(**TASKS), self.clips(), self.clip_labels()
         labels[0, 1] = labels[1, 0] = -100
@@ -302,7 +311,9 @@ class TestVideoLavt(MethodTests):
             expected = vision(inputs["pixel_values"]).hidden_states[0]
             assert_close(model.get_image_features(inputs["pixel_values"]).features, expected)
             words = bert(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
-            assert_close(model.get_text_features(inputs["input_ids"], inputs["attention_mask"]), words)
+            assert_close(
+                model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state, words
+            )
 
     @pytest.mark.parametrize(
         ("overrides", "message"),

@@ -16,9 +16,8 @@ from torch.utils.data import Dataset
 
 from hf_refseg.data.examples import DrawnExamples, InvalidRowError, checked_sentences, open_image, open_mask
 from hf_refseg.data.loading import DataFormatError, video_features
+from hf_refseg.modeling.losses_refseg import NOT_ANNOTATED
 
-# In `mask_labels`, all over a frame that nobody annotated.
-NOT_ANNOTATED = -100
 # How far the nearest other frames of a clip lie from its target frame (recipe of LAVT's journal version).
 NEIGHBOR_DISTANCES = range(1, 4)
 
