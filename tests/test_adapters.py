@@ -10,7 +10,9 @@ import test_risam
 import torch
 from fresh_process import run_python
 from huggingface_hub import HfApi, ModelCard
-from peft import PeftModel, get_peft_model_state_dict
+from packaging.version import Version
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from peft import __version__ as peft_version
 from PIL import Image
 from safetensors.torch import load_file
 from test_run_ris import TINY, run_ris, write_recipe
@@ -24,6 +26,7 @@ from transformers import (
     SamVisionConfig,
     SamVisionModel,
 )
+from transformers.integrations import peft as peft_integration
 from typer.testing import CliRunner
 
 from hf_refseg import (
@@ -575,3 +578,37 @@ def logits_of(folder: Path) -> torch.Tensor:
     pixels = torch.randn(1, 3, TINY["image_size"], TINY["image_size"], generator=generator)
     model = AutoModel.from_pretrained(folder).eval()
     return model(pixel_values=pixels, input_ids=torch.tensor([[2, 7, 8, 3]])).logits
+
+
+@torch.no_grad()
+def check_adapters_of_transformers(folder: Path) -> None:
+    """`PreTrainedModel.add_adapter` changes the model, can be switched off, and is saved and loaded."""
+    model = tiny_lavt()
+    inputs = {"pixel_values": torch.randn(1, 3, 64, 64), "input_ids": torch.tensor([[2, 5, 8, 3]])}
+    plain = model(**inputs).logits
+    # Its second matrix starts from random values, so that the new adapter has an effect.
+    model.add_adapter(LoraConfig(r=2, target_modules=r"text_encoder\..*\.(query|value)", init_lora_weights=False))
+    model.eval()
+    assert {name.split(".")[0] for name, each in model.named_parameters() if each.requires_grad} == {"text_encoder"}
+    adapted = model(**inputs).logits
+    assert (adapted - plain).abs().max() > 1e-4
+    model.save_pretrained(folder)
+    model.disable_adapters()
+    assert torch.equal(model(**inputs).logits, plain)
+    loaded = tiny_lavt()
+    loaded.load_adapter(str(folder))
+    assert torch.equal(loaded.eval()(**inputs).logits, adapted)
+
+
+@pytest.mark.skipif(
+    Version(peft_version) < Version(peft_integration.MIN_PEFT_VERSION),
+    reason=f"this transformers takes peft {peft_integration.MIN_PEFT_VERSION} or newer here, not {peft_version}",
+)
+def test_adapters_of_transformers(tmp_path) -> None:
+    check_adapters_of_transformers(tmp_path)
+
+
+def test_adapters_of_transformers_work_with_an_older_peft(tmp_path, monkeypatch) -> None:
+    """All but the check of the version does."""
+    monkeypatch.setattr(peft_integration, "MIN_PEFT_VERSION", peft_version)
+    check_adapters_of_transformers(tmp_path)
