@@ -4,8 +4,8 @@ The floor is the FLOPs of matrix products over the measured peak of matrix produ
 over the measured peak of convolutions. Peaks and latencies, of all number formats, are measured in turns, so that all
 of them see the same machine; the figures are medians.
 
-bfloat16 is measured with the fused attention kernel ("sdpa") and with attention written out ("eager"), which is the
-faster one there.
+Each number format is measured with the fused attention kernel ("sdpa") and with attention written out ("eager").
+Which of the four is the fastest depends on the processor: the line "fastest" says which one it is on which.
 
 There are two floors: that of the published computation, in which Swin also projects the padding of its windows (as
 transformers' `SwinModel` does), and that of what the model here really computes, which leaves the padding out.
@@ -16,7 +16,6 @@ transformers' `SwinModel` does), and that of what the model here really computes
 
 import argparse
 import copy
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from json_lines import write_line
+from processor import describe_processor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import trange
 from transformers import SwinModel
@@ -34,7 +34,7 @@ from hf_refseg.datasets_scripts.refshapes import build_refshapes
 from hf_refseg.evaluation.protocols import mask_counts, per_sample_iou
 from hf_refseg.modeling.encoders_refseg import SwinStages
 
-VARIANTS = ((torch.float32, "sdpa"), (torch.bfloat16, "sdpa"), (torch.bfloat16, "eager"))
+VARIANTS = [(dtype, attention) for dtype in (torch.float32, torch.bfloat16) for attention in ("sdpa", "eager")]
 PEAK_FLOPS = {"matmul": 2 * 2048**3, "convolution": 2 * 60 * 60 * 512 * 512 * 9}
 
 
@@ -114,7 +114,7 @@ def build_workloads(
 
 
 def measure(model: LavtForReferringSegmentation, arguments: argparse.Namespace) -> list[dict]:
-    """A row for each of `VARIANTS`, whose first is the one in float32; all of them do the same FLOPs."""
+    """A row for each of `VARIANTS`, the first of which the others are compared with; all of them do the same FLOPs."""
     inputs = make_inputs(arguments)
     flops = count_both_flops(model, inputs)
     built = [build_workloads(model, inputs, *variant) for variant in VARIANTS]
@@ -148,10 +148,17 @@ def measure(model: LavtForReferringSegmentation, arguments: argparse.Namespace) 
                 },
                 "peak_gigaflops_per_second": {name: round(rate / 1e9, 1) for name, rate in rates.items()},
                 "torch": torch.__version__,
-                "processor": platform.processor() or platform.machine(),
+                "processor": describe_processor(),
             }
         )
     return rows
+
+
+def find_fastest(rows: list[dict]) -> dict:
+    """Which of the rows of `measure` has the shortest latency, and on which processor."""
+    best = min(rows, key=lambda row: row["latency_seconds"])
+    names = ("dtype", "attention", "latency_seconds", "latency_over_float32", "threads", "processor")
+    return {"fastest": {name: best[name] for name in names}}
 
 
 def measure_agreement(folder: str) -> dict:
@@ -161,9 +168,9 @@ def measure_agreement(folder: str) -> dict:
     size = processor.image_processor.size["height"]
     rows = build_refshapes(train_size=1, val_size=100, test_size=1, image_size=size)["val"]
     masks: dict[torch.dtype, list[torch.Tensor]] = {}
-    for dtype, attention in VARIANTS[::2]:
+    for dtype in (torch.float32, torch.bfloat16):
         masks[dtype] = []
-        model.to(dtype).set_attn_implementation(attention)
+        model.to(dtype)
         for example in map(ImageExamples(rows).__getitem__, range(100)):
             inputs = processor(example["image"], example["texts"], return_tensors="pt").to(dtype)
             results = processor.post_process_referring_segmentation(model(**inputs))
@@ -180,6 +187,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = LavtForReferringSegmentation(LavtConfig()).eval()
     rows = measure(model, arguments)
+    rows.append(find_fastest(rows))
     if arguments.trained:
         rows.append(measure_agreement(arguments.trained))
     for row in rows:

@@ -1,0 +1,48 @@
+"""The latency benchmark says which number format is the fastest on which processor."""
+
+import sys
+from pathlib import Path
+
+from fresh_process import CHECKOUT
+
+sys.path.insert(0, str(CHECKOUT / "benchmarks"))
+
+import latency
+import processor
+
+CPUINFO = """processor\t: 0
+model name\t: Some(R) Processor 9
+flags\t\t: fpu avx2 avx512f avx512_bf16 amx_bf16_of_another_name
+
+processor\t: 1
+model name\t: Some(R) Processor 9
+"""
+
+
+def test_the_processor_is_named_with_the_instructions_that_matter(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text(CPUINFO, encoding="utf-8")
+    described = processor.describe_processor(tmp_path / "cpuinfo")
+    assert described == "Some(R) Processor 9, avx2, avx512f, avx512_bf16"
+    assert processor.describe_processor(tmp_path / "absent")
+
+
+def test_the_fastest_is_named_with_its_processor() -> None:
+    common = {"threads": 2, "processor": "Some Processor, avx2", "rounds": 9}
+    rows = [
+        {"dtype": "float32", "attention": "sdpa", "latency_seconds": 1.5, "latency_over_float32": 1.0, **common},
+        {"dtype": "float32", "attention": "eager", "latency_seconds": 1.2, "latency_over_float32": 0.8, **common},
+        {"dtype": "bfloat16", "attention": "sdpa", "latency_seconds": 2.4, "latency_over_float32": 1.6, **common},
+    ]
+    assert latency.find_fastest(rows) == {
+        "fastest": {
+            "dtype": "float32",
+            "attention": "eager",
+            "latency_seconds": 1.2,
+            "latency_over_float32": 0.8,
+            "threads": 2,
+            "processor": "Some Processor, avx2",
+        }
+    }
+    assert {(str(dtype), attention) for dtype, attention in latency.VARIANTS} == {
+        (f"torch.{dtype}", attention) for dtype in ("float32", "bfloat16") for attention in ("eager", "sdpa")
+    }
