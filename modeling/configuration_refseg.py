@@ -26,6 +26,7 @@ NAMES_OF_TRANSFORMERS = (
     "experts_implementation",
     "model_type",
     "quantization_config",
+    "use_cache",
 )
 # Under what condition some fields have an effect: its words, and a function of the configuration that tells it.
 Conditions = dict[str, tuple[str, Callable[[Any], bool]]]

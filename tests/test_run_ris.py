@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import re
 import sys
 from functools import partial
@@ -93,9 +94,11 @@ def test_a_run_scores_every_split_but_train_under_the_named_protocol(finished) -
         assert {"oIoU", "mIoU", "Pr@0.5", "Pr@0.9"} <= result["metrics"].keys()
 
 
-def test_the_folder_loads_and_predicts(finished) -> None:
+def test_the_folder_loads_and_predicts(finished, caplog, monkeypatch) -> None:
     _, folder, _ = finished
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     model, processor = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     image = Image.new("RGB", (50, 40), "red")
     with torch.no_grad():
         outputs = model(**processor(image, "the red circle", return_tensors="pt"))

@@ -25,6 +25,7 @@ SAVED_WITH_A_MODEL = (
     "custom_pipelines",
     "dtype",
     "transformers_version",
+    "use_cache",
 )
 
 # What a run may go on with in another way: how long it is, what is logged, scored and saved, where files lie, on what
