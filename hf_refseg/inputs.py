@@ -38,11 +38,11 @@ def load_model(name: str, device: str | None, dtype: str | None) -> tuple[PreTra
         OSError: where the Hub has no such model, or it cannot be reached.
     """
     found = find_device(device)
-    processor = load_processor(name)
     if not is_adapter(name):
-        model = load_whole_model(name, dtype).to(found)
+        model, processor = load_whole_model(name, dtype).to(found), load_processor(name)
         model.config.check_text_length(processor.max_text_length)
         return model, processor
+    processor = load_processor(name)
     # Merged at the precision of the saved weights, so that small updates are not lost.
     model = load_with_adapter(name, load_whole_model(find_base_model(name), None)).merge_and_unload().to(found)
     model.config.check_text_length(processor.max_text_length)

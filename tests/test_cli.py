@@ -124,8 +124,7 @@ def test_help_imports_nothing_heavy(tmp_path):
     code = f"""
     import sys
     from typer.testing import CliRunner
-    from hf_refseg.training.run_options import write_run_options
-from hf_refseg_cli import app
+    from hf_refseg_cli import app
     for command in [[], *{COMMANDS}]:
         result = CliRunner().invoke(app, [*command, "--help"])
         assert result.exit_code == 0, result.output
@@ -582,8 +581,7 @@ def test_version_is_told_without_importing_the_library(tmp_path):
     code = """
     import sys
     from typer.testing import CliRunner
-    from hf_refseg.training.run_options import write_run_options
-from hf_refseg_cli import app
+    from hf_refseg_cli import app
     print(CliRunner().invoke(app, ["--version"]).output, end="")
     print([name for name in ("hf_refseg", "torch") if name in sys.modules])
     """
@@ -637,8 +635,7 @@ def test_info_of_models_on_the_hub(hub, model_folder, tmp_path):
     from typer.testing import CliRunner
     from transformers import AutoModel, AutoProcessor
     from hf_refseg import add_adapter
-    from hf_refseg.training.run_options import write_run_options
-from hf_refseg_cli import app
+    from hf_refseg_cli import app
 
     model, processor = (each.from_pretrained({str(model_folder)!r}) for each in (AutoModel, AutoProcessor))
     model.push_to_hub("tester/model")
