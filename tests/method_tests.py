@@ -3,18 +3,21 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from fresh_process import run_python
 from peft import LoraConfig, get_peft_model
+from PIL import Image
 from rounded_operations import RoundedOperations
 from safetensors.torch import save_file
+from tiny_lavt import tiny_processor
 from torch import Tensor, nn
 from torch.testing import assert_close
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, pipeline
 from transformers.utils import logging
 
-from hf_refseg import AutoModelForReferringSegmentation
+from hf_refseg import AutoModelForReferringSegmentation, RefSegImageProcessor, RefSegProcessor
 from hf_refseg.training.adapters import ATTENTION_PROJECTIONS
 
 
@@ -283,6 +286,18 @@ class MethodTests(ABC):
         assert len(calls) == 3
 
     @torch.no_grad()
+    def test_the_pipeline_answers_batches_like_single_images(self) -> None:
+        generator = np.random.default_rng(0)
+        pictures = [Image.fromarray(generator.integers(0, 256, (60, 80, 3), dtype=np.uint8)) for _ in range(3)]
+        texts = ["the left red dog", ["red circle", "right"], "dog"]
+        requests = [{"image": picture, "text": text} for picture, text in zip(pictures, texts, strict=True)]
+        image_processor = RefSegImageProcessor(size=dict(zip(("height", "width"), self.size, strict=True)))
+        processor = RefSegProcessor(image_processor, tiny_processor().tokenizer)
+        segment = pipeline("referring-image-segmentation", model=self.build(), processor=processor, threshold=0.0)
+        expected = [result["score"] for request in requests for result in segment(request)]
+        found = [result["score"] for results in segment(requests, batch_size=3) for result in results]
+        assert found == pytest.approx(expected, abs=1e-5) and len(set(expected)) == 4
+
     def test_padding_does_not_change_the_mask(self) -> None:
         model, inputs = self.build(), self.inputs(batch=1, tokens=6)
         alone = model(**inputs).logits

@@ -546,9 +546,12 @@ def test_push_to_hub_uploads_the_model_with_the_librarys_card(hub, cache, tmp_pa
         "model.safetensors",
         "processor_config.json",
         "modeling_lavt.py",
+        "pipeline_refseg.py",
         "metrics.json",
         "predictions.png",
     } <= files
+    pipelines = json.loads((tmp_path / "run" / "config.json").read_text())["custom_pipelines"]
+    assert set(pipelines) == {"referring-image-segmentation", "referring-video-segmentation"}
     card = ModelCard.load(tmp_path / "run" / "README.md")
     assert "README.md" in files and card.data.library_name == "hf_refseg"
     assert {entry.dataset_split for entry in card.data.eval_results} == {
