@@ -1,6 +1,7 @@
 """Training tasks beside the masks that any method can carry."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -47,6 +48,21 @@ class PresenceHead(nn.Module):
         present, is_known = (labels > 0).any(1).to(logits.dtype), (labels >= 0).any(1)
         losses = F.binary_cross_entropy_with_logits(logits, present, reduction="none")
         return (losses * is_known).sum() / is_known.sum().clamp(min=1)
+
+
+class MaskToken(nn.Module):
+    """The learned token in the place of masked words (section 3.2): the vocabulary's own and a change that is learned.
+
+    The change starts at 0. So the token is learned where the word embeddings are frozen as well. `embeddings` (batch,
+    tokens, channels), `is_masked` bool (batch, tokens); keeps the shape of `embeddings`.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.change = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, embeddings: Tensor, is_masked: Tensor) -> Tensor:
+        return embeddings + is_masked.unsqueeze(-1) * self.change
 
 
 class WordTokens(nn.Module):
@@ -136,6 +152,7 @@ class MaskGrounding(nn.Module):
     Args:
         config: the task's configuration.
         text_config: that of the text encoder, which gives the vocabulary and the channels of the words.
+        embedding_size: channels of the text encoder's word embeddings.
         channels: channels of the map of image features.
         attention: implementation of the predictor's attention.
 
@@ -144,7 +161,12 @@ class MaskGrounding(nn.Module):
     """
 
     def __init__(
-        self, config: MaskGroundingConfig, text_config: PreTrainedConfig, channels: int, attention: str
+        self,
+        config: MaskGroundingConfig,
+        text_config: PreTrainedConfig,
+        embedding_size: int,
+        channels: int,
+        attention: str,
     ) -> None:
         super().__init__()
         if not 0 <= config.mask_token_id < text_config.vocab_size:
@@ -152,6 +174,7 @@ class MaskGrounding(nn.Module):
                 f"mask_grounding: mask_token_id is {config.mask_token_id}, but the vocabulary has "
                 f"{text_config.vocab_size} tokens."
             )
+        self.mask_token = MaskToken(embedding_size)
         self.words = WordTokens(text_config.hidden_size, channels)
         image = [ImageTokens(channels, config.max_map_size)] if config.image_tokens else []
         self.context = nn.ModuleList([*image, *(token(channels) for token in MASK_TOKENS[config.mask_encoder])])
@@ -205,6 +228,16 @@ class MaskGrounding(nn.Module):
         return (losses * weights[is_masked]).sum() / sentences
 
 
+@contextmanager
+def changed_output(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """What the module gives goes through `change`."""
+    hook = module.register_forward_hook(lambda module, arguments, output: change(output))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def draw_masked_words(
     input_ids: Tensor,
     attention_mask: Tensor | None,
@@ -250,4 +283,4 @@ def coordinate_mlp(channels: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(2, channels), nn.GELU(), nn.Linear(channels, channels))
 
 
-__all__ = ["MaskGrounding", "PresenceHead"]
+__all__ = ["MaskGrounding", "MaskToken", "PresenceHead"]

@@ -136,7 +136,8 @@ class MaskGroundingConfig(TaskConfig):
         special_token_ids (`list[int]`):
             Tokens that are never masked: the tokenizer's `all_special_ids`.
         mask_token_id (`int`):
-            The token that is put in the place of a masked word. A tokenizer without a mask token (CLIP's) lends its
+            The token that is put in the place of a masked word; to its embedding the task adds one of its own, which
+            is learned even where the text encoder is frozen. A tokenizer without a mask token (CLIP's) lends its
             unknown token.
         mask_probability (`float`, *optional*, defaults to 0.15):
             How likely each ordinary token is masked; one of a sentence is masked at least.

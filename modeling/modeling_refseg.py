@@ -13,7 +13,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, is_tracing, logging
 from transformers.utils.generic import can_return_tuple
 
-from .auxiliary_refseg import MaskGrounding, PresenceHead, draw_masked_words, independent_generator
+from .auxiliary_refseg import (
+    MaskGrounding,
+    MaskToken,
+    PresenceHead,
+    changed_output,
+    draw_masked_words,
+    independent_generator,
+)
 from .configuration_refseg import RefSegConfig
 from .language_reconstruction_refseg import LanguageReconstruction
 from .losses_refseg import NOT_ANNOTATED
@@ -22,7 +29,6 @@ from .pipeline_refseg import ReferringImageSegmentationPipeline
 from .pipeline_video_refseg import ReferringVideoSegmentationPipeline
 
 logger = logging.get_logger(__name__)
-
 # Auxiliary tasks of training alone: the name of each is that of its module and of its field of the configuration.
 TRAINING_TASKS = ("mask_grounding", "language_reconstruction")
 
@@ -65,6 +71,8 @@ class RefSegPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     # Losses are means over a batch, so Trainer has to average them over accumulation steps itself.
     accepts_loss_kwargs = False
+    # Earlier versions had the vocabulary's mask token alone, which is what this starts as.
+    _keys_to_ignore_on_load_missing = [r"mask_grounding\.mask_token\."]
     # Without gradients no more texts than these are fused and decoded at once, each frame of a clip counting as one:
     # it bounds the memory.
     texts_per_pass = 8
@@ -88,7 +96,11 @@ class RefSegPreTrainedModel(PreTrainedModel):
             self.loss_weights["presence"] = self.config.presence_loss_weight
         if self.config.mask_grounding is not None:
             self.mask_grounding = MaskGrounding(
-                self.config.mask_grounding, self.config.text_config, map_channels, self.config._attn_implementation
+                self.config.mask_grounding,
+                self.config.text_config,
+                self.get_input_embeddings().embedding_dim,
+                map_channels,
+                self.config._attn_implementation,
             )
             self.loss_weights["mask_grounding"] = self.config.mask_grounding.loss_weight
         if self.config.language_reconstruction is not None:
@@ -200,6 +212,12 @@ class RefSegPreTrainedModel(PreTrainedModel):
         super().train(mode)
         for encoder in (self.backbone, self.text_encoder):
             encoder.train(mode and not is_frozen(encoder))
+        if mode and self.config.mask_grounding is not None and is_frozen(self.text_encoder):
+            logger.warning_once(
+                "Mask Grounding is meant to train the text encoder, but all of it is frozen: only the task's own "
+                "parts and the fusion learn from it. Set freeze_text_encoder to False in the model's configuration "
+                "(or train a LoRA adapter instead of the heads alone), or leave mask_grounding out."
+            )
         return self
 
     def initialize_weights(self) -> None:
@@ -224,6 +242,8 @@ class RefSegPreTrainedModel(PreTrainedModel):
             if module.bias is not None:
                 bound = 1 / math.sqrt(module.weight[0].numel())
                 init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, MaskToken):
+            init.zeros_(module.change)
         else:
             super()._init_weights(module)
 
@@ -508,7 +528,11 @@ class RefSegPreTrainedModel(PreTrainedModel):
         `image` is for each text, `fused` what `fuse` makes of it and of the whole sentence.
         """
         task = self.config.mask_grounding
-        words = self.embed_text(input_ids.masked_fill(is_masked, task.mask_token_id), attention_mask)
+        # Through frozen layers as well, for the gradient of the mask token.
+        with changed_output(
+            self.get_input_embeddings(), lambda words: self.mask_grounding.mask_token(words, is_masked)
+        ):
+            words = self.encode_text(input_ids.masked_fill(is_masked, task.mask_token_id), attention_mask)
         if task.image_features == "masked_sentence" and self.maps_hold_language:
             fused = self.fuse(image, words, fused.word_mask)
         words = self.finish_text(words, fused.word_mask)

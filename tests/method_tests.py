@@ -181,6 +181,8 @@ class MethodTests(ABC):
         trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
         encoders = ("backbone.", "text_encoder.")
         assert trained == {name for name, _ in model.named_parameters() if not name.startswith(encoders)}
+        # Which reaches it through the text encoder.
+        assert model.mask_grounding.mask_token.change.grad.any()
 
     def test_mask_grounding_leaves_out_empty_masks(self) -> None:
         model, labels = self.with_mask_grounding(), self.labels()

@@ -1,16 +1,26 @@
 """Mask Grounding: which words are masked, what its predictor sees and what it must not see, configuration, saving."""
 
+import logging
 import math
 
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors.torch import load_file, save_file
+from tiny_configs import CLIP, SAM
 from tiny_lavt import WORDS, tiny_processor
 from torch import Tensor
 from torch.testing import assert_close
 from transformers import BertConfig, CLIPTextConfig, SwinConfig
+from transformers.utils.logging import warning_once
 
-from hf_refseg import AutoModelForReferringSegmentation, LavtConfig, LavtForReferringSegmentation
+from hf_refseg import (
+    AutoModelForReferringSegmentation,
+    LavtConfig,
+    LavtForReferringSegmentation,
+    RisamConfig,
+    RisamForReferringSegmentation,
+)
 from hf_refseg.modeling import auxiliary_refseg
 from hf_refseg.modeling.auxiliary_refseg import (
     AverageToken,
@@ -22,6 +32,7 @@ from hf_refseg.modeling.auxiliary_refseg import (
     mask_centers,
 )
 from hf_refseg.modeling.configuration_refseg import MaskGroundingConfig
+from hf_refseg.training.optimization import train_first_text_layers
 
 SPECIAL = [0, 1, 2, 3, 4]
 SIZE = 32
@@ -248,6 +259,58 @@ def test_padding_does_not_change_the_loss(batch):
     assert_close(model(**batch, attention_mask=padded).loss_components["mask_grounding"], expected)
 
 
+@pytest.mark.parametrize("layers", [0, 1])
+def test_the_mask_token_is_learned_beside_frozen_embeddings(batch, layers):
+    model = build()
+    train_first_text_layers(model.text_encoder, layers)
+    batch["input_ids"][0, 1] = 4  # a mask token that the sentence itself holds
+    before = model(**batch)
+    before.loss.backward()
+    assert model.mask_grounding.mask_token.change.grad.any()
+    assert all(parameter.grad is None for parameter in model.get_input_embeddings().parameters())
+    with torch.no_grad():
+        model.mask_grounding.mask_token.change[0] += 1
+    after = model(**batch)
+    assert after.loss_components["mask_grounding"] != before.loss_components["mask_grounding"]
+    assert torch.equal(after.logits, before.logits)
+
+
+def test_a_checkpoint_without_a_learned_mask_token_computes_the_same(tmp_path, batch):
+    model = build()
+    expected = model(**batch)
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["mask_grounding.mask_token.change"]
+    save_file(tensors, path, metadata={"format": "pt"})
+    loaded, report = AutoModelForReferringSegmentation.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"]
+    actual = loaded(**batch)
+    assert torch.equal(actual.logits, expected.logits) and torch.equal(actual.loss, expected.loss)
+    assert not loaded.mask_grounding.mask_token.change.any()
+
+
+def test_a_wholly_frozen_text_encoder_is_named_in_training(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    for freeze_text_encoder, warnings in ((False, 0), (True, 1)):
+        warning_once.cache_clear()
+        caplog.clear()
+        model = RisamForReferringSegmentation(
+            RisamConfig(
+                backbone_config=SAM,
+                text_config=CLIP,
+                hidden_size=32,
+                num_attention_heads=4,
+                freeze_text_encoder=freeze_text_encoder,
+                mask_grounding=task(),
+            )
+        )
+        model.eval()
+        assert "frozen" not in caplog.text
+        model.train().train()
+        assert caplog.text.count("Set freeze_text_encoder to False") == warnings
+
+
 def test_samples_without_a_target_are_left_out(batch):
     model = build(special_token_ids=[*SPECIAL, 5, 11])
     half = {name: value[:2] for name, value in batch.items()}
@@ -378,7 +441,7 @@ def test_a_mask_token_outside_the_vocabulary_is_named():
 @pytest.mark.parametrize("channels", [32, 96, 128, 1024])
 def test_the_predictor_fits_every_width(channels):
     config = MaskGroundingConfig(**task(predictor_layers=1))
-    grounding = MaskGrounding(config, CLIPTextConfig(hidden_size=24, vocab_size=9), channels, "sdpa")
+    grounding = MaskGrounding(config, CLIPTextConfig(hidden_size=24, vocab_size=9), 24, channels, "sdpa")
     masked = torch.tensor([[True, False]])
     logits = grounding(torch.zeros(1, 2, 24), torch.ones(1, 2), masked, torch.zeros(1, channels, 2, 2), masked[None])
     assert logits.shape == (1, 9)
