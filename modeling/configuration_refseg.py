@@ -349,9 +349,12 @@ class RefSegConfig(CheckedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> Any:
         """As in transformers; pipelines that this process knows are not named: they need no code of the checkpoint."""
         known = PIPELINE_REGISTRY.supported_tasks
-        named = config_dict.get("custom_pipelines", {})
+        fields = dict(config_dict)
+        named = fields.pop("custom_pipelines", {})
         foreign = {task: pipeline for task, pipeline in named.items() if task not in known}
-        return super().from_dict({**config_dict, "custom_pipelines": foreign}, **kwargs)
+        if foreign:
+            fields["custom_pipelines"] = foreign
+        return super().from_dict(fields, **kwargs)
 
     def __post_init__(self, is_saved: bool = False, **kwargs):
         for key, spec in self.sub_configs_defaults.items():

@@ -27,6 +27,10 @@ class ImageFeatures(ModelOutput):
         return self.features
 
     @property
+    def pooler_output(self) -> None:
+        """`None`, where transformers' encoders return one vector for each image: no method makes any."""
+
+    @property
     def num_frames(self) -> int:
         """Frames of each clip; an image counts as one."""
         *frames, _, _ = self.image_size

@@ -340,7 +340,7 @@ class MethodTests(ABC):
             given = model(image_embeds=embeds, text_embeds=text, attention_mask=inputs["attention_mask"]).logits
             assert_close(given, once, atol=1e-5, rtol=0)
         assert calls == []
-        assert embeds.last_hidden_state is embeds.features
+        assert embeds.last_hidden_state is embeds.features and embeds.pooler_output is None
         assert torch.equal(model.get_image_features(image, return_dict=False)[0], embeds.features)
         assert torch.equal(model.get_text_features(inputs["input_ids"], return_dict=False)[0], words.last_hidden_state)
 
