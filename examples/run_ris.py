@@ -417,7 +417,7 @@ def set_input_sizes(model: PreTrainedModel, processor: RefSegProcessor, argument
         blank = Image.new("RGB", (arguments.image_size, arguments.image_size))
         try:
             with torch.no_grad():
-                model(**processor(blank, "the image", return_tensors="pt"))
+                model(**processor(blank, return_tensors="pt"), input_ids=torch.zeros(1, 2, dtype=torch.long))
         except ValueError as error:
             raise ValueError(f"image_size {arguments.image_size} does not go with this model: {error}") from error
 
