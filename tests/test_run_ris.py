@@ -263,6 +263,7 @@ def test_what_is_logged_scored_and_saved_may_change_and_the_card_tells_the_sched
     other = ["--logging_steps", "1", "--eval_strategy", "no", "--save_strategy", "steps", "--save_steps", "1"]
     same_batch = ["--per_device_train_batch_size", "2", "--total_train_batch_size", "4"]
     scored = ["--protocol", "lavt", "--test_splits", "test", "--per_device_eval_batch_size", "1"]
+    scored += ["--dataset_options", "{val_size: 1}"]
     for steps in ("2", "3"):
         run_ris.main([str(recipe), "--max_steps", steps, *other, *same_batch, *scored])
     card = (tmp_path / "run" / "README.md").read_text()

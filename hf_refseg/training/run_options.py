@@ -39,6 +39,7 @@ MAY_CHANGE = {
     *("restore_callback_states_from_checkpoint", "use_cpu", "local_rank", "deepspeed", "accelerator_config"),
     *("output_dir", "data_dir", "image_dir", "cache_dir", "leakage_list", "cache_image_features"),
     *("test_splits", "protocol", "max_test_images", "max_test_videos", "window", "overlap", "per_frame"),
+    *("val_size", "test_size"),
     *SAVED_WITH_A_MODEL,
 }
 MAY_CHANGE_BEGINNINGS = (
