@@ -164,7 +164,9 @@ class WindowLayer(SwinLayer):
 
     def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
         """`tokens` (batch, height * width, channels), `size` (height, width); returns the same shape."""
-        attended = self.attention(self.layernorm_before(tokens), self.window_order(size, tokens.device))
+        # Under torch.jit.trace the sizes of tensors are tensors.
+        height, width = (int(length) for length in size)
+        attended = self.attention(self.layernorm_before(tokens), self.window_order((height, width), tokens.device))
         tokens = tokens + self.drop_path(self.dropout(attended))
         return tokens + self.drop_path(self.dropout(self.mlp(self.layernorm_after(tokens))))
 

@@ -39,7 +39,7 @@ class LastWord(nn.Module):
 
     def forward(self, words: Tensor, word_mask: Tensor) -> Tensor:
         last = (word_mask != 0).sum(1).clamp(min=1) - 1
-        return words[torch.arange(len(words), device=words.device), last]
+        return words[torch.arange(words.shape[0], device=words.device), last]
 
 
 class ReconstructionLayer(nn.Module):

@@ -468,7 +468,10 @@ class RefSegPreTrainedModel(PreTrainedModel):
 
     def segment(self, image: ImageFeatures, words: Tensor, word_mask: Tensor) -> ReferringSegmentationOutput:
         """Logits alone, without gradients for `texts_per_pass` texts at a time; inputs as those of `fuse`."""
-        at_once = len(words) if torch.is_grad_enabled() else max(1, self.texts_per_pass // image.num_frames)
+        at_once = max(1, self.texts_per_pass // image.num_frames)
+        # An exported graph is one pass, as it could not tell how many a batch of another size takes.
+        if torch.is_grad_enabled() or torch.compiler.is_exporting() or torch.jit.is_tracing():
+            at_once = words.shape[0]
         logits, presence_logits = [], []
         parts = (features.split(at_once) for features in (image.features, words, word_mask))
         for pixels, *text in zip(*parts, strict=True):
@@ -546,7 +549,7 @@ class RefSegPreTrainedModel(PreTrainedModel):
         """
         frames = mask_labels.unflatten(1, (num_frames, -1))
         place = frames.flatten(2).sum(2).argmax(1)
-        batch = torch.arange(len(place), device=place.device)
+        batch = torch.arange(place.shape[0], device=place.device)
         return maps.unflatten(2, (num_frames, -1)).transpose(1, 2)[batch, place], frames[batch, place]
 
     @torch.no_grad()

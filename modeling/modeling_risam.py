@@ -183,7 +183,8 @@ class QueryToken(nn.Module):
 
     def forward(self, words: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (batch, tokens, channels) and their mask (batch, tokens), 1 = token."""
-        return self.query.expand(len(words), -1, -1), word_mask.new_ones(len(words), 1)
+        batch = words.shape[0]
+        return self.query.expand(batch, -1, -1), word_mask.new_ones(batch, 1)
 
 
 class GuidedQueryToken(QueryToken):

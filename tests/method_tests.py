@@ -428,6 +428,33 @@ class MethodTests(ABC):
         assert_close(model(**inputs).logits, expected, atol=1e-4, rtol=0)
 
     @torch.no_grad()
+    def test_export_with_any_batch(self) -> None:
+        model, inputs = self.build(), self.inputs(batch=3)
+        batch = {name: {0: torch.export.Dim.DYNAMIC} for name in inputs}
+        exported = torch.export.export(model, (), inputs, dynamic_shapes=batch).module()
+        # More than a pass of the model itself holds.
+        inputs = self.inputs(batch=model.texts_per_pass + 1)
+        assert_close(exported(**inputs).logits, model(**inputs).logits, atol=1e-4, rtol=0)
+
+    @torch.no_grad()
+    def trace_before_any_call(self) -> None:
+        """Of methods with a Swin transformer, whose forward depends on what it keeps."""
+
+        class Logits(nn.Module):
+            def __init__(self, model: nn.Module) -> None:
+                super().__init__()
+                self.model = model
+
+            def forward(self, *inputs: Tensor) -> Tensor:
+                return self.model(*inputs).logits
+
+        inputs = tuple(self.inputs().values())
+        model = Logits(self.build())
+        # This runs it a second time, and compares the graphs.
+        traced = torch.jit.trace(model, inputs, check_trace=True)
+        assert_close(traced(*inputs), model(*inputs), atol=1e-4, rtol=0)
+
+    @torch.no_grad()
     def test_weights_on_disk_give_the_same_mask(self, tmp_path) -> None:
         """Each weight is brought to the module that owns it, when that is called."""
         model, inputs = self.build(presence_head=True), self.inputs()

@@ -161,6 +161,9 @@ class TestLavt(MethodTests):
         # A small map must leave no trace in the windows of later, larger maps.
         assert_close(model(**self.inputs()).logits, self.build()(**self.inputs()).logits)
 
+    def test_trace_before_any_call(self) -> None:
+        self.trace_before_any_call()
+
     def test_without_a_text_dropout_the_text_encoder_stays_in_evaluation_mode(self) -> None:
         assert not self.build(text_dropout=False).train().text_encoder.training
         model = self.build(text_dropout=True).train()

@@ -45,6 +45,9 @@ class TestUnifiedLavt(MethodTests):
         labels[..., 8:24, 10:30] = 1
         return labels
 
+    def test_trace_before_any_call(self) -> None:
+        self.trace_before_any_call()
+
     @pytest.mark.parametrize("kind", ["image", "clip"])
     def test_every_parameter_gets_a_gradient(self, kind: str) -> None:
         model = self.build().train()
