@@ -255,7 +255,7 @@ class RefSegPreTrainedModel(PreTrainedModel):
         to theirs.
 
         Raises:
-            ValueError: neither images nor, where the configuration's `takes_clips` is True, clips.
+            ValueError: neither images nor, where the configuration's `takes_clips` is True, clips; or whole numbers.
         """
         return self.encode_image(pixel_values, self.run_image_encoder)
 
@@ -267,10 +267,12 @@ class RefSegPreTrainedModel(PreTrainedModel):
                 f"`pixel_values` has shape {tuple(pixel_values.shape)}, but this model takes images "
                 f"(batch, 3, height, width){clips}."
             )
-        if pixel_values.is_floating_point():
-            pixel_values = pixel_values.to(self.dtype)
+        if not pixel_values.is_floating_point():
+            raise ValueError(
+                f"`pixel_values` are {pixel_values.dtype}: pass normalized images, as the image processor makes them."
+            )
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.backbone)):
-            return encode(pixel_values)
+            return encode(pixel_values.to(self.dtype))
 
     @can_return_tuple
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> ImageFeatures:
@@ -300,13 +302,15 @@ class RefSegPreTrainedModel(PreTrainedModel):
         are as in `check_requests`.
 
         Raises:
-            ValueError: more tokens than the text encoder has positions for, or sentences in pairs.
+            ValueError: more tokens than the text encoder has positions for or others than it knows, a mask of another
+                shape, or sentences in pairs.
         """
         self.check_requests(token_type_ids, **kwargs)
         return BaseModelOutputWithPooling(last_hidden_state=self.embed_text(input_ids, attention_mask))
 
     def embed_text(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """The word features of `get_text_features`; arguments and errors are the same."""
+        _require_tokens(input_ids, attention_mask, self.config.text_config.vocab_size)
         limit = self.config.text_config.max_position_embeddings
         if input_ids.shape[1] > limit:
             raise ValueError(
@@ -587,6 +591,23 @@ def find_input_embeddings(model: PreTrainedModel) -> list[nn.Module]:
 def _can_be_read(values: Tensor) -> bool:
     """Whether Python can look at values: not in a graph that is being made of tensors without any."""
     return not (values.is_meta or is_tracing(values))
+
+
+def _require_tokens(input_ids: Tensor, attention_mask: Tensor | None, vocab_size: int) -> None:
+    """Raises ValueError where `input_ids` are no token ids, or the mask is not theirs."""
+    shape = tuple(input_ids.shape)
+    if len(shape) != 2 or shape[1] < 1:
+        raise ValueError(f"`input_ids` have shape {shape}: pass (batch, tokens), one token at least.")
+    if attention_mask is not None and tuple(attention_mask.shape) != shape:
+        raise ValueError(
+            f"`attention_mask` has shape {tuple(attention_mask.shape)}, but `input_ids` have {shape}: pass both as "
+            "the tokenizer made them."
+        )
+    if _can_be_read(input_ids) and ((input_ids < 0) | (input_ids >= vocab_size)).any():
+        raise ValueError(
+            f"`input_ids` go from {input_ids.min().item()} to {input_ids.max().item()}, but the text encoder knows "
+            f"{vocab_size} tokens: take the tokenizer that was saved with the model."
+        )
 
 
 def _require_words(attention_mask: Tensor | None) -> None:

@@ -527,6 +527,10 @@ class MethodTests(ABC):
             ({"mask_labels": torch.full((2, 64, 72), 255)}, "`mask_labels` hold 255, but only 0"),
             ({"mask_labels": torch.full((2, 64, 72), 0.5)}, "`mask_labels` hold 0.5, but only 0"),
             ({"attention_mask": torch.tensor([[1] * 6, [0] * 6])}, "`attention_mask` is 0 all over text 1"),
+            ({"attention_mask": torch.ones(2, 4)}, r"`attention_mask` has shape \(2, 4\), but .* \(2, 6\)"),
+            ({"input_ids": torch.ones(6, dtype=torch.long)}, r"`input_ids` have shape \(6,\): pass \(batch, tokens\)"),
+            ({"input_ids": torch.full((2, 6), 97)}, r"`input_ids` go from 97 to 97, .* knows 97 tokens"),
+            ({"pixel_values": torch.zeros(2, 3, 64, 64, dtype=torch.uint8)}, r"torch\.uint8: pass normalized images"),
             ({"token_type_ids": torch.ones(2, 6, dtype=torch.long)}, "a text is a single sentence"),
         ],
     )

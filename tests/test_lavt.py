@@ -9,7 +9,9 @@ from types import FrameType
 import pytest
 import torch
 from method_tests import MethodTests
+from PIL import Image
 from tiny_configs import BERT, SWIN
+from tiny_lavt import tiny_lavt, tiny_processor
 from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import BertConfig, BertModel, SwinConfig, SwinModel
@@ -87,6 +89,16 @@ class TestLavt(MethodTests):
         plain, checkpointed = self.lora_gradients(), self.lora_gradients(use_reentrant=True)
         for name, gradient in plain.items():
             assert_close(checkpointed[name], gradient, atol=1e-6, rtol=1e-3, msg=lambda text, name=name: name + text)
+
+    @torch.no_grad()
+    def test_what_tokenizer_and_image_processor_give_is_taken(self) -> None:
+        model, processor = tiny_lavt(), tiny_processor()
+        image, text = Image.new("RGB", (20, 30), "red"), ["the red dog", "left"]
+        tokens = processor.tokenizer(text, padding=True, return_tensors="pt")
+        assert "token_type_ids" in tokens
+        pixels = processor.image_processor([image] * 2, return_tensors="pt")
+        expected = model(**processor(images=[image] * 2, text=text, return_tensors="pt")).logits
+        assert torch.equal(model(**pixels, **tokens).logits, expected)
 
     def test_labels_that_are_not_there_are_named(self) -> None:
         labels = self.labels()
