@@ -173,10 +173,6 @@ class MaskGroundingConfig(TaskConfig):
 
     task = "mask_grounding"
     effective_with = {
-        "image_features": (
-            'with image_tokens=True or mask_encoder="average"',
-            lambda config: config.image_tokens or config.mask_encoder == "average",
-        ),
         "max_map_size": ("with image_tokens=True", lambda config: config.image_tokens),
     }
 
