@@ -368,6 +368,11 @@ class MethodTests(ABC):
         assert not model.accepts_loss_kwargs
 
     @torch.no_grad()
+    def test_a_configuration_reloads_as_it_was(self, tmp_path) -> None:
+        config = self.tiny_config()
+        config.save_pretrained(tmp_path)
+        assert type(config).from_pretrained(tmp_path).to_dict() == config.to_dict()
+
     def test_save_and_load_keep_the_logits(self, tmp_path) -> None:
         model, inputs = self.build(), self.inputs()
         model.save_pretrained(tmp_path)
