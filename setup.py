@@ -6,18 +6,18 @@ from setuptools import setup
 
 # The lowest versions are those that `make test-lowest` installs.
 DEPENDENCIES = [
-    "torch>=2.6",
-    "torchvision>=0.21",
+    "torch>=2.8",
+    "torchvision>=0.23",
     "transformers>=5.23,<6",
     "datasets>=5,<6",
     "huggingface_hub>=2,<3",
     "safetensors>=0.8",
-    "accelerate>=1.1",
+    "accelerate>=1.10",
     "evaluate>=0.4.3",
     "timm>=1.0.23",
-    "peft>=0.18",
+    "peft>=0.19",
     "pycocotools>=2.0.8",
-    "typer>=0.15",
+    "typer>=0.20",
     "pyyaml>=6.0.1",
 ]
 VIDEO = ["av>=14", "h5py>=3.12", "scipy>=1.14"]
