@@ -96,22 +96,9 @@ class BtmaeConfig(RefSegConfig):
             ("word_mask_ratio", "word_reconstruction_weight"),
             ("with word_autoencoder=True", lambda config: config.word_autoencoder),
         ),
-        **dict.fromkeys(
-            ("num_encoder_layers", "num_decoder_layers", "initializer_range"),
-            ("with an autoencoder", lambda config: config.image_autoencoder or config.word_autoencoder),
-        ),
-        **dict.fromkeys(
-            ("num_impact_tokens", "impact_queries"),
-            ('with mask_decoder="impact_tokens"', lambda config: config.mask_decoder == "impact_tokens"),
-        ),
-        **dict.fromkeys(
-            ("num_attention_heads", "intermediate_size"),
-            (
-                'with an autoencoder, or mask_decoder="impact_tokens"',
-                lambda config: (
-                    config.image_autoencoder or config.word_autoencoder or config.mask_decoder == "impact_tokens"
-                ),
-            ),
+        "impact_queries": (
+            'with mask_decoder="impact_tokens"',
+            lambda config: config.mask_decoder == "impact_tokens",
         ),
     }
 

@@ -67,15 +67,10 @@ class LavtConfig(RefSegConfig):
     effective_with: ClassVar[Conditions] = {
         **RefSegConfig.effective_with,
         "text_dropout": ("with freeze_text_encoder=False", lambda config: not config.freeze_text_encoder),
-        "fusion_num_heads": ('with fusion_type="pixel_word"', lambda config: config.fusion_type == "pixel_word"),
         "fusion_norm": ('with fusion_type="pixel_word"', lambda config: config.fusion_type == "pixel_word"),
         "gate_activation": ("with language_pathway=True", lambda config: config.language_pathway),
         "class_weights": ('with loss_type="cross_entropy"', lambda config: config.loss_type == "cross_entropy"),
         "boundary_loss_weight": ('with loss_type="dice_boundary"', lambda config: config.loss_type == "dice_boundary"),
-        "initializer_range": (
-            'with a language_pathway whose gate_activation is not "none"',
-            lambda config: config.language_pathway and config.gate_activation != "none",
-        ),
     }
 
     backbone_config: PreTrainedConfig | dict | None = None

@@ -89,12 +89,7 @@ class M3AttConfig(RefSegConfig):
     own_encoders: ClassVar[dict[str, type[PreTrainedConfig]]] = {RecurrentTextConfig.model_type: RecurrentTextConfig}
     effective_with: ClassVar[Conditions] = {
         **RefSegConfig.effective_with,
-        "encoder_feedforward": ("with num_encoder_layers above 0", lambda config: config.num_encoder_layers != 0),
         "interaction_type": ("with num_decoder_layers above 1", lambda config: config.num_decoder_layers != 1),
-        "interaction_scale": (
-            'with num_decoder_layers above 1 and an interaction_type that is not "none"',
-            lambda config: config.num_decoder_layers != 1 and config.interaction_type != "none",
-        ),
     }
 
     backbone_config: PreTrainedConfig | dict | None = None

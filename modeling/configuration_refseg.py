@@ -107,7 +107,6 @@ class TaskConfig:
     """Base of the configurations of training tasks, which are dataclasses and know the task's name."""
 
     task: ClassVar[str]
-    effective_with: ClassVar[Conditions] = {}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Any:
@@ -172,10 +171,6 @@ class MaskGroundingConfig(TaskConfig):
     ```"""
 
     task = "mask_grounding"
-    effective_with = {
-        "max_map_size": ("with image_tokens=True", lambda config: config.image_tokens),
-    }
-
     special_token_ids: list[int] | tuple[int, ...] | None = None
     mask_token_id: int | None = None
     mask_probability: float | int = 0.15
@@ -329,7 +324,8 @@ class RefSegConfig(CheckedConfig):
     custom_pipelines: ClassVar[dict[str, dict]] = {}
     # Configurations of encoders that come with the methods, by model type.
     own_encoders: ClassVar[dict[str, type[PreTrainedConfig]]] = {}
-    # Under what condition some fields have an effect.
+    # Under what condition some fields have an effect. Sizes and starting values of a part are not among them: they
+    # say what it is like, so that an ablation of a recipe changes the one field that leaves it out.
     effective_with: ClassVar[Conditions] = {
         "presence_loss_weight": ("with presence_head=True", lambda config: config.presence_head)
     }
@@ -359,8 +355,6 @@ class RefSegConfig(CheckedConfig):
         super().__post_init__(is_saved=is_saved, **kwargs)
         if not is_saved:
             require_effect(self, self.effective_with)
-            if self.mask_grounding is not None:
-                require_effect(self.mask_grounding, self.mask_grounding.effective_with)
 
     def build_sub_config(self, key: str, spec: SubConfigSpec, is_saved: bool) -> PreTrainedConfig:
         """The configuration of an encoder from its mapping, by default that of `spec`.

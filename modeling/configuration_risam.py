@@ -82,7 +82,7 @@ class RisamConfig(RefSegConfig):
             ('with fusion_type="mutual_attention"', lambda config: config.fusion_type == "mutual_attention"),
         ),
         **dict.fromkeys(
-            ("num_decoder_blocks", "token_to_image_attention", "linguistic_guidance", "initializer_range"),
+            ("token_to_image_attention", "linguistic_guidance"),
             ('with mask_decoder="mutual_aware"', lambda config: config.mask_decoder == "mutual_aware"),
         ),
     }

@@ -54,10 +54,6 @@ class VideoLavtConfig(LavtConfig):
             'with fusion_type="pixel_word" or bidirectional=True',
             lambda config: config.fusion_type == "pixel_word" or config.bidirectional,
         ),
-        "initializer_range": (
-            'with a language_pathway whose gate_activation is not "none", or with bidirectional=True',
-            lambda config: config.bidirectional or (config.language_pathway and config.gate_activation != "none"),
-        ),
     }
     takes_clips: ClassVar[bool] = True
     max_text_length: ClassVar[int] = 22
