@@ -73,8 +73,9 @@ class KeptScores(NamedTuple):
 class WindowScores(SwinRelativePositionBias):
     """What is added to the attention scores of windows: their relative position bias, and -100 between shifted parts.
 
-    Without gradients it is kept for the last order seen. The table's values are compared, as nothing else tells of all
-    changes: fused optimizers and `.data` leave no trace in the tensor.
+    On a CPU it is kept, without gradients, for the last order seen. The table's values are compared, as nothing else
+    tells of all changes: fused optimizers and `.data` leave no trace in the tensor. Elsewhere to compare would be to
+    wait for the device, which takes longer than to compute it.
     """
 
     def __init__(self, num_heads: int, window_size: int) -> None:
@@ -83,12 +84,13 @@ class WindowScores(SwinRelativePositionBias):
 
     def forward(self, order: WindowOrder) -> list[Tensor]:
         """For each group of windows (1 or windows, heads, queries, keys)."""
-        if torch.is_grad_enabled() or is_tracing():
+        table = self.relative_position_bias_table
+        if torch.is_grad_enabled() or is_tracing() or table.device.type != "cpu":
             return self.compute(order)
         # Read once: another thread may replace it at any time.
         kept = self.kept
-        if kept is None or not kept.are_of(order, self.relative_position_bias_table):
-            kept = KeptScores(order, self.relative_position_bias_table.clone(), self.compute(order))
+        if kept is None or not kept.are_of(order, table):
+            kept = KeptScores(order, table.clone(), self.compute(order))
             self.kept = kept
         return kept.scores
 

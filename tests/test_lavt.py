@@ -314,6 +314,15 @@ class TestLavt(MethodTests):
             assert torch.equal(model(**inputs).logits, after)
             assert torch.equal(copy.deepcopy(model)(**inputs).logits, after)
 
+    @torch.no_grad()
+    def test_nothing_is_read_back_from_another_device(self) -> None:
+        """A device without values stands for one that is waited for whenever Python reads a value."""
+        backbone = self.build().backbone.to("meta")
+        pixels = self.inputs()["pixel_values"].to("meta")
+        for _ in range(2):
+            tokens, size = backbone.embed(pixels)
+            assert backbone.run_stage(0, tokens, size).is_meta
+
     @pytest.mark.parametrize(
         ("overrides", "message"),
         [
