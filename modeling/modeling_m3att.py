@@ -6,12 +6,15 @@ Equations, sections, figures and tables are those of the paper. Words are padded
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel
 from transformers import initialization as init
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import ConversionOps, WeightConverter
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_m3att import M3AttConfig
@@ -191,8 +194,14 @@ class PlainInteraction(nn.Module):
 
     def __init__(self, config: M3AttConfig) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.empty(()))  # w_ci
+        self.scale = nn.Parameter(torch.empty(1))  # w_ci; FSDP shards no parameter without an axis
         self.norm = TokenBatchNorm(config.hidden_size)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        name = f"{prefix}scale"
+        if name in state_dict:
+            state_dict[name] = torch.atleast_1d(state_dict[name])
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, decoded: Tensor, language: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
         return self.inject(decoded, language, word_mask), language
@@ -218,6 +227,25 @@ class IterativeInteraction(PlainInteraction):
         scores = F.relu(self.query(decoded)) @ language.transpose(1, 2)
         gathered = softmax_over_words(scores, word_mask) @ F.relu(self.value(language))  # equation 3 and F_i
         return self.inject(decoded, gathered, word_mask), language
+
+
+class ScalesWithAxis(ConversionOps):
+    """Scales of interactions as (1,), also those of earlier versions, which were saved without an axis."""
+
+    def convert(
+        self,
+        input_dict: dict[str, list[Tensor]],
+        source_patterns: list[str],
+        target_patterns: list[str],
+        full_layer_name: str,
+        **kwargs: Any,
+    ) -> dict[str, Tensor]:
+        (values,) = input_dict.values()
+        return {full_layer_name: torch.atleast_1d(values[0])}
+
+    @property
+    def reverse_op(self) -> "ScalesWithAxis":
+        return self
 
 
 INTERACTION = {"iterative": IterativeInteraction, "plain": PlainInteraction, "none": NoInteraction}
@@ -426,5 +454,10 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel):
         """Binary cross-entropy (equation 5; its other loss is that of a task which any method can carry)."""
         return {"cross_entropy": cross_entropy(logits, mask_labels)}
 
+
+# By the name of the class, as PEFT would take a mapping of the model type for one that adapters need as well.
+register_checkpoint_conversion_mapping(
+    M3AttForReferringSegmentation.__name__, [WeightConverter("scale", "scale", [ScalesWithAxis()])], overwrite=True
+)
 
 __all__ = ["M3AttForReferringSegmentation"]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, Mask2FormerConfig, Mask2FormerPreTrainedModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.models.mask2former.modeling_mask2former import (
+    Mask2FormerMaskedAttentionDecoderOutput,
     Mask2FormerPixelDecoder,
     Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention,
     Mask2FormerTransformerModule,
@@ -19,7 +20,15 @@ from transformers.models.mask2former.modeling_mask2former import (
 
 from .configuration_magnet import MagNetConfig
 from .encoders_refseg import BertStages, SwinStages, load_pretrained_swin
-from .layers_refseg import CrossModalAttention, GateProjection, PixelNorm, mean_word, resize_aligned, to_map
+from .layers_refseg import (
+    CrossModalAttention,
+    GateProjection,
+    PixelNorm,
+    mean_word,
+    resize_aligned,
+    to_map,
+    written_out_attention,
+)
 from .losses_refseg import cross_entropy, dice_loss, pixel_to_pixel_loss, pixel_to_text_loss
 from .modeling_outputs_refseg import FusedFeatures, ImageFeatures
 from .modeling_refseg import RefSegPreTrainedModel
@@ -218,13 +227,68 @@ class PixelDecoder(Mask2FormerPixelDecoder):
             )
 
 
+class MaskedCrossAttention(nn.MultiheadAttention):
+    """PyTorch's multi-head attention with its parts called, where PyTorch reads the weight of one past its forward.
+
+    A weight may lie on disk or on other devices until its module is called. `query`, `key` and `value` are (positions,
+    batch, channels), `attn_mask` (batch * heads, queries, keys) True = not attended to. Returns the shape of `query`.
+    """
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor, key_padding_mask: None = None
+    ) -> tuple[Tensor, None]:
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        query, key, value = (
+            F.linear(features, weight, bias).unflatten(2, (self.num_heads, -1)).permute(1, 2, 0, 3)
+            for features, weight, bias in zip((query, key, value), weights, biases, strict=True)
+        )
+        is_attended = ~attn_mask.unflatten(0, (-1, self.num_heads))
+        dropout = self.dropout if self.training else 0.0
+        attended, _ = written_out_attention(self, query, key, value, is_attended, self.head_dim**-0.5, dropout)
+        return self.out_proj(attended.flatten(2).transpose(0, 1)), None
+
+
+class MaskDecoder(Mask2FormerTransformerModule):
+    """Mask2Former's masked-attention decoder, its embeddings called, where Mask2Former reads their weights.
+
+    `multi_scale_features`: maps (batch, channels, height, width), coarsest first; `mask_features` the same, at the
+    size of the masks. Returns the output of Mask2Former's decoder.
+    """
+
+    def __init__(self, config: Mask2FormerConfig) -> None:
+        super().__init__(config.feature_size, config)
+        for layer in self.decoder.layers:
+            layer.cross_attn = MaskedCrossAttention(config.hidden_dim, config.num_attention_heads, config.dropout)
+
+    def forward(
+        self, multi_scale_features: list[Tensor], mask_features: Tensor
+    ) -> Mask2FormerMaskedAttentionDecoderOutput:
+        device, batch = mask_features.device, mask_features.shape[0]
+        levels = self.level_embed(torch.arange(self.num_feature_levels, device=device))
+        queries = torch.arange(self.queries_features.num_embeddings, device=device)[:, None].expand(-1, batch)
+        features, positions = [], []
+        for maps, project, level in zip(multi_scale_features, self.input_projections, levels, strict=True):
+            features.append((project(maps).flatten(2) + level[:, None]).permute(2, 0, 1))
+            places = self.position_embedder(maps.shape, maps.device, maps.dtype, None)
+            positions.append(places.flatten(2).permute(2, 0, 1))
+        return self.decoder(
+            inputs_embeds=self.queries_features(queries),
+            multi_stage_positional_embeddings=positions,
+            pixel_embeddings=mask_features,
+            encoder_hidden_states=features,
+            query_position_embeddings=self.queries_embedder(queries),
+            feature_size_list=[maps.shape[-2:] for maps in multi_scale_features],
+            return_dict=True,
+        )
+
+
 class MaskHead(Mask2FormerPreTrainedModel):
-    """Mask2Former's pixel decoder and its masked-attention decoder with one query."""
+    """Mask2Former's pixel decoder and its masked-attention decoder, which are called one by one."""
 
     def __init__(self, config: Mask2FormerConfig, widths: list[int]) -> None:
         super().__init__(config)
         self.pixel_decoder = PixelDecoder(config, widths)
-        self.transformer = Mask2FormerTransformerModule(config.feature_size, config)
+        self.transformer = MaskDecoder(config)
         self.post_init()
 
     @classmethod
@@ -243,20 +307,6 @@ class MaskHead(Mask2FormerPreTrainedModel):
             # In custom code transformers passes over modules that hold no parameter themselves.
             for layer in module.encoder.layers:
                 super()._init_weights(layer.self_attn)
-
-    def decode_pixels(self, maps: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """From the maps of the stages, finest first, to the mask features and the maps that the query attends to.
-
-        Returns (batch, mask_feature_size, height, width) at the finest map's size, and maps of `feature_size`
-        channels with strides 32, 16 and 8.
-        """
-        output = self.pixel_decoder(maps)
-        return output.mask_features, list(output.multi_scale_features[:3])
-
-    def decode_masks(self, mask_features: Tensor, scales: list[Tensor]) -> Tensor:
-        """Mask logits (batch, height, width) at the size of the mask features."""
-        output = self.transformer(multi_scale_features=scales, mask_features=mask_features)
-        return output.masks_queries_logits[-1].squeeze(1)
 
 
 @dataclass
@@ -324,7 +374,9 @@ class MagNetForReferringSegmentation(RefSegPreTrainedModel):
     ```"""
 
     config: MagNetConfig
-    _no_split_modules = ["WindowLayer", "CrossModalAlignment", "MaskHead"]
+    _no_split_modules = [
+        *("WindowLayer", "BertEmbeddings", "BertLayer", "CrossModalAlignment", "PixelDecoder", "MaskDecoder")
+    ]
 
     def __init__(self, config: MagNetConfig) -> None:
         super().__init__(config)
@@ -390,13 +442,19 @@ class MagNetForReferringSegmentation(RefSegPreTrainedModel):
                 words = self.text_encoder.run_stage(index, words, word_mask)
             features, pixels, words = align(pixels, size, words, word_mask)
             maps.append(to_map(features, size))
-        mask_features, scales = self.head.decode_pixels(maps)
-        return MagNetFeatures(maps=maps, words=words, word_mask=word_mask, mask_features=mask_features, scales=scales)
+        pixels = self.head.pixel_decoder(maps)
+        return MagNetFeatures(
+            maps=maps,
+            words=words,
+            word_mask=word_mask,
+            mask_features=pixels.mask_features,
+            scales=list(pixels.multi_scale_features[:3]),
+        )
 
     def decode(self, fused: MagNetFeatures, image_size: tuple[int, int]) -> Tensor:
         """The one query's mask logits at the input size, (batch, height, width)."""
-        logits = self.head.decode_masks(fused.mask_features, fused.scales)
-        return resize_aligned(logits.unsqueeze(1), image_size).squeeze(1)
+        masks = self.head.transformer(fused.scales, fused.mask_features).masks_queries_logits
+        return resize_aligned(masks[-1], image_size).squeeze(1)
 
     def compute_losses(self, logits: Tensor, mask_labels: Tensor, fused: MagNetFeatures) -> dict[str, Tensor]:
         """The unweighted losses of equation 15 but that of Mask Grounding; `alignment` is equation 12."""

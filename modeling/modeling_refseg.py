@@ -111,6 +111,8 @@ class RefSegPreTrainedModel(PreTrainedModel):
 
     def post_init(self) -> None:
         super().post_init()
+        # With other encoders some are not there, and accelerate refuses to look for them.
+        self._no_split_modules &= {type(module).__name__ for module in self.modules()}
         self.freeze_encoders()
 
     @classmethod

@@ -1,9 +1,10 @@
 """Fixtures that several test files share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+import torch.distributed as dist
 from hub_server import hub  # noqa: F401
 from torch import nn
 
@@ -35,3 +36,11 @@ def count_calls(monkeypatch: pytest.MonkeyPatch) -> Callable[[nn.Module, str], l
         return calls
 
     return watch
+
+
+@pytest.fixture
+def group_of_one() -> Iterator[None]:
+    """This process, as if it were all those of a distributed run."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()

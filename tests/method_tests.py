@@ -13,6 +13,8 @@ from rounded_operations import RoundedOperations
 from safetensors.torch import save_file
 from tiny_lavt import tiny_processor
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.testing import assert_close
 from transformers import PreTrainedConfig, pipeline
 from transformers.utils import logging
@@ -28,8 +30,6 @@ class MethodTests(ABC):
     size = (64, 72)
     # Ends of the names of parameters whose gradient is zero by construction in a new model.
     without_effect_at_the_start: tuple[str, ...] = ()
-    # Parts of the model whose weights are read outside the modules that own them.
-    parts_kept_in_memory: tuple[str, ...] = ()
 
     @abstractmethod
     def tiny_config(self, **overrides) -> PreTrainedConfig:
@@ -464,12 +464,40 @@ class MethodTests(ABC):
         """Each weight is brought to the module that owns it, when that is called."""
         model, inputs = self.build(presence_head=True), self.inputs()
         model.save_pretrained(tmp_path / "model")
-        devices = {name: "cpu" if name in self.parts_kept_in_memory else "disk" for name, _ in model.named_children()}
+        devices = dict.fromkeys(dict(model.named_children()), "disk")
         loaded = self.model_class.from_pretrained(
             tmp_path / "model", device_map=devices, offload_folder=tmp_path / "offloaded"
         )
         assert any(parameter.is_meta for parameter in loaded.parameters())
         assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+
+    @pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view tensor")
+    def test_sharded_by_fsdp_it_trains_as_in_one_piece(self, group_of_one: None) -> None:
+        """By the units that it names, as accelerate shards it: each has to be called, none read past its forward."""
+        whole, sharded = self.with_mask_grounding(), self.with_mask_grounding()
+        units = [module for module in sharded.modules() if type(module).__name__ in sharded._no_split_modules]
+        assert {type(module).__name__ for module in units} == sharded._no_split_modules
+        for module in (*reversed(units), sharded):
+            fully_shard(module)
+        results = []
+        for model in (whole, sharded):
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+            for _ in range(2):
+                optimizer.zero_grad()
+                loss = model(**self.inputs(), mask_labels=self.labels()).loss
+                loss.backward()
+                optimizer.step()
+                with torch.no_grad():
+                    results.append((loss.detach(), model(**self.inputs()).logits))
+        assert_close(results[2:], results[:2], atol=1e-5, rtol=1e-4)
+        assert not torch.equal(results[0][1], results[1][1])
+        sharded.reshard()
+        for (name, parameter), shard in zip(whole.named_parameters(), sharded.parameters(), strict=True):
+            assert isinstance(shard, DTensor)
+            # Of what nothing reads there is none, or zeros.
+            gradients = [torch.zeros_like(part) if part.grad is None else part.grad for part in (shard, parameter)]
+            actual, expected = gradients[0].full_tensor(), gradients[1]
+            assert_close(actual, expected, atol=1e-5, rtol=1e-3, msg=lambda text, name=name: name + text)
 
     def test_gradient_checkpointing_gives_the_same_gradients(self) -> None:
         plain, checkpointed = self.build().train(), self.build().train()

@@ -1,13 +1,14 @@
 """M3Att's own behavior: attention, interaction, reconstruction and mask decoder by their equations, ablations."""
 
 import math
+import shutil
 from collections.abc import Callable
 
 import pytest
 import torch
 from fresh_process import run_python
 from method_tests import MethodTests
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from slow_attention import slow_heads, slow_softmax
 from tiny_configs import BERT, SWIN
 from torch import Tensor, nn
@@ -67,6 +68,29 @@ ABLATIONS = [
 class TestM3Att(MethodTests):
     model_class = M3AttForReferringSegmentation
     size = (64, 64)
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("interaction_type", ["iterative", "plain"])
+    def test_scales_that_were_saved_without_an_axis_are_read(self, interaction_type: str, tmp_path) -> None:
+        model, inputs = self.build(interaction_type=interaction_type), self.inputs()
+        for interaction in model.mutual_decoder.interactions:
+            interaction.scale.fill_(0.7)
+        expected = model(**inputs).logits
+        model.save_pretrained(tmp_path / "now")
+        tensors = load_file(tmp_path / "now" / "model.safetensors")
+        shapes = {name: value.shape for name, value in tensors.items()}
+        scales = {name: value.squeeze(0) for name, value in tensors.items() if name.endswith(".scale")}
+        assert len(scales) == 2 and {value.shape for value in scales.values()} == {()}
+        shutil.copytree(tmp_path / "now", tmp_path / "earlier")
+        save_file(tensors | scales, tmp_path / "earlier" / "model.safetensors", {"format": "pt"})
+        loaded = self.model_class.from_pretrained(tmp_path / "earlier")
+        assert torch.equal(loaded(**inputs).logits, expected)
+        loaded.save_pretrained(tmp_path / "again")
+        again = load_file(tmp_path / "again" / "model.safetensors")
+        assert {name: value.shape for name, value in again.items()} == shapes
+        fresh = self.build(interaction_type=interaction_type)
+        fresh.load_state_dict(model.state_dict() | scales)
+        assert torch.equal(fresh(**inputs).logits, expected)
 
     def test_a_single_word_trains_with_the_statistics_of_evaluation(self) -> None:
         model = self.build(text_config=RECURRENT)

@@ -54,9 +54,6 @@ class TestMagNet(MethodTests):
         "level_embed",
     )
 
-    # PyTorch's multi-head attention and Mask2Former's decoder read weights of modules that they do not call.
-    parts_kept_in_memory = ("head",)
-
     def tiny_config(self, **overrides) -> MagNetConfig:
         fields = {
             "backbone_config": TINY_SWIN,
