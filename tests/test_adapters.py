@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import test_m3att
 import test_risam
 import torch
 from fresh_process import run_python
@@ -14,10 +15,11 @@ from packaging.version import Version
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft import __version__ as peft_version
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_run_ris import TINY, run_ris, write_recipe
 from tiny_lavt import tiny_lavt, tiny_processor
 from torch import nn
+from torch.testing import assert_close
 from train_tiny import build_model, build_processor
 from transformers import (
     AutoModel,
@@ -41,9 +43,10 @@ from hf_refseg import (
 )
 from hf_refseg.data.examples import ReferentExamples, SentenceExamples
 from hf_refseg.datasets_scripts.refshapes import build_refshapes
+from hf_refseg.modeling.configuration_refseg import MaskGroundingConfig
 from hf_refseg.training.adapters import ATTENTION_PROJECTIONS, find_heads, load_adapter_weights
 from hf_refseg.training.arguments import RefSegTrainingArguments
-from hf_refseg.training.trainer import find_checkpoint_fault, last_complete_checkpoint
+from hf_refseg.training.trainer import find_checkpoint_fault, last_complete_checkpoint, load_weights
 from hf_refseg_cli import app
 
 RANKS = {"heads": None, "lora": 4}
@@ -217,6 +220,55 @@ def test_the_adapter_of_the_papers_risam_is_small() -> None:
     model.name_or_path = "someone/risam"
     saved = get_peft_model_state_dict(add_adapter(model), save_embedding_layers=False)
     assert 10e6 < sum(tensor.numel() * tensor.element_size() for tensor in saved.values()) < 40e6
+
+
+@torch.no_grad()
+@kinds
+def test_an_adapter_from_before_the_mask_token_was_learned_computes_the_same(kind, tmp_path) -> None:
+    config = tiny_lavt().config
+    config.mask_grounding = MaskGroundingConfig(special_token_ids=[0, 1, 2, 3, 4], mask_token_id=4, predictor_layers=1)
+    LavtForReferringSegmentation(config).save_pretrained(tmp_path / "base")
+    model = add_adapter(load_base(tmp_path / "base"), lora_rank=RANKS[kind]).eval()
+    for part in model.parameters():
+        if part.requires_grad:
+            part.add_(0.05 * torch.randn(part.shape, generator=torch.Generator().manual_seed(0)))
+    change = model.mask_grounding.mask_token.change
+    change.zero_()
+    labels = torch.ones(2, 64, 64, dtype=torch.long)
+    expected = model(**inputs(), mask_labels=labels)
+    model.save_pretrained(tmp_path / "adapter")
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    del tensors["base_model.model.mask_grounding.mask_token.change"]
+    save_file(tensors, weights)
+    change.fill_(1)
+    load_weights(model, tmp_path / "adapter")  # as a training does that goes on
+    for loaded in (load_with_adapter(tmp_path / "adapter"), model):
+        assert not loaded.mask_grounding.mask_token.change.any()
+        assert torch.equal(loaded(**inputs(), mask_labels=labels).loss, expected.loss)
+    del tensors["base_model.model.mask_grounding.words.kind.weight"]
+    save_file(tensors, weights)
+    with pytest.raises(ValueError, match=r"words\.kind\.weight has the shape none in the adapter"):
+        load_with_adapter(tmp_path / "adapter")
+
+
+@torch.no_grad()
+def test_an_adapter_whose_scales_have_no_axis_is_read(tmp_path) -> None:
+    tests = test_m3att.TestM3Att()
+    tests.build().save_pretrained(tmp_path / "base")
+    model = add_adapter(load_base(tmp_path / "base")).eval()
+    for name, part in model.named_parameters():
+        if name.endswith(".scale"):
+            part.fill_(0.7)
+    expected = model(**tests.inputs()).logits
+    model.save_pretrained(tmp_path / "adapter")
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    scales = {name: value.squeeze() for name, value in tensors.items() if name.endswith(".scale")}
+    assert scales and {value.shape for value in scales.values()} == {()}
+    save_file(tensors | scales, weights)
+    loaded = load_with_adapter(tmp_path / "adapter")
+    assert_close(loaded(**tests.inputs()).logits, expected)
 
 
 class OtherForReferringSegmentation(LavtForReferringSegmentation):

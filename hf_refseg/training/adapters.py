@@ -7,12 +7,21 @@ from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+import torch
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from peft.utils.other import AuxiliaryTrainingWrapper
-from safetensors import SafetensorError, safe_open
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import cached_file, find_adapter_config_file
 
@@ -131,22 +140,20 @@ def load_adapter_weights(model: PeftModel, adapter: str | PathLike[str]) -> None
         OSError: a file of the adapter is not there.
     """
     adapter = str(adapter)
-    saved_config, config = read_adapter_config(adapter), model.peft_config["default"]
+    saved_config = read_adapter_config(adapter)
     base_model = model.get_base_model()
     _check_base_model(base_model, adapter, saved_config)
-    saved = _read_shapes(adapter)
-    expected = {
-        name: list(tensor.shape)
-        for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()
-    }
-    differing = sorted(name for name in saved.keys() | expected.keys() if saved.get(name) != expected.get(name))
+    expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+    saved = _added_later(base_model, expected) | _read_weights(adapter)
+    shapes, wanted = _shapes(saved), _shapes(expected)
+    differing = sorted(name for name in shapes.keys() | wanted.keys() if shapes.get(name) != wanted.get(name))
     if differing:
         name = differing[0]
         raise ValueError(
-            f"{_mismatch(adapter, saved_config, base_model)}: {name} has the shape {saved.get(name, 'none')} in the "
-            f"adapter and {expected.get(name, 'none')} in the model."
+            f"{_mismatch(adapter, saved_config, base_model)}: {name} has the shape {shapes.get(name, 'none')} in the "
+            f"adapter and {wanted.get(name, 'none')} in the model."
         )
-    model.load_adapter(adapter, "default", is_trainable=not config.inference_mode)
+    set_peft_model_state_dict(model, saved)
 
 
 def check_kind(folder: str | PathLike[str], *, adapter: bool) -> None:
@@ -255,11 +262,25 @@ def _location(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
-def _read_shapes(adapter: str) -> dict[str, list[int]]:
-    """Names and shapes of an adapter's tensors, read off the head of the file."""
+def _read_weights(adapter: str) -> dict[str, Tensor]:
+    """An adapter's tensors by name."""
     path = cached_file(adapter, "adapter_model.safetensors")
     try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}). Save or download the adapter again.") from error
+
+
+def _added_later(base_model: PreTrainedModel, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those that adapters of earlier versions lack, as the model says, with the 0 that they start at."""
+    patterns = base_model._keys_to_ignore_on_load_missing
+    return {
+        name: torch.zeros_like(tensor)
+        for name, tensor in tensors.items()
+        if any(re.search(pattern, name) for pattern in patterns)
+    }
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, list[int]]:
+    """By name, that of a single number as that of a vector: some were saved without an axis."""
+    return {name: list(torch.atleast_1d(tensor).shape) for name, tensor in tensors.items()}
