@@ -286,7 +286,7 @@ def test_the_default_configuration_is_the_paper_s_main_model() -> None:
     assert (config.backbone_config.hidden_size, config.backbone_config.num_hidden_layers) == (1280, 32)
     with torch.device("meta"):
         model = RisamForReferringSegmentation(config)
-    assert model.backbone.blocks == [15, 23, 31]
+    assert model.backbone.model.vision_encoder.blocks == [15, 23, 31]
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert 4e6 < trained < 8e6
     encoders = (model.backbone, model.text_encoder)
