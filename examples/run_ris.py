@@ -295,7 +295,8 @@ def parse_options(arguments: Sequence[str], groups: tuple[type, ...], descriptio
         arguments = arguments[1:]
     *parsed, unknown = parser.parse_args_into_dataclasses(args=list(arguments), return_remaining_strings=True)
     if unknown:
-        known = [name for action in parser._actions for name in action.option_strings]
+        # Each name once: the parser takes it with hyphens as well.
+        known = [name for action in parser._actions for name in action.option_strings if "-" not in name[2:]]
         hint = nearest_names([each.partition("=")[0] for each in unknown], known)
         raise ValueError(f"There is no option {' '.join(unknown)}{hint or f'; --help and {HELP_TRAINER} list all.'}")
     for options in parsed:

@@ -193,7 +193,7 @@ def test_what_is_wrong_is_said(cache, tmp_path):
         (tmp_path / "list.json").write_text(content)
         with pytest.raises(DataFormatError, match=r"list\.json"):
             read_leakage_list(tmp_path / "list.json")
-    with pytest.raises(FileNotFoundError, match=r"absent\.json"):
+    with pytest.raises(FileNotFoundError, match=r"no leakage list .*absent\.json: name a JSON file"):
         read_leakage_list(tmp_path / "absent.json")
 
 

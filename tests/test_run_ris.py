@@ -606,5 +606,8 @@ def test_a_recipe_that_is_none_is_an_error(tmp_path) -> None:
         run_ris.main([str(tmp_path / "list.yaml")])
     with pytest.raises(ValueError, match=r"--lerning_rate=1; did you mean --learning_rate"):
         run_ris.main(["--lerning_rate=1"])
+    with pytest.raises(ValueError, match=r"no option --max_step 1; did you mean --max_steps") as caught:
+        run_ris.main(["--max_step", "1"])
+    assert "--max-steps" not in str(caught.value)
     with pytest.raises(ValueError, match=r"no option --zzz 1; --help"):
         run_ris.main(["--zzz", "1"])

@@ -156,8 +156,11 @@ def read_leakage_list(path: str | PathLike[str]) -> frozenset[str]:
 
     Raises:
         DataFormatError: the file holds something else.
+        FileNotFoundError: there is no such file.
         OSError: it cannot be read.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no leakage list {path}: name a JSON file of COCO image ids.")
     image_ids = read_json(Path(path))
     if not isinstance(image_ids, list) or not image_ids or not all(type(image_id) is int for image_id in image_ids):
         raise DataFormatError(f"{path} should hold a JSON list of image ids (integers). Name another file.")
