@@ -281,7 +281,10 @@ def prepare(
     seed: Seed = None,
     context_frames: ContextFrames = None,
 ) -> None:
-    """Write a data set as Parquet files with images or frames and a card, which `datasets.load_dataset` reads."""
+    """Write a data set as Parquet files with images or frames and a card.
+
+    `load_refseg` and plain `datasets.load_dataset` read them.
+    """
     from hf_refseg import cli
 
     report = cli.prepare(
