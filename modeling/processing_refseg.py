@@ -15,6 +15,8 @@ from .video_refseg import as_clips
 
 logger = logging.get_logger(__name__)
 
+# So many unknown words are named, not each one of a whole data set.
+MOST_NAMED_WORDS = 20
 PADDING_OPTIONS = ("padding", "padding_side", "pad_to_multiple_of", "return_tensors")
 
 
@@ -51,6 +53,7 @@ class RefSegProcessor(ProcessorMixin):
             raise ValueError(f"text_truncation is 'keep_end_token' or 'released', got '{text_truncation}'.")
         self.max_text_length = max_text_length
         self.text_truncation = text_truncation
+        self._named_words: set[str] = set()
         super().__init__(image_processor, tokenizer, **kwargs)
 
     def save_pretrained(self, *args, **kwargs) -> list[str]:
@@ -133,16 +136,31 @@ class RefSegProcessor(ProcessorMixin):
         return self.tokenizer.pad(cut, max_length=limit if has_length else None, **padding)
 
     def _count_tokens(self, texts: list[str], add_special_tokens: bool) -> int:
-        """Tokens of the longest text; a warning names the words that the tokenizer does not know, once each."""
+        """Tokens of the longest text; warnings name the words that the tokenizer does not know."""
         ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         unknown = self.tokenizer.unk_token_id
         for text, own in zip(texts, ids, strict=True):
             if unknown is not None and unknown in own:
-                words = ", ".join(f'"{word}"' for word in unknown_words(self.tokenizer, text))
-                reads = f"The tokenizer does not know {words}: the model reads {self.tokenizer.unk_token} there"
-                logger.warning_once(f"{reads}." if set(own) != {unknown} else f"{reads}, and no word of that text.")
+                self._name_unknown_words(text, nothing_is_known=set(own) == {unknown})
         special = self.tokenizer.num_special_tokens_to_add(pair=False) if add_special_tokens else 0
         return max(len(own) for own in ids) + special
+
+    def _name_unknown_words(self, text: str, nothing_is_known: bool) -> None:
+        """A warning with the unknown words of a text that none has named yet; once there were many, no more."""
+        if len(self._named_words) >= MOST_NAMED_WORDS:
+            return
+        words = [word for word in unknown_words(self.tokenizer, text) if word not in self._named_words]
+        if not words:
+            return
+        self._named_words.update(words)
+        named = ", ".join(f'"{word}"' for word in words)
+        parts = [f"The tokenizer does not know {named}: the model reads {self.tokenizer.unk_token} there"]
+        if nothing_is_known:
+            parts.append(", and no word of that text")
+        parts.append(".")
+        if len(self._named_words) >= MOST_NAMED_WORDS:
+            parts.append(" Further words that it does not know are not named.")
+        logger.warning_once("".join(parts))
 
     def post_process_referring_segmentation(
         self, outputs: ModelOutput, target_sizes: list[tuple[int, int]] | None = None, threshold: float | None = None

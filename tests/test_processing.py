@@ -385,6 +385,14 @@ def test_words_that_the_tokenizer_does_not_know_are_named_once(warnings_of_proce
     ]
 
 
+def test_of_many_unknown_words_the_first_are_named(warnings_of_processor) -> None:
+    processor = tiny_processor()
+    for index in range(200):
+        processor(text=[f"the zorble{chr(97 + index % 26)}{chr(97 + index // 26)}", "the dog zorbleaa"])
+    assert [warning.count("zorble") for warning in warnings_of_processor] == [1] * 20
+    assert ["Further words" in warning for warning in warnings_of_processor] == [False] * 19 + [True]
+
+
 def test_an_end_token_is_no_unknown_word(warnings_of_processor) -> None:
     tokenizer = tiny_processor().tokenizer
     tokenizer.unk_token = tokenizer.sep_token  # as CLIP's
