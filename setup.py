@@ -23,6 +23,7 @@ DEPENDENCIES = [
 VIDEO = ["av>=14", "h5py>=3.12", "scipy>=1.14"]
 EXTRAS = {
     "video": VIDEO,
+    "export": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.32"],
     "dev": ["pytest>=8", "ruff>=0.9", "setuptools>=77", "tensorboard>=2.18", *VIDEO],
 }
 

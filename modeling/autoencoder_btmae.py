@@ -1,26 +1,34 @@
 """The autoencoders of BTMAE, which mask the tokens of one modality and read the other (section 3.2 of its paper)."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import is_tracing
 
+from .auxiliary_refseg import independent_draws
 from .configuration_btmae import BtmaeConfig
 from .layers_refseg import MultiHeadAttention, PixelWordAttention
 from .precision_refseg import at_least_float32
 
 
-def draw_masked_tokens(can_be_masked: Tensor, ratio: float, generator: torch.Generator) -> Tensor:
+def draw_masked_tokens(can_be_masked: Tensor, ratio: float, generator: torch.Generator | None) -> Tensor:
     """Random tokens to mask, bool (batch, tokens).
 
     Of n tokens that can be masked, (1 - ratio) n stay, rounded down (section 3.2); of two or more, one at least stays
-    and one at least is masked. `generator` is one on the CPU.
+    and one at least is masked. `generator` as in `independent_draws`.
     """
     available = can_be_masked.sum(1)
     numbers = (available.double() * ratio - 1e-6).ceil().minimum(available - 1)
-    draws = torch.rand(can_be_masked.shape, generator=generator).to(can_be_masked.device)
-    ranks = draws.masked_fill(~can_be_masked, 2).argsort(1).argsort(1)
+    ranks = independent_draws(can_be_masked, generator).masked_fill(~can_be_masked, 2).argsort(1).argsort(1)
     return ranks < numbers[:, None]
+
+
+def count_kept(tokens: int, ratio: float) -> int:
+    """How many of so many tokens `draw_masked_tokens` leaves where all of them can be masked."""
+    return tokens - min(math.ceil(tokens * ratio - 1e-6), tokens - 1)
 
 
 class FeedForward(nn.Sequential):
@@ -77,10 +85,11 @@ class BTMAE(nn.Module):
         other: Tensor,
         other_mask: Tensor | None,
         is_masked: Tensor | None = None,
+        most_kept: int | None = None,
     ) -> Tensor:
         """The refined tokens, of the shape of `tokens`."""
         if is_masked is not None:
-            return self.reconstruct(tokens, positions, token_mask, is_masked, other, other_mask)
+            return self.reconstruct(tokens, positions, token_mask, is_masked, other, other_mask, most_kept)
         return self.encode(tokens + positions, token_mask, other, other_mask)
 
     def encode(self, tokens: Tensor, token_mask: Tensor | None, other: Tensor, other_mask: Tensor | None) -> Tensor:
@@ -96,13 +105,15 @@ class BTMAE(nn.Module):
         is_masked: Tensor,
         other: Tensor,
         other_mask: Tensor | None,
+        most_kept: int | None = None,
     ) -> Tensor:
         """What the tokens are taken for, (batch, tokens, target_size), without those that `is_masked` marks.
 
-        `is_masked` (batch, tokens) is bool; without a `token_mask` it marks equally many in each sample.
+        `is_masked` (batch, tokens) is bool; without a `token_mask` it marks equally many in each sample. `most_kept`
+        as in `find_kept`.
         """
         is_kept = ~is_masked if token_mask is None else ~is_masked & (token_mask != 0)
-        places, kept_mask = find_kept(is_kept)
+        places, kept_mask = find_kept(is_kept, most_kept)
         kept = (tokens + positions).gather(1, places[..., None].expand(-1, -1, tokens.shape[2]))
         encoded = self.encode(kept, None if token_mask is None else kept_mask, other, other_mask)
         tokens = put_back(encoded, places, kept_mask, self.mask_token, is_masked.shape[1]) + positions
@@ -111,13 +122,15 @@ class BTMAE(nn.Module):
         return self.projection(tokens)
 
 
-def find_kept(is_kept: Tensor) -> tuple[Tensor, Tensor]:
+def find_kept(is_kept: Tensor, most_kept: int | None) -> tuple[Tensor, Tensor]:
     """The places of kept tokens in their order, (batch, most kept), and which of them are no filling, the same shape.
 
-    `is_kept` (batch, tokens) bool.
+    `is_kept` (batch, tokens) bool; `most_kept` says how many of a sample these are at most. None: they are counted, or
+    taken for all where a graph is made, whose shapes cannot hang on values.
     """
-    most = int(is_kept.sum(1).max())
-    places = (~is_kept).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
+    if most_kept is None:
+        most_kept = is_kept.shape[1] if is_tracing(is_kept) else int(is_kept.sum(1).max())
+    places = (~is_kept).to(torch.uint8).argsort(dim=1, stable=True)[:, :most_kept]
     return places, is_kept.gather(1, places)
 
 

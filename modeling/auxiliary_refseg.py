@@ -16,6 +16,8 @@ from .layers_refseg import mean_word, pixel_centers
 from .modeling_outputs_refseg import FusedFeatures
 from .precision_refseg import at_least_float32
 
+GOLDEN_RATIO = (1 + 5**0.5) / 2
+
 
 class PresenceHead(nn.Module):
     """Whether there is a target at all, from the coarsest fused map and the words.
@@ -243,28 +245,33 @@ def draw_masked_words(
     attention_mask: Tensor | None,
     special_token_ids: Sequence[int],
     probability: float,
-    generator: torch.Generator,
+    generator: torch.Generator | None,
 ) -> Tensor:
     """Random words to mask, bool (batch, tokens): each ordinary one with `probability`, one of a sentence at least.
 
-    Special tokens and padding are no words; a sentence of nothing else has none masked. `generator` is one on the CPU.
+    Special tokens and padding are no words; a sentence of nothing else has none masked. `generator` as in
+    `independent_draws`.
     """
     special = torch.tensor(special_token_ids, dtype=input_ids.dtype, device=input_ids.device)
     is_word = ~torch.isin(input_ids, special)
     if attention_mask is not None:
         is_word &= attention_mask != 0
-    draws = torch.rand(input_ids.shape, generator=generator).to(input_ids.device).masked_fill(~is_word, 2)
+    draws = independent_draws(is_word, generator).masked_fill(~is_word, 2)
     return is_word & (draws <= draws.amin(1, keepdim=True).clamp(min=probability))
 
 
-def independent_generator() -> torch.Generator:
-    """A generator seeded by torch's own and by the rank of the process.
+def independent_draws(places: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Random numbers in [0, 1), one for each of `places`, of any shape and type, on its device.
 
-    Processes of one training start from the same seed, and would mask the same places; torch's own random state is
-    what a run that resumes brings back.
+    `generator`, one on the CPU, gives the same numbers each time. Without one they are torch's own, which a run that
+    resumes brings back, moved on by the rank of the process: processes of one training start from the same seed, and
+    would mask the same places.
     """
+    if generator is not None:
+        return torch.rand(places.shape, generator=generator).to(places.device)
     rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-    return torch.Generator().manual_seed(int(torch.randint(2**62, ())) + rank)
+    # Multiples of the golden ratio lie far apart on the circle, however many they are.
+    return (torch.rand(places.shape, device=places.device) + rank * GOLDEN_RATIO % 1) % 1
 
 
 def mask_centers(mask_labels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

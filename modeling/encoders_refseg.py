@@ -1,10 +1,12 @@
 """The encoders that methods pick from, cut into stages so that language can enter between them."""
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,7 +18,6 @@ from transformers.models.swin.modeling_swin import (
     SwinAttention,
     SwinLayer,
     SwinRelativePositionBias,
-    window_partition,
 )
 from transformers.utils import is_tracing
 
@@ -167,7 +168,7 @@ class WindowLayer(SwinLayer):
     def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
         """`tokens` (batch, height * width, channels), `size` (height, width); returns the same shape."""
         # Under torch.jit.trace the sizes of tensors are tensors.
-        height, width = (int(length) for length in size)
+        height, width = (operator.index(length) for length in size)
         attended = self.attention(self.layernorm_before(tokens), self.window_order((height, width), tokens.device))
         tokens = tokens + self.drop_path(self.dropout(attended))
         return tokens + self.drop_path(self.dropout(self.mlp(self.layernorm_after(tokens))))
@@ -185,29 +186,33 @@ class WindowLayer(SwinLayer):
             self.kept_order = kept
         return kept[1]
 
+    @torch.compiler.assume_constant_result
     def compute_window_order(self, size: tuple[int, int], device: torch.device) -> WindowOrder:
+        """Computed without tensors, so that a graph holds the numbers and not the way to them."""
         height, width = size
-        rows, columns = (torch.arange(self.padded(length), device=device) for length in size)
+        rows, columns = (np.arange(self.padded(length)) for length in size)
         is_token = (rows < height)[:, None] & (columns < width)
-        number = torch.where(is_token, rows[:, None] * width + columns, height * width)
+        number = np.where(is_token, rows[:, None] * width + columns, height * width)
         part = 2 * (rows < self.shift_size)[:, None] + (columns < self.shift_size)
-        numbers, parts = (
-            window_partition(self.cyclic_shift(each[None, :, :, None]), self.window_size).flatten(1)
-            for each in (number, part)
-        )
+        numbers, parts = (self.cut_windows(each) for each in (number, part))
         counts = [rows * columns for rows in self.tokens_along(height) for columns in self.tokens_along(width)]
-        area = self.window_size**2
-        groups = []
+        groups, queries = [], []
         for count in sorted(set(counts)):
-            chosen = torch.tensor([index for index, each in enumerate(counts) if each == count], device=device)
-            cells = numbers[chosen]
-            # Different keys give one order alone; a stable sort has no form in ONNX.
-            places = ((cells == height * width) * area + torch.arange(area, device=device)).argsort(1)
-            keys = cells.gather(1, places)[:, : count + 1]
-            group_parts = parts[chosen].gather(1, places) if self.shift_size > 0 else None
-            groups.append(WindowGroup(places, group_parts, keys[:, :count], keys))
-        scatter = torch.cat([group.queries.flatten() for group in groups]).argsort()
-        return WindowOrder(groups, scatter, is_padded=min(counts) < area)
+            chosen = [index for index, each in enumerate(counts) if each == count]
+            places = np.argsort(numbers[chosen] == height * width, axis=1, kind="stable")
+            keys = np.take_along_axis(numbers[chosen], places, 1)[:, : count + 1]
+            queries.append(keys[:, :count])
+            ordered = (places, np.take_along_axis(parts[chosen], places, 1), queries[-1], keys)
+            places, group_parts, *tokens = (torch.tensor(each, device=device) for each in ordered)
+            groups.append(WindowGroup(places, group_parts if self.shift_size > 0 else None, *tokens))
+        scatter = np.argsort(np.concatenate([each.flatten() for each in queries]))
+        return WindowOrder(groups, torch.tensor(scatter, device=device), is_padded=min(counts) < self.window_size**2)
+
+    def cut_windows(self, values: np.ndarray) -> np.ndarray:
+        """Values of the places of a map, (rows, columns), shifted and cut into windows: (windows, area)."""
+        shifted, window = np.roll(values, (-self.shift_size, -self.shift_size), (0, 1)), self.window_size
+        windows = shifted.reshape(shifted.shape[0] // window, window, -1, window).swapaxes(1, 2)
+        return windows.reshape(-1, window * window)
 
     def tokens_along(self, length: int) -> list[int]:
         """How many places of each window along an axis of this length hold tokens.

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .precision_refseg import at_least_float32
+
 
 class PixelNorm(nn.Module):
     """A channels-first normalization (instance, batch) for features with the channels last.
@@ -40,6 +42,8 @@ class TokenBatchNorm(nn.Module):
 
     `features` (batch, tokens, channels), `mask` (batch, tokens) with 1 = token; returns the same shape. In training
     padding becomes 0, and a batch of one token, which has no statistics, takes those of evaluation mode.
+
+    Tokens are weighted, not picked: no shape hangs on the values of the mask, so that training can be one graph.
     """
 
     def __init__(self, channels: int) -> None:
@@ -47,18 +51,31 @@ class TokenBatchNorm(nn.Module):
         self.norm = nn.BatchNorm1d(channels)
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
-        if not self.training:
+        if not self.norm.training:
             return self.norm(features.transpose(1, 2)).transpose(1, 2)
-        is_token = mask != 0
-        tokens = features[is_token]
-        # Processes that share their statistics have more tokens than these.
-        if len(tokens) == 1 and isinstance(self.norm, nn.BatchNorm1d):
-            normalized = F.batch_norm(
-                tokens, self.norm.running_mean, self.norm.running_var, self.norm.weight, self.norm.bias
-            )
-        else:
-            normalized = self.norm(tokens)
-        return torch.zeros_like(features).masked_scatter(is_token.unsqueeze(-1), normalized)
+        is_token = (mask != 0).unsqueeze(-1)
+        if isinstance(self.norm, nn.BatchNorm1d):
+            return self.normalize(features, is_token)
+        # Only the norm itself knows how processes share their statistics.
+        return torch.zeros_like(features).masked_scatter(is_token, self.norm(features[is_token.squeeze(-1)]))
+
+    def normalize(self, features: Tensor, is_token: Tensor) -> Tensor:
+        """Batch normalization in training; `is_token` (batch, tokens, 1) bool."""
+        norm, values = self.norm, at_least_float32(features).masked_fill(~is_token, 0)
+        count = is_token.sum()
+        is_lone = count == 1
+        mean = values.sum((0, 1)) / count
+        variance = ((values - mean).square() * is_token).sum((0, 1)) / count
+        centers = torch.where(is_lone, norm.running_mean, mean)
+        spreads = torch.where(is_lone, norm.running_var, variance)
+        with torch.no_grad():
+            momentum = norm.momentum * (~is_lone).to(norm.running_mean.dtype)
+            unbiased = variance * count / (count - 1).clamp(min=1)
+            norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
+            norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), momentum)
+            norm.num_batches_tracked.add_(~is_lone)
+        normalized = (values - centers) * torch.rsqrt(spreads + norm.eps) * norm.weight + norm.bias
+        return normalized.masked_fill(~is_token, 0).to(features.dtype)
 
 
 def build_fusion_norm(kind: str, channels: int) -> nn.Module:

@@ -2,7 +2,8 @@
 
 Two-class methods pass the difference of their two maps: a softmax over two classes is a sigmoid of that difference.
 Shapes: `logits` (batch, height, width) float, `mask_labels` (batch, height, width) with 0 = background, 1 = target.
-Every loss is a scalar.
+Every loss is a scalar. Where there is `is_counted`, bool (batch,), the samples that it leaves out have no part in it:
+as weights, not as a choice, so that no shape hangs on values.
 """
 
 from typing import NamedTuple
@@ -17,7 +18,12 @@ from .precision_refseg import at_least_float32
 NOT_ANNOTATED = -100
 
 
-def weighted_cross_entropy(logits: Tensor, mask_labels: Tensor, class_weights: tuple[float, float]) -> Tensor:
+def weighted_cross_entropy(
+    logits: Tensor,
+    mask_labels: Tensor,
+    class_weights: tuple[float, float],
+    is_counted: Tensor | None = None,
+) -> Tensor:
     """Cross-entropy with a weight per class, divided by the sum of the weights of all pixels of the batch.
 
     `class_weights`: background, foreground. (LAVT, conference version.)
@@ -25,6 +31,8 @@ def weighted_cross_entropy(logits: Tensor, mask_labels: Tensor, class_weights: t
     background, foreground = class_weights
     logits, labels = _precise(logits, mask_labels)
     weights = background + (foreground - background) * labels
+    if is_counted is not None:
+        weights = weights * is_counted[:, None, None]
     return F.binary_cross_entropy_with_logits(logits, labels, weights, reduction="sum") / weights.sum()
 
 
@@ -73,7 +81,9 @@ def error_weighted_cross_entropy(logits: Tensor, mask_labels: Tensor, sigma: flo
     return F.binary_cross_entropy_with_logits(logits, labels, weights)
 
 
-def two_class_dice_loss(logits: Tensor, mask_labels: Tensor, epsilon: float = 1e-6) -> Tensor:
+def two_class_dice_loss(
+    logits: Tensor, mask_labels: Tensor, epsilon: float = 1e-6, is_counted: Tensor | None = None
+) -> Tensor:
     """Dice loss averaged over background and foreground and over samples (LAVT, sections 3.1.4 and 3.3).
 
     Per class: 1 - 2 sum(p g) / (sum(p^2 + g) + epsilon), the probabilities p from the softmax.
@@ -81,11 +91,16 @@ def two_class_dice_loss(logits: Tensor, mask_labels: Tensor, epsilon: float = 1e
     probabilities, labels = _as_two_classes(logits, mask_labels)
     overlap = (probabilities * labels).sum((-2, -1))
     total = (probabilities.square() + labels).sum((-2, -1))
-    return (1 - 2 * overlap / (total + epsilon)).mean()
+    return _mean_over_samples(1 - 2 * overlap / (total + epsilon), is_counted)
 
 
 def two_class_focal_loss(
-    logits: Tensor, mask_labels: Tensor, alpha: float = 0.75, gamma: float = 2.0, epsilon: float = 1e-5
+    logits: Tensor,
+    mask_labels: Tensor,
+    alpha: float = 0.75,
+    gamma: float = 2.0,
+    epsilon: float = 1e-5,
+    is_counted: Tensor | None = None,
 ) -> Tensor:
     """Focal loss of LAVT's "dice_focal": alpha (1 - p_t)^gamma (-log(p_c + epsilon)), averaged over both classes c.
 
@@ -93,11 +108,16 @@ def two_class_focal_loss(
     """
     probabilities, labels = _as_two_classes(logits, mask_labels)
     wrong = 1 - (probabilities * labels).sum(1, keepdim=True)
-    return (-alpha * wrong.pow(gamma) * torch.log(probabilities + epsilon)).mean()
+    return _mean_over_samples(-alpha * wrong.pow(gamma) * torch.log(probabilities + epsilon), is_counted)
 
 
 def two_class_boundary_loss(
-    logits: Tensor, mask_labels: Tensor, boundary_size: int = 3, tolerance_size: int = 5, epsilon: float = 1e-7
+    logits: Tensor,
+    mask_labels: Tensor,
+    boundary_size: int = 3,
+    tolerance_size: int = 5,
+    epsilon: float = 1e-7,
+    is_counted: Tensor | None = None,
 ) -> Tensor:
     """One minus the boundary F1 score, averaged over both classes and over samples (LAVT, reference 87).
 
@@ -108,7 +128,7 @@ def two_class_boundary_loss(
     predicted, expected = (_boundary(maps, boundary_size) for maps in (probabilities, labels))
     precision = _covered(predicted, _dilate(expected, tolerance_size), epsilon)
     recall = _covered(expected, _dilate(predicted, tolerance_size), epsilon)
-    return (1 - 2 * precision * recall / (precision + recall + epsilon)).mean()
+    return _mean_over_samples(1 - 2 * precision * recall / (precision + recall + epsilon), is_counted)
 
 
 def pixel_to_pixel_loss(
@@ -196,6 +216,13 @@ def _contrast(pixels: _Pixels, anchors: Tensor, others: _Pixels, temperature: fl
 def _mean_over_contrasted(losses: Tensor, target: _Pixels, background: _Pixels) -> Tensor:
     has_both = target.is_drawn.any(1) & background.is_drawn.any(1)
     return (losses * has_both).sum() / has_both.sum().clamp(min=1)
+
+
+def _mean_over_samples(losses: Tensor, is_counted: Tensor | None) -> Tensor:
+    """The mean of losses (batch, ...), of the samples that count alone."""
+    if is_counted is None:
+        return losses.mean()
+    return (losses.flatten(1).mean(1) * is_counted).sum() / is_counted.sum()
 
 
 def _precise(logits: Tensor, mask_labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,10 +24,10 @@ from .autoencoder_btmae import (
     AttentionRefinement,
     FeedForward,
     NoRefinement,
+    count_kept,
     draw_masked_tokens,
     masked_word_loss,
 )
-from .auxiliary_refseg import independent_generator
 from .configuration_btmae import BtmaeConfig
 from .encoders_refseg import build_map_encoder, load_pretrained_swin_or_timm
 from .explanations_refseg import Explainable, Explanation, ImpactMaps, Reconstruction
@@ -525,7 +525,7 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         Raises:
             ValueError: there is an autoencoder for words, but `input_ids` is None.
         """
-        generator = independent_generator() if self.training else torch.Generator().manual_seed(0)
+        generator = None if self.training else torch.Generator().manual_seed(0)
         _, pixels, pixel_positions = self.embed_pixels(image)
         words, word_positions = self.embed_words(words)
         losses, fields = {}, {}
@@ -533,7 +533,8 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             everywhere = torch.ones(pixels.shape[:2], dtype=torch.bool, device=pixels.device)
             is_masked = draw_masked_tokens(everywhere, self.config.image_mask_ratio, generator)
             masked = self.masked_tokens(self, image, pixels, is_masked)
-            patches = self.language_to_vision(masked, pixel_positions, None, words, word_mask, is_masked)
+            kept = count_kept(pixels.shape[1], self.config.image_mask_ratio)
+            patches = self.language_to_vision(masked, pixel_positions, None, words, word_mask, is_masked, kept)
             pixel_values = self.join_patches(patches, image)
             original = self.unpack_features(image)[-1]
             losses["image_reconstruction"] = F.mse_loss(at_least_float32(pixel_values), at_least_float32(original))

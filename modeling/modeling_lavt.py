@@ -4,6 +4,8 @@ Equations, sections and tables are those of the journal version. Where the relea
 they are followed and a configuration field gives the paper's form.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -240,15 +242,21 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         background, foreground = self.decoder(fused.maps[-self.config.num_decoder_stages :]).unbind(1)
         return resize_aligned((foreground - background).unsqueeze(1), image_size).squeeze(1)
 
-    def compute_losses(self, logits: Tensor, mask_labels: Tensor, fused: FusedFeatures) -> dict[str, Tensor]:
-        """The unweighted losses of the configuration's `loss_type`, each averaged over the batch."""
+    def compute_losses(
+        self, logits: Tensor, mask_labels: Tensor, fused: FusedFeatures, is_counted: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The unweighted losses of the configuration's `loss_type`, each averaged over the batch.
+
+        `is_counted`, bool (batch,), leaves samples out.
+        """
         losses = {
-            "cross_entropy": lambda: weighted_cross_entropy(logits, mask_labels, self.config.class_weights),
-            "dice": lambda: two_class_dice_loss(logits, mask_labels),
-            "focal": lambda: two_class_focal_loss(logits, mask_labels),
-            "boundary": lambda: two_class_boundary_loss(logits, mask_labels),
+            "cross_entropy": partial(weighted_cross_entropy, class_weights=self.config.class_weights),
+            "dice": two_class_dice_loss,
+            "focal": two_class_focal_loss,
+            "boundary": two_class_boundary_loss,
         }
-        return {name: loss() for name, loss in losses.items() if name in self.loss_weights}
+        chosen = {name: loss for name, loss in losses.items() if name in self.loss_weights}
+        return {name: loss(logits, mask_labels, is_counted=is_counted) for name, loss in chosen.items()}
 
     @torch.no_grad()
     def explain(

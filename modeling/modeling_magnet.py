@@ -5,6 +5,7 @@ configuration's `cam_language` chooses.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from transformers import initialization as init
 from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerMaskedAttentionDecoderOutput,
     Mask2FormerPixelDecoder,
+    Mask2FormerPixelDecoderEncoderLayer,
     Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention,
     Mask2FormerTransformerModule,
 )
@@ -211,6 +213,29 @@ class CrossModalAlignment(nn.Module):
         return features, next_pixels, self.pixels_to_text(words, word_mask, pixels, pyramid)
 
 
+class PixelDecoderLayer(Mask2FormerPixelDecoderEncoderLayer):
+    """Mask2Former's layer without dropout, and without its look in training at whether all values are finite.
+
+    No graph could hold that; and it finds nothing that it could mend, behind a layer norm.
+    """
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor, output_attentions: bool = False, **places: Any
+    ) -> tuple[Tensor, ...]:
+        attended, weights = self.self_attn(
+            hidden_states=hidden_states,
+            attention_mask=attention_mask,
+            encoder_hidden_states=hidden_states,
+            encoder_attention_mask=attention_mask,
+            output_attentions=output_attentions,
+            **places,
+        )
+        hidden_states = self.self_attn_layer_norm(hidden_states + attended)
+        changed = self.fc2(self.activation_fn(self.fc1(hidden_states)))
+        outputs = (self.final_layer_norm(hidden_states + changed),)
+        return (*outputs, weights.transpose(1, 0)) if output_attentions else outputs
+
+
 class PixelDecoder(Mask2FormerPixelDecoder):
     """Mask2Former's pixel decoder, its deformable attention over all stages instead of the last three."""
 
@@ -221,6 +246,7 @@ class PixelDecoder(Mask2FormerPixelDecoder):
         self.input_projections = nn.ModuleList(
             nn.Sequential(nn.Conv2d(width, size, 1), nn.GroupNorm(32, size)) for width in reversed(widths)
         )
+        self.encoder.layers = nn.ModuleList(PixelDecoderLayer(config) for _ in self.encoder.layers)
         for layer in self.encoder.layers:
             layer.self_attn = Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention(
                 size, config.num_attention_heads, n_levels=len(widths), n_points=4

@@ -19,7 +19,6 @@ from .auxiliary_refseg import (
     PresenceHead,
     changed_output,
     draw_masked_words,
-    independent_generator,
 )
 from .configuration_refseg import RefSegConfig
 from .language_reconstruction_refseg import LanguageReconstruction
@@ -344,7 +343,7 @@ class RefSegPreTrainedModel(PreTrainedModel):
         given = [name for name, value in unknown.items() if value is not None]
         if given:
             raise TypeError(f"{type(self).__name__} got an unexpected keyword argument '{given[0]}'.")
-        if token_type_ids is not None and _can_be_read(token_type_ids) and token_type_ids.any():
+        if token_type_ids is not None and can_be_read(token_type_ids) and token_type_ids.any():
             raise ValueError(
                 "`token_type_ids` are not all 0: a text is a single sentence. Give the tokenizer a list of texts, no "
                 "pairs."
@@ -474,13 +473,13 @@ class RefSegPreTrainedModel(PreTrainedModel):
 
     def segment(self, image: ImageFeatures, words: Tensor, word_mask: Tensor) -> ReferringSegmentationOutput:
         """Logits alone, without gradients for `texts_per_pass` texts at a time; inputs as those of `fuse`."""
-        at_once = max(1, self.texts_per_pass // image.num_frames)
+        parts = [(image.features, words, word_mask)]
         # An exported graph is one pass, as it could not tell how many a batch of another size takes.
-        if torch.is_grad_enabled() or torch.compiler.is_exporting() or torch.jit.is_tracing():
-            at_once = words.shape[0]
+        if not (torch.is_grad_enabled() or torch.compiler.is_exporting() or torch.jit.is_tracing()):
+            at_once = max(1, self.texts_per_pass // image.num_frames)
+            parts = zip(*(features.split(at_once) for features in parts[0]), strict=True)
         logits, presence_logits = [], []
-        parts = (features.split(at_once) for features in (image.features, words, word_mask))
-        for pixels, *text in zip(*parts, strict=True):
+        for pixels, *text in parts:
             fused = self.fuse(image.with_features(pixels), *text)
             logits.append(self.decode(fused, image.image_size))
             presence_logits.append(self.predict_presence(fused))
@@ -516,7 +515,7 @@ class RefSegPreTrainedModel(PreTrainedModel):
         if input_ids is None:
             raise ValueError("Mask Grounding masks words: pass `input_ids` instead of `text_embeds` along with masks.")
         task = self.config.mask_grounding
-        generator = independent_generator() if self.training else torch.Generator().manual_seed(0)
+        generator = None if self.training else torch.Generator().manual_seed(0)
         is_masked = draw_masked_words(
             input_ids, attention_mask, task.special_token_ids, task.mask_probability, generator
         )
@@ -590,7 +589,7 @@ def find_input_embeddings(model: PreTrainedModel) -> list[nn.Module]:
         return []
 
 
-def _can_be_read(values: Tensor) -> bool:
+def can_be_read(values: Tensor) -> bool:
     """Whether Python can look at values: not in a graph that is being made of tensors without any."""
     return not (values.is_meta or is_tracing(values))
 
@@ -605,7 +604,7 @@ def _require_tokens(input_ids: Tensor, attention_mask: Tensor | None, vocab_size
             f"`attention_mask` has shape {tuple(attention_mask.shape)}, but `input_ids` have {shape}: pass both as "
             "the tokenizer made them."
         )
-    if _can_be_read(input_ids) and ((input_ids < 0) | (input_ids >= vocab_size)).any():
+    if can_be_read(input_ids) and ((input_ids < 0) | (input_ids >= vocab_size)).any():
         raise ValueError(
             f"`input_ids` go from {input_ids.min().item()} to {input_ids.max().item()}, but the text encoder knows "
             f"{vocab_size} tokens: take the tokenizer that was saved with the model."
@@ -614,7 +613,7 @@ def _require_tokens(input_ids: Tensor, attention_mask: Tensor | None, vocab_size
 
 def _require_words(attention_mask: Tensor | None) -> None:
     """Raises ValueError where a text has no word: its features would be undefined."""
-    if attention_mask is None or not _can_be_read(attention_mask):
+    if attention_mask is None or not can_be_read(attention_mask):
         return
     has_words = (attention_mask != 0).any(1)
     if not has_words.all():
@@ -624,7 +623,7 @@ def _require_words(attention_mask: Tensor | None) -> None:
 
 def _require_labels(mask_labels: Tensor, takes_clips: bool) -> None:
     """Raises ValueError where labels hold another value than 0, 1 and, where a model takes clips, -100."""
-    if not _can_be_read(mask_labels):
+    if not can_be_read(mask_labels):
         return
     is_known = (mask_labels == 0) | (mask_labels == 1)
     if takes_clips:

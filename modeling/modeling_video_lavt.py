@@ -24,7 +24,7 @@ from .modeling_lavt import (
     PooledSentence,
 )
 from .modeling_outputs_refseg import FusedFeatures, ImageFeatures
-from .modeling_refseg import TRAINING_TASKS
+from .modeling_refseg import TRAINING_TASKS, can_be_read
 from .video_swin_refseg import VideoSwinModel, inflate_swin, load_pretrained_video_swin
 
 Kernel = tuple[int, int, int]
@@ -419,14 +419,21 @@ class VideoLavtForReferringSegmentation(LavtForReferringSegmentation):
         logits, mask_labels = logits.flatten(0, -3), mask_labels.flatten(0, -3)
         is_labeled = (mask_labels >= 0).flatten(1)
         is_annotated = is_labeled.all(1)
-        if (is_labeled.any(1) & ~is_annotated).any():
-            raise ValueError("`mask_labels` are -100 on a part of a frame: a frame is annotated wholly or not at all.")
-        if not is_annotated.any():
-            raise ValueError(
-                "`mask_labels` are -100 everywhere: no frame of this batch is annotated. Pass clips with at least one "
-                "annotated frame."
-            )
-        return super().compute_losses(logits[is_annotated], mask_labels[is_annotated], fused)
+        _require_annotations(is_labeled, is_annotated)
+        return super().compute_losses(logits, mask_labels.clamp(min=0), fused, is_annotated)
+
+
+def _require_annotations(is_labeled: Tensor, is_annotated: Tensor) -> None:
+    """Raises ValueError where pixels (frames, pixels) are labeled in a part of a frame, or no frame is (frames,)."""
+    if not can_be_read(is_labeled):
+        return
+    if (is_labeled.any(1) & ~is_annotated).any():
+        raise ValueError("`mask_labels` are -100 on a part of a frame: a frame is annotated wholly or not at all.")
+    if not is_annotated.any():
+        raise ValueError(
+            "`mask_labels` are -100 everywhere: no frame of this batch is annotated. Pass clips with at least one "
+            "annotated frame."
+        )
 
 
 def _differ(first: object, second: object) -> bool:

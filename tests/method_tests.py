@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +31,8 @@ class MethodTests(ABC):
     size = (64, 72)
     # Ends of the names of parameters whose gradient is zero by construction in a new model.
     without_effect_at_the_start: tuple[str, ...] = ()
+    # Fields of a configuration with as few layers as there may be, since graphs are made layer by layer.
+    few_layers: dict[str, Any] = {}
 
     @abstractmethod
     def tiny_config(self, **overrides) -> PreTrainedConfig:
@@ -51,6 +54,10 @@ class MethodTests(ABC):
         labels = torch.zeros(batch, *self.size, dtype=torch.long)
         labels[:, 10:40, 20:50] = 1
         return labels
+
+    def training_inputs(self) -> tuple[dict[str, Tensor], Tensor]:
+        """What a method is trained on: inputs and labels."""
+        return self.inputs(), self.labels()
 
     def test_output_shapes(self) -> None:
         output = self.build()(**self.inputs(), mask_labels=self.labels())
@@ -432,32 +439,45 @@ class MethodTests(ABC):
         monkeypatch.delattr(nn.functional, "scaled_dot_product_attention")
         assert_close(model(**inputs).logits, expected, atol=1e-4, rtol=0)
 
+    def export(self, model: nn.Module) -> torch.export.ExportedProgram:
+        """The model as a graph that takes any batch."""
+        inputs = self.inputs(batch=3)
+        batch = {name: {0: torch.export.Dim.DYNAMIC} for name in inputs}
+        return torch.export.export(model, (), inputs, dynamic_shapes=batch)
+
     @torch.no_grad()
     def test_export_with_any_batch(self) -> None:
-        model, inputs = self.build(), self.inputs(batch=3)
-        batch = {name: {0: torch.export.Dim.DYNAMIC} for name in inputs}
-        exported = torch.export.export(model, (), inputs, dynamic_shapes=batch).module()
+        model = self.build(**self.few_layers)
+        exported = self.export(model).module()
         # More than a pass of the model itself holds.
         inputs = self.inputs(batch=model.texts_per_pass + 1)
         assert_close(exported(**inputs).logits, model(**inputs).logits, atol=1e-4, rtol=0)
 
     @torch.no_grad()
-    def trace_before_any_call(self) -> None:
-        """Of methods with a Swin transformer, whose forward depends on what it keeps."""
+    def test_onnx_with_any_batch(self, tmp_path) -> None:
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(package, reason="installed with the extra `export`")
+        from onnxruntime import InferenceSession
 
-        class Logits(nn.Module):
-            def __init__(self, model: nn.Module) -> None:
-                super().__init__()
-                self.model = model
+        model = self.build(**self.few_layers)
+        # What optimization does takes minutes, and is no matter of the model.
+        program = torch.onnx.export(self.export(model), dynamo=True, optimize=False, verbose=False)
+        program.save(tmp_path / "model.onnx")
+        session = InferenceSession(tmp_path / "model.onnx")
+        for batch in (1, 2, model.texts_per_pass + 1):
+            inputs = self.inputs(batch)
+            logits, *_ = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+            assert_close(torch.from_numpy(logits), model(**inputs).logits, atol=1e-4, rtol=0)
 
-            def forward(self, *inputs: Tensor) -> Tensor:
-                return self.model(*inputs).logits
-
-        inputs = tuple(self.inputs().values())
-        model = Logits(self.build())
-        # This runs it a second time, and compares the graphs.
-        traced = torch.jit.trace(model, inputs, check_trace=True)
-        assert_close(traced(*inputs), model(*inputs), atol=1e-4, rtol=0)
+    def test_a_training_step_is_one_graph(self) -> None:
+        model, (inputs, labels) = self.build(**self.few_layers).train(), self.training_inputs()
+        losses = []
+        for call in (model, torch.compile(model, backend="eager", fullgraph=True)):
+            torch.manual_seed(0)
+            losses.append(call(**inputs, mask_labels=labels).loss)
+        losses[1].backward()
+        assert_close(*losses)
+        assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
 
     @torch.no_grad()
     def test_weights_on_disk_give_the_same_mask(self, tmp_path) -> None:

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from transformers import BertConfig, BertModel, SwinConfig, SwinModel
 
 from hf_refseg import BtmaeConfig, BtmaeForReferringSegmentation
-from hf_refseg.modeling.autoencoder_btmae import BTMAE, draw_masked_tokens, masked_word_loss
+from hf_refseg.modeling.autoencoder_btmae import BTMAE, count_kept, draw_masked_tokens, masked_word_loss
 from hf_refseg.modeling.layers_refseg import map_positions
 from hf_refseg.modeling.losses_refseg import error_weighted_cross_entropy, iou_loss
 from hf_refseg.modeling.modeling_btmae import ImpactTokenAttention
@@ -49,6 +49,7 @@ def is_batch_norm(module: nn.Module) -> bool:
 
 class TestBtmae(MethodTests):
     model_class = BtmaeForReferringSegmentation
+    few_layers = {"text_config": {**TINY_BERT, "num_hidden_layers": 1}, "num_impact_tokens": [2]}
 
     def tiny_config(self, **overrides) -> BtmaeConfig:
         plain = {
@@ -317,6 +318,7 @@ def test_masking_keeps_the_right_number(ratio: float) -> None:
             stay = math.floor(available * (1 - ratio) + 1e-6)
             assert available - masked == (min(max(stay, 1), available - 1) if available > 1 else available)
         counts += is_masked
+    assert is_masked.shape[1] - is_masked[-1].sum() == count_kept(14, ratio)
     # Every token of a sample is masked equally often.
     wide = counts[-1] / 200
     assert (wide - wide.mean()).abs().max() < 0.15 and wide.min() > 0

@@ -67,6 +67,11 @@ ABLATIONS = [
 
 class TestM3Att(MethodTests):
     model_class = M3AttForReferringSegmentation
+    few_layers = {
+        "text_config": {**TINY_BERT, "num_hidden_layers": 1},
+        "num_decoder_layers": 2,
+        "num_encoder_layers": 1,
+    }
     size = (64, 64)
 
     @torch.no_grad()

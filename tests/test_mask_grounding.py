@@ -28,7 +28,6 @@ from hf_refseg.modeling.auxiliary_refseg import (
     ImageTokens,
     MaskGrounding,
     draw_masked_words,
-    independent_generator,
     mask_centers,
 )
 from hf_refseg.modeling.configuration_refseg import MaskGroundingConfig
@@ -119,7 +118,7 @@ def test_a_seed_gives_the_same_words_and_processes_draw_apart(monkeypatch):
         monkeypatch.setattr(auxiliary_refseg.dist, "get_rank", lambda: rank)
         torch.manual_seed(5)
         ids = torch.full((20, 9), 7)
-        return torch.stack([draw_masked_words(ids, None, SPECIAL, 0.15, independent_generator()) for _ in range(2)])
+        return torch.stack([draw_masked_words(ids, None, SPECIAL, 0.15, None) for _ in range(2)])
 
     first, second = draw(0), draw(1)
     assert torch.equal(first, draw(0))

@@ -34,6 +34,7 @@ ABLATIONS = [
 
 class TestRisam(MethodTests):
     model_class = RisamForReferringSegmentation
+    few_layers = {"text_config": {**CLIP, "num_hidden_layers": 1}}
     size = (64, 64)
 
     def tiny_config(self, **overrides) -> RisamConfig:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from method_tests import MethodTests
-from tiny_configs import BERT, SWIN, VIDEO_SWIN
+from tiny_configs import BERT, SHORT_BERT, SWIN, TWO_STAGES, VIDEO_SWIN
 from torch import Tensor, nn
 from torch.testing import assert_close
 from torchvision.models import get_model
@@ -52,6 +52,11 @@ class TestVideoLavt(MethodTests):
     """As every method, on images; then on clips."""
 
     model_class = VideoLavtForReferringSegmentation
+    few_layers = {
+        "backbone_config": {**VIDEO_SWIN, **TWO_STAGES},
+        "text_config": SHORT_BERT,
+        "fusion_num_heads": [1, 1],
+    }
     size = (48, 56)
 
     def tiny_config(self, **overrides) -> VideoLavtConfig:
@@ -66,6 +71,12 @@ class TestVideoLavt(MethodTests):
         labels = torch.zeros(batch, frames, *size, dtype=torch.long)
         labels[..., 8:24, 10:30] = 1
         return labels
+
+    def training_inputs(self) -> tuple[dict[str, Tensor], Tensor]:
+        """Clips of which some frames are not annotated."""
+        labels = self.clip_labels()
+        labels[0, 0] = -100
+        return self.clips(), labels
 
     @torch.no_grad()
     def test_clips_have_logits_for_every_frame(self) -> None:

@@ -17,6 +17,8 @@ VIDEO_SWIN = {
     "window_size": [2, 4, 4],
     "drop_path_rate": 0.0,
 }
+# Two stages, the first with shifted windows.
+TWO_STAGES = {"depths": [2, 1], "num_heads": [1, 2]}
 BERT = {
     "model_type": "bert",
     "vocab_size": 97,
@@ -26,6 +28,7 @@ BERT = {
     "intermediate_size": 48,
     "max_position_embeddings": 32,
 }
+SHORT_BERT = {**BERT, "num_hidden_layers": 1}
 CLIP = {**BERT, "model_type": "clip_text_model"}
 SAM = {
     "model_type": "sam_vision_model",
