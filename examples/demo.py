@@ -1,7 +1,8 @@
 """Trains a small LAVT on RefShapes from random weights and shows what it learned; what `make demo` runs.
 
 Which number format is the fastest depends on the processor. So it first times a few training steps in float32 and
-bfloat16, with either kernel of attention; with the fastest of them it trains as many steps as fit into ten minutes.
+bfloat16, with either kernel of attention; with the fastest of them it trains as many steps as fit into ten minutes,
+and fewer where the machine turns out slower.
 
 Writes runs/demo/: model, processor, model card, metrics.json, predictions.png with image, sentence, truth and
 prediction side by side, and example.png, an image to try the model on. A run that was interrupted goes on from its
@@ -15,16 +16,19 @@ import json
 import statistics
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import run_ris
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoModel, AutoProcessor, PrinterCallback, TrainerCallback, set_seed
+from transformers.trainer_callback import TrainerControl, TrainerState
 
 from hf_refseg import load_refseg
 from hf_refseg.data.examples import ReferentExamples, RefSegCollator
 from hf_refseg.evaluation import evaluate_model, with_shuffled_sentences
 from hf_refseg.files import write_json
+from hf_refseg.training.arguments import RefSegTrainingArguments
 from hf_refseg.training.trainer import RefSegTrainer
 
 RECIPE = Path(__file__).parent / "recipes" / "lavt_refshapes.yaml"
@@ -36,6 +40,8 @@ VARIANTS = [(precision, attention) for precision in ("float32", "bfloat16") for 
 TIMED_STEPS = 5
 # Variants are timed in turns, and the quicker time of each counts: something else may have needed the processor.
 ROUNDS = 2
+# So often the time that a training took is compared with its plan.
+STEPS_BETWEEN_LOOKS = 10
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,11 @@ class Plan:
     attention: str
     steps: int
     seconds_per_step: dict[str, float]
+
+    @property
+    def seconds(self) -> float:
+        """What all steps take, as they were timed."""
+        return self.steps * self.seconds_per_step[f"{self.precision}, {self.attention}"]
 
     @property
     def arguments(self) -> list[str]:
@@ -79,13 +90,49 @@ class StepClock(TrainerCallback):
         return [end - start for start, end in itertools.pairwise(self.ends)]
 
 
+class KeepToTime(TrainerCallback):
+    """Trains fewer steps than planned where they take longer than they were timed; the learning rate falls sooner.
+
+    Processors slow down when they are busy for long, or with others' work.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def on_train_begin(
+        self, args: RefSegTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
+        self.first_step, self.start = state.global_step, time.perf_counter()
+        self.seconds = self.plan.seconds * (self.plan.steps - state.global_step) / self.plan.steps
+
+    def on_step_end(
+        self,
+        args: RefSegTrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        lr_scheduler: LambdaLR,
+        **kwargs,
+    ) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = True
+            return
+        trained = state.global_step - self.first_step
+        if trained % STEPS_BETWEEN_LOOKS == 0:
+            fitting = self.first_step + int(self.seconds * trained / (time.perf_counter() - self.start))
+            state.max_steps = min(self.plan.steps, max(state.global_step + 1, fitting))
+            for schedule in lr_scheduler.lr_lambdas:
+                schedule.keywords["num_training_steps"] = state.max_steps
+
+
 def main(recipe: Path = RECIPE, output: Path = OUTPUT, minutes: float = MINUTES) -> None:
     """Plans, trains, scores and shows; all of it takes about so many `minutes`."""
     start = time.perf_counter()
     plan = read_or_make_plan(recipe, output, minutes * 60)
     print(plan.describe())
     arguments = [str(recipe), "--output_dir", str(output), *plan.arguments]
-    report = run_ris.main(arguments)
+    report = run_ris.main(arguments, callbacks=[KeepToTime(plan)])
+    plan = replace(plan, steps=report["training"]["steps"])
+    write_json(output / "plan.json", asdict(plan))
 
     print(f"\nLoading {output} again through AutoModel and AutoProcessor.")
     model, processor = AutoModel.from_pretrained(output), AutoProcessor.from_pretrained(output)

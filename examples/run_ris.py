@@ -32,6 +32,7 @@ from transformers import (
     HfArgumentParser,
     PreTrainedConfig,
     PreTrainedModel,
+    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
@@ -743,7 +744,7 @@ def closing_words(
     return "\n".join([*lines, f"Try it: {command}"])
 
 
-def main(arguments: Sequence[str] | None = None) -> dict:
+def main(arguments: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict:
     """Runs the script with these arguments; returns what it wrote to metrics.json (nothing in further processes)."""
     model_arguments, data_arguments, training_arguments = parse_arguments(
         sys.argv[1:] if arguments is None else arguments
@@ -772,7 +773,7 @@ def main(arguments: Sequence[str] | None = None) -> dict:
         processing_class=processor,
         train_dataset=ReferentExamples(splits.train, training_arguments.seed, read_image),
         eval_dataset=evaluated if len(evaluated) > 1 else evaluated[data_arguments.dataset_name],
-        callbacks=[PredictionPictures(processor, drawn)],
+        callbacks=[PredictionPictures(processor, drawn), *callbacks],
         data_collator=collator,
         run_options=options_of_run(model_arguments, data_arguments, data_arguments.load_options()),
     )

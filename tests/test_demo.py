@@ -94,3 +94,19 @@ def test_a_demonstration_says_what_it_chose(
     card = ModelCard.load(folder / "README.md").text
     assert f"| precision | {plan['precision']} |" in card and f"| attention | {plan['attention']} |" in card
     assert f"So 2 steps are trained in {plan['precision']} with {plan['attention']}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("seconds_per_step", "trained"), [(1e-4, 11), (10.0, 14)])
+def test_a_training_slower_than_it_was_timed_is_shortened(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, seconds_per_step: float, trained: int
+) -> None:
+    monkeypatch.setattr(demo, "time_steps", lambda *arguments: seconds_per_step)
+    monkeypatch.setattr(demo, "SHARE_OF_TRAINING", 14.5 * seconds_per_step / 600)
+    folder = tmp_path / "run"
+    for _ in range(2):  # the second finds it finished
+        demo.main(recipe, folder)
+        plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+        state = json.loads((folder / f"checkpoint-{trained}" / "trainer_state.json").read_text(encoding="utf-8"))
+        assert plan["steps"] == state["global_step"] == state["max_steps"] == trained
+        assert state["log_history"][-1]["step"] == trained and "eval_loss" in state["log_history"][-1]
+    assert "is the end of this training" in capsys.readouterr().out
