@@ -5,11 +5,12 @@ from typing import Any, Literal
 
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import ImageInput
-from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
 from transformers.tokenization_utils_base import TextInput
 from transformers.utils import ModelOutput, logging
 
 from .image_processing_refseg import RefSegImageProcessorKwargs
+from .names_refseg import nearest_names
 from .texts_refseg import as_sentences, unknown_words
 from .video_refseg import as_clips
 
@@ -90,11 +91,13 @@ class RefSegProcessor(ProcessorMixin):
         Raises:
             ValueError: where nothing is given, or both images and clips, or a list is empty, or a text is, or lengths
                 differ.
+            TypeError: an option in `images_kwargs` or `text_kwargs` that image processor or tokenizer do not take.
         """
         if images is None and text is None and videos is None:
             raise ValueError("Pass `images` or `videos`, `text`, or both.")
         images_kwargs = dict(kwargs.pop("images_kwargs", {}))
         nested_maps = images_kwargs.pop("segmentation_maps", None)
+        self._refuse_unknown({**kwargs, "images_kwargs": images_kwargs})
         if nested_maps is not None and segmentation_maps is not None:
             raise ValueError("Pass `segmentation_maps` once: as an argument, or in `images_kwargs`.")
         segmentation_maps = nested_maps if segmentation_maps is None else segmentation_maps
@@ -114,6 +117,18 @@ class RefSegProcessor(ProcessorMixin):
         if text is not None:
             data.update(self._tokenize(as_sentences(text), **merged["text_kwargs"]))
         return BatchFeature(data)
+
+    def _refuse_unknown(self, options: Mapping[str, Any]) -> None:
+        """Raises TypeError for an unknown one among the options of images or of texts.
+
+        Of options outside these groups transformers itself warns: they may be meant for other processors.
+        """
+        known = {"images_kwargs": self.image_processor.valid_kwargs, "text_kwargs": TextKwargs}
+        for group, legal in ((group, set(each.__annotations__)) for group, each in known.items()):
+            unknown = [name for name in options.get(group, {}) if name not in legal]
+            if unknown:
+                hint = nearest_names(unknown, sorted(legal)) or "."
+                raise TypeError(f"{group} of {type(self).__name__} have no option {', '.join(unknown)}{hint}")
 
     def _tokenize(self, texts: list[str], **kwargs) -> Mapping:
         limit = kwargs.pop("max_length", None) or self.max_text_length

@@ -400,6 +400,20 @@ def test_an_end_token_is_no_unknown_word(warnings_of_processor) -> None:
     assert not warnings_of_processor
 
 
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        ({"text_kwargs": {"max_lenght": 3}}, "text_kwargs .* no option max_lenght; did you mean max_length"),
+        ({"images_kwargs": {"do_resise": False}}, "images_kwargs .* no option do_resise; did you mean do_resize"),
+        ({"text_kwargs": {"do_resize": False}}, "text_kwargs .* no option do_resize"),
+    ],
+    ids=str,
+)
+def test_an_unknown_option_is_refused(options: dict, hint: str) -> None:
+    with pytest.raises(TypeError, match=hint):
+        tiny_processor()(Image.new("RGB", (8, 8)), "the red dog", **options)
+
+
 @pytest.mark.parametrize("text_truncation", ["keep_end_token", "released"])
 def test_options_of_the_tokenizer_reach_it(text_truncation: str) -> None:
     processor = RefSegProcessor(
