@@ -472,6 +472,8 @@ class MethodTests(ABC):
     def test_a_training_step_is_one_graph(self) -> None:
         model, (inputs, labels) = self.build(**self.few_layers).train(), self.training_inputs()
         losses = []
+        # What other methods compiled would make their sizes variable here, which takes minutes.
+        torch.compiler.reset()
         for call in (model, torch.compile(model, backend="eager", fullgraph=True)):
             torch.manual_seed(0)
             losses.append(call(**inputs, mask_labels=labels).loss)
