@@ -28,8 +28,9 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
 # The tests with the kernels of other processors, then with one thread and with two: no number may depend on them.
+# oneDNN and MKL are held to the same instructions: PyTorch's bfloat16 attention fails where only one of them has AMX.
 test-kernels: $(INSTALLED)
-	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 $(BIN)/python -m pytest
 	$(BIN)/python -m pytest --without-onednn
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
