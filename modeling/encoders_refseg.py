@@ -228,6 +228,15 @@ class WindowLayer(SwinLayer):
         return math.ceil(length / self.window_size) * self.window_size
 
 
+class StageParts(nn.Module):
+    """The layers of a stage and the patch merging behind them, called one by one; named as in transformers."""
+
+    def __init__(self, blocks: nn.ModuleList, downsample: nn.Module | None) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.downsample = downsample
+
+
 class SwinStages(nn.Module):
     """transformers' Swin transformer, run stage by stage, without its final normalization.
 
@@ -239,8 +248,8 @@ class SwinStages(nn.Module):
         self.model = AutoModel.from_config(config, add_pooling_layer=False)
         self.model.layernorm = nn.Identity()
         first_layer = 0
-        for index, stage in enumerate(self.model.encoder.layers):
-            stage.blocks = nn.ModuleList(
+        for index, stage in enumerate(list(self.model.encoder.layers)):
+            blocks = nn.ModuleList(
                 WindowLayer(
                     config,
                     dim=config.embed_dim * 2**index,
@@ -251,6 +260,7 @@ class SwinStages(nn.Module):
                 )
                 for layer in range(config.depths[index])
             )
+            self.model.encoder.layers[index] = StageParts(blocks, stage.downsample)
             first_layer += config.depths[index]
 
     def load_encoder(self, pretrained: PreTrainedModel) -> None:
