@@ -374,12 +374,12 @@ class MethodTests(ABC):
         # Losses are means: Trainer must not take the keywords for those of one that sums over its items.
         assert not model.accepts_loss_kwargs
 
-    @torch.no_grad()
     def test_a_configuration_reloads_as_it_was(self, tmp_path) -> None:
         config = self.tiny_config()
         config.save_pretrained(tmp_path)
         assert type(config).from_pretrained(tmp_path).to_dict() == config.to_dict()
 
+    @torch.no_grad()
     def test_save_and_load_keep_the_logits(self, tmp_path) -> None:
         model, inputs = self.build(), self.inputs()
         model.save_pretrained(tmp_path)
