@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, Mask2FormerConfig, Mask2FormerPreTrainedModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.models.mask2former.modeling_mask2former import (
+    Mask2FormerMaskedAttentionDecoderLayer,
     Mask2FormerMaskedAttentionDecoderOutput,
     Mask2FormerPixelDecoder,
     Mask2FormerPixelDecoderEncoderLayer,
@@ -274,6 +275,37 @@ class MaskedCrossAttention(nn.MultiheadAttention):
         return self.out_proj(attended.flatten(2).transpose(0, 1)), None
 
 
+class MaskDecoderLayer(Mask2FormerMaskedAttentionDecoderLayer):
+    """Mask2Former's layer, called with the features of its own level alone, where Mask2Former hands over all levels.
+
+    Reentrant checkpointing follows tensors, not lists of them.
+    """
+
+    def __call__(
+        self,
+        hidden_states: Tensor,
+        level: int,
+        attention_mask: Tensor | None,
+        positions: list[Tensor],
+        query_positions: Tensor,
+        features: list[Tensor],
+        **options: Any,
+    ) -> tuple[Tensor, ...]:
+        of_level = (positions[level], query_positions, features[level])
+        return super().__call__(hidden_states, attention_mask, *of_level, **options)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None,
+        positions: Tensor,
+        query_positions: Tensor,
+        features: Tensor,
+        **options: Any,
+    ) -> tuple[Tensor, ...]:
+        return super().forward(hidden_states, 0, attention_mask, [positions], query_positions, [features], **options)
+
+
 class MaskDecoder(Mask2FormerTransformerModule):
     """Mask2Former's masked-attention decoder, its embeddings called, where Mask2Former reads their weights.
 
@@ -283,6 +315,7 @@ class MaskDecoder(Mask2FormerTransformerModule):
 
     def __init__(self, config: Mask2FormerConfig) -> None:
         super().__init__(config.feature_size, config)
+        self.decoder.layers = nn.ModuleList(MaskDecoderLayer(config) for _ in self.decoder.layers)
         for layer in self.decoder.layers:
             layer.cross_attn = MaskedCrossAttention(config.hidden_dim, config.num_attention_heads, config.dropout)
 
