@@ -14,6 +14,7 @@ DEPENDENCIES = [
     "safetensors>=0.8",
     "accelerate>=1.12",
     "evaluate>=0.4.3",
+    "filelock>=3.16",
     "timm>=1.0.23",
     "peft>=0.20",
     "pycocotools>=2.0.8",

@@ -13,7 +13,7 @@ import pytest
 import torch
 from datasets import Dataset
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from test_run_ris import run_ris, write_recipe
 from test_unified_lavt import IMAGE_SWIN
 from test_unified_lavt import TestUnifiedLavt as UnifiedLavtModels
@@ -396,6 +396,47 @@ def test_a_damaged_file_is_named(model, processor, data, tmp_path) -> None:
         path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(FeatureCacheError, match=r"[0-9a-f]{40}\.safetensors is damaged .*Delete it"):
         SentenceExamples(data["val"], cache.read)[0]
+
+
+def rewritten(features: torch.Tensor, **metadata: str) -> bytes:
+    sizes = {"map_size": "[16, 16]", "image_size": "[64, 64]", "size": "[64, 64]"}
+    return save({"features": features}, {name: value for name, value in {**sizes, **metadata}.items() if value})
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda features: save({"features": features}), "its metadata should hold map_size"),
+        (lambda features: rewritten(features, size=""), "its metadata should hold size"),
+        (lambda features: rewritten(features, size="[64]"), r"should hold size, 2 whole numbers, found \[64\]"),
+        (lambda features: rewritten(features, map_size="[1e999, 2]"), r"map_size.*found \[inf, 2\]"),
+        (lambda features: rewritten(features, image_size="[" * 50_000), "recursion"),
+        (lambda features: rewritten(features, image_size="{"), "Expecting property name"),
+        (lambda features: rewritten(features * float("nan")), "not finite"),
+        (lambda features: rewritten(features.float()), "of type F32, not F16"),
+        (lambda features: rewritten(features.view(torch.int16)), "of type I16, not F16"),
+        (lambda features: rewritten(features.repeat(2, 1, 1)), r"shape \(2, .*not those of one image"),
+        (lambda features: save({"other": features}), "metadata|features"),
+    ],
+)
+def test_a_file_that_holds_something_else_is_named(change, reason, model, processor, data, tmp_path) -> None:
+    cache = FeatureCache.open(tmp_path, model, processor)
+    cache.fill(model, processor, [data["val"]], progress=False)
+    SentenceExamples(data["val"], cache.read)[0]
+    for path in files_of(tmp_path):
+        path.write_bytes(change(load_file(path)["features"]))
+    with pytest.raises(FeatureCacheError, match=rf"\.safetensors is damaged .*{reason}.*Delete it") as caught:
+        SentenceExamples(data["val"], cache.read)[0]
+    assert "\n" not in str(caught.value)
+
+
+def test_features_of_several_shapes_never_meet_in_a_batch(processor) -> None:
+    items = []
+    for positions in (4, 9):
+        features = ImageFeatures(features=torch.zeros(1, positions, 2), map_size=(2, 2), image_size=(64, 64))
+        items.append({"image": EncodedImage(features, 8, 8), "text": "circle", "mask": np.ones((8, 8), dtype=bool)})
+    with pytest.raises(FeatureCacheError, match=r"differ in shape .*\(1, 4, 2\).*\(1, 9, 2\).*Delete"):
+        EncodedCollator(processor, torch.float32)(items)
 
 
 def test_further_processes_wait_until_the_first_has_filled_the_cache(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..files import write_json, write_whole
+from ..files import begin_folder, only_writer, write_whole
 from .loading import DATASET_NAMES, REFER_SPLITS, REFSHAPES_VIDEO, VIDEO_DATASETS, DataFormatError, load_refseg
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def prepare_dataset(
 
     Every image is decoded once to see that it is whole and has the size of its mask. Shards appear under their final
     name only when complete, so that a killed run goes on where it was when it is started again with the same inputs.
+    Of several processes that write one folder, one does, and the others wait for it.
 
     Args:
         name, data_dir, split_by, options: as in `load_refseg`.
@@ -81,8 +82,11 @@ def prepare_dataset(
     folder = Path(output)
     inputs = {"name": name, "split_by": split_by, "max_shard_rows": max_shard_rows, **_named(options)}
     _open_folder(folder, {**inputs, "rows": fingerprint_rows(dataset)})
-    _write_shards(dataset, folder, max_shard_rows, f"{name} to {folder}")
-    _write_card(folder, name, counts, {"split_by": split_by, **_named(options)})
+    with only_writer(folder):
+        for partial in (folder / "data").glob("*.partial"):
+            partial.unlink()
+        _write_shards(dataset, folder, max_shard_rows, f"{name} to {folder}")
+        _write_card(folder, name, counts, {"split_by": split_by, **_named(options)})
     if push_to_hub is not None:
         upload_dataset(folder, push_to_hub)
     return folder
@@ -216,15 +220,8 @@ def _named(options: Mapping[str, Any]) -> dict[str, str | int]:
 def _open_folder(folder: Path, manifest: dict[str, Any]) -> None:
     """Make the folder, or see that what lies in it was begun with the same manifest."""
     path = folder / MANIFEST
-    if not path.exists():
-        # A hidden file may be a manifest which a kill cut off.
-        if folder.exists() and (
-            not folder.is_dir() or any(not item.name.startswith(".") for item in folder.iterdir())
-        ):
-            raise DataFormatError(f"{folder} holds other files. Choose a new or an empty folder as output.")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, manifest)
-        return
+    if not begin_folder(path, manifest):
+        raise DataFormatError(f"{folder} holds other files. Choose a new or an empty folder as output.")
     try:
         begun = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

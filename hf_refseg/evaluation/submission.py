@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..data.clips import VideoExamples
-from ..files import is_plain_name, write_json, write_whole
+from ..files import begin_folder, is_plain_name, only_writer, write_whole
 
 MANIFEST = "submission.json"
 ROOT = "Annotations"
@@ -43,17 +43,13 @@ class SubmissionWriter:
         self.folder = Path(folder)
         manifest = self.folder / MANIFEST
         wanted = json.loads(json.dumps(dict(inputs), default=str))
-        if not manifest.exists():
-            if self.folder.exists() and any(not path.name.endswith(".partial") for path in self.folder.iterdir()):
-                raise ValueError(f"{folder} holds other files. Choose a new or an empty folder for the submission.")
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(manifest, wanted)
-        else:
-            begun = json.loads(manifest.read_text(encoding="utf-8"))
-            if begun != wanted:
-                raise ValueError(
-                    f"{folder} was begun with {begun}, not with {wanted}. Choose another folder, or delete this one."
-                )
+        if not begin_folder(manifest, wanted):
+            raise ValueError(f"{folder} holds other files. Choose a new or an empty folder for the submission.")
+        begun = json.loads(manifest.read_text(encoding="utf-8"))
+        if begun != wanted:
+            raise ValueError(
+                f"{folder} was begun with {begun}, not with {wanted}. Choose another folder, or delete this one."
+            )
 
     def is_written(self, video_id: str) -> bool:
         """Whether the masks of a video are complete."""
@@ -132,6 +128,8 @@ def write_submission(
 ) -> Path:
     """Segment all videos and pack the masks; videos that an earlier run has written are not segmented again.
 
+    Of several processes with one folder, one writes, and the others wait for it.
+
     Args:
         examples: the videos, such as those of the split valid of Refer-YouTube-VOS.
         segment: goes through the frames of a video, for example
@@ -141,6 +139,18 @@ def write_submission(
     Returns `<folder>/submission.zip`, for the evaluation server. Errors as in `SubmissionWriter`.
     """
     writer = SubmissionWriter(folder, inputs)
+    with only_writer(writer.folder):
+        return _write_videos(writer, examples, segment)
+
+
+def checked_name(name: str) -> str:
+    """A name that is one plain part of a path; raises `ValueError` for another one, which could lead elsewhere."""
+    if not is_plain_name(name):
+        raise ValueError(f"{name!r} cannot name a file or folder. Correct the video, frame or expression id.")
+    return name
+
+
+def _write_videos(writer: SubmissionWriter, examples: VideoExamples, segment: Segment) -> Path:
     video_ids = []
     for index in tqdm(range(len(examples)), desc="segment", unit="video"):
         video = examples[index]
@@ -154,13 +164,6 @@ def write_submission(
             video["video_id"], video["sent_ids"], video["frame_names"], masks, (first.height, first.width)
         )
     return writer.write_zip(writer.folder / "submission.zip", video_ids)
-
-
-def checked_name(name: str) -> str:
-    """A name that is one plain part of a path; raises `ValueError` for another one, which could lead elsewhere."""
-    if not is_plain_name(name):
-        raise ValueError(f"{name!r} cannot name a file or folder. Correct the video, frame or expression id.")
-    return name
 
 
 def _masks_of(answers: Iterable[Sequence[Any]]) -> Iterator[list[np.ndarray]]:

@@ -9,8 +9,7 @@ import os
 import shutil
 import sys
 import time
-import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,8 @@ from transformers import BatchFeature, PreTrainedModel, ProcessorMixin, Training
 from transformers.image_utils import PILImageResampling
 
 from ..data.examples import open_image, read_image_file, undecoded
+from ..data.masks import short_text
+from ..files import begin_folder, only_writer, write_whole
 from ..modeling.modeling_outputs_refseg import ImageFeatures
 from ..modeling.modeling_refseg import is_frozen
 
@@ -42,6 +43,8 @@ UNRELATED_TO_FEATURES = {
     "processor_class",
     "transformers_version",
 }
+# In the metadata of an image's file: how many numbers each size has; of clips frames come before height and width.
+SIZES = {"map_size": (2,), "image_size": (2, 3), "size": (2,)}
 POLL_SECONDS = 2.0
 
 
@@ -69,7 +72,7 @@ class FeatureCache:
     `cache.json` says which encoder and which preprocessing they come from. Files are named after the content of the
     image's file, so equal image ids of two data sets never meet, and the images may move. A file appears under its
     name once it is complete: after a kill all finished images are still there. Several processes may read and fill
-    one cache at a time.
+    one cache at a time; one of them writes, and the others wait for it and encode what is still missing.
 
     Args:
         folder: an existing cache; `open` checks that it is the model's, or makes a new one.
@@ -93,15 +96,11 @@ class FeatureCache:
                 "model's config, or leave cache_image_features out."
             )
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         wanted = describe_encoder(model, processor)
-        holds_something = any(path.suffix != ".partial" for path in folder.iterdir())
-        if not (folder / KEY_FILE).exists():
-            if holds_something:
-                raise FeatureCacheError(
-                    f"{folder} is no feature cache: it holds files, but no {KEY_FILE}. Name an empty or absent folder."
-                )
-            _write_whole(folder / KEY_FILE, json.dumps(wanted, indent=1).encode())
+        if not begin_folder(folder / KEY_FILE, wanted):
+            raise FeatureCacheError(
+                f"{folder} is no feature cache: it holds files, but no {KEY_FILE}. Name an empty or absent folder."
+            )
         found = _read_key(folder / KEY_FILE)
         differing = [name.replace("_", " ") for name, value in wanted.items() if found.get(name) != value]
         if differing:
@@ -136,22 +135,30 @@ class FeatureCache:
             FeatureCacheError: features that float16 cannot hold.
             InvalidRowError: an image that cannot be read.
         """
-        missing = self._find_missing(rows)
-        if not missing:
+        if not self._find_missing(rows):
             return
-        images = _ImagesToEncode(missing, processor)
+        with only_writer(self.folder):
+            for partial in self.folder.rglob("*.partial"):
+                partial.unlink()
+            # Another process may have encoded them in the meantime.
+            missing = self._find_missing(rows)
+            self._encode(model, _ImagesToEncode(missing, processor), batch_size, num_workers, progress)
+
+    def _encode(
+        self, model: PreTrainedModel, images: _ImagesToEncode, batch_size: int, num_workers: int, progress: bool
+    ) -> None:
         batches = DataLoader(images, batch_size, num_workers=num_workers)
         model.backbone.eval()
         finished = 0
-        bar = tqdm(total=len(missing), desc="encode images", unit="image", disable=not progress)
+        bar = tqdm(total=len(images), desc="encode images", unit="image", disable=not progress)
         with bar, torch.inference_mode():
             for pixel_values, sizes, names in batches:
                 encoded = model.get_encoder_features(pixel_values.to(model.device, model.dtype))
                 files = [_pack(encoded, index, *size) for index, size in enumerate(sizes.tolist())]
                 if finished == 0:
-                    self._check_space(len(files[0]), len(missing), progress)
+                    self._check_space(len(files[0]), len(images), progress)
                 for name, file in zip(names, files, strict=True):
-                    self._write(name, file, remaining=len(missing) - finished)
+                    self._write(name, file, remaining=len(images) - finished)
                     finished += 1
                 bar.update(len(files))
 
@@ -171,18 +178,15 @@ class FeatureCache:
         path = self._path(_name_of(row))
         try:
             with safe_open(path, framework="pt") as file:
-                features = file.get_tensor("features")
-                sizes = {name: tuple(json.loads(value)) for name, value in file.metadata().items()}
+                return _unpack(file)
         except FileNotFoundError as error:
             raise FeatureCacheError(
                 f"The feature cache {self.folder} has nothing of the image of row {row['ref_id']}: fill it first."
             ) from error
-        except SafetensorError as error:
+        except (SafetensorError, ValueError, RecursionError) as error:
             raise FeatureCacheError(
                 f"{path} is damaged ({error}). Delete it and start again: its image will be encoded anew."
             ) from error
-        height, width = sizes.pop("size")
-        return EncodedImage(ImageFeatures(features=features, **sizes), height, width)
 
     def _path(self, name: str) -> Path:
         return self.folder / name[:2] / f"{name}.safetensors"
@@ -207,7 +211,9 @@ class FeatureCache:
 
     def _write(self, name: str, file: bytes, remaining: int) -> None:
         try:
-            _write_whole(self._path(name), file)
+            path = self._path(name)
+            path.parent.mkdir(exist_ok=True)
+            write_whole(path, lambda partial: partial.write_bytes(file))
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -244,6 +250,7 @@ class EncodedCollator:
     def __call__(self, items: Iterable[dict[str, Any]]) -> EncodedBatch:
         items = list(items)
         images = [item["image"].features for item in items]
+        _require_one_shape(images)
         features = torch.cat([image.features for image in images]).to(self.dtype)
         texts = self.processor(text=[item["text"] for item in items], return_tensors="pt")
         return EncodedBatch(
@@ -360,6 +367,15 @@ class _ImagesToEncode(Dataset):
         return pixel_values, torch.tensor([image.height, image.width]), name
 
 
+def _require_one_shape(images: Iterable[ImageFeatures]) -> None:
+    shapes = {(tuple(image.features.shape), image.map_size, image.image_size) for image in images}
+    if len(shapes) > 1:
+        raise FeatureCacheError(
+            f"The features of the images of one batch differ in shape ({short_text(sorted(shapes))}): the cache holds "
+            "files of another encoder. Delete its folder, to have all features computed anew."
+        )
+
+
 def _name_of(row: dict[str, Any]) -> str:
     return hashlib.blake2b(read_image_file(row), digest_size=20).hexdigest()
 
@@ -378,19 +394,31 @@ def _pack(encoded: ImageFeatures, index: int, height: int, width: int) -> bytes:
     return save({"features": stored.contiguous()}, metadata)
 
 
+def _unpack(file: Any) -> EncodedImage:
+    """What `_pack` put into an opened file; raises ValueError where it holds something else."""
+    sizes = _read_sizes(file.metadata() or {})
+    height, width = sizes.pop("size")
+    kind = file.get_slice("features").get_dtype()
+    if kind != "F16":
+        raise ValueError(f"its features are of type {kind}, not F16")
+    features = file.get_tensor("features")
+    if features.ndim < 3 or len(features) != 1 or not features.isfinite().all():
+        raise ValueError(f"its features, of shape {tuple(features.shape)}, are not those of one image, or not finite")
+    return EncodedImage(ImageFeatures(features=features, **sizes), height, width)
+
+
+def _read_sizes(metadata: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    sizes = {}
+    for name, lengths in SIZES.items():
+        sides = json.loads(metadata.get(name, "null"))
+        if not isinstance(sides, list) or len(sides) not in lengths or not all(type(side) is int for side in sides):
+            raise ValueError(f"its metadata should hold {name}, {lengths[0]} whole numbers, found {short_text(sides)}")
+        sizes[name] = tuple(sides)
+    return sizes
+
+
 def _gib(size: int) -> str:
     return f"{size / 2**30:.3g} GiB"
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Unlike `hf_refseg.files.write_whole`: several processes may write one file, and a full disk leaves nothing."""
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _read_key(path: Path) -> dict[str, Any]:
