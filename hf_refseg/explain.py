@@ -24,6 +24,7 @@ from .modeling.explanations_refseg import (
     WordMaps,
 )
 from .modeling.image_processing_refseg import upright_rgb
+from .modeling.modeling_outputs_refseg import require_finite
 from .visualization import (
     MaskedImage,
     MaskedWords,
@@ -44,6 +45,7 @@ def draw_explanations(
 
     Raises:
         ValueError: the method cannot be explained, or its configuration has nothing to tell.
+        NotFiniteError: an explanation holds NaN or infinity.
     """
     model = plain_model(model)
     if not isinstance(model, Explainable):
@@ -153,9 +155,11 @@ def unnormalized(pixel_values: Tensor, processor: ProcessorMixin) -> Image.Image
         torch.tensor(values)[:, None, None]
         for values in (processor.image_processor.image_mean, processor.image_processor.image_std)
     )
+    require_finite(explanations=pixel_values)
     colors = (pixel_values.float().cpu() * deviation + mean).clamp(0, 1) * 255
     return Image.fromarray(colors.round().byte().permute(1, 2, 0).numpy())
 
 
 def to_array(values: Tensor) -> NDArray[np.float32]:
+    require_finite(explanations=values)
     return values.float().cpu().numpy()

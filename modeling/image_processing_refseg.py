@@ -32,6 +32,7 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import ModelOutput, TensorType, logging
 
+from .modeling_outputs_refseg import require_finite
 from .names_refseg import nearest_names
 from .precision_refseg import at_least_float32
 
@@ -261,6 +262,7 @@ class RefSegImageProcessor(TorchvisionBackend):
 
         Raises:
             ValueError: where the numbers of logits and sizes differ.
+            NotFiniteError: a logit is NaN or infinite.
         """
         return [
             self._post_process_one(logits, size, threshold, is_found)
@@ -315,6 +317,7 @@ def _for_each_text(
     sizes = [tuple(outputs.logits.shape[-2:])] * len(outputs.logits) if target_sizes is None else target_sizes
     if len(sizes) != len(outputs.logits):
         raise ValueError(f"Pass one target size per text: got {len(sizes)} sizes for {len(outputs.logits)} texts.")
+    require_finite(logits=outputs.logits, presence_logits=outputs.presence_logits)
     presence = outputs.presence_logits
     found = [True] * len(sizes) if presence is None else (presence > 0).tolist()
     return zip(outputs.logits, sizes, found, strict=True)

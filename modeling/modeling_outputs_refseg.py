@@ -6,6 +6,10 @@ from torch import Tensor
 from transformers.utils import ModelOutput
 
 
+class NotFiniteError(ValueError):
+    """A model answers with NaN or infinity, of which no mask can be made."""
+
+
 @dataclass
 class ImageFeatures(ModelOutput):
     """What a model knows of images before it reads the text.
@@ -84,4 +88,24 @@ class ReferringSegmentationOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-__all__ = ["FusedFeatures", "ImageFeatures", "ReferringSegmentationOutput"]
+def require_finite(**answers: Tensor | None) -> None:
+    """Raises NotFiniteError where one of a model's answers, given by name, holds NaN or infinity.
+
+    It would pass for an answer like any other: that there is no target.
+    """
+    for name, values in answers.items():
+        if values is not None and not values.isfinite().all():
+            share = 1 - values.isfinite().float().mean().item()
+            raise NotFiniteError(
+                f"{100 * share:.3g} % of the model's {name} are NaN or infinite. Either its weights are damaged: "
+                "load, convert or train it again; or its number format is too narrow, as float16 may be: take float32."
+            )
+
+
+__all__ = [
+    "FusedFeatures",
+    "ImageFeatures",
+    "NotFiniteError",
+    "ReferringSegmentationOutput",
+    "require_finite",
+]

@@ -142,6 +142,7 @@ class ReferringImageSegmentationPipeline(ReferringSegmentationPipeline):
         Raises:
             ValueError: no image, no text or an empty one, or a dictionary without these; and as `read_image`, whose
                 other errors are raised as well.
+            NotFiniteError: the model answers with NaN or infinity.
         """
         if threshold is not None:
             kwargs["threshold"] = threshold

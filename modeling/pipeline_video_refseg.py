@@ -46,6 +46,7 @@ class ReferringVideoSegmentationPipeline(ReferringSegmentationPipeline):
         Raises:
             ValueError: no video, no text or an empty one, or a dictionary without these.
             ValueError, FileNotFoundError, ImportError, TypeError: as [`VideoFrames`] and [`segment_video`].
+            NotFiniteError: the model answers with NaN or infinity.
         """
         return self.run_requests(videos, text, **options)
 

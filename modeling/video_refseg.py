@@ -260,6 +260,7 @@ def segment_video(
 
     Raises:
         ValueError: no text or an empty one, or a `window` or an `overlap` out of range.
+        NotFiniteError: while iterating, the model answers with NaN or infinity.
     """
     texts = as_sentences(texts)
     takes_clips = model.config.takes_clips and not per_frame

@@ -340,6 +340,30 @@ def test_incomplete_weights_are_an_error(model_folder):
     assert "2 weights are missing, such as decoder.classifier.bias" in error
 
 
+@pytest.fixture(scope="module")
+def damaged_model(model_folder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that knows no word but NaN."""
+    folder = tmp_path_factory.mktemp("damaged") / "tiny"
+    model = tiny_lavt()
+    model.get_input_embeddings().weight.data.fill_(torch.nan)
+    model.save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
+    return folder
+
+
+def test_a_damaged_model_segments_and_scores_nothing(damaged_model, shapes_folder):
+    paths = [noise(Path(name)) for name in ("a.png", "b.png")]
+    result = run("predict", damaged_model, *paths, "-t", "the left dog", "-o", "masks")
+    assert result.exit_code == 1 and not result.stdout and not any(Path("masks").iterdir())
+    for path in paths:
+        assert f"Error: {path}: 100 % of the model's logits are NaN or infinite. Either" in result.stderr
+    error = error_of("evaluate", damaged_model, shapes_folder, "-o", "scores")
+    assert error.startswith("Image '") and "100 % of the model's logits are NaN" in error
+    assert not any(Path("scores").iterdir())
+    error = error_of("explain", damaged_model, "a.png", "the left dog", "-o", "explained")
+    assert "% of the model's explanations are NaN or infinite" in error and not Path("explained").exists()
+
+
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_evaluate_writes_scores_and_cases(model_folder, shapes_folder, shuffled):
     options = ["--shuffle-sentences"] if shuffled else ["--max-images", 2]

@@ -313,6 +313,17 @@ def test_the_model_is_left_as_it_was(dataset):
     assert not model.frozen.training
 
 
+def test_a_presence_head_that_answers_with_nan_is_not_scored(dataset):
+    class Undecided(ColorModel):
+        def forward(self, **inputs: Tensor) -> SimpleNamespace:
+            outputs = super().forward(**inputs)
+            outputs.presence_logits = torch.full_like(outputs.logits[:, 0, 0], torch.nan)
+            return outputs
+
+    with pytest.raises(ValueError, match=r"^Image '.*': 100 % of the model's presence_logits are NaN or infinite"):
+        evaluate(dataset, Undecided())
+
+
 def test_max_images_and_bad_options(dataset):
     assert evaluate(dataset, max_images=2).sentences == 8
     assert evaluate(dataset, max_images=50).images == 3

@@ -28,6 +28,7 @@ from hf_refseg import (
     RefSegImageProcessor,
     RefSegProcessor,
     VideoFrames,
+    VideoLavtForReferringSegmentation,
 )
 from hf_refseg.data.examples import ImageExamples, ReferentExamples
 from hf_refseg.data.masks import encode_mask
@@ -314,6 +315,37 @@ def test_post_processing_wants_one_size_per_text() -> None:
     output = ReferringSegmentationOutput(logits=torch.zeros(2, 8, 8))
     with pytest.raises(ValueError, match="got 1 sizes for 2 texts"):
         tiny_processor().post_process_referring_segmentation(output, target_sizes=[(8, 8)])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("damaged", ["logits", "presence_logits"])
+def test_logits_that_are_not_finite_are_no_answer(damaged: str, value: float) -> None:
+    image, clip = (
+        ReferringSegmentationOutput(logits=torch.ones(shape), presence_logits=torch.ones(2))
+        for shape in ((2, 8, 8), (2, 3, 8, 8))
+    )
+    processor = tiny_processor()
+    for outputs, post_process in (
+        (image, processor.post_process_referring_segmentation),
+        (clip, processor.post_process_referring_video_segmentation),
+    ):
+        assert all(result["present"] for result in post_process(outputs))
+        outputs[damaged].flatten()[-1] = value
+        with pytest.raises(ValueError, match=rf"% of the model's {damaged} are NaN or infinite.*float32"):
+            post_process(outputs)
+
+
+@pytest.mark.parametrize("weight", ["decoder.classifier.bias", "text_encoder.embeddings.word_embeddings.weight"])
+def test_pipelines_do_not_answer_with_damaged_weights(segment, weight: str) -> None:
+    video_model = VideoLavtForReferringSegmentation.from_image_lavt(tiny_lavt(), num_window_frames=2)
+    for model in (segment.model, video_model):
+        model.get_parameter(weight).data.fill_(torch.nan)
+        segment_frames = pipeline("referring-video-segmentation", model=model, processor=segment.processor)
+        with pytest.raises(ValueError, match="100 % of the model's logits are NaN"):
+            segment_frames([photograph()] * 2, text="red circle")
+    for images, options in ((photograph(), {}), ([photograph(), photograph()], {"batch_size": 2})):
+        with pytest.raises(ValueError, match="100 % of the model's logits are NaN"):
+            segment(images, text="red circle", **options)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_lavt import tiny_lavt
 from train_tiny import build_model, build_processor, build_trainer
+from transformers import TrainerCallback
 
 from hf_refseg import AutoModelForReferringSegmentation
 from hf_refseg.data.examples import RefSegCollator, SentenceExamples
@@ -361,6 +363,48 @@ def test_an_absent_target_is_an_empty_prediction(cache, tmp_path) -> None:
     trainer.model.forward = lambda **inputs: output
     trainer.prediction_step(trainer.model, {"mask_labels": labels}, prediction_loss_only=False)
     assert trainer.eval_counts[0].tolist() == [[4096, 4096], [0, 4096], [0, 4096], [4096, 4096]]
+
+
+class Damage(TrainerCallback):
+    """Does something to the model before a step."""
+
+    def __init__(self, step: int, damage: Callable[[torch.nn.Module], object]) -> None:
+        self.step, self.damage = step, damage
+
+    def on_step_begin(self, args, state, control, model, **kwargs) -> None:
+        if state.global_step == self.step - 1:
+            self.damage(model)
+
+
+def forget(model: torch.nn.Module) -> None:
+    model.decoder.classifier.bias.data[1] = torch.nan
+
+
+def be_certain(model: torch.nn.Module) -> None:
+    """Infinite logits, but a loss as before."""
+    model.register_forward_hook(lambda module, inputs, outputs: setattr(outputs, "logits", outputs.logits + torch.inf))
+
+
+@pytest.mark.parametrize(
+    ("damage", "losses"), [(forget, "loss nan, dice nan"), (be_certain, r"loss 0\.\d+, dice 0\.\d+")]
+)
+def test_training_stops_at_the_step_whose_answers_are_not_finite(cache, tmp_path, damage, losses) -> None:
+    trainer = build_trainer(
+        tmp_path, cache, callbacks=(Damage(3, damage),), save_strategy="steps", save_steps=1, save_total_limit=9
+    )
+    with pytest.raises(ValueError, match=rf"Step 3: the loss or the logits are NaN or infinite \({losses}\)"):
+        trainer.train()
+    assert [path.name for path in sorted(tmp_path.glob("checkpoint-*"))] == ["checkpoint-1", "checkpoint-2"]
+    weights = load_file(tmp_path / "checkpoint-2" / "model.safetensors")
+    assert all(weight.isfinite().all() for weight in weights.values())
+
+
+def test_an_evaluation_in_training_stops_where_answers_are_not_finite(cache, tmp_path) -> None:
+    trainer = build_trainer(tmp_path, cache)
+    trainer.model.decoder.classifier.bias.data[1] = torch.nan
+    trainer.state.global_step = 7
+    with pytest.raises(ValueError, match=r"^Evaluation after step 7: .* of the model's logits are NaN or infinite"):
+        trainer.evaluate()
 
 
 def test_pictures_show_truth_and_prediction_at_evaluations_and_checkpoints(cache, tmp_path) -> None:

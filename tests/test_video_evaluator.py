@@ -308,6 +308,15 @@ def test_what_cannot_be_evaluated_is_named(dataset, processor):
         evaluate(as_dataset(make_row(0, [])), processor)
 
 
+@pytest.mark.parametrize("takes_clips", [False, True])
+def test_a_model_that_answers_with_nan_is_not_scored(dataset, processor, takes_clips):
+    model = ColorModel(takes_clips)
+    model.scale.data.fill_(torch.nan)
+    for protocol in ("davis", "a2d"):
+        with pytest.raises(ValueError, match=r"^Video 'video0': 100 % of the model's logits are NaN or infinite"):
+            evaluate(dataset, processor, protocol, model)
+
+
 @pytest.fixture
 def folders(tmp_path, monkeypatch, dataset) -> None:
     """In a folder of its own: the model `tiny`, and as `videos` the data set as `prepare` writes one."""

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from ..data.examples import ImageExamples
 from ..files import write_json
-from ..modeling.modeling_outputs_refseg import ReferringSegmentationOutput
+from ..modeling.modeling_outputs_refseg import NotFiniteError, ReferringSegmentationOutput, require_finite
 from ..visualization import ComparisonRow
 from .protocols import (
     Protocol,
@@ -93,6 +93,7 @@ def evaluate_model(
     Raises:
         ValueError: unknown protocol, numbers out of range, no image, or a mask that does not have its image's size
             (the message names image and sentence).
+        NotFiniteError: the model answers with NaN or infinity (the message names the image).
     """
     protocol = get_protocol(protocol)
     check_at_least_one(batch_size=batch_size, max_images=max_images)
@@ -108,7 +109,11 @@ def evaluate_model(
     records: list[Record] = []
     with evaluation_mode(model):
         for index in tqdm(range(images), desc=f"evaluate ({protocol.name})", unit="image", disable=not progress):
-            records += _score_image(model, processor, examples[index], protocol, batch_size)
+            example = examples[index]
+            try:
+                records += _score_image(model, processor, example, protocol, batch_size)
+            except NotFiniteError as error:
+                raise NotFiniteError(f"Image {example['image_id']!r}: {error}") from error
     intersections, unions, no_target, present = (
         [record[name] for record in records] for name in ("intersection", "union", "no_target", "present")
     )
@@ -285,6 +290,7 @@ def _predict(
         batch = list(texts[start : start + batch_size])
         text_inputs = processor(text=batch, return_tensors="pt").to(parameter.device)
         outputs = model(image_embeds=image_embeds, **text_inputs)
+        require_finite(logits=outputs.logits, presence_logits=outputs.presence_logits)
         answers = [None] * len(batch) if outputs.presence_logits is None else (outputs.presence_logits > 0).tolist()
         results = processor.post_process_referring_segmentation(
             ReferringSegmentationOutput(logits=outputs.logits),

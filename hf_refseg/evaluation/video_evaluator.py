@@ -18,6 +18,7 @@ from ..data.clips import VideoExamples
 from ..data.loading import DataFormatError
 from ..data.masks import decode_mask, encode_mask
 from ..files import write_json
+from ..modeling.modeling_outputs_refseg import NotFiniteError
 from ..modeling.video_refseg import FrameMask, segment_video
 from ..visualization import ComparisonStrip, StripFrame, spread
 from .evaluator import Record, check_at_least_one, evaluation_mode, shuffle_among_groups
@@ -138,6 +139,7 @@ def evaluate_video_model(
     Raises:
         ValueError: unknown protocol, numbers out of range, no video, or a referent without annotated frames or with a
             mask that does not have its frame's size (the message names video, sentence and frame).
+        NotFiniteError: the model answers with NaN or infinity (the message names the video).
     """
     check_video_protocol(protocol)
     check_at_least_one(batch_size=batch_size, max_videos=max_videos)
@@ -157,7 +159,10 @@ def evaluate_video_model(
             example = examples[index]
             for first in range(0, len(example["texts"]), batch_size):
                 sequences = _sequences(example, range(first, min(first + batch_size, len(example["texts"]))))
-                _score_sequences(model, processor, example, sequences, reading, protocol, detections)
+                try:
+                    _score_sequences(model, processor, example, sequences, reading, protocol, detections)
+                except NotFiniteError as error:
+                    raise NotFiniteError(f"Video {example['video_id']!r}: {error}") from error
                 records += [_finished(sequence, protocol) for sequence in sequences]
     if not records:
         raise ValueError("There is nothing to evaluate: no video has a sentence.")

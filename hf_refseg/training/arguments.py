@@ -71,7 +71,7 @@ class RefSegTrainingArguments(TrainingArguments):
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints that are kept."})
     logging_steps: float = field(default=50, metadata={"help": "Steps between two entries of the log."})
     logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Hide losses that are not finite from the log."}
+        default=False, metadata={"help": "Unused: losses that are not finite end the training."}
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Unused: examples are no table rows."})
     label_names: list[str] | None = field(

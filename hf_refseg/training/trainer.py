@@ -27,6 +27,7 @@ from ..data.clips import NOT_ANNOTATED, ClipExamples, FrameExamples
 from ..data.examples import ReferentExamples, RefSegCollator
 from ..evaluation.protocols import scores_from_counts
 from ..hub.model_card import plain_model, write_model_card
+from ..modeling.modeling_outputs_refseg import NotFiniteError, ReferringSegmentationOutput, require_finite
 from ..modeling.precision_refseg import at_least_float32
 from .adapters import check_kind, describe_adapter, load_adapter_weights
 from .arguments import RefSegTrainingArguments
@@ -54,6 +55,8 @@ class RefSegTrainer(Trainer):
       then counts a few sentences twice.
     - The order of the referents depends on seed and epoch alone. The last batch of an epoch is left out where it is
       not complete. Of `MixedExamples` each step sees images alone or clips alone.
+    - A loss or logits that are NaN or infinite end the training with `NotFiniteError`, before they reach the weights;
+      in an evaluation logits do.
 
     Args:
         model: the model, or one with an adapter (`add_adapter`): checkpoints and results then hold the adapter alone.
@@ -241,9 +244,22 @@ class RefSegTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if model.training:
+            self._require_finite_step(outputs)
         means = self.train_components if model.training else self.eval_components
         means.add(outputs.loss_components, samples=len(inputs["mask_labels"]))
         return (loss, outputs) if return_outputs else loss
+
+    def _require_finite_step(self, outputs: ReferringSegmentationOutput) -> None:
+        if outputs.loss.isfinite() & outputs.logits.isfinite().all():
+            return
+        losses = {"loss": outputs.loss, **outputs.loss_components}
+        values = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
+        raise NotFiniteError(
+            f"Step {self.state.global_step + 1}: the loss or the logits are NaN or infinite ({values}), so the "
+            "training stops; checkpoints stay as they were. Train again, or on from the weights of one "
+            "(model_name_or_path), with a lower learning_rate, with max_grad_norm, or without fp16."
+        )
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Nothing: Trainer's estimate, for language models, would take every number of `pixel_values` for a token."""
@@ -260,6 +276,10 @@ class RefSegTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        try:
+            require_finite(logits=outputs.logits, presence_logits=outputs.presence_logits)
+        except NotFiniteError as error:
+            raise NotFiniteError(f"Evaluation after step {self.state.global_step}: {error}") from error
         labels, predictions = inputs["mask_labels"], outputs.logits > self.logit_threshold
         if outputs.presence_logits is not None:
             present = outputs.presence_logits > 0
