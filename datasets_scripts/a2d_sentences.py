@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_refseg.data.loading import DataFormatError
+from hf_refseg.data.loading import MAX_FRAMES, DataFormatError
 from hf_refseg.data.masks import MAX_PIXELS, encode_mask, short_text
 from hf_refseg.datasets_scripts.refer import AGAIN
 from hf_refseg.datasets_scripts.video import (
@@ -43,6 +43,23 @@ class A2dConfig(VideoConfig):
     """`context_frames`: a row holds the frames at most so far from an annotated one; None: all of the video."""
 
     context_frames: int | None = 8
+
+
+@dataclass(frozen=True)
+class _Nearby:
+    """The frames at most so far from an annotated one, however long the video is; None: all frames."""
+
+    annotated: list[int]
+    context: int | None
+
+    def __contains__(self, number: int) -> bool:
+        if self.context is None:
+            return True
+        return number >= 1 and any(abs(number - each) <= self.context for each in self.annotated)
+
+    def ends_with(self, number: int) -> bool:
+        """Whether no later frame is nearby."""
+        return self.context is not None and number >= self.annotated[-1] + self.context
 
 
 @dataclass(frozen=True)
@@ -123,13 +140,13 @@ class A2dSentences(VideoBuilder):
     def row(self, video: DescribedVideo) -> dict[str, Any]:
         root, context = Path(self.config.data_dir), self.config.context_frames
         masks = _read_masks(_texts_folder(root) / "a2d_annotation_with_instances" / video.video_id, video.where)
-        wanted = None if context is None else _around(masks, context)
+        nearby = _Nearby(sorted(masks), context)
         folder = root / "Release" / "frames" / video.video_id
         if folder.is_dir():
-            frames: dict[int, Any] = _listed_frames(folder, wanted, video.where)
+            frames: dict[int, Any] = _listed_frames(folder, nearby, video.where)
             sizes = {number: picture_size(frames[number], video.where) for number in masks.keys() & frames.keys()}
         else:
-            frames, sizes = _decoded_frames(root / "Release/clips320H" / f"{video.video_id}.mp4", wanted, video.where)
+            frames, sizes = _decoded_frames(root / "Release/clips320H" / f"{video.video_id}.mp4", nearby, video.where)
         _check_annotations(masks, sizes, video.where)
         numbers = sorted(frames)
         referents = [
@@ -181,10 +198,6 @@ def _read_csv(path: Path) -> list[list[str]]:
         return list(csv.reader(io.StringIO(read_text(path)), skipinitialspace=True, strict=True))
     except csv.Error as error:
         raise DataFormatError(f"{path} is not valid CSV ({error}). Download the file again.") from error
-
-
-def _around(numbers: Iterable[int], context: int) -> set[int]:
-    return {near for number in numbers for near in range(max(1, number - context), number + context + 1)}
 
 
 def _read_masks(folder: Path, where: str) -> Annotations:
@@ -241,29 +254,34 @@ def _own_data(file: Any, name: str, path: Path, where: str) -> np.ndarray:
     return stored[()]
 
 
-def _listed_frames(folder: Path, wanted: set[int] | None, where: str) -> dict[int, Path]:
-    """The wanted frames of a folder; warns where some between its first and last are absent."""
+def _listed_frames(folder: Path, nearby: _Nearby, where: str) -> dict[int, Path]:
+    """The nearby frames of a folder; warns where some between its first and last are absent."""
     paths = {
         int(path.stem): path
         for path in sorted(folder.iterdir())
         if path.suffix.lower() in FRAME_ENDINGS and path.stem.isdecimal()
     }
-    absent = [number for number in wanted or () if min(paths) < number < max(paths) and number not in paths]
+    last = max(paths, default=0)
+    if last > MAX_FRAMES:
+        raise DataFormatError(
+            f"{where}: the frame {paths[last]} is beyond number {MAX_FRAMES}. Number the frames of a video from 1."
+        )
+    absent = [number for number in range(min(paths, default=0), last) if number not in paths and number in nearby]
     if absent:
         logger.warning(
             "%s: frame %d and %d others are absent from %s: clips have gaps there. Extract all frames of the video.",
             where,
-            min(absent),
+            absent[0],
             len(absent) - 1,
             folder,
         )
-    return {number: path for number, path in paths.items() if wanted is None or number in wanted}
+    return {number: path for number, path in paths.items() if number in nearby}
 
 
 def _decoded_frames(
-    path: Path, wanted: set[int] | None, where: str
+    path: Path, nearby: _Nearby, where: str
 ) -> tuple[dict[int, dict[str, Any]], dict[int, tuple[int, int]]]:
-    """The wanted frames of a video file as embedded JPEGs, and their heights and widths; decoded as a stream."""
+    """The nearby frames of a video file as embedded JPEGs, and their heights and widths; decoded as a stream."""
     from hf_refseg.modeling.video_refseg import VideoFrames
 
     if not path.is_file():
@@ -274,12 +292,14 @@ def _decoded_frames(
     frames, sizes = {}, {}
     try:
         for number, picture in enumerate(VideoFrames(path), start=1):
-            if wanted is None or number in wanted:
+            if number > MAX_FRAMES:
+                raise DataFormatError(f"{path} has more than {MAX_FRAMES} frames. Put the original video there.")
+            if number in nearby:
                 buffer = io.BytesIO()
                 picture.save(buffer, format="JPEG", quality=JPEG_QUALITY)
                 frames[number] = {"bytes": buffer.getvalue(), "path": f"{number:05d}.jpg"}
                 sizes[number] = (picture.height, picture.width)
-            if wanted is not None and number >= max(wanted):
+            if nearby.ends_with(number):
                 break
     except ValueError as error:
         raise DataFormatError(f"{where}: {error}") from error

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_refseg.data.loading import DataFormatError
+from hf_refseg.data.loading import MAX_FRAMES, DataFormatError
 from hf_refseg.data.masks import MAX_PIXELS, encode_mask, short_text
 from hf_refseg.datasets_scripts.refer import AGAIN, read_json
 from hf_refseg.datasets_scripts.video import (
@@ -29,7 +29,6 @@ from hf_refseg.datasets_scripts.video import (
 LIST_FILES = ("samples_metadata.json", "jhmdb_sentences_samples_metadata.json")
 # The paths of the list begin with the data set's own folder.
 FOLDER = "jhmdb_sentences"
-MAX_FRAMES = 10_000
 # MATLAB's kinds of numeric arrays, as `whosmat` names them.
 NUMBERS = ("uint", "int", "double", "single", "logical")
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from hf_refseg.data.loading import row_features
-from hf_refseg.data.masks import encode_mask, mask_to_bbox
+from hf_refseg.data.masks import encode_mask, mask_to_bbox, short_text
 
 from .refshapes_drawing import draw_mask, render_scene
 from .refshapes_meaning import REFSHAPES_WORDS, Expression, Scene, ShapeObject
@@ -21,7 +21,9 @@ from .refshapes_sampling import MIXTURES, Referent, sample_referents, sample_sce
 # Part of the cache's key: raise it with every change of what is generated.
 VERSION = datasets.Version("1.5.0")
 SPLITS = ("train", "val", "test")
-MINIMUM_IMAGE_SIZE = 64
+IMAGE_SIZES = (64, 4096)
+# More scenes than this would give annotations of two splits the same ids.
+MAXIMUM_SCENES = 10**9
 
 
 @dataclass
@@ -35,12 +37,19 @@ class RefShapesConfig(datasets.BuilderConfig):
     seed: int = 0
 
     def check(self) -> None:
-        """Raises ValueError for a size, image size or seed that is no whole number or too small."""
-        least = {"train_size": 1, "val_size": 1, "test_size": 1, "image_size": MINIMUM_IMAGE_SIZE, "seed": 0}
-        for name, minimum in least.items():
-            value = getattr(self, name)
-            if type(value) is not int or value < minimum:
-                raise ValueError(f"RefShapes: {name} must be a whole number of at least {minimum}, got {value!r}")
+        """Raises ValueError for a size, image size or seed that is no whole number, too small or too large."""
+        self._check_number("image_size", *IMAGE_SIZES)
+        self._check_number("seed", 0, 2**63)
+        for split in SPLITS:
+            self._check_number(f"{split}_size", 1, MAXIMUM_SCENES)
+
+    def _check_number(self, name: str, least: int, most: int) -> None:
+        value = getattr(self, name)
+        if type(value) is not int or not least <= value <= most:
+            raise ValueError(
+                f"RefShapes: {name} must be a whole number of at least {least} and at most {most}, "
+                f"got {short_text(value)}"
+            )
 
 
 class RefShapes(datasets.GeneratorBasedBuilder):
@@ -121,7 +130,7 @@ def build_refshapes(
     the three configs describe the same scenes in different sentences.
 
     Raises ValueError for a config name that does not exist and for sizes that are no positive whole numbers (pixels:
-    at least 64).
+    from 64 to 4096).
     """
     if config_name not in MIXTURES:
         raise ValueError(f"unknown RefShapes config {config_name!r}; available: {', '.join(MIXTURES)}")

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from hf_refseg.data.loading import video_features
-from hf_refseg.data.masks import encode_mask
+from hf_refseg.data.masks import MAX_PIXELS, encode_mask
 
 from .refshapes import RefShapes, RefShapesConfig
 from .refshapes_drawing import render_scene
@@ -35,12 +35,10 @@ class RefShapesVideoConfig(RefShapesConfig):
     num_frames: int = 8
 
     def check(self) -> None:
-        """Raises ValueError for an option that is no whole number or too small."""
+        """Raises ValueError for an option that is no whole number, too small, or too large."""
         super().check()
-        if type(self.num_frames) is not int or self.num_frames < MINIMUM_FRAMES:
-            raise ValueError(
-                f"RefShapes: num_frames must be a whole number of at least {MINIMUM_FRAMES}, got {self.num_frames!r}"
-            )
+        # All frames of a video are in memory at once.
+        self._check_number("num_frames", MINIMUM_FRAMES, MAX_PIXELS // self.image_size**2)
 
 
 class RefShapesVideo(RefShapes):
@@ -129,7 +127,8 @@ def build_refshapes_video(
     bytes; a video depends on the seed, the split and its number alone, so no two splits share one. `cache_dir` is
     where the generated Arrow files lie (default: the cache of the datasets library).
 
-    Raises ValueError for options that are no positive whole numbers (pixels: at least 64, frames: at least 4).
+    Raises ValueError for options that are no positive whole numbers (pixels: from 64 to 4096, frames: at least 4, and
+    at most as many as have `MAX_PIXELS` pixels together).
     """
     builder = RefShapesVideo(
         config_name="refshapes_video",

@@ -295,8 +295,9 @@ def test_unusable_data_sets_and_options(rows, tmp_path):
         ClipExamples(images, 4)
     with pytest.raises(DataFormatError, match="no annotated frame to train on"):
         FrameExamples(rows.select([1]))
-    with pytest.raises(ValueError, match="num_frames is 0"):
-        ClipExamples(rows, 0)
+    for num_frames in (0, 10**9):
+        with pytest.raises(ValueError, match=f"num_frames is {num_frames}; a clip has 1 to 10000 frames"):
+            ClipExamples(rows, num_frames)
 
 
 def test_selected_rows_keep_their_referents(rows):

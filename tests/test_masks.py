@@ -125,6 +125,13 @@ def test_bad_polygons_are_refused(polygon, message):
         ({"size": [4], "counts": [4]}, "two positive integers"),
         ({"size": "44", "counts": [16]}, "two positive integers"),
         ({"size": [10**6, 10**6], "counts": [10**12]}, "exceeds"),
+        ({"size": [10**5000, 1], "counts": [1]}, "exceeds"),
+        ({"size": [True, 4], "counts": [4]}, "two positive integers"),
+        ({"size": np.array(4), "counts": [4]}, "two positive integers"),
+        ({"size": [2, 2], "counts": [True, 3]}, "list of integers"),
+        ({"size": [2, 2], "counts": [0] * 40 + [4]}, "41 long, more than a mask of 4 pixels"),
+        ({"size": [2, 2], "counts": "0" * 41}, "41 long, more than a mask of 4 pixels"),
+        ([2, 2], "Expected an RLE as a mapping"),
     ],
 )
 def test_bad_rles_are_refused(rle, message):
@@ -143,6 +150,21 @@ def test_a_cut_off_text_is_refused_at_every_length():
 def test_an_annotation_without_an_outline_is_refused(segmentation):
     with pytest.raises(InvalidMaskError):
         annotation_to_mask(segmentation, 12, 16)
+
+
+@pytest.mark.parametrize("size", [(1, 2**31), (2**31, 1), (0, 5), (5, -1), (4.0, 4), (True, 4), ("4", 4)])
+def test_an_image_of_an_impossible_size_is_refused(size):
+    for draw in (rasterize_polygons, annotation_to_mask):
+        with pytest.raises(InvalidMaskError, match="image's size"):
+            draw([SQUARE], *size)
+
+
+def test_more_outlines_than_a_drawing_has_are_refused():
+    """A few bytes each would fill a large picture each."""
+    for draw in (rasterize_polygons, annotation_to_mask):
+        with pytest.raises(InvalidMaskError, match="60 outlines are too many for an image of 13000 x 13000"):
+            draw([SQUARE] * 60, 13_000, 13_000)
+    assert annotation_to_mask([SQUARE] * 60, 12, 16).sum() == 36
 
 
 def test_an_rle_of_another_size_is_refused():

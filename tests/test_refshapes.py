@@ -20,6 +20,7 @@ from hf_refseg.data.masks import decode_mask, mask_to_bbox
 from hf_refseg.datasets_scripts.refshapes import (
     REFSHAPES_WORDS,
     RefShapes,
+    RefShapesConfig,
     Scene,
     ShapeObject,
     build_refshapes,
@@ -458,3 +459,10 @@ def test_sizes_and_seed_are_checked(build, options):
     (name,) = options
     with pytest.raises(ValueError, match=f"RefShapes: {name} must be a whole number"):
         build("refshapes", **options)
+
+
+@pytest.mark.parametrize("options", [{"train_size": 10**12}, {"image_size": 10**6}, {"seed": 10**5000}])
+def test_sizes_and_seed_have_an_end(options):
+    (name,) = options
+    with pytest.raises(ValueError, match=rf"RefShapes: {name} must be a whole number .* and at most"):
+        RefShapesConfig(**options).check()

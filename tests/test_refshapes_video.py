@@ -22,6 +22,7 @@ from hf_refseg.datasets_scripts.refshapes_meaning import Noun, Quantified, Shape
 from hf_refseg.datasets_scripts.refshapes_motion import Behavior, Motion, Moving, Speed
 from hf_refseg.datasets_scripts.refshapes_video import (
     REFSHAPES_VIDEO_WORDS,
+    RefShapesVideoConfig,
     VideoScene,
     build_refshapes_video,
     make_row,
@@ -441,3 +442,9 @@ def test_options_are_checked(build, options):
     (name,) = options
     with pytest.raises(ValueError, match=f"RefShapes: {name} must be a whole number of at least"):
         build(**options)
+
+
+@pytest.mark.parametrize("options", [{"num_frames": 10**6}, {"num_frames": 11, "image_size": 4096}])
+def test_no_video_is_endless(options):
+    with pytest.raises(ValueError, match=r"RefShapes: num_frames must be a whole number .* and at most"):
+        RefShapesVideoConfig(**options).check()

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from hf_refseg.data import video_loading
 from hf_refseg.data.loading import DataFormatError, load_refseg, video_features
 from hf_refseg.data.masks import decode_mask
 from hf_refseg.data.prepare import prepare_dataset
+from hf_refseg.datasets_scripts import a2d_sentences
 
 REAL = Path(os.environ.get("HF_REFSEG_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -165,6 +167,21 @@ def test_a2d_rows(source, context, numbers, tmp_path):
         assert annotated == [number for number, instances in A2D_INSTANCES.items() if instance in instances]
         for number, mask in zip(annotated, masks_of(referent), strict=True):
             assert np.array_equal(mask, a2d_mask(number, instance))
+
+
+@pytest.mark.parametrize("source", ["frames", "video"])
+def test_a2d_takes_no_more_than_the_video_has(source, tmp_path):
+    root = make_a2d(tmp_path / "data")
+    if source == "video":
+        for video in ("a", "b"):
+            write_video(root, video)
+    load("a2d_sentences", root, context_frames=10)
+    tracemalloc.start()
+    dataset = load("a2d_sentences", root, context_frames=10**6)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert dataset["train"][0]["frame_names"] == [f"{number:05d}" for number in range(1, A2D_LENGTH + 1)]
+    assert peak < 20e6
 
 
 def write_video(root: Path, video: str) -> None:
@@ -426,6 +443,10 @@ A2D_DAMAGE = {
         lambda root: (root / "Release/frames/b/00020.png").unlink(),
         "b: frame 20, which .*00020.h5 annot",
     ),
+    "frame number": (
+        lambda root: write_frame(root / "Release/frames/b/123456789123456789.png", 1),
+        "b: the frame .*123456789123456789.png is beyond number 10000",
+    ),
     "no frames": (lambda root: shutil.rmtree(root / "Release/frames/b"), "b: neither .*b.mp4 nor the folder"),
     "no annotations": (lambda root: shutil.rmtree((root / H5).parent), "b has no annotations in .*missed video"),
     "frame name": (lambda root: (root / H5).rename((root / H5).with_name("x.h5")), "named by the number of its frame"),
@@ -452,6 +473,15 @@ def test_a_damaged_or_short_video_file_is_named(tmp_path):
     (root / H5).rename((root / H5).with_name("00099.h5"))
     check_damage("a2d_sentences", root, lambda _: None, "video b: frame 99, which .*00099.h5 annotates, is missing")
     check_damage("a2d_sentences", root, lambda _: path.write_bytes(b"<html>404"), "video b: .*b.mp4 is damaged")
+
+
+def test_a_video_file_of_endless_length_is_named(tmp_path, monkeypatch):
+    root = make_a2d(tmp_path / "data")
+    for video in ("a", "b"):
+        write_video(root, video)
+    monkeypatch.setattr(a2d_sentences, "MAX_FRAMES", A2D_LENGTH - 1)
+    with pytest.raises(DataFormatError, match=r"video a: .*a.mp4 has more than 29 frames"):
+        load("a2d_sentences", root, context_frames=None)
 
 
 def edit_jhmdb(edit: Callable[[list[list[Any]]], Any]) -> Callable[[Path], None]:

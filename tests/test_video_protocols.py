@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_refseg.data.masks import decode_mask, encode_mask
+from hf_refseg.data.masks import InvalidMaskError, decode_mask, encode_mask
 from hf_refseg.evaluation import (
     ScoredMask,
     coco_statistics,
@@ -258,6 +258,24 @@ def test_average_precision_prefers_surer_right_answers(capsys):
     with pytest.raises(ValueError, match="'c', which has no reference"):
         coco_statistics(references, [ScoredMask("c", right, 1.0)])
     assert capsys.readouterr().out == ""
+
+
+def test_average_precision_takes_no_unchecked_mask():
+    """C code takes the last run of a text that was cut for one of billions of pixels."""
+    sound = encode_mask(square())
+    cut = {**sound, "counts": sound["counts"][:-1]}
+    with pytest.raises(InvalidMaskError, match=r"The reference 'a': .*cut off"):
+        coco_statistics({"a": cut}, [ScoredMask("a", sound, 1.0)])
+    for mask, score, message in (
+        (cut, 1.0, "A prediction for 'a': .*cut off"),
+        ({"size": [100, 100], "counts": "0"}, 1.0, "A prediction for 'a': .*cover 0 pixels"),
+        (encode_mask(square(size=101)), 1.0, r"size \[101, 101\], its reference \[100, 100\]"),
+        (sound, float("nan"), "score nan"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            coco_statistics({"a": sound}, [ScoredMask("a", mask, score)])
+    runs = {"size": [100, 100], "counts": [2020, *[40, 60] * 39, 40, 4040]}
+    assert coco_statistics({"a": runs}, [ScoredMask("a", sound, 1.0)])[0] == pytest.approx(1)
 
 
 def test_records_can_be_scored_in_part():

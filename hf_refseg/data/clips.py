@@ -15,7 +15,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from hf_refseg.data.examples import DrawnExamples, InvalidRowError, checked_sentences, open_image, open_mask
-from hf_refseg.data.loading import DataFormatError, video_features
+from hf_refseg.data.loading import MAX_FRAMES, DataFormatError, video_features
 from hf_refseg.modeling.losses_refseg import NOT_ANNOTATED
 
 # How far the nearest other frames of a clip lie from its target frame (recipe of LAVT's journal version).
@@ -62,12 +62,13 @@ class ClipExamples(_VideoReferents):
     annotated are empty and mean nothing. The target frame is annotated, so at least one frame of each clip is.
 
     Raises `DataFormatError` when a column is missing or nothing is annotated, `ValueError` for less than one frame
-    and, on access, `InvalidRowError` or `InvalidMaskError` for a row whose frames, sentence or masks are unusable.
+    or more than `MAX_FRAMES` and, on access, `InvalidRowError` or `InvalidMaskError` for a row whose frames, sentence
+    or masks are unusable.
     """
 
     def __init__(self, dataset: datasets.Dataset, num_frames: int, seed: int = 0):
-        if num_frames < 1:
-            raise ValueError(f"num_frames is {num_frames}; a clip needs at least 1 frame.")
+        if not 1 <= num_frames <= MAX_FRAMES:
+            raise ValueError(f"num_frames is {num_frames}; a clip has 1 to {MAX_FRAMES} frames.")
         super().__init__(dataset, seed)
         self.num_frames = num_frames
 

@@ -28,6 +28,8 @@ REFSHAPES_VIDEO = "refshapes_video"
 # Read from their original files, see `video_loading`.
 VIDEO_DATASETS = ("ref_youtube_vos", "ref_davis17", "a2d_sentences", "jhmdb_sentences")
 DATASET_NAMES = (*REFER_SPLITS, *REFSHAPES, REFSHAPES_VIDEO, *VIDEO_DATASETS)
+# What a video may have, because its row and its clips are in memory at once; no data set comes near.
+MAX_FRAMES = 10_000
 SCENE_OPTIONS = ("train_size", "val_size", "test_size", "image_size", "seed", "cache_dir")
 # The options of `load_refseg` that each data set takes; those of other data sets are those of `load_dataset`.
 DATASET_OPTIONS = {

@@ -14,6 +14,8 @@ MASK_OVERLAPS = ("union", "background")
 MAX_PIXELS = 178_956_970
 # pycocotools allocates memory in proportion to the outline; no hand-drawn outline comes near this length.
 MAX_OUTLINE_PIXELS = 1_000_000
+# Each part of an annotation is filled on a picture of its own; no drawing needs as many large ones.
+MAX_FILLED_PIXELS = 2**33
 
 
 class InvalidMaskError(ValueError):
@@ -41,10 +43,15 @@ def decode_mask(rle: Mapping[str, Any]) -> np.ndarray:
 
     `counts` is COCO's compressed text (str or bytes) or the uncompressed list of run lengths, which alternate between
     background and foreground in column order, background first.
-    Raises `InvalidMaskError` on a size or counts of the wrong kind, and when the runs do not add up to H * W.
+    Raises `InvalidMaskError` on a size or counts of the wrong kind, on more than `MAX_PIXELS` pixels or more numbers
+    than such a mask has, and when the runs do not add up to H * W.
     """
-    height, width = _checked_size(rle)
-    runs = _run_lengths(rle.get("counts"))
+    if not isinstance(rle, Mapping):
+        raise InvalidMaskError(
+            f"Expected an RLE as a mapping with size and counts, found {short_text(rle)}. Correct it."
+        )
+    height, width = _checked_size(rle.get("size"), "RLE's")
+    runs = _run_lengths(rle.get("counts"), height * width)
     if (runs < 0).any() or (runs > height * width).any() or runs.sum() != height * width:
         raise InvalidMaskError(
             f"The runs of the RLE cover {int(runs.sum())} pixels, its size {height} x {width} has {height * width}. "
@@ -62,8 +69,11 @@ def rasterize_polygons(
     `overlap` says what pixels inside more than one polygon become: "union" foreground, "background" background, as in
     the released evaluation of LAVT, which keeps only the pixels whose polygon count is exactly one.
     Raises `InvalidMaskError` for a polygon with an odd number of coordinates, fewer than three points, a coordinate
-    that is not finite or lies further outside the image than the image's longer side, or an endless outline.
+    that is not finite or lies further outside the image than the image's longer side, or an endless outline; for
+    sides that are no positive integers or have more than `MAX_PIXELS` pixels, and for too many polygons for such an
+    image.
     """
+    height, width = _checked_drawing(polygons, height, width)
     return _combine((_rasterize(polygon, height, width) for polygon in polygons), height, width, overlap)
 
 
@@ -71,13 +81,14 @@ def annotation_to_mask(segmentation: Any, height: int, width: int, overlap: str 
     """Turn a COCO `segmentation` (an RLE, a list of RLEs or a list of polygons) into a boolean mask (height, width).
 
     `overlap` as in `rasterize_polygons`. Raises `InvalidMaskError` when a part is invalid, when an RLE's size is not
-    (height, width), or when there is no part at all.
+    (height, width), when there is no part at all, and for sizes and numbers as there.
     """
     parts = [segmentation] if isinstance(segmentation, Mapping) else segmentation
     if not isinstance(parts, Sequence) or isinstance(parts, str) or not parts:
         raise InvalidMaskError(
             f"Expected polygons or an RLE as segmentation, found {short_text(segmentation)}. Draw an outline."
         )
+    height, width = _checked_drawing(parts, height, width)
     return _combine((_part_to_mask(part, height, width) for part in parts), height, width, overlap)
 
 
@@ -93,7 +104,7 @@ def mask_to_bbox(mask: np.ndarray) -> list[float]:
 def _part_to_mask(part: Any, height: int, width: int) -> np.ndarray:
     if not isinstance(part, Mapping):
         return _rasterize(part, height, width)
-    if _checked_size(part) != (height, width):
+    if _checked_size(part.get("size"), "RLE's") != (height, width):
         raise InvalidMaskError(
             f"The RLE's size is {list(part['size'])}, the image's [{height}, {width}]. "
             "The annotation belongs to another image or to another size of this one."
@@ -147,25 +158,43 @@ def _checked_polygon(polygon: Any, height: int, width: int) -> list[float]:
     return points.ravel().tolist()
 
 
-def _checked_size(rle: Mapping[str, Any]) -> tuple[int, int]:
-    size = rle.get("size")
-    sides = list(size) if isinstance(size, (Sequence, np.ndarray)) else []
-    if len(sides) != 2 or not all(isinstance(side, (int, np.integer)) and side > 0 for side in sides):
+def _checked_drawing(parts: Sequence[Any], height: Any, width: Any) -> tuple[int, int]:
+    """Height and width of an image on which so many parts can be drawn."""
+    height, width = _checked_size((height, width), "image's")
+    if len(parts) * height * width > MAX_FILLED_PIXELS:
         raise InvalidMaskError(
-            f"Expected two positive integers as the RLE's size, found {short_text(size)}. Correct it."
+            f"{len(parts)} outlines are too many for an image of {width} x {height} pixels. Join or remove some."
         )
-    height, width = int(sides[0]), int(sides[1])
-    if height * width > MAX_PIXELS:
-        raise InvalidMaskError(f"The RLE's size {height} x {width} exceeds {MAX_PIXELS} pixels. Correct it.")
     return height, width
 
 
-def _run_lengths(counts: Any) -> np.ndarray:
+def _checked_size(size: Any, whose: str) -> tuple[int, int]:
+    """Height and width of at most `MAX_PIXELS` pixels."""
+    sides = size.tolist() if isinstance(size, np.ndarray) else size
+    if not isinstance(sides, Sequence) or len(sides) != 2 or not all(_is_integer(side) and side > 0 for side in sides):
+        raise InvalidMaskError(
+            f"Expected two positive integers as the {whose} size, found {short_text(size)}. Correct it."
+        )
+    height, width = (int(side) for side in sides)
+    if height * width > MAX_PIXELS:
+        raise InvalidMaskError(
+            f"The {whose} size {short_text([height, width])} exceeds {MAX_PIXELS} pixels. Correct it."
+        )
+    return height, width
+
+
+def _run_lengths(counts: Any, pixels: int) -> np.ndarray:
+    # Eight characters are more than a number takes, and runs of no length are rare.
+    if isinstance(counts, (str, bytes, Sequence)) and len(counts) > 8 * (pixels + 1):
+        raise InvalidMaskError(
+            f"The RLE's counts are {len(counts)} long, more than a mask of {pixels} pixels has. "
+            "The counts belong to another size."
+        )
     if isinstance(counts, str) and counts.isascii():
         return _decompress(counts.encode("ascii"))
     if isinstance(counts, bytes):
         return _decompress(counts)
-    if isinstance(counts, Sequence) and all(isinstance(run, int) and abs(run) < 2**40 for run in counts):
+    if isinstance(counts, Sequence) and all(_is_integer(run) and abs(run) < 2**40 for run in counts):
         return np.asarray(counts, dtype=np.int64)
     raise InvalidMaskError(
         f"Expected an RLE's counts as COCO's compressed text or a list of integers, found {short_text(counts)}. "
@@ -197,7 +226,11 @@ def _decompress(counts: bytes) -> np.ndarray:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    return _is_integer(value) or isinstance(value, (float, np.floating))
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def short_text(value: Any) -> str:

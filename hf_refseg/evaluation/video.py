@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..data.masks import InvalidMaskError, decode_mask, encode_mask
 from .protocols import (
     Protocol,
     bootstrap_intervals,
@@ -264,8 +265,8 @@ def coco_statistics(references: Mapping[str, Mapping[str, Any]], predictions: Se
     """The twelve numbers of COCO's evaluation of masks, by pycocotools; the first one is mAP over IoU 0.5 to 0.95.
 
     Args:
-        references: for each image id the one true mask, as COCO's compressed run-length encoding.
-        predictions: any number for each image id.
+        references: for each image id the one true mask, as a run-length encoding that `decode_mask` takes.
+        predictions: any number for each image id, of the size of its reference.
 
     Returns:
         Average precision at IoU 0.5:0.95, 0.5 and 0.75, and of small, medium and large references; average recall with
@@ -273,17 +274,17 @@ def coco_statistics(references: Mapping[str, Mapping[str, Any]], predictions: Se
         there is no such reference.
 
     Raises:
-        ValueError: a prediction for an image without reference.
+        ValueError: a prediction for an image without reference, of another size than that, or with a score that is no
+            finite number; a run-length encoding that `decode_mask` does not take.
     """
     from pycocotools.cocoeval import COCOeval
 
-    unknown = [prediction.image_id for prediction in predictions if prediction.image_id not in references]
-    if unknown:
-        raise ValueError(f"There is a prediction for '{unknown[0]}', which has no reference.")
+    truths = {name: _checked_rle(mask, f"The reference '{name}'") for name, mask in references.items()}
+    checked = [_checked_prediction(prediction, truths) for prediction in predictions]
     # Both print what they do.
     with redirect_stdout(io.StringIO()):
-        truth = _coco_index(references, [{"image_id": name, "mask": mask} for name, mask in references.items()])
-        answers = _coco_index(references, [vars(prediction) for prediction in predictions])
+        truth = _coco_index(truths, [{"image_id": name, "mask": mask} for name, mask in truths.items()])
+        answers = _coco_index(truths, checked)
         evaluation = COCOeval(truth, answers, iouType="segm")
         evaluation.params.useCats = 0
         evaluation.evaluate()
@@ -362,6 +363,29 @@ def _frame_counts(records: Sequence[Mapping[str, Any]]) -> tuple[list[int], list
     intersections = [count for record in records for count in record["intersections"]]
     unions = [count for record in records for count in record["unions"]]
     return intersections, unions, [record["video_id"] for record in records for _ in record["unions"]]
+
+
+def _checked_prediction(prediction: ScoredMask, references: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    image_id, score = prediction.image_id, prediction.score
+    if image_id not in references:
+        raise ValueError(f"There is a prediction for '{image_id}', which has no reference.")
+    if not math.isfinite(score):
+        raise ValueError(f"A prediction for '{image_id}' has the score {score}: give a finite number.")
+    mask = _checked_rle(prediction.mask, f"A prediction for '{image_id}'")
+    if mask["size"] != references[image_id]["size"]:
+        raise ValueError(
+            f"A prediction for '{image_id}' has the size {mask['size']}, its reference {references[image_id]['size']} "
+            "(height, width): give masks of one size."
+        )
+    return {"image_id": image_id, "mask": mask, "score": score}
+
+
+def _checked_rle(mask: Mapping[str, Any], whose: str) -> dict[str, Any]:
+    """A run-length encoding as our own encoder writes it: C code takes others for longer than they are."""
+    try:
+        return encode_mask(decode_mask(mask))
+    except InvalidMaskError as error:
+        raise InvalidMaskError(f"{whose}: {error}") from error
 
 
 def _coco_index(references: Mapping[str, Mapping[str, Any]], masks: Iterable[Mapping[str, Any]]) -> Any:
