@@ -27,7 +27,6 @@ from peft import PeftModel
 from PIL import Image
 from transformers import (
     AutoConfig,
-    AutoTokenizer,
     BertTokenizer,
     HfArgumentParser,
     PreTrainedConfig,
@@ -56,6 +55,7 @@ from hf_refseg.evaluation import (
     select_worst_and_best,
 )
 from hf_refseg.files import write_json
+from hf_refseg.inputs import check_processor, load_config, load_processor, load_tokenizer, load_whole_model
 from hf_refseg.modeling.configuration_refseg import MaskGroundingConfig
 from hf_refseg.modeling.names_refseg import nearest_names
 from hf_refseg.modeling.recurrent_text_refseg import RecurrentTextEncoder
@@ -391,8 +391,8 @@ def load_model_and_processor(
     """
     name = arguments.model_name_or_path
     check_whole_model(name)
-    model = AutoModelForReferringSegmentation.from_pretrained(name)
-    processor = RefSegProcessor.from_pretrained(name)
+    model, processor = load_whole_model(name, dtype=None), load_processor(name)
+    check_processor(processor, model.config)
     if arguments.tokenizer_name_or_path:
         words = build_tokenizer(arguments, sentences).get_vocab()
         if words != processor.tokenizer.get_vocab():
@@ -487,7 +487,7 @@ def square_of(image_size: int, names: Iterable[str]) -> dict[str, int]:
 
 def check_config(config: PreTrainedConfig, base_model: str) -> None:
     """Raises ValueError where a base model was made by other options than those of this run."""
-    saved = AutoConfig.from_pretrained(base_model).to_dict()
+    saved = load_config(base_model).to_dict()
     changed = [
         name for name, value in config.to_dict().items() if name not in SAVED_WITH_A_MODEL and value != saved.get(name)
     ]
@@ -507,7 +507,7 @@ def build_tokenizer(arguments: ModelArguments, sentences: Iterable[str]):
         return BertTokenizer(vocab={word: number for number, word in enumerate(words)})
     if name == WORDS:
         return train_word_tokenizer(sentences)
-    return AutoTokenizer.from_pretrained(name)
+    return load_tokenizer(name)
 
 
 def model_class_of(model_type: str) -> type[PreTrainedModel]:

@@ -20,7 +20,7 @@ from .data.prepare import count_rows
 from .data.prepared import load_prepared, stored_columns
 from .evaluation import VIDEO_PROTOCOLS
 from .evaluation.protocols import PROTOCOLS
-from .inputs import find_device, load_config, load_processor, open_dataset
+from .inputs import check_processor, find_device, load_config, load_processor, naming_config, open_dataset
 from .training.adapters import describe_adapter, find_base_model, is_adapter, read_adapter_config
 from .training.run_options import SAVED_WITH_A_MODEL
 
@@ -46,9 +46,10 @@ def describe_model(name: str) -> str:
         name: folder or Hub id of a model or an adapter.
     """
     adapter = describe_adapter_of(name) if is_adapter(name) else {}
-    config = load_config(adapter.get("base model", name))
-    processor = load_processor(name)
-    with torch.device("meta"):
+    base = adapter.get("base model", name)
+    config, processor = load_config(base), load_processor(name)
+    check_processor(processor, config)
+    with torch.device("meta"), naming_config(base):
         model = AutoModelForReferringSegmentation.from_config(config)
     encoders = {name: getattr(config, name).model_type for name in config.sub_configs if getattr(config, name)}
     paper = type(config)().to_dict()

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset, DatasetDict
 from datasets.exceptions import DatasetGenerationError
-from safetensors import SafetensorError
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
-    AutoProcessor,
-    AutoTokenizer,
     BertTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    ProcessorMixin,
 )
+from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
 
-from . import AutoModelForReferringSegmentation
+from . import AutoModelForReferringSegmentation, RefSegProcessor
 from .auto import MODELS
 from .data.loading import DataFormatError
 from .files import may_be_on_hub
+from .modeling.saved_files_refseg import SavedFileError, check_mappings, load_saved_tokenizer, one_line
 from .training.adapters import find_base_model, is_adapter, load_with_adapter
 
+# What making a configuration or a model of wrong values may raise.
+WRONG_VALUES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, StrictDataclassError)
 
-def load_model(name: str, device: str | None, dtype: str | None) -> tuple[PreTrainedModel, ProcessorMixin]:
+
+def load_model(name: str, device: str | None, dtype: str | None) -> tuple[PreTrainedModel, RefSegProcessor]:
     """The model (in evaluation mode, on the device) and its processor, from a folder or the Hub.
 
     An adapter is merged into its base model. Without `dtype` the weights keep their type.
@@ -40,28 +43,35 @@ def load_model(name: str, device: str | None, dtype: str | None) -> tuple[PreTra
     found = find_device(device)
     if not is_adapter(name):
         model, processor = load_whole_model(name, dtype).to(found), load_processor(name)
-        model.config.check_text_length(processor.max_text_length)
+        check_processor(processor, model.config)
         return model, processor
     processor = load_processor(name)
     # Merged at the precision of the saved weights, so that small updates are not lost.
     model = load_with_adapter(name, load_whole_model(find_base_model(name), None)).merge_and_unload().to(found)
-    model.config.check_text_length(processor.max_text_length)
+    check_processor(processor, model.config)
     return model if dtype is None else model.to(getattr(torch, dtype)), processor
+
+
+def check_processor(processor: RefSegProcessor, config: Any) -> None:
+    """Raises ValueError where a processor gives a model of this configuration words or texts that it does not take."""
+    config.check_text_length(processor.max_text_length)
+    config.check_vocabulary(len(processor.tokenizer))
 
 
 def load_whole_model(name: str, dtype: str | None) -> PreTrainedModel:
     """A model without adapter; raises as `load_model`."""
     config = load_config(name)
-    try:
-        model, loading = AutoModelForReferringSegmentation.from_pretrained(
-            name, config=config, dtype="auto" if dtype is None else getattr(torch, dtype), output_loading_info=True
-        )
-    except SafetensorError as error:
-        raise ValueError(f"{name}: the weights are damaged ({error}). Save or download them again.") from error
-    except RuntimeError as error:
-        raise ValueError(f"{name}: the weights do not fit config.json ({error}). Save the model again.") from error
+    with naming_config(name):
+        try:
+            model, loading = AutoModelForReferringSegmentation.from_pretrained(
+                name, config=config, dtype="auto" if dtype is None else getattr(torch, dtype), output_loading_info=True
+            )
+        except RuntimeError as error:
+            raise SavedFileError(
+                f"{name}: the weights do not fit config.json ({one_line(error)}). Save the model again."
+            ) from error
     if loading["missing_keys"]:
-        raise ValueError(
+        raise SavedFileError(
             f"{name}: {len(loading['missing_keys'])} weights are missing, such as {min(loading['missing_keys'])}. "
             "Save or download the model again."
         )
@@ -71,36 +81,49 @@ def load_whole_model(name: str, dtype: str | None) -> PreTrainedModel:
 def load_config(name: str) -> Any:
     """The configuration of a model of this library; raises as `load_model`."""
     folder = Path(name)
-    if not (folder / "config.json").is_file() and not may_be_on_hub(name):
+    if not (folder / CONFIG_NAME).is_file() and not may_be_on_hub(name):
         raise ValueError(
             f"{name} is no model: expected a folder with config.json, or a Hub id such as user/name; "
             f"{what_is_in(folder)}."
         )
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except OSError as error:
-        raise OSError(f"{name} cannot be loaded: {error}") from error
+    with naming_config(name):
+        try:
+            config = AutoConfig.from_pretrained(name)
+        except OSError as error:
+            raise OSError(f"{name} cannot be loaded: {error}") from error
     if type(config) not in MODELS:
         methods = ", ".join(config_class.model_type for config_class in MODELS)
         raise ValueError(f"{name} is a model of type {config.model_type}; known methods: {methods}.")
     return config
 
 
-def load_processor(name: str) -> ProcessorMixin:
-    """The processor beside a model; raises ValueError where its folder holds none."""
+@contextmanager
+def naming_config(name: str) -> Iterator[None]:
+    """While a model is made of its config.json: what its values make libraries raise becomes a SavedFileError."""
+    try:
+        yield
+    except SavedFileError:
+        raise
+    except WRONG_VALUES as error:
+        check_mappings(name, [CONFIG_NAME], {})
+        raise SavedFileError(f"{name}: no model can be made of its config.json: {one_line(error)}") from error
+
+
+def load_processor(name: str) -> RefSegProcessor:
+    """The processor beside a model; raises ValueError where its folder holds none, or a file is damaged."""
     folder = Path(name)
-    if folder.is_dir() and not (folder / "processor_config.json").is_file():
+    if folder.is_dir() and not (folder / PROCESSOR_NAME).is_file():
         raise ValueError(
             f"{folder} holds a model, but no processor_config.json: save its processor there with "
             "`processor.save_pretrained`."
         )
-    return AutoProcessor.from_pretrained(name)
+    return RefSegProcessor.from_pretrained(name)
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or the Hub, or BERT's with the words of a vocab.txt, one per line."""
     if not name.endswith(".txt"):
-        return AutoTokenizer.from_pretrained(name)
+        return load_saved_tokenizer(name)
     words = Path(name).read_text(encoding="utf-8").splitlines()
     return BertTokenizer(vocab={word: index for index, word in enumerate(words)})
 

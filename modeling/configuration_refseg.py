@@ -403,6 +403,14 @@ class RefSegConfig(CheckedConfig):
                 f"{self.longest_text} tokens: lower it, longer texts are then cut."
             )
 
+    def check_vocabulary(self, tokens: int) -> None:
+        """Raises ValueError where a tokenizer has more tokens than the text encoder; fewer are padding."""
+        if tokens > self.text_config.vocab_size:
+            raise ValueError(
+                f"The tokenizer has {tokens} tokens, but config.json of the model says {self.text_config.vocab_size} "
+                "(text_config, vocab_size): tokenizer.json is that of another model. Put the right one there."
+            )
+
     def validate_weights(self):
         """Checks the weights of losses and the standard deviations; called on construction."""
         require_weights(self)

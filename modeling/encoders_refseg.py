@@ -24,6 +24,7 @@ from transformers.utils import is_tracing
 from .layers_refseg import to_map, written_out_attention
 from .precision_refseg import at_least_float32
 from .recurrent_text_refseg import RecurrentTextConfig, RecurrentTextEncoder
+from .saved_files_refseg import naming_damage
 
 
 class WindowGroup(NamedTuple):
@@ -440,7 +441,8 @@ def build_map_encoder(config: PreTrainedConfig, swin_stages: int = 3) -> SamMaps
 
 def load_pretrained_swin(name_or_path: str, drop_path_rate: float) -> PreTrainedModel:
     """A pretrained Swin transformer; `drop_path_rate` is its stochastic depth in training."""
-    vision = AutoModel.from_pretrained(name_or_path, add_pooling_layer=False)
+    with naming_damage(name_or_path, {}):
+        vision = AutoModel.from_pretrained(name_or_path, add_pooling_layer=False)
     vision.config.drop_path_rate = drop_path_rate
     return vision
 
@@ -457,7 +459,8 @@ def load_pretrained_sam_or_timm(name_or_path: str, timm_stages: int) -> PreTrain
     """A pretrained SAM (its image encoder alone), or, for "timm/NAME", a timm backbone."""
     if name_or_path.startswith("timm/"):
         return load_pretrained_timm(name_or_path, timm_stages)
-    return SamVisionModel.from_pretrained(name_or_path)
+    with naming_damage(name_or_path, {}):
+        return SamVisionModel.from_pretrained(name_or_path)
 
 
 def load_pretrained_swin_or_timm(
@@ -473,6 +476,12 @@ def load_pretrained_swin_or_timm(
     if drop_path_rate is not None:
         raise ValueError(f"drop_path_rate: {name_or_path} has no stochastic depth: leave it out.")
     return load_pretrained_timm(name_or_path, timm_stages)
+
+
+def load_pretrained_text(name_or_path: str) -> PreTrainedModel:
+    """A pretrained text encoder like BERT, without its pooling."""
+    with naming_damage(name_or_path, {}):
+        return AutoModel.from_pretrained(name_or_path, add_pooling_layer=False)
 
 
 def build_text_encoder(config: PreTrainedConfig) -> PreTrainedModel:

@@ -29,7 +29,7 @@ from .autoencoder_btmae import (
     masked_word_loss,
 )
 from .configuration_btmae import BtmaeConfig
-from .encoders_refseg import build_map_encoder, load_pretrained_swin_or_timm
+from .encoders_refseg import build_map_encoder, load_pretrained_swin_or_timm, load_pretrained_text
 from .explanations_refseg import Explainable, Explanation, ImpactMaps, Reconstruction
 from .layers_refseg import (
     LavtDecoder,
@@ -387,7 +387,7 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             config: fields of [`BtmaeConfig`].
         """
         vision = load_pretrained_swin_or_timm(vision_name_or_path, drop_path_rate, len(STRIDES), 0.3)
-        text = AutoModel.from_pretrained(text_name_or_path, add_pooling_layer=False)
+        text = load_pretrained_text(text_name_or_path)
         return cls.on_encoders(vision, text, **config)
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from transformers import AutoModel, PreTrainedConfig
 from transformers import initialization as init
 
 from .configuration_lavt import LavtConfig
-from .encoders_refseg import SwinStages, load_pretrained_swin
+from .encoders_refseg import SwinStages, load_pretrained_swin, load_pretrained_text
 from .explanations_refseg import Explainable, Explanation, HeatMaps, WordMaps, record_calls
 from .layers_refseg import (
     DecoderStep,
@@ -201,7 +201,7 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             config: fields of [`LavtConfig`].
         """
         vision = load_pretrained_swin(vision_name_or_path, drop_path_rate)
-        text = AutoModel.from_pretrained(text_name_or_path, add_pooling_layer=False)
+        text = load_pretrained_text(text_name_or_path)
         return cls.on_encoders(vision, text, **config)
 
     @torch.no_grad()

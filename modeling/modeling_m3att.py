@@ -11,14 +11,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModel
 from transformers import initialization as init
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import ConversionOps, WeightConverter
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_m3att import M3AttConfig
-from .encoders_refseg import build_map_encoder, build_text_encoder, load_pretrained_swin_or_timm
+from .encoders_refseg import (
+    build_map_encoder,
+    build_text_encoder,
+    load_pretrained_swin_or_timm,
+    load_pretrained_text,
+)
 from .layers_refseg import MultiHeadAttention, TokenBatchNorm, map_positions, resize_free, side_by_side, to_map
 from .losses_refseg import cross_entropy
 from .modeling_outputs_refseg import FusedFeatures, ImageFeatures
@@ -385,7 +389,7 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel):
         """
         vision = load_pretrained_swin_or_timm(vision_name_or_path, drop_path_rate, 3, 0.1)
         if text_name_or_path is not None:
-            text = AutoModel.from_pretrained(text_name_or_path, add_pooling_layer=False)
+            text = load_pretrained_text(text_name_or_path)
             return cls.on_encoders(vision, text, **config)
         model = cls(M3AttConfig(backbone_config=vision.config, **config))
         model.backbone.load_encoder(vision)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModel, Mask2FormerConfig, Mask2FormerPreTrainedModel, PreTrainedModel
+from transformers import Mask2FormerConfig, Mask2FormerPreTrainedModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerMaskedAttentionDecoderLayer,
@@ -22,7 +22,7 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 
 from .configuration_magnet import MagNetConfig
-from .encoders_refseg import BertStages, SwinStages, load_pretrained_swin
+from .encoders_refseg import BertStages, SwinStages, load_pretrained_swin, load_pretrained_text
 from .layers_refseg import (
     CrossModalAttention,
     GateProjection,
@@ -463,7 +463,7 @@ class MagNetForReferringSegmentation(RefSegPreTrainedModel):
             config: fields of [`MagNetConfig`].
         """
         vision = load_pretrained_swin(vision_name_or_path, drop_path_rate)
-        text = AutoModel.from_pretrained(text_name_or_path, add_pooling_layer=False)
+        text = load_pretrained_text(text_name_or_path)
         return cls.on_encoders(vision, text, **config)
 
     def load_text_encoder(self, pretrained: PreTrainedModel) -> None:

@@ -26,6 +26,7 @@ from .losses_refseg import NOT_ANNOTATED
 from .modeling_outputs_refseg import FusedFeatures, ImageFeatures, ReferringSegmentationOutput
 from .pipeline_refseg import ReferringImageSegmentationPipeline
 from .pipeline_video_refseg import ReferringVideoSegmentationPipeline
+from .saved_files_refseg import naming_damage
 
 logger = logging.get_logger(__name__)
 # Auxiliary tasks of training alone: the name of each is that of its module and of its field of the configuration.
@@ -115,9 +116,15 @@ class RefSegPreTrainedModel(PreTrainedModel):
         self.freeze_encoders()
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs) -> Any:
-        """As in transformers; what the configuration freezes is frozen (loading makes every parameter trainable)."""
-        loaded = super().from_pretrained(*args, **kwargs)
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str] | None, *args, **kwargs) -> Any:
+        """As in transformers; what the configuration freezes is frozen (loading makes every parameter trainable).
+
+        Raises:
+            ValueError: a file is damaged; the message names it.
+            OSError: there is no such model, or the Hub cannot be reached.
+        """
+        with naming_damage(pretrained_model_name_or_path, kwargs):
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.freeze_encoders()
         return loaded

@@ -28,6 +28,7 @@ from .layers_refseg import (
 from .losses_refseg import dice_loss, focal_loss
 from .modeling_outputs_refseg import FusedFeatures, ImageFeatures
 from .modeling_refseg import RefSegPreTrainedModel
+from .saved_files_refseg import naming_damage
 
 
 def build_mlp(channels: int, hidden_size: int) -> nn.Sequential:
@@ -363,7 +364,8 @@ class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             config: fields of [`RisamConfig`].
         """
         vision = load_pretrained_sam_or_timm(vision_name_or_path, timm_stages=3)
-        text = CLIPTextModel.from_pretrained(text_name_or_path)
+        with naming_damage(text_name_or_path, {}):
+            text = CLIPTextModel.from_pretrained(text_name_or_path)
         return cls.on_encoders(vision, text, **config)
 
     @torch.no_grad()

@@ -9,10 +9,10 @@ import copy
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .configuration_unified_lavt import UnifiedLavtConfig
-from .encoders_refseg import SwinStages, load_pretrained_swin
+from .encoders_refseg import SwinStages, load_pretrained_swin, load_pretrained_text
 from .modeling_lavt import LavtForReferringSegmentation
 from .modeling_outputs_refseg import ImageFeatures
 from .modeling_video_lavt import VideoLavtForReferringSegmentation
@@ -89,7 +89,7 @@ class UnifiedLavtForReferringSegmentation(VideoLavtForReferringSegmentation):
         """
         vision = load_pretrained_video_swin(vision_name_or_path, drop_path_rate)
         image = load_pretrained_swin(image_name_or_path, drop_path_rate)
-        text = AutoModel.from_pretrained(text_name_or_path, add_pooling_layer=False)
+        text = load_pretrained_text(text_name_or_path)
         model = cls.on_encoders(vision, text, image_backbone_config=image.config, **config)
         model.backbone.images.load_encoder(image)
         return model

@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from .configuration_video_lavt import VideoLavtConfig
+from .encoders_refseg import load_pretrained_text
 from .layers_refseg import CrossModalAttention, PixelWordAttention, build_fusion_norm, to_map
 from .modeling_lavt import (
     ACTIVATIONS,
@@ -332,7 +333,7 @@ class VideoLavtForReferringSegmentation(LavtForReferringSegmentation):
             config: fields of [`VideoLavtConfig`].
         """
         vision = load_pretrained_video_swin(vision_name_or_path, drop_path_rate)
-        text = AutoModel.from_pretrained(text_name_or_path, add_pooling_layer=False)
+        text = load_pretrained_text(text_name_or_path)
         return cls.on_encoders(vision, text, **config)
 
     @classmethod

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import AutoImageProcessor, AutoTokenizer, Pipeline
+from transformers import AutoImageProcessor, Pipeline
+from transformers.utils import PROCESSOR_NAME
 
 from .image_processing_refseg import read_image
 from .modeling_outputs_refseg import ReferringSegmentationOutput
 from .processing_refseg import RefSegProcessor
+from .saved_files_refseg import load_saved_tokenizer
 from .texts_refseg import as_sentences
 
 
@@ -36,10 +39,11 @@ class ReferringSegmentationPipeline(Pipeline):
     def __init__(self, model, *, processor=None, tokenizer=None, image_processor=None, **kwargs) -> None:
         super().__init__(model, tokenizer=tokenizer, image_processor=image_processor, **kwargs)
         if isinstance(tokenizer, str):
-            tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+            tokenizer = load_saved_tokenizer(tokenizer)
         if isinstance(image_processor, str):
             image_processor = AutoImageProcessor.from_pretrained(image_processor)
         self.processor = self._assemble(processor, tokenizer, image_processor)
+        self.model.config.check_vocabulary(len(self.processor.tokenizer))
         self.tokenizer, self.image_processor = self.processor.tokenizer, self.processor.image_processor
 
     def _assemble(self, processor: Any, tokenizer: Any, image_processor: Any) -> RefSegProcessor:
@@ -49,6 +53,10 @@ class ReferringSegmentationPipeline(Pipeline):
             processor.image_processor = processor.image_processor if image_processor is None else image_processor
             return processor
         if tokenizer is None or image_processor is None:
+            name = self.model.name_or_path
+            if name and Path(name, PROCESSOR_NAME).is_file():
+                # transformers keeps to itself what was wrong with it.
+                load_saved_tokenizer(name, trust_remote_code=False)
             raise ValueError(
                 "There is no processor that can be loaded (`AutoProcessor.from_pretrained` tells why): pass a "
                 "`processor`, or a `tokenizer` and an `image_processor`."

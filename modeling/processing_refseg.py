@@ -1,16 +1,26 @@
 """Images or videos, texts and masks together on their way into any model for referring segmentation, and back."""
 
 from collections.abc import Mapping
+from os import PathLike
 from typing import Any, Literal
 
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
-from transformers.tokenization_utils_base import TextInput
-from transformers.utils import ModelOutput, logging
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase, TextInput
+from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, ModelOutput, logging
 
 from .image_processing_refseg import RefSegImageProcessorKwargs
 from .names_refseg import nearest_names
+from .saved_files_refseg import (
+    AGAIN,
+    OUT_OF_REACH,
+    SavedFileError,
+    check_mappings,
+    check_vocabulary,
+    load_saved_tokenizer,
+    one_line,
+)
 from .texts_refseg import as_sentences, unknown_words
 from .video_refseg import as_clips
 
@@ -18,6 +28,9 @@ logger = logging.get_logger(__name__)
 
 # So many unknown words are named, not each one of a whole data set.
 MOST_NAMED_WORDS = 20
+PROCESSOR_FILES = (PROCESSOR_NAME, IMAGE_PROCESSOR_NAME)
+# Arguments of `from_pretrained` that replace or add tokens.
+TOKEN_OPTIONS = {"tokenizer", "extra_special_tokens", *PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES}
 PADDING_OPTIONS = ("padding", "padding_side", "pad_to_multiple_of", "return_tensors")
 
 
@@ -28,6 +41,8 @@ class RefSegProcessorKwargs(ProcessingKwargs, total=False):
 
 class RefSegProcessor(ProcessorMixin):
     """An image processor and a tokenizer in one.
+
+    A saved one knows the size of its vocabulary, so that a tokenizer with other words is noticed.
 
     Args:
         image_processor ([`RefSegImageProcessor`]): for images and masks.
@@ -56,6 +71,37 @@ class RefSegProcessor(ProcessorMixin):
         self.text_truncation = text_truncation
         self._named_words: set[str] = set()
         super().__init__(image_processor, tokenizer, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs) -> Any:
+        """As in transformers.
+
+        Raises:
+            ValueError: a file of the processor is missing or damaged, or holds other words than were saved; the
+                message names it.
+            OSError: the Hub has no such processor, or cannot be reached.
+        """
+        name = pretrained_model_name_or_path
+        try:
+            loaded = super().from_pretrained(name, **kwargs)
+        except OUT_OF_REACH:
+            raise
+        except Exception as error:
+            # Whatever a value in one of the files makes transformers raise.
+            check_mappings(name, PROCESSOR_FILES, kwargs)
+            if "tokenizer" not in kwargs:
+                load_saved_tokenizer(name, **kwargs)
+            raise SavedFileError(
+                f"{name}: no processor can be made of its {PROCESSOR_NAME} ({one_line(error)}). {AGAIN}"
+            ) from error
+        if not TOKEN_OPTIONS.intersection(kwargs):
+            processor = loaded[0] if isinstance(loaded, tuple) else loaded
+            check_vocabulary(processor.tokenizer, name, kwargs)
+        return loaded
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers, with the size of the vocabulary."""
+        return super().to_dict() | {"vocab_size": len(self.tokenizer)}
 
     def save_pretrained(self, *args, **kwargs) -> list[str]:
         """As in transformers; the processor itself stays as it was."""

@@ -19,6 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_refseg import CheckedConfig
 from .layers_refseg import written_out_attention
+from .saved_files_refseg import naming_damage
 
 PRESETS = {
     "tiny": {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]},
@@ -290,13 +291,16 @@ def load_pretrained_video_swin(name_or_path: str, drop_path_rate: float) -> Vide
         return video_swin_of_torchvision(
             get_model(name.removeprefix("torchvision/"), weights="DEFAULT"), drop_path_rate
         )
-    found, _ = PreTrainedConfig.get_config_dict(name)
-    if found.get("model_type") != VideoSwinConfig.model_type:
+    with naming_damage(name, {}):
+        found, _ = PreTrainedConfig.get_config_dict(name)
+        model_type = found.get("model_type")
+    if model_type != VideoSwinConfig.model_type:
         raise ValueError(
-            f"{name} holds a model of type {found.get('model_type')}, no Video Swin transformer: pass "
+            f"{name} holds a model of type {model_type}, no Video Swin transformer: pass "
             '"torchvision/swin3d_b", or a folder that VideoSwinModel.save_pretrained wrote.'
         )
-    return VideoSwinModel.from_pretrained(name, drop_path_rate=drop_path_rate)
+    with naming_damage(name, {}):
+        return VideoSwinModel.from_pretrained(name, drop_path_rate=drop_path_rate)
 
 
 def video_swin_of_torchvision(encoder: SwinTransformer3d, drop_path_rate: float) -> VideoSwinModel:

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import logging
 import re
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -193,6 +194,14 @@ def test_a_saved_model_of_one_image_size_alone_refuses_others(tmp_path) -> None:
         saved.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"image_size 32 does not go with this model: .* 64 x 64 pixels, got 32 x 32"):
         run_ris.build_model_and_processor(run_ris.ModelArguments(model_name_or_path=str(tmp_path), image_size=32))
+
+
+def test_a_saved_model_or_tokenizer_without_its_words_is_refused(finished, tmp_path) -> None:
+    folder = Path(shutil.copytree(finished[1], tmp_path / "model", ignore=shutil.ignore_patterns("checkpoint-*")))
+    (folder / "tokenizer.json").unlink()
+    for options in ({"model_name_or_path": str(folder)}, {"tokenizer_name_or_path": str(folder)}):
+        with pytest.raises(ValueError, match=f"{re.escape(str(folder))} holds no tokenizer.json"):
+            run_ris.build_model_and_processor(run_ris.ModelArguments(**options))
 
 
 def test_a_text_length_that_does_not_fit_is_found_at_the_start(cache, tmp_path) -> None:

@@ -27,6 +27,7 @@ from transformers.utils import cached_file, find_adapter_config_file
 
 from ..auto import AutoModelForReferringSegmentation
 from ..files import may_be_on_hub
+from ..modeling.saved_files_refseg import AGAIN, SavedFileError, one_line, read_mapping
 
 ENCODERS = ("backbone", "text_encoder")
 # Queries, keys and values as Swin and CLIP (q_proj ...), BERT (query ...), SAM and timm (qkv) call them.
@@ -126,7 +127,7 @@ def load_with_adapter(adapter: str | PathLike[str], base_model: PreTrainedModel 
     _check_base_model(base_model, adapter, config)
     try:
         model = PeftModel(base_model, config)
-    except ValueError as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{_mismatch(adapter, config, base_model)}: {error}") from error
     load_adapter_weights(model, adapter)
     return model.eval()
@@ -173,16 +174,21 @@ def is_adapter(name: str | PathLike[str]) -> bool:
 
 def read_adapter_config(adapter: str | PathLike[str]) -> PeftConfig:
     """The configuration of an adapter in a folder or on the Hub; raises ValueError where there is none."""
-    if _find_config_file(adapter) is None:
+    path = _find_config_file(adapter)
+    if path is None:
         raise ValueError(f"{adapter} is no adapter: it holds no adapter_config.json.")
-    return PeftConfig.from_pretrained(str(adapter))
+    read_mapping(Path(path))
+    try:
+        return PeftConfig.from_pretrained(str(adapter))
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise SavedFileError(f"{path} describes no adapter ({one_line(error)}). {AGAIN}") from error
 
 
 def find_base_model(adapter: str | PathLike[str]) -> str:
     """Folder or Hub id of the base model of an adapter; raises ValueError where it is unknown or gone."""
     name = read_adapter_config(adapter).base_model_name_or_path
     remedy = f"Write where it lies as base_model_name_or_path into adapter_config.json of {adapter}."
-    if name is None:
+    if not isinstance(name, str):
         raise ValueError(f"The adapter {adapter} does not say what its base model is. {remedy}")
     if Path(name).is_absolute() and not Path(name).is_dir():
         raise ValueError(f"The adapter {adapter} was trained on the base model {name}, which is not there. {remedy}")

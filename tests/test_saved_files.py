@@ -1,0 +1,175 @@
+"""Folders of models with a file that is missing, damaged or another one's: one error, and it names the file."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tiny_lavt import WORDS, tiny_lavt, tiny_processor
+from transformers import AutoProcessor, BertTokenizer, CLIPTokenizer, pipeline
+from typer.testing import CliRunner
+
+from hf_refseg import LavtForReferringSegmentation, RefSegImageProcessor, RefSegProcessor, add_adapter
+from hf_refseg.data.vocabulary import train_word_tokenizer
+from hf_refseg.inputs import load_model, load_tokenizer
+from hf_refseg.modeling.saved_files_refseg import SavedFileError
+from hf_refseg_cli import app
+
+SCENES = ("--train-size", 1, "--val-size", 1, "--test-size", 1, "--image-size", 64)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model's folder, and beside it a picture."""
+    folder = tmp_path_factory.mktemp("saved") / "sound"
+    tiny_lavt().save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
+    Image.new("RGB", (32, 32)).save(folder.parent / "photo.png")
+    return folder
+
+
+@pytest.fixture
+def folder(sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, to do damage to."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return Path(shutil.copytree(sound, tmp_path / "model"))
+
+
+def save_adapter(base: Path, output: Path) -> Path:
+    add_adapter(LavtForReferringSegmentation.from_pretrained(base)).save_pretrained(output)
+    tiny_processor().save_pretrained(output)
+    return output
+
+
+def error_of(*arguments: object) -> str:
+    """The one line with which a command fails."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 1 and not isinstance(result.exception, Exception), repr(result.exception)
+    *_, last = result.stderr.splitlines()
+    assert last.startswith("Error: ") and len(last) <= 500 and "Traceback" not in result.stderr, result.stderr
+    return last.removeprefix("Error: ")
+
+
+def commands(model: Path, photo: Path, output: Path) -> dict[str, list[object]]:
+    return {
+        "predict": ["predict", model, photo, "--text", "the red dog", "--output", output],
+        "explain": ["explain", model, photo, "the red dog", "--output", output],
+        "info": ["info", model],
+        "evaluate": ["evaluate", model, "refshapes", *SCENES, "--cache-dir", output / "cache", "--output", output],
+    }
+
+
+@pytest.mark.parametrize("command", ["predict", "explain", "info", "evaluate"])
+def test_a_folder_without_its_words_is_refused_by_every_command(command, folder, sound, tmp_path) -> None:
+    (folder / "tokenizer.json").unlink()
+    arguments = commands(folder, sound.parent / "photo.png", tmp_path / "output")[command]
+    assert re.match(rf"{re.escape(str(folder))} holds no tokenizer.json", error_of(*arguments))
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_folder_without_its_words_is_no_processor(recorded: bool, folder) -> None:
+    (folder / "tokenizer.json").unlink()
+    if not recorded:
+        # As earlier versions saved it.
+        change(folder / "processor_config.json", lambda saved: saved.pop("vocab_size"))
+    for load in (
+        AutoProcessor.from_pretrained,
+        RefSegProcessor.from_pretrained,
+        lambda name: pipeline("referring-image-segmentation", model=str(name)),
+        lambda name: pipeline("referring-video-segmentation", model=str(name)),
+        lambda name: pipeline(
+            "referring-image-segmentation", model=tiny_lavt(), processor=tiny_processor(), tokenizer=str(name)
+        ),
+        lambda name: load_tokenizer(str(name)),
+    ):
+        with pytest.raises(SavedFileError, match=f"{re.escape(str(folder))} holds no tokenizer.json"):
+            load(folder)
+
+
+def test_an_adapter_without_its_words_is_refused(sound, tmp_path) -> None:
+    adapter = save_adapter(sound, tmp_path / "adapter")
+    (adapter / "tokenizer.json").unlink()
+    for command in ("predict", "info"):
+        arguments = commands(adapter, sound.parent / "photo.png", tmp_path / "output")[command]
+        assert f"{adapter} holds no tokenizer.json" in error_of(*arguments)
+
+
+@pytest.mark.parametrize("words", [WORDS[:-2], [*WORDS, "cat"]], ids=["fewer", "more"])
+def test_other_words_than_were_saved_are_refused(words: list[str], folder, sound, tmp_path) -> None:
+    shutil.copy(save_tokenizer(words, tmp_path / "other"), folder)
+    expected = (
+        f"the tokenizer has {len(words)} tokens, but processor_config.json says 12: tokenizer.json is not the one"
+    )
+    with pytest.raises(SavedFileError, match=re.escape(f"{folder}: {expected}")):
+        AutoProcessor.from_pretrained(folder)
+    with pytest.raises(SavedFileError, match=expected):
+        pipeline("referring-image-segmentation", model=str(folder))
+    arguments = commands(folder, sound.parent / "photo.png", tmp_path / "output")["predict"]
+    assert expected in error_of(*arguments)
+
+
+def test_more_words_than_the_model_has_are_refused(folder, tmp_path) -> None:
+    change(folder / "processor_config.json", lambda saved: saved.pop("vocab_size"))
+    shutil.copy(save_tokenizer([*WORDS, "cat"], tmp_path / "other"), folder)
+    for load in (
+        lambda: load_model(str(folder), "cpu", None),
+        lambda: pipeline("referring-image-segmentation", model=str(folder)),
+        lambda: pipeline(
+            "referring-image-segmentation",
+            model=tiny_lavt(),
+            processor=tiny_processor(),
+            tokenizer=BertTokenizer.from_pretrained(tmp_path / "other"),
+        ),
+    ):
+        with pytest.raises(ValueError, match=r"13 tokens, but config\.json of the model says 12"):
+            load()
+
+
+def test_a_vocabulary_may_be_padded_and_tokens_may_be_given(folder) -> None:
+    model = tiny_lavt()
+    model.resize_token_embeddings(16)
+    model.save_pretrained(folder)
+    model, processor = load_model(str(folder), "cpu", None)
+    assert (model.config.text_config.vocab_size, len(processor.tokenizer)) == (16, 12)
+    assert processor(text="the red dog")["input_ids"] == tiny_processor()(text="the red dog")["input_ids"]
+    assert len(AutoProcessor.from_pretrained(folder, bos_token="[BOS]").tokenizer) == 13
+    other = BertTokenizer(vocab={word: index for index, word in enumerate([*WORDS, "cat"])})
+    assert AutoProcessor.from_pretrained(folder, tokenizer=other).tokenizer is other
+
+
+@pytest.mark.parametrize("kind", ["bert", "clip", "words", "added"])
+def test_every_kind_of_tokenizer_has_as_many_tokens_as_when_it_was_saved(kind: str, tmp_path) -> None:
+    tokenizer = {
+        "bert": lambda: tiny_processor().tokenizer,
+        "clip": lambda: CLIPTokenizer(
+            vocab={"<|startoftext|>": 0, "<|endoftext|>": 1, "a": 2, "b</w>": 3, "ab</w>": 4},
+            merges=[("a", "b</w>")],
+        ),
+        "words": lambda: train_word_tokenizer(["the red dog", "a cat on the left"]),
+        "added": lambda: tiny_processor().tokenizer,
+    }[kind]()
+    if kind == "added":
+        tokenizer.add_tokens(["zebra", "gnu"])
+    RefSegProcessor(RefSegImageProcessor(), tokenizer).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "processor_config.json").read_text(encoding="utf-8"))
+    loaded = AutoProcessor.from_pretrained(tmp_path)
+    assert saved["vocab_size"] == len(loaded.tokenizer) == len(tokenizer)
+    assert loaded.tokenizer.get_vocab() == tokenizer.get_vocab()
+
+
+def change(path: Path, edit: Callable[[dict], object]) -> None:
+    """Lets `edit` change the mapping in a JSON file."""
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    edit(saved)
+    path.write_text(json.dumps(saved), encoding="utf-8")
+
+
+def save_tokenizer(words: list[str], output: Path) -> Path:
+    """The tokenizer.json of other words."""
+    BertTokenizer(vocab={word: index for index, word in enumerate(words)}).save_pretrained(output)
+    return output / "tokenizer.json"
