@@ -21,9 +21,18 @@ from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
 
 from . import AutoModelForReferringSegmentation, RefSegProcessor
 from .auto import MODELS
+from .convert.torch_files import check_torch_file
 from .data.loading import DataFormatError
 from .files import may_be_on_hub
-from .modeling.saved_files_refseg import SavedFileError, check_mappings, load_saved_tokenizer, one_line
+from .messages import short_text
+from .modeling.saved_files_refseg import (
+    SavedFileError,
+    check_mappings,
+    find_weights,
+    load_saved_tokenizer,
+    one_line,
+    read_mapping,
+)
 from .training.adapters import find_base_model, is_adapter, load_with_adapter
 
 # What making a configuration or a model of wrong values may raise.
@@ -61,6 +70,9 @@ def check_processor(processor: RefSegProcessor, config: Any) -> None:
 def load_whole_model(name: str, dtype: str | None) -> PreTrainedModel:
     """A model without adapter; raises as `load_model`."""
     config = load_config(name)
+    for path in find_weights(name, {}):
+        if path.suffix != ".safetensors":
+            check_torch_file(path)
     with naming_config(name):
         try:
             model, loading = AutoModelForReferringSegmentation.from_pretrained(
@@ -121,11 +133,34 @@ def load_processor(name: str) -> RefSegProcessor:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or the Hub, or BERT's with the words of a vocab.txt, one per line."""
-    if not name.endswith(".txt"):
-        return load_saved_tokenizer(name)
-    words = Path(name).read_text(encoding="utf-8").splitlines()
-    return BertTokenizer(vocab={word: index for index, word in enumerate(words)})
+    """The tokenizer of a folder or the Hub, of a tokenizer.json, or BERT's with the words of a vocab.txt.
+
+    Raises:
+        ValueError: a file is damaged or holds something else; the message names it.
+        OSError: there is no such file, or no such tokenizer on the Hub, or it cannot be reached.
+    """
+    path = Path(name)
+    if name.endswith(".txt"):
+        return BertTokenizer(vocab={word: index for index, word in enumerate(read_words(path))})
+    if path.is_file():
+        read_mapping(path)
+    return load_saved_tokenizer(name)
+
+
+def read_words(path: Path) -> list[str]:
+    """The words of a vocab.txt, one per line; raises ValueError where it is no text, or a word comes twice."""
+    try:
+        words = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: pass a vocab.txt with one word per line.") from error
+    lines: dict[str, int] = {}
+    for line, word in enumerate(words, start=1):
+        if lines.setdefault(word, line) != line:
+            raise ValueError(
+                f"{path}, line {line}: {short_text(word)} stands in line {lines[word]} already: pass a vocab.txt with "
+                "each word once."
+            )
+    return words
 
 
 def find_device(name: str | None) -> torch.device:

@@ -76,18 +76,22 @@ def check_mappings(name: str | PathLike[str], file_names: Iterable[str], options
 
 def check_weights(name: str | PathLike[str], options: Mapping[str, Any]) -> None:
     """Raises SavedFileError where the weights that transformers would load cannot be read."""
+    for path in find_weights(name, options):
+        read_weights(path)
+
+
+def find_weights(name: str | PathLike[str], options: Mapping[str, Any]) -> list[Path]:
+    """The files of the weights that transformers would load; raises SavedFileError where their list is damaged."""
     path = next(filter(None, (find_file(name, file_name, options) for file_name in WEIGHTS)), None)
     if path is None:
-        return
+        return []
     if path.suffix != ".json":
-        read_weights(path)
-        return
+        return [path]
     places = read_mapping(path).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(each, str) for each in places.values()):
         raise SavedFileError(f"{path} is damaged: weight_map should say in which file each weight lies. {AGAIN}")
-    for shard in (find_file(name, file_name, options) for file_name in sorted(set(places.values()))):
-        if shard is not None:
-            read_weights(shard)
+    shards = (find_file(name, file_name, options) for file_name in sorted(set(places.values())))
+    return [shard for shard in shards if shard is not None]
 
 
 def read_weights(path: Path) -> None:

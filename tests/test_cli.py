@@ -601,6 +601,39 @@ def test_convert_lavt_names_what_is_wrong(checkpoint):
     assert "No such command 'nope'" in run("convert", "nope", checkpoint, "out").output
 
 
+def test_convert_names_the_tensor_or_file_that_is_wrong(checkpoint):
+    def error_with(model: dict, bert: dict) -> str:
+        parts = released_checkpoint()
+        torch.save({"model": parts["model"] | model, "bert_model": parts["bert_model"] | bert}, "changed.pth")
+        return error_of("convert", "lavt", "changed.pth", "lavt", "--tokenizer", "vocab.txt")
+
+    expanded, qkv = torch.zeros(1).expand(10**8, 3, 4, 4), "backbone.layers.0.blocks.0.attn.qkv.weight"
+    assert error_with({}, {"adapter.weight": torch.zeros(2)}).startswith(
+        "changed.pth: the checkpoint holds 1 tensors that this method does not have, such as text_encoder.adapter."
+    )
+    assert error_with({}, {3: torch.zeros(2)}).startswith("changed.pth: 'bert_model' of the checkpoint holds 3 of the")
+    assert error_with({qkv: torch.tensor(1.0)}, {}).startswith(
+        f"changed.pth: {qkv} of the checkpoint has the shape ()"
+    )
+    assert error_with({qkv: torch.zeros(48, 16).to_sparse()}, {}).startswith(
+        f"changed.pth: this is no checkpoint that can be loaded safely: {qkv} is a sparse tensor"
+    )
+    assert error_with({"backbone.patch_embed.proj.weight": expanded}, {}).startswith(
+        "changed.pth: backbone.patch_embed.proj.weight of shape (100000000, 3, 4, 4) needs 19200000000 bytes, but"
+    )
+    Path("list.json").write_text('["dog", "cat"]')
+    Path("latin.txt").write_bytes("[PAD]\ncaf\xe9".encode("latin-1"))
+    Path("twice.txt").write_text("[PAD]\ndog\ndog")
+    for tokenizer, message in (
+        ("list.json", "it should hold a mapping, not a list"),
+        ("latin.txt", "is no text in UTF-8"),
+        ("twice.txt", ", line 3: 'dog' stands in line 2 already"),
+    ):
+        error = error_of("convert", "lavt", checkpoint, "lavt", "--tokenizer", tokenizer)
+        assert error.startswith(tokenizer) and message in error
+    assert not Path("lavt").exists()
+
+
 def test_version_is_told_without_importing_the_library(tmp_path):
     code = """
     import sys

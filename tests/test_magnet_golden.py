@@ -18,6 +18,8 @@ from hf_refseg_cli import app
 FOLDER = Path(__file__).parent / "fixtures" / "magnet"
 CONFIG = json.loads((FOLDER / "index.json").read_text())["config"]
 CASES = ("even", "pad", "odd")
+MASK_FEATURES = "classifier.pixel_decoder.mask_features.weight"
+IN_PROJECTION = "classifier.predictor.transformer_self_attention_layers.0.self_attn.in_proj_weight"
 
 
 def released_checkpoint() -> dict:
@@ -137,8 +139,18 @@ def changed(**changes: Tensor | None) -> dict:
         (changed(**{"image_model.patch_embed.proj.weight": None}), {}, "no tensor .*patch_embed.proj.weight"),
         (changed(), {"text_config": {**CONFIG["bert"], "intermediate_size": 32}}, "have another shape"),
         (changed(), {"num_attention_heads": 8}, "have another shape"),
+        (changed(**{"language_model.encoder.extra": torch.zeros(1)}), {}, "such as text_encoder.encoder.extra"),
+        (changed(**{"language_model.lang.bias": torch.zeros(1)}), {}, "such as text_encoder.lang.bias"),
+        (changed(**{IN_PROJECTION: torch.tensor(1.0)}), {}, rf"{IN_PROJECTION} .* has the shape \(\), which"),
+        (changed(**{MASK_FEATURES: torch.tensor(1.0)}), {}, rf"{MASK_FEATURES}' .* the shape \(\), but 4 axes"),
+        (changed(**{MASK_FEATURES: torch.zeros(32, 32, 1, 1).to_sparse()}), {}, f"{MASK_FEATURES} is a sparse tensor"),
+        (changed(**{"backbone.norm0.weight": torch.zeros(1)}), {}, "has both 'image_model' and 'backbone'"),
+        ({"model": {0: torch.zeros(1)}}, {}, "'model' of the checkpoint holds 0 of the type Tensor"),
     ],
-    ids=["other layout", "other method", "incomplete", "no patches", "other BERT", "other heads"],
+    ids=[
+        *("other layout", "other method", "incomplete", "no patches", "other BERT", "other heads", "extra BERT"),
+        *("extra", "0-d projection", "0-d features", "sparse features", "doubled", "number as name"),
+    ],
 )
 def test_wrong_checkpoints_are_named(checkpoint: dict, overrides: dict, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):

@@ -23,6 +23,7 @@ FOLDER = FIXTURES / "video_lavt"
 INDEX = json.loads((FOLDER / "index.json").read_text())
 CASES = ("clip", "batch", "image")
 INDEX_BUFFER = "backbone.layers.0.blocks.0.attn.relative_position_index"
+PATCHES = "backbone.patch_embed.proj.weight"
 TABLE = "backbone.layers.0.blocks.0.attn.relative_position_bias_table"
 
 
@@ -180,6 +181,25 @@ def test_other_checkpoints_are_refused() -> None:
         convert_video_lavt_checkpoint({"model": {k: v for k, v in checkpoint["model"].items() if k != TABLE}})
     checkpoint["model"]["backbone.layers.0.fusion.other.weight"] = torch.zeros(1)
     with pytest.raises(CheckpointError, match=r"such as backbone\.layers\.0\.fusion\.other\.weight"):
+        convert_video_lavt_checkpoint(checkpoint, text_config=INDEX["config"]["bert"])
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("text_encoder.extra", torch.zeros(1), r"such as text_encoder\.extra"),
+        (0, torch.zeros(1), "'model' of the checkpoint holds 0 of the type Tensor"),
+        (TABLE, torch.tensor(1.0), rf"{TABLE}' .* has the shape \(\), but 2 axes are expected"),
+        (INDEX_BUFFER, torch.tensor(1), rf"{INDEX_BUFFER}' .* has the shape \(\), but 2 axes are expected"),
+        (PATCHES, torch.zeros(6, 3, 1, 4, 4, device="meta"), f"{PATCHES} is a meta tensor"),
+        (PATCHES, torch.zeros(1).expand(10**8, 3, 1, 4, 4), f"{PATCHES} of shape .* needs 19200000000 bytes"),
+    ],
+    ids=["extra", "number as name", "0-d table", "0-d index", "meta", "expanded"],
+)
+def test_what_is_no_part_of_a_checkpoint_is_named(name: object, tensor: Tensor, message: str) -> None:
+    checkpoint = released_checkpoint()
+    checkpoint["model"][name] = tensor
+    with pytest.raises(CheckpointError, match=message):
         convert_video_lavt_checkpoint(checkpoint, text_config=INDEX["config"]["bert"])
 
 

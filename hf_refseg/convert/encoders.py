@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from torch import Tensor
 from transformers import AutoConfig, BertConfig, PreTrainedConfig
 
-from .checkpoints import CheckpointError
+from ..messages import name_text
+from .torch_files import CheckpointError
 
 BLOCK = r"backbone\.layers\.(\d+)\.blocks\.(\d+)\."
 OUR_BLOCK = r"backbone.model.encoder.layers.\1.blocks.\2."
@@ -37,12 +38,25 @@ def split_projections(tensors: Mapping[str, Tensor], joined: str, separate: str)
     """The tensors with those that join the projections of query, key and value as three.
 
     `joined` is the part of the name that marks them; `separate` takes its place, with the letter q, k or v for "{}".
+
+    Raises:
+        CheckpointError: where one cannot be split.
     """
     split: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if joined in name:
-            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
-                split[name.replace(joined, separate.format(letter))] = part.clone()
+            names = [name.replace(joined, separate.format(letter)) for letter in "qkv"]
+            if tensor.ndim == 0 or len(tensor) % 3:
+                raise CheckpointError(
+                    f"{name_text(name)} of the checkpoint has the shape {tuple(tensor.shape)}, which is not that of "
+                    "three projections: it belongs to another method or version."
+                )
+            if doubled := [each for each in names if each in tensors]:
+                raise CheckpointError(
+                    f"{name_text(name)} and {name_text(doubled[0])} of the checkpoint are the same tensor of this "
+                    "method: it belongs to another method or version."
+                )
+            split.update(zip(names, tensor.chunk(3), strict=True))
         else:
             split[name] = tensor
     return split
@@ -58,19 +72,25 @@ def read_swin_config(tensors: Mapping[str, Tensor]) -> dict:
     while f"backbone.layers.{len(depths)}.blocks.0.norm1.weight" in tensors:
         stage = f"backbone.layers.{len(depths)}.blocks."
         depths.append(len({name[len(stage) :].split(".")[0] for name in tensors if name.startswith(stage)}))
-        heads.append(required_tensor(tensors, f"{stage}0.attn.relative_position_bias_table").shape[1])
-    projection = required_tensor(tensors, "backbone.patch_embed.proj.weight")
-    table = required_tensor(tensors, "backbone.layers.0.blocks.0.attn.relative_position_bias_table")
-    hidden, width = required_tensor(tensors, "backbone.layers.0.blocks.0.mlp.fc1.weight").shape
+        heads.append(required_shape(tensors, f"{stage}0.attn.relative_position_bias_table", 2)[1])
+    projection = required_shape(tensors, "backbone.patch_embed.proj.weight", 4, 5)
+    rows, _ = required_shape(tensors, "backbone.layers.0.blocks.0.attn.relative_position_bias_table", 2)
+    hidden, width = required_shape(tensors, "backbone.layers.0.blocks.0.mlp.fc1.weight", 2)
+    for stage, number in enumerate(heads):
+        if projection[0] * 2**stage % number:
+            raise CheckpointError(
+                f"the checkpoint has {number} attention heads in stage {stage}, which do not divide its "
+                f"{projection[0] * 2**stage} channels: it belongs to another method or version."
+            )
     return {
         "model_type": "swin",
         "image_size": 480,
-        "patch_size": projection.shape[-1],
-        "embed_dim": projection.shape[0],
+        "patch_size": projection[-1],
+        "embed_dim": projection[0],
         "depths": depths,
         "num_heads": heads,
         # The table has one row for each offset between two pixels of a window: (2 * window - 1) squared.
-        "window_size": (math.isqrt(table.shape[0]) + 1) // 2,
+        "window_size": (math.isqrt(rows) + 1) // 2,
         "mlp_ratio": hidden / width,
         "qkv_bias": "backbone.layers.0.blocks.0.attn.qkv.bias" in tensors,
         "drop_path_rate": 0.3,
@@ -91,27 +111,32 @@ def read_text_config(
         return AutoConfig.for_model(**{"model_type": "bert", **given})
     if given is not None:
         return given
-    vocabulary, hidden = required_tensor(tensors, "text_encoder.embeddings.word_embeddings.weight").shape
+    embeddings = "text_encoder.embeddings."
+    vocabulary, hidden = required_shape(tensors, embeddings + "word_embeddings.weight", 2)
     layers = {name.split(".")[3] for name in tensors if name.startswith("text_encoder.encoder.layer.")}
     return BertConfig(
         vocab_size=vocabulary,
         hidden_size=hidden,
         num_hidden_layers=len(layers),
         num_attention_heads=max(hidden // 64, 1),
-        intermediate_size=required_tensor(tensors, "text_encoder.encoder.layer.0.intermediate.dense.weight").shape[0],
-        max_position_embeddings=required_tensor(tensors, "text_encoder.embeddings.position_embeddings.weight").shape[
-            0
-        ],
-        type_vocab_size=required_tensor(tensors, "text_encoder.embeddings.token_type_embeddings.weight").shape[0],
+        intermediate_size=required_shape(tensors, "text_encoder.encoder.layer.0.intermediate.dense.weight", 2)[0],
+        max_position_embeddings=required_shape(tensors, embeddings + "position_embeddings.weight", 2)[0],
+        type_vocab_size=required_shape(tensors, embeddings + "token_type_embeddings.weight", 2)[0],
     )
 
 
-def required_tensor(tensors: Mapping[str, Tensor], name: str) -> Tensor:
-    """The tensor of that name.
+def required_shape(tensors: Mapping[str, Tensor], name: str, *axes: int) -> tuple[int, ...]:
+    """The shape of the tensor of that name, which has so many axes, none of which is empty.
 
     Raises:
-        CheckpointError: where it is missing.
+        CheckpointError: where it is missing or has another shape.
     """
     if name not in tensors:
         raise CheckpointError(f"the checkpoint has no tensor '{name}', which every checkpoint of this method has.")
-    return tensors[name]
+    shape = tuple(tensors[name].shape)
+    if len(shape) not in axes or 0 in shape:
+        raise CheckpointError(
+            f"'{name}' of the checkpoint has the shape {name_text(shape)}, but {' or '.join(map(str, axes))} axes are "
+            "expected: it belongs to another method or version."
+        )
+    return shape

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 
-from torch import Tensor
 from transformers import PreTrainedConfig
 
 from ..modeling.configuration_lavt import LavtConfig
 from ..modeling.modeling_lavt import LavtForReferringSegmentation
-from .checkpoints import load_converted, rename_tensors, state_dict_of
+from .checkpoints import load_converted, rename_tensors, sizes_of_checkpoint, state_dict_of
 from .encoders import (
     SWIN_PROJECTIONS,
     SWIN_RULES,
@@ -64,21 +63,15 @@ def convert_lavt_checkpoint(
     if not has_own_text_encoder:
         text = state_dict_of(checkpoint, "bert_model")
         tensors.update({f"text_encoder.{name}": tensor for name, tensor in text.items()})
-    renamed = rename_tensors(split_projections(tensors, *SWIN_PROJECTIONS), RULES, DROPPED)
-    renamed = {name: _as_linear(name, tensor) for name, tensor in renamed.items()}
-    config = LavtConfig(
-        **{
-            "backbone_config": read_swin_config(tensors),
-            "text_config": read_text_config(tensors, text_config),
-            "text_dropout": has_own_text_encoder,
-            **config_overrides,
-        }
-    )
-    model = LavtForReferringSegmentation(config)
-    load_converted(model, renamed)
-    return model.eval()
-
-
-def _as_linear(name: str, tensor: Tensor) -> Tensor:
-    """1x1 convolutions over positions are linear layers here."""
-    return tensor.squeeze(-1) if ".fusion." in name and tensor.ndim == 3 else tensor
+    split = split_projections(tensors, *SWIN_PROJECTIONS)
+    renamed = rename_tensors(split, RULES, DROPPED)
+    with sizes_of_checkpoint():
+        config = LavtConfig(
+            **{
+                "backbone_config": read_swin_config(tensors),
+                "text_config": read_text_config(tensors, text_config),
+                "text_dropout": has_own_text_encoder,
+                **config_overrides,
+            }
+        )
+    return load_converted(LavtForReferringSegmentation, config, split, renamed)

@@ -7,16 +7,17 @@ from transformers import PreTrainedConfig
 
 from ..modeling.configuration_magnet import MagNetConfig
 from ..modeling.modeling_magnet import MagNetForReferringSegmentation
-from .checkpoints import load_converted, rename_tensors, state_dict_of
+from .checkpoints import load_converted, rename_tensors, sizes_of_checkpoint, state_dict_of
 from .encoders import (
     SWIN_PROJECTIONS,
     SWIN_RULES,
     UNUSED_ENCODER_TENSORS,
     read_swin_config,
     read_text_config,
-    required_tensor,
+    required_shape,
     split_projections,
 )
+from .torch_files import CheckpointError
 
 # Names that become those of the other released checkpoints and of the parts here.
 COMMON_NAMES = {
@@ -120,25 +121,31 @@ def convert_magnet_checkpoint(
     Raises:
         CheckpointError: where the checkpoint is not MagNet's.
     """
-    tensors = {_common_name(name): tensor for name, tensor in state_dict_of(checkpoint, "model").items()}
-    config = MagNetConfig(
-        **{
-            "backbone_config": read_swin_config(tensors),
-            "text_config": read_text_config(tensors, text_config),
-            "text_stage_layers": list(text_stage_layers),
-            "cam_language": "released",
-            "num_attention_heads": num_attention_heads,
-            **_read_head_sizes(tensors),
-            **config_overrides,
-        }
+    tensors = _with_common_names(state_dict_of(checkpoint, "model"))
+    with sizes_of_checkpoint():
+        config = MagNetConfig(
+            **{
+                "backbone_config": read_swin_config(tensors),
+                "text_config": read_text_config(tensors, text_config),
+                "text_stage_layers": list(text_stage_layers),
+                "cam_language": "released",
+                "num_attention_heads": num_attention_heads,
+                **_read_head_sizes(tensors),
+                **config_overrides,
+            }
+        )
+    split = split_projections(tensors, *SWIN_PROJECTIONS)
+    split = split_projections(split, "self_attn.in_proj_", "self_attn.{}_proj.")
+    return load_converted(
+        MagNetForReferringSegmentation, config, split, rename_tensors(split, RULES, _dropped(config))
     )
-    model = MagNetForReferringSegmentation(config)
-    tensors = split_projections(tensors, *SWIN_PROJECTIONS)
-    tensors = split_projections(tensors, "self_attn.in_proj_", "self_attn.{}_proj.")
-    renamed = rename_tensors(tensors, RULES, _dropped(config))
-    shapes = {name: value.shape for name, value in model.state_dict().items()}
-    load_converted(model, {name: _as_linear(tensor, shapes.get(name)) for name, tensor in renamed.items()})
-    return model.eval()
+
+
+def _with_common_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    renamed = {_common_name(name): tensor for name, tensor in tensors.items()}
+    if len(renamed) < len(tensors):
+        raise CheckpointError("the checkpoint has both 'image_model' and 'backbone': it belongs to another method.")
+    return renamed
 
 
 def _common_name(name: str) -> str:
@@ -156,23 +163,17 @@ def _dropped(config: MagNetConfig) -> str:
     return dropped
 
 
-def _as_linear(tensor: Tensor, shape: Sequence[int] | None) -> Tensor:
-    """1x1 convolutions over positions are linear layers here."""
-    is_convolution = shape is not None and tensor.ndim > len(shape) and set(tensor.shape[2:]) == {1}
-    return tensor.flatten(1) if is_convolution else tensor
-
-
 def _read_head_sizes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     pixel_decoder, predictor = "classifier.pixel_decoder.", "classifier.predictor."
-    mask_features = required_tensor(tensors, pixel_decoder + "mask_features.weight")
+    mask_feature_size, feature_size = required_shape(tensors, pixel_decoder + "mask_features.weight", 4)[:2]
     pixel_layers, layers = pixel_decoder + "transformer.encoder.layers.", predictor + "transformer_ffn_layers."
     return {
-        "mask_feature_size": mask_features.shape[0],
-        "feature_size": mask_features.shape[1],
+        "mask_feature_size": mask_feature_size,
+        "feature_size": feature_size,
         "pixel_decoder_layers": sum(
             name.startswith(pixel_layers) and name.endswith(".linear1.bias") for name in tensors
         ),
-        "pixel_decoder_feedforward": required_tensor(tensors, pixel_layers + "0.linear1.bias").shape[0],
+        "pixel_decoder_feedforward": required_shape(tensors, pixel_layers + "0.linear1.bias", 1)[0],
         "decoder_layers": sum(name.startswith(layers) and name.endswith(".linear1.bias") for name in tensors),
-        "decoder_feedforward": required_tensor(tensors, layers + "0.linear1.bias").shape[0],
+        "decoder_feedforward": required_shape(tensors, layers + "0.linear1.bias", 1)[0],
     }

@@ -9,9 +9,10 @@ from transformers import PreTrainedConfig
 from ..modeling.configuration_video_lavt import VideoLavtConfig
 from ..modeling.modeling_video_lavt import VideoLavtForReferringSegmentation
 from ..modeling.video_swin_refseg import VideoSwinConfig
-from .checkpoints import CheckpointError, load_converted, rename_tensors, state_dict_of
-from .encoders import UNUSED_ENCODER_TENSORS, read_swin_config, read_text_config, required_tensor
+from .checkpoints import load_converted, rename_tensors, sizes_of_checkpoint, state_dict_of
+from .encoders import UNUSED_ENCODER_TENSORS, read_swin_config, read_text_config, required_shape
 from .lavt import RULES as LAVT_RULES
+from .torch_files import CheckpointError
 
 RELEASED_WINDOWS = ((8, 7, 7), (8, 12, 12))
 FIRST_BLOCK = "backbone.layers.0.blocks.0.attn."
@@ -85,24 +86,23 @@ def convert_video_lavt_checkpoint(
     """
     tensors = state_dict_of(checkpoint, "model")
     swin = read_swin_config(tensors)
-    config = VideoLavtConfig(
-        **{
-            "backbone_config": VideoSwinConfig(
-                **{name: swin[name] for name in ("patch_size", "embed_dim", "depths", "num_heads", "mlp_ratio")},
-                window_size=read_window(tensors, window_size),
-                drop_path_rate=swin["drop_path_rate"],
-            ),
-            "text_config": read_text_config(tensors, text_config),
-            **config_overrides,
-        }
-    )
-    model = VideoLavtForReferringSegmentation(config)
+    with sizes_of_checkpoint():
+        config = VideoLavtConfig(
+            **{
+                "backbone_config": VideoSwinConfig(
+                    **{name: swin[name] for name in ("patch_size", "embed_dim", "depths", "num_heads", "mlp_ratio")},
+                    window_size=read_window(tensors, window_size),
+                    drop_path_rate=swin["drop_path_rate"],
+                ),
+                "text_config": read_text_config(tensors, text_config),
+                **config_overrides,
+            }
+        )
     last = len(swin["depths"]) - 1
     # The gate of the last stage, whose output nothing reads.
     dropped = UNUSED_ENCODER_TENSORS + rf"|backbone\.layers\.{last}\.res_gate\..*"
     renamed = rename_tensors(tensors, _rules(last + 1), dropped)
-    load_converted(model, {name: _as_linear(name, tensor) for name, tensor in renamed.items()})
-    return model.eval()
+    return load_converted(VideoLavtForReferringSegmentation, config, tensors, renamed)
 
 
 def read_window(tensors: Mapping[str, Tensor], given: Sequence[int] | None) -> list[int]:
@@ -114,14 +114,14 @@ def read_window(tensors: Mapping[str, Tensor], given: Sequence[int] | None) -> l
     Raises:
         CheckpointError: no window fits, or several do and none is given, or the given one does not fit.
     """
-    rows = required_tensor(tensors, FIRST_BLOCK + "relative_position_bias_table").shape[0]
+    rows = required_shape(tensors, FIRST_BLOCK + "relative_position_bias_table", 2)[0]
     if given is not None:
         if len(given) != 3:
             raise CheckpointError(f"window_size has three numbers (frames, height, width), got {list(given)}.")
-        index = tensors.get(FIRST_BLOCK + "relative_position_index")
-        if index is not None and math.prod(given) != len(index):
+        positions = _window_positions(tensors)
+        if positions is not None and math.prod(given) != positions:
             raise CheckpointError(
-                f"the checkpoint's windows have {len(index)} positions, those of {_named(given)} have "
+                f"the checkpoint's windows have {positions} positions, those of {_named(given)} have "
                 f"{math.prod(given)}: leave window_size out, or pass another one."
             )
         if table_rows(given) != rows:
@@ -143,7 +143,7 @@ def read_window(tensors: Mapping[str, Tensor], given: Sequence[int] | None) -> l
 
 def candidate_windows(tensors: Mapping[str, Tensor], rows: int) -> list[tuple[int, int, int]]:
     """Windows, more than one position wide, whose tables have so many rows; those that were released come first."""
-    index = tensors.get(FIRST_BLOCK + "relative_position_index")
+    positions = _window_positions(tensors)
     windows = []
     for side in range(2, rows + 1):
         area = (2 * side - 1) ** 2
@@ -151,9 +151,15 @@ def candidate_windows(tensors: Mapping[str, Tensor], rows: int) -> list[tuple[in
             break
         if rows % area == 0 and rows // area % 2:
             windows.append(((rows // area + 1) // 2, side, side))
-    if index is not None:
-        windows = [window for window in windows if math.prod(window) == len(index)]
+    if positions is not None:
+        windows = [window for window in windows if math.prod(window) == positions]
     return sorted(windows, key=lambda window: window not in RELEASED_WINDOWS)
+
+
+def _window_positions(tensors: Mapping[str, Tensor]) -> int | None:
+    """Positions within a window, where the checkpoint has the index of them."""
+    name = FIRST_BLOCK + "relative_position_index"
+    return required_shape(tensors, name, 2)[0] if name in tensors else None
 
 
 def table_rows(window: Sequence[int]) -> int:
@@ -167,9 +173,3 @@ def _named(window: Sequence[int]) -> str:
 
 def _listed(windows: Sequence[Sequence[int]]) -> str:
     return " or ".join(_named(window) for window in windows or RELEASED_WINDOWS)
-
-
-def _as_linear(name: str, tensor: Tensor) -> Tensor:
-    """Convolutions of single positions are linear layers here."""
-    is_point = ".fusion." in name and tensor.ndim > 2 and set(tensor.shape[2:]) == {1}
-    return tensor.flatten(1) if is_point else tensor
