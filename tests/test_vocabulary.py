@@ -120,7 +120,10 @@ def test_reading_shows_its_progress(tmp_path, capsys) -> None:
         (["dog 1 2", "red 1 nan"], "line 2: a value is not finite"),
         (["dog 1 2", "red 1 2", "dog 3 4"], "line 3: 'dog' stands in line 1 already"),
         (["the 1 2", "zebra 1 2"], "has none of the 5 words"),
+        (["dog" + " 1" * 5000], "line 1: 5000 values for 'dog', but vectors of words have at most 4096"),
+        (["dog 1 2", "the " + "1" * 200_000], "line 2 has 131072 bytes or more"),
     ],
+    ids=["short", "long", "no values", "no number", "not finite", "twice", "other words", "wide", "endless"],
 )
 def test_a_faulty_file_is_one_clear_error(tmp_path, lines: list[str], message: str) -> None:
     path = write_glove(tmp_path, *lines)

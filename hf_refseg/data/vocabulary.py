@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
@@ -16,11 +17,15 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
+from ..messages import short_text
 from .loading import DataFormatError
 
 logger = logging.getLogger(__name__)
 
 PAD, UNKNOWN, MASK = "[PAD]", "[UNK]", "[MASK]"
+# Published vectors have 25 to 300 values, those of language models up to some thousand.
+MAX_DIMENSIONS = 4096
+MAX_LINE_BYTES = 32 * MAX_DIMENSIONS
 # How word processors and telephones write what keyboards have one character for.
 TYPOGRAPHIC = {
     "'": "[\u2018\u2019\u201b\u02bc\u2032]",
@@ -70,8 +75,8 @@ def load_glove(path: str | PathLike[str], vocabulary: Mapping[str, int]) -> Tens
     Raises:
         FileNotFoundError: no such file.
         DataFormatError: the file is no text, a line has another number of values than the first one, values of a word
-            are no finite numbers, a word of the vocabulary comes twice, or none of them comes at all. File and line
-            are named.
+            are no finite numbers or are more than `MAX_DIMENSIONS`, a word of the vocabulary comes twice, or none of
+            them comes at all. File and line are named.
     """
     path = Path(path)
     if not path.is_file():
@@ -82,7 +87,7 @@ def load_glove(path: str | PathLike[str], vocabulary: Mapping[str, int]) -> Tens
         if word not in vocabulary:
             continue
         if word in found:
-            raise DataFormatError(f"{path}, line {line}: {word!r} stands in line {lines[word]} already.")
+            raise DataFormatError(f"{path}, line {line}: {short_text(word)} stands in line {lines[word]} already.")
         found[word], lines[word] = _to_numbers(values, path, line), line
     if not found:
         raise DataFormatError(
@@ -101,8 +106,13 @@ def _read_entries(path: Path) -> Iterator[tuple[int, str, list[str]]]:
     """The number of each line, from 1, its word and its values."""
     dimensions = None
     with path.open("rb") as file, tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name) as bar:
-        for line, content in enumerate(file, start=1):
+        for line, content in enumerate(iter(partial(file.readline, MAX_LINE_BYTES), b""), start=1):
             bar.update(len(content))
+            if len(content) == MAX_LINE_BYTES:
+                raise DataFormatError(
+                    f"{path}, line {line} has {MAX_LINE_BYTES} bytes or more, for vectors of at most {MAX_DIMENSIONS} "
+                    "values: name the unpacked text file, as glove.6B.300d.txt."
+                )
             text = _decode(content, path, line).rstrip()
             if not text:
                 continue
@@ -110,11 +120,17 @@ def _read_entries(path: Path) -> Iterator[tuple[int, str, list[str]]]:
             if not values:
                 raise DataFormatError(f"{path}, line {line}: a word and its values are expected, with spaces between.")
             dimensions = dimensions or len(values)
+            if dimensions > MAX_DIMENSIONS:
+                raise DataFormatError(
+                    f"{path}, line {line}: {dimensions} values for {short_text(word)}, but vectors of words have "
+                    f"at most {MAX_DIMENSIONS}: name the unpacked text file, as glove.6B.300d.txt."
+                )
             # Some published files have entries with spaces in them, such as ". . .".
             inside = values[:-dimensions]
             if len(values) < dimensions or any(_is_number(part) for part in inside):
                 raise DataFormatError(
-                    f"{path}, line {line}: {len(values)} values for {word[:40]!r}, but {dimensions} in the first line."
+                    f"{path}, line {line}: {len(values)} values for {short_text(word)}, but {dimensions} in the first "
+                    "line."
                 )
             yield line, " ".join([word, *inside]), values[-dimensions:]
 
