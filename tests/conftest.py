@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 import torch.distributed as dist
 from hub_server import hub  # noqa: F401
 from torch import nn
+from train_tiny import WITHOUT_ONEDNN
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -18,6 +20,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--without-onednn"):
         torch.backends.mkldnn.set_flags(False)
+        # Trainings in processes of their own are compared with those in this one.
+        os.environ[WITHOUT_ONEDNN] = "1"
 
 
 @pytest.fixture

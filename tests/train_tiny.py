@@ -17,6 +17,8 @@ from hf_refseg.datasets_scripts.refshapes import REFSHAPES_WORDS, build_refshape
 from hf_refseg.training.arguments import RefSegTrainingArguments
 from hf_refseg.training.trainer import RefSegTrainer
 
+# Set in the environment: PyTorch's own kernels in the place of oneDNN's.
+WITHOUT_ONEDNN = "TESTS_WITHOUT_ONEDNN"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *REFSHAPES_WORDS]
 
 
@@ -117,6 +119,8 @@ def main() -> None:
     parser.add_argument("cache_dir")
     parser.add_argument("arguments", type=json.loads)
     options = parser.parse_args()
+    if WITHOUT_ONEDNN in os.environ:
+        torch.backends.mkldnn.set_flags(False)
     trainer = build_trainer(options.output_dir, options.cache_dir, **options.arguments)
     trainer.train()
     trainer.evaluate()
