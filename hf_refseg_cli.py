@@ -232,7 +232,7 @@ def evaluate(
     """
     from hf_refseg import cli
 
-    report = cli.evaluate(
+    lines = cli.evaluate(
         model,
         dataset,
         split,
@@ -259,7 +259,8 @@ def evaluate(
         device=device,
         dtype=dtype,
     )
-    typer.echo(report)
+    for line in lines:
+        typer.echo(line)
 
 
 @app.command()

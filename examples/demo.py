@@ -27,7 +27,7 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from hf_refseg import load_refseg
 from hf_refseg.data.examples import ReferentExamples, RefSegCollator
 from hf_refseg.evaluation import evaluate_model, with_shuffled_sentences
-from hf_refseg.files import write_json
+from hf_refseg.files import require_writable, write_json, write_picture
 from hf_refseg.training.arguments import RefSegTrainingArguments
 from hf_refseg.training.trainer import RefSegTrainer
 
@@ -127,6 +127,7 @@ class KeepToTime(TrainerCallback):
 def main(recipe: Path = RECIPE, output: Path = OUTPUT, minutes: float = MINUTES) -> None:
     """Plans, trains, scores and shows; all of it takes about so many `minutes`."""
     start = time.perf_counter()
+    require_writable(output)
     plan = read_or_make_plan(recipe, output, minutes * 60)
     print(plan.describe())
     arguments = [str(recipe), "--output_dir", str(output), *plan.arguments]
@@ -140,7 +141,7 @@ def main(recipe: Path = RECIPE, output: Path = OUTPUT, minutes: float = MINUTES)
     data = load_refseg(data_arguments.dataset_name, **data_arguments.dataset_options)
     row = data["val"][0]
     image, text = row["image"], row["sentences"][0]["raw"]
-    image.save(output / "example.png")
+    write_picture(output / "example.png", image)
     outputs = model(**processor(image, text, return_tensors="pt"))
     sizes = [(image.height, image.width)]
     result = processor.post_process_referring_segmentation(outputs, target_sizes=sizes)[0]

@@ -54,7 +54,7 @@ from hf_refseg.evaluation import (
     predict_cases,
     select_worst_and_best,
 )
-from hf_refseg.files import write_json
+from hf_refseg.files import require_writable, write_json, write_picture, writing_into
 from hf_refseg.inputs import check_processor, load_config, load_processor, load_tokenizer, load_whole_model
 from hf_refseg.modeling.configuration_refseg import MaskGroundingConfig
 from hf_refseg.modeling.names_refseg import nearest_names
@@ -444,8 +444,9 @@ def adapt(
             base = Path(training.output_dir, "base_model").resolve()
             check_new_base(base, training)
             if training.process_index == 0:
-                model.save_pretrained(base)
-                processor.save_pretrained(base)
+                with writing_into(base):
+                    model.save_pretrained(base)
+                    processor.save_pretrained(base)
         else:
             check_kind(checkpoint, adapter=True)
             base = find_base_model(checkpoint)
@@ -656,7 +657,7 @@ def draw_pictures(
             rows = predict_cases(trainer.model, trainer.processing_class, tested[split], drawn, arguments.protocol)
             name = f"{title}_{split.replace('/', '_')}" if dataset else title
             paths.append(Path(trainer.args.output_dir) / f"{name}.png")
-            draw_comparison(rows).save(paths[-1])
+            write_picture(paths[-1], draw_comparison(rows))
     return paths
 
 
@@ -749,6 +750,8 @@ def main(arguments: Sequence[str] | None = None, callbacks: Sequence[TrainerCall
     model_arguments, data_arguments, training_arguments = parse_arguments(
         sys.argv[1:] if arguments is None else arguments
     )
+    if training_arguments.should_save:
+        require_writable(training_arguments.output_dir)
     checkpoint = checkpoint_to_resume(training_arguments)
     splits = load_splits(data_arguments)
     if training_arguments.process_index == 0 and (len(splits.trained) > 1 or data_arguments.leakage_list):

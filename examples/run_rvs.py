@@ -57,7 +57,7 @@ from hf_refseg.evaluation.evaluator import EvaluationResult, evaluation_mode, se
 from hf_refseg.evaluation.submission import write_submission
 from hf_refseg.evaluation.video import SEQUENCE_MEASURES, check_video_protocol
 from hf_refseg.evaluation.video_evaluator import VideoEvaluationResult, evaluate_video_model, predict_video_cases
-from hf_refseg.files import write_json
+from hf_refseg.files import require_writable, write_json, write_picture
 from hf_refseg.modeling.modeling_video_lavt import VideoLavtForReferringSegmentation
 from hf_refseg.modeling.names_refseg import nearest_names
 from hf_refseg.modeling.video_refseg import segment_video
@@ -333,7 +333,7 @@ def draw_video_pictures(
     paths = []
     for title, drawn in cases.items():
         paths.append(Path(trainer.args.output_dir) / f"{title}.png")
-        draw_strips(predict_video_cases(model, processor, tested[split], drawn, **reading)).save(paths[-1])
+        write_picture(paths[-1], draw_strips(predict_video_cases(model, processor, tested[split], drawn, **reading)))
     return paths
 
 
@@ -395,6 +395,8 @@ def main(arguments: Sequence[str] | None = None) -> dict:
     model_arguments, data_arguments, training_arguments = parse_arguments(
         sys.argv[1:] if arguments is None else arguments
     )
+    if training_arguments.should_save:
+        require_writable(training_arguments.output_dir)
     checkpoint = checkpoint_to_resume(training_arguments)
     image_arguments = data_arguments.image_arguments()
     videos = load_video_splits(data_arguments)

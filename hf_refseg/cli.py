@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -45,7 +46,7 @@ from .evaluation import (
 from .evaluation.protocols import PROTOCOLS
 from .evaluation.video import SEQUENCE_MEASURES
 from .explain import draw_explanations
-from .files import may_be_on_hub, slug, write_json, write_whole
+from .files import OutputError, may_be_on_hub, require_writable, slug, write_json, write_picture, writing_into
 from .hub.token import require_token
 from .inputs import load_model, load_tokenizer, open_dataset, select_split, what_is_in
 from .modeling.image_processing_refseg import open_image
@@ -91,10 +92,16 @@ def predict(
         device: see `load_model`.
         dtype: see `load_model`.
         json_path: the file for the scores, boxes and masks of all images and videos that were segmented; None = none.
+
+    Raises:
+        OutputError: `output` cannot be written, or the disk is full; what was segmented before stays.
     """
     _require_sentences(texts)
-    if json_path is not None and json_path.is_dir():
-        raise ValueError(f"{json_path} is a folder: pass the name of a file to --json.")
+    require_writable(output)
+    if json_path is not None:
+        if json_path.is_dir():
+            raise ValueError(f"{json_path} is a folder: pass the name of a file to --json.")
+        require_writable(json_path.parent)
     sources = find_sources(arguments, all_videos, report)
     given = {option: value for option, value in reading.items() if value is not None}
     if given and not any(source.is_video for source in sources):
@@ -115,18 +122,23 @@ def predict(
     if json_path is not None:
         json_path.parent.mkdir(parents=True, exist_ok=True)
     records = []
-    for source in readable:
-        try:
-            if source.is_video:
-                record = yield from predict_video(segment_videos, source, texts, output, masks=json_path is not None)
-            else:
-                record = yield from predict_image(segment_images, source, texts, output)
-            records.append(record)
-        except SOURCE_ERRORS as error:
-            named = str(error).startswith(str(source.path))
-            report(error if named else ValueError(f"{source.path}: {error}"))
-    if json_path is not None:
-        write_json(json_path, records)
+    try:
+        for source in readable:
+            try:
+                if source.is_video:
+                    masks = json_path is not None
+                    record = yield from predict_video(segment_videos, source, texts, output, masks=masks)
+                else:
+                    record = yield from predict_image(segment_images, source, texts, output)
+                records.append(record)
+            except OutputError:
+                raise
+            except SOURCE_ERRORS as error:
+                named = str(error).startswith(str(source.path))
+                report(error if named else ValueError(f"{source.path}: {error}"))
+    finally:
+        if json_path is not None:
+            write_json(json_path, records)
 
 
 def predict_image(
@@ -144,14 +156,14 @@ def predict_image(
     for number, (result, mask) in enumerate(zip(results, masks, strict=True), start=1):
         text = result["label"]
         mask_path = output / ("_".join(filter(None, [source.name, str(number), slug(text)])) + ".png")
-        write_whole(mask_path, partial(result["mask"].save, format="PNG"))
+        write_picture(mask_path, result["mask"])
         line = f"{mask_path}  score {result['score']:.3f}  {100 * mask.mean():.1f} % of pixels"
         line = line if result["present"] else f"{line}  no target"
         yield line if can_draw(text) else f"{line}  {number} is {text}"
         described = describe_mask(mask, result["score"], result["present"])
         record["predictions"].append({"text": text, **described, "file": str(mask_path)})
     picture = draw_masks(image, masks, [result["label"] for result in results])
-    write_whole(output / f"{source.name}_overlay.png", partial(picture.save, format="PNG"))
+    write_picture(output / f"{source.name}_overlay.png", picture)
     return record
 
 
@@ -198,6 +210,7 @@ def explain(
     """Writes `<image>_<explanation>.png` for each explanation that the model gives, and yields its path."""
     if not text.strip():
         raise ValueError("The expression is empty: pass a sentence.")
+    require_writable(output)
     source = Source(image_path, slug(image_path.stem) or "image", is_video=False)
     source.check()
     image = open_image(image_path)
@@ -205,7 +218,7 @@ def explain(
     for name, picture in draw_explanations(model, processor, image, text):
         output.mkdir(parents=True, exist_ok=True)
         path = output / f"{source.name}_{name}.png"
-        write_whole(path, partial(picture.save, format="PNG"))
+        write_picture(path, picture)
         yield str(path)
 
 
@@ -223,14 +236,16 @@ def evaluate(
     output: Path | None,
     device: str | None,
     dtype: str,
-) -> str:
-    """Writes `<data set>_<split>_<protocol>.json` and `.png`, and returns a table of the scores.
+) -> Iterator[str]:
+    """Yields a table of the scores, writes `<data set>_<split>_<protocol>.json` and `.png`, and yields their paths.
 
     `reading` says how a model goes through videos: `window`, `overlap` and `per_frame`, None where not given;
     `batch_size` and `max_images` mean videos where the data set holds these.
     """
     if protocol is not None and protocol not in ALL_PROTOCOLS:
         raise ValueError(f"Unknown protocol '{protocol}': choose one of {', '.join(ALL_PROTOCOLS)}.")
+    folder = Path("runs", "evaluate", slug(Path(model_name).name)) if output is None else output
+    require_writable(folder)
     given = given_options(dataset_name, data_options)
     of_run = data_options_of_run(model_name, dataset_name)
     options = {**of_run, **given}
@@ -243,7 +258,6 @@ def evaluate(
     if shuffle_sentences:
         rows = (with_shuffled_video_sentences if on_videos else with_shuffled_sentences)(rows)
     model, processor = load_model(model_name, device, dtype)
-    folder = Path("runs", "evaluate", slug(Path(model_name).name)) if output is None else output
     folder.mkdir(parents=True, exist_ok=True)
     if on_videos:
         result = evaluate_video_model(
@@ -262,19 +276,18 @@ def evaluate(
     name = "_".join(filter(None, [*parts, "shuffled" if shuffle_sentences else None]))
     settings = {"model": model_name, "dataset": dataset_name, "split": split, **options, **reading, "dtype": dtype}
     report = {**settings, "shuffled_sentences": shuffle_sentences, "max_images": max_images, **asdict(result)}
-    write_json(folder / f"{name}.json", report)
-    write_whole(folder / f"{name}.png", partial(picture.save, format="PNG"))
-    taken = ", ".join(f"{option} {value}" for option, value in of_run.items() if option not in given)
-    return "\n".join(
-        [
-            f"{model_name} on {dataset_name} {split}, protocol {protocol}: "
-            f"{result.sentences} sentences, {scored}, {result.seconds:.0f} s",
-            *([f"Data as in the run that trained the model: {taken}"] if taken else []),
-            score_table(result),
-            f"{folder / name}.json",
-            f"{folder / name}.png",
-        ]
+    # Told before they are written: a disk that is full by now does not lose them.
+    yield (
+        f"{model_name} on {dataset_name} {split}, protocol {protocol}: "
+        f"{result.sentences} sentences, {scored}, {result.seconds:.0f} s"
     )
+    if taken := ", ".join(f"{option} {value}" for option, value in of_run.items() if option not in given):
+        yield f"Data as in the run that trained the model: {taken}"
+    yield score_table(result)
+    write_json(folder / f"{name}.json", report)
+    yield f"{folder / name}.json"
+    write_picture(folder / f"{name}.png", picture)
+    yield f"{folder / name}.png"
 
 
 def prepare(
@@ -351,22 +364,33 @@ def _convert(
         max_text_length=model.config.max_text_length,
         text_truncation="released",
     )
-    processor.save_pretrained(output)
-    model.save_pretrained(output)
+    _write_model(output, model, processor)
     return f"{output}  {model.config.model_type}, {model.num_parameters() / 1e6:.1f} M parameters"
 
 
 def merge(adapter: str, output: Path) -> str:
     """Writes the base model with the adapter merged into it, and the adapter's processor and options of its run."""
+    _require_new_folder(output)
     if not is_adapter(adapter):
         raise ValueError(f"{adapter} is no adapter, so there is nothing to merge.")
-    _require_new_folder(output)
     model, processor = load_model(adapter, "cpu", None)
-    processor.save_pretrained(output)
-    model.save_pretrained(output)
-    if options := load_run_options(adapter):
-        write_run_options(output, options)
+    _write_model(output, model, processor, load_run_options(adapter))
     return f"{output}  {model.config.model_type}, {model.num_parameters() / 1e6:.1f} M parameters"
+
+
+def _write_model(
+    output: Path, model: PreTrainedModel, processor: RefSegProcessor, run_options: Mapping[str, Any] | None = None
+) -> None:
+    """Fills a new or empty folder; what cannot be finished leaves none behind."""
+    try:
+        with writing_into(output):
+            processor.save_pretrained(output)
+            model.save_pretrained(output)
+            if run_options:
+                write_run_options(output, run_options)
+    except BaseException:
+        shutil.rmtree(output, ignore_errors=True)
+        raise
 
 
 def info(name: str | None) -> str:
@@ -435,6 +459,7 @@ def _require_place_for_videos(output: Path, names: Sequence[str], texts: Sequenc
 def _require_new_folder(output: Path) -> None:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} holds other files. Choose a new or an empty folder as output.")
+    require_writable(output)
 
 
 def choose_protocol(protocol: str | None, name: str, rows: Dataset) -> str:

@@ -1,23 +1,34 @@
-"""Writing files so that a kill in the middle never damages one that is already there."""
+"""Writing files so that neither a kill nor a full disk damages what is already there, or leaves it half written."""
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import re
+import tempfile
 import unicodedata
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
+# What writing alone can run into, never reading: no room, no share of it left, a file too large, a read-only disk.
+WRITE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+class OutputError(OSError):
+    """A folder that cannot be written, or has no room for a file."""
 
 
 def is_plain_name(name: object) -> bool:
@@ -41,20 +52,93 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> N
 
     The other name is like no other, so that several processes may write one file: the last one's stays. What cannot be
     finished is removed; only a kill leaves it behind.
+
+    Raises:
+        OutputError: the disk is full.
     """
     path = Path(path)
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.partial")
     try:
-        write(partial)
-        partial.replace(path)
+        with writing_into(path.parent):
+            write(partial)
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing_into(
+    folder: str | os.PathLike[str], remedy: str = "Make room, or choose another folder"
+) -> Iterator[None]:
+    """A context that fills a folder, and says so where the disk is full: libraries tell it each in its own way.
+
+    Args:
+        folder: the folder.
+        remedy: what to do before the same command is started again.
+
+    Raises:
+        OutputError: there is no room for more, or the disk is read-only.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = find_write_fault(error)
+        if reason is None or isinstance(error, OutputError):
+            raise
+        raise OutputError(
+            f"{folder} cannot be written ({reason}). {remedy}, and start the same command again: what is finished is "
+            "kept."
+        ) from error
+
+
+def find_write_fault(error: BaseException) -> str | None:
+    """Which of `WRITE_FAULTS` an error, or one that led to it, comes from, in words; None for any other error."""
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+        causes.append(cause)
+    for cause in causes:
+        # Libraries in Rust, those of safetensors and tokenizers, end their message with the number.
+        told = re.search(r"\(os error (\d+)\)", str(cause))
+        number = cause.errno if isinstance(cause, OSError) else int(told[1]) if told else None
+        if number in WRITE_FAULTS:
+            return os.strerror(number)
+        # So `datasets` says what it sees before it writes anything.
+        if isinstance(cause, OSError) and str(cause).startswith("Not enough disk space"):
+            return os.strerror(errno.ENOSPC)
+        # That a stream of C++ took no more is all that `torch.save` tells.
+        if isinstance(cause, RuntimeError) and "iostream" in str(cause):
+            return "the disk is full, or takes no file as large"
+    return None
+
+
+def require_writable(folder: str | os.PathLike[str]) -> None:
+    """Sees to it that a folder can be written, or made, before the work whose results it is for; leaves no trace.
+
+    Raises:
+        OutputError: it cannot, or something in its path is no folder.
+    """
+    folder = Path(folder)
+    nearest = folder
+    while not os.path.lexists(nearest) and nearest != nearest.parent:
+        nearest = nearest.parent
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"{folder} cannot be written ({nearest}: {error.strerror}). Choose another folder, or make it writable."
+        ) from error
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Writes JSON as `write_whole` does; what JSON has no type for is written as text."""
     text = json.dumps(content, indent=1, default=str)
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def write_picture(path: str | os.PathLike[str], picture: Image.Image) -> None:
+    """Writes a PNG file as `write_whole` does."""
+    write_whole(path, lambda partial: picture.save(partial, format="PNG"))
 
 
 @contextmanager

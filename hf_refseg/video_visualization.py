@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from .files import writing_into
 from .modeling.video_refseg import FrameMask, VideoFrames
 from .visualization import BACKGROUND, draw_masks
 
@@ -37,10 +38,18 @@ def write_video_masks(
 
     Returns:
         For each label the score on each frame, 0 where its mask is empty.
+
+    Raises:
+        OutputError: the disk is full; neither is then left behind.
     """
     scores: list[list[float]] = [[] for _ in labels]
     overlay_path = folder.with_name(f"{folder.name}.mp4")
-    with VideoWriter(overlay_path, frames.frames_per_second) as overlay, MaskFolder(folder) as mask_folder:
+    # The video is finished first: the end of it is written then, for which there may be no room.
+    with (
+        writing_into(folder.parent),
+        MaskFolder(folder) as mask_folder,
+        VideoWriter(overlay_path, frames.frames_per_second) as overlay,
+    ):
         # `answers` has read the frames before: reading them again is cheaper than to keep those that wait for masks.
         pairs = zip(frames, answers, strict=True)
         for frame, answer in tqdm(pairs, desc=folder.name, total=frames.num_frames, unit="frame"):
@@ -107,8 +116,11 @@ class VideoWriter:
                 self.container.close()
                 self.partial.replace(self.path)
         finally:
-            self.container.close()
-            self.partial.unlink(missing_ok=True)
+            # A file that cannot be written cannot be closed either.
+            try:
+                self.container.close()
+            finally:
+                self.partial.unlink(missing_ok=True)
 
 
 class MaskFolder:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from inspect import signature
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import writing_into
 from ..modeling.names_refseg import nearest_names
 from .masks import MASK_OVERLAPS
 
@@ -214,12 +216,21 @@ def build_rows(builder: DatasetBuilder) -> DatasetDict:
     from datasets.exceptions import DatasetGenerationError
 
     try:
-        builder.download_and_prepare()
+        with filling_cache(builder.cache_dir):
+            builder.download_and_prepare()
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, DataFormatError | ImportError):
             raise error.__cause__ from None
         raise
     return builder.as_dataset()
+
+
+def filling_cache(folder: str | PathLike[str] | None) -> AbstractContextManager[None]:
+    """A context that fills the cache of `datasets` in `folder`, None = its usual one; raises as `writing_into`."""
+    from datasets import config
+
+    remedy = "Make room, or name another cache_dir (HF_DATASETS_CACHE for all data sets)"
+    return writing_into(config.HF_DATASETS_CACHE if folder is None else folder, remedy)
 
 
 def _load_rows(name: str, **options: Any) -> DatasetDict:
@@ -240,7 +251,11 @@ def _load_rows(name: str, **options: Any) -> DatasetDict:
             f"'{name}' is prepared and takes no {chosen_before[0]}: leave it out, it was chosen in `prepare`."
         )
     _require_options(name, options)
-    dataset = load_prepared(folder, **options) if folder.is_dir() else load_dataset(name, **options)
+    if folder.is_dir():
+        dataset = load_prepared(folder, **options)
+    else:
+        with filling_cache(options.get("cache_dir")):
+            dataset = load_dataset(name, **options)
     found = set(next(iter(dataset.values())).column_names)
     missing = set(video_features() if "frames" in found else row_features()) - found
     if missing:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..files import begin_folder, only_writer, write_whole
+from ..files import begin_folder, only_writer, require_writable, write_whole
 from .loading import DATASET_NAMES, REFER_SPLITS, REFSHAPES_VIDEO, VIDEO_DATASETS, DataFormatError, load_refseg
 
 if TYPE_CHECKING:
@@ -59,9 +59,11 @@ def prepare_dataset(
         max_shard_rows: rows in one Parquet file; by default 1000 referents of images, or 100 videos.
 
     Returns the folder. Raises `DataFormatError`, which names file, record and remedy, for damaged input, for counts
-    that differ from the published ones, and for an output folder that belongs to other inputs or options; and
-    `ValueError` for an unknown name or option value. Finished shards are left as they are.
+    that differ from the published ones, and for an output folder that belongs to other inputs or options;
+    `ValueError` for an unknown name or option value; and `OutputError` for an output folder that cannot be written or
+    a full disk. Finished shards are left as they are.
     """
+    require_writable(output)
     if name not in DATASET_NAMES:
         raise ValueError(f"Unknown data set '{name}'. Choose one of: {', '.join(DATASET_NAMES)}.")
     if max_shard_rows is None:

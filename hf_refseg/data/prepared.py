@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .loading import DataFormatError
+from .loading import DataFormatError, filling_cache
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -27,6 +27,7 @@ def load_prepared(folder: str | PathLike[str], **options: Any) -> DatasetDict:
 
     Raises:
         DataFormatError: the folder is no prepared data set, or one of its files is damaged.
+        OutputError: the cache has no room for the rows.
     """
     from datasets import load_dataset
 
@@ -42,7 +43,8 @@ def load_prepared(folder: str | PathLike[str], **options: Any) -> DatasetDict:
     # that name. Given the files, by their paths and times; files copied along with their times differ in the footers.
     key = hashlib.sha256(b"".join(read_footer(path) for paths in files.values() for path in paths))
     patterns = {split: [glob.escape(str(path.resolve())) for path in paths] for split, paths in files.items()}
-    return load_dataset("parquet", name=key.hexdigest()[:16], data_files=patterns, **options)
+    with filling_cache(options.get("cache_dir")):
+        return load_dataset("parquet", name=key.hexdigest()[:16], data_files=patterns, **options)
 
 
 def split_files(folder: Path) -> dict[str, list[Path]]:

@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..data.clips import VideoExamples
-from ..files import begin_folder, is_plain_name, only_writer, write_whole
+from ..files import begin_folder, is_plain_name, only_writer, write_whole, writing_into
 
 MANIFEST = "submission.json"
 ROOT = "Annotations"
@@ -75,30 +75,22 @@ class SubmissionWriter:
             ValueError: a mask of another size or kind, other numbers of masks than frames and expressions, an
                 expression that comes twice, or a name that is no single part of a path. The video then does not count
                 as written.
+            OutputError: the disk is full; the video does not count as written either.
         """
         if len(set(sent_ids)) < len(sent_ids) or len(set(frame_names)) < len(frame_names):
             raise ValueError(f"Video {video_id} has an expression or a frame twice: {sent_ids}, {frame_names}.")
         final = self.folder / ROOT / checked_name(video_id)
         partial = self.folder / f"{video_id}.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        folders = [partial / checked_name(sent_id) for sent_id in sent_ids]
-        for folder in folders:
-            folder.mkdir(parents=True)
-        written = 0
-        for written, of_texts in enumerate(masks, start=1):
-            if written > len(frame_names) or len(of_texts) != len(sent_ids):
-                raise ValueError(
-                    f"Video {video_id} has {len(frame_names)} frames and {len(sent_ids)} expressions; frame {written} "
-                    f"came with {len(of_texts)} masks."
-                )
-            for folder, mask in zip(folders, of_texts, strict=True):
-                _write_mask(mask, size, folder / f"{checked_name(frame_names[written - 1])}.png")
-        if written < len(frame_names):
-            raise ValueError(f"Video {video_id} has {len(frame_names)} frames, but masks of {written} came.")
-        final.parent.mkdir(exist_ok=True)
-        if final.exists():
-            shutil.rmtree(final)
-        partial.replace(final)
+        try:
+            with writing_into(self.folder):
+                _write_masks(partial, video_id, sent_ids, frame_names, masks, size)
+                final.parent.mkdir(exist_ok=True)
+                if final.exists():
+                    shutil.rmtree(final)
+                partial.replace(final)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
     def write_zip(self, path: str | PathLike[str], video_ids: Iterable[str]) -> Path:
         """Pack the masks of these videos for the server; the file appears when it is complete.
@@ -169,6 +161,31 @@ def _write_videos(writer: SubmissionWriter, examples: VideoExamples, segment: Se
 def _masks_of(answers: Iterable[Sequence[Any]]) -> Iterator[list[np.ndarray]]:
     for of_texts in answers:
         yield [np.asarray(answer.mask) for answer in of_texts]
+
+
+def _write_masks(
+    target: Path,
+    video_id: str,
+    sent_ids: Sequence[str],
+    frame_names: Sequence[str],
+    masks: Iterable[Sequence[np.ndarray]],
+    size: tuple[int, int],
+) -> None:
+    """A folder of each expression with a mask of each frame; arguments and errors as of `SubmissionWriter`."""
+    folders = [target / checked_name(sent_id) for sent_id in sent_ids]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    written = 0
+    for written, of_texts in enumerate(masks, start=1):
+        if written > len(frame_names) or len(of_texts) != len(sent_ids):
+            raise ValueError(
+                f"Video {video_id} has {len(frame_names)} frames and {len(sent_ids)} expressions; frame {written} "
+                f"came with {len(of_texts)} masks."
+            )
+        for folder, mask in zip(folders, of_texts, strict=True):
+            _write_mask(mask, size, folder / f"{checked_name(frame_names[written - 1])}.png")
+    if written < len(frame_names):
+        raise ValueError(f"Video {video_id} has {len(frame_names)} frames, but masks of {written} came.")
 
 
 def _write_mask(mask: np.ndarray, size: tuple[int, int], path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from ..evaluation.video import VIDEO_PROTOCOLS
+from ..files import write_whole
 
 if TYPE_CHECKING:
     from ..data.leakage import TrainingPart
@@ -153,7 +155,7 @@ def write_model_card(
     ]
     body = "\n\n".join(section for section in sections if section)
     path = folder / "README.md"
-    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n").save(path)
+    write_whole(path, ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n").save)
     return path
 
 
@@ -214,7 +216,9 @@ def check_pictures(pictures: Iterable[str | PathLike[str]]) -> None:
 def embed_picture(picture: Path, folder: Path) -> str:
     """Markdown that shows `picture` from within `folder`, where it is copied to if it lies elsewhere."""
     if not picture.resolve().is_relative_to(folder.resolve()):
-        picture = Path(shutil.copy(picture, folder))
+        copy = folder / picture.name
+        write_whole(copy, partial(shutil.copy, picture))
+        picture = copy
     relative = picture.resolve().relative_to(folder.resolve()).as_posix()
     return f"![{picture.stem.replace('_', ' ')}](<{relative}>)"
 

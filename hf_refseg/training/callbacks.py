@@ -14,6 +14,7 @@ from transformers import BatchFeature, TrainerCallback, TrainerControl, TrainerS
 from transformers.utils import ModelOutput
 
 from ..evaluation.protocols import mask_counts, per_sample_iou
+from ..files import write_picture
 from ..visualization import ComparisonRow, ComparisonStrip, StripFrame, draw_comparison, draw_strips, spread
 
 
@@ -120,10 +121,10 @@ class PredictionPictures(TrainerCallback):
         folder.mkdir(parents=True, exist_ok=True)
         if self.items:
             rows = [predict_item(model, self.processor, item) for item in self.items]
-            draw_comparison(rows).save(folder / f"step-{state.global_step}.png")
+            write_picture(folder / f"step-{state.global_step}.png", draw_comparison(rows))
         if self.clips:
             strips = [predict_clip(model, self.processor, clip) for clip in self.clips]
-            draw_strips(strips).save(folder / f"step-{state.global_step}-clips.png")
+            write_picture(folder / f"step-{state.global_step}-clips.png", draw_strips(strips))
 
 
 @torch.inference_mode()

@@ -26,7 +26,7 @@ from transformers.image_utils import PILImageResampling
 
 from ..data.examples import open_image, read_image_file, undecoded
 from ..data.masks import short_text
-from ..files import begin_folder, only_writer, write_whole
+from ..files import OutputError, begin_folder, only_writer, write_whole, writing_into
 from ..modeling.modeling_outputs_refseg import ImageFeatures
 from ..modeling.modeling_refseg import is_frozen
 
@@ -210,13 +210,12 @@ class FeatureCache:
             tqdm.write(message, file=sys.stderr)
 
     def _write(self, name: str, file: bytes, remaining: int) -> None:
+        path = self._path(name)
         try:
-            path = self._path(name)
-            path.parent.mkdir(exist_ok=True)
-            write_whole(path, lambda partial: partial.write_bytes(file))
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
+            with writing_into(self.folder):
+                path.parent.mkdir(exist_ok=True)
+                write_whole(path, lambda partial: partial.write_bytes(file))
+        except OutputError as error:
             raise self._full(len(file) * remaining, remaining) from error
 
     def _full(self, needed: int, images: int) -> OSError:

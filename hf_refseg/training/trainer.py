@@ -7,6 +7,7 @@ import logging
 import math
 import random
 import re
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
@@ -21,11 +22,12 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback, TrainerState
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
 
 from ..data.clips import NOT_ANNOTATED, ClipExamples, FrameExamples
 from ..data.examples import ReferentExamples, RefSegCollator
 from ..evaluation.protocols import scores_from_counts
+from ..files import OutputError, require_writable, writing_into
 from ..hub.model_card import plain_model, write_model_card
 from ..modeling.modeling_outputs_refseg import NotFiniteError, ReferringSegmentationOutput, require_finite
 from ..modeling.precision_refseg import at_least_float32
@@ -73,6 +75,7 @@ class RefSegTrainer(Trainer):
 
     Raises:
         ValueError: an option of `args` does not fit the model.
+        OutputError: `output_dir` cannot be written; in `train`, the disk is full. Finished checkpoints stay.
     """
 
     args: RefSegTrainingArguments
@@ -94,6 +97,8 @@ class RefSegTrainer(Trainer):
                 f"One process sees {args.n_gpu} GPUs. Start one for each: torchrun --nproc_per_node {args.n_gpu} "
                 "SCRIPT; or name the one to use in CUDA_VISIBLE_DEVICES."
             )
+        if args.should_save:
+            require_writable(args.output_dir)
         check_kind(args.output_dir, adapter=isinstance(model, PeftModel))
         if isinstance(model, PeftModel):
             _check_adapter_arguments(model, args)
@@ -167,10 +172,25 @@ class RefSegTrainer(Trainer):
         }
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
+        with writing_into(output_dir or self.args.output_dir):
+            super()._save(output_dir, state_dict)
         if self.args.should_save:
             plans = {"earlier_plans": self._other_plans()}
             write_run_options(output_dir or self.args.output_dir, {**self._all_options(), **plans})
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        # What an earlier run left there would pass for files of this checkpoint if a kill cut it off.
+        if self.args.should_save and folder.exists():
+            shutil.rmtree(folder)
+        self.accelerator.wait_for_everyone()
+        try:
+            with writing_into(folder):
+                super()._save_checkpoint(model, trial)
+        except OutputError:
+            if self.args.should_save:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def _other_plans(self) -> list[dict[str, int]]:
         """The earlier plans but those that the next one merely repeats."""

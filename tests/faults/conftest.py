@@ -1,0 +1,3 @@
+"""Fixtures that the tests of faults share."""
+
+from small_disk import disk  # noqa: F401
