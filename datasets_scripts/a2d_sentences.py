@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hf_refseg.data.loading import MAX_FRAMES, DataFormatError
-from hf_refseg.data.masks import MAX_PIXELS, encode_mask, short_text
+from hf_refseg.data.masks import MAX_PIXELS, encode_mask
 from hf_refseg.datasets_scripts.refer import AGAIN
 from hf_refseg.datasets_scripts.video import (
     VideoBuilder,
@@ -27,6 +27,7 @@ from hf_refseg.datasets_scripts.video import (
     read_text,
     require_file,
 )
+from hf_refseg.messages import name_text, one_line, short_text
 
 SPLITS = {"0": "train", "1": "test"}
 FRAME_ENDINGS = (".jpg", ".png")
@@ -72,7 +73,7 @@ class DescribedVideo:
 
     @property
     def where(self) -> str:
-        return f"{self.file}: video {self.video_id}"
+        return f"{self.file}: video {name_text(self.video_id)}"
 
 
 class A2dSentences(VideoBuilder):
@@ -131,8 +132,8 @@ class A2dSentences(VideoBuilder):
             split = split_of.get(video_id)
             if split not in splits:
                 raise DataFormatError(
-                    f"{videoset}: video {video_id} of {annotations.name} should be listed there with 0 (train) or 1 "
-                    f"(test) in the last column, found {short_text(split)}. {AGAIN}"
+                    f"{videoset}: video {name_text(video_id)} of {annotations.name} should be listed there with 0 "
+                    f"(train) or 1 (test) in the last column, found {short_text(split)}. {AGAIN}"
                 )
             splits[split].append(DescribedVideo(video_id, annotations, tuple(listed)))
         return {split: videos for split, videos in splits.items() if videos}
@@ -162,7 +163,9 @@ def _referent(
 ) -> dict[str, Any] | None:
     annotated = [number for number, (_, shown) in masks.items() if instance in shown]
     if not annotated:
-        logger.warning("%s: no annotated frame lists instance %d; its sentences are left out.", video.where, instance)
+        logger.warning(
+            one_line(f"{video.where}: no annotated frame lists instance {instance}; its sentences are left out.")
+        )
         return None
     ref_id = f"{video.video_id}_{instance}"
     sentences = [make_sentence(f"{ref_id}_{index}", text, video.where) for index, text in enumerate(texts)]
@@ -269,11 +272,10 @@ def _listed_frames(folder: Path, nearby: _Nearby, where: str) -> dict[int, Path]
     absent = [number for number in range(min(paths, default=0), last) if number not in paths and number in nearby]
     if absent:
         logger.warning(
-            "%s: frame %d and %d others are absent from %s: clips have gaps there. Extract all frames of the video.",
-            where,
-            absent[0],
-            len(absent) - 1,
-            folder,
+            one_line(
+                f"{where}: frame {absent[0]} and {len(absent) - 1} others are absent from {folder}: clips have gaps "
+                "there. Extract all frames of the video."
+            )
         )
     return {number: path for number, path in paths.items() if number in nearby}
 

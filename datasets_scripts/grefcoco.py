@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_refseg.data.loading import DataFormatError
-from hf_refseg.data.masks import short_text
+from hf_refseg.messages import short_text
 
 from .refer import AGAIN, Instances, Refer, read_json
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hf_refseg.data.loading import MAX_FRAMES, DataFormatError
-from hf_refseg.data.masks import MAX_PIXELS, encode_mask, short_text
+from hf_refseg.data.masks import MAX_PIXELS, encode_mask
 from hf_refseg.datasets_scripts.refer import AGAIN, read_json
 from hf_refseg.datasets_scripts.video import (
     VideoBuilder,
@@ -25,6 +25,7 @@ from hf_refseg.datasets_scripts.video import (
     picture_size,
     require_file,
 )
+from hf_refseg.messages import name_text, short_text
 
 LIST_FILES = ("samples_metadata.json", "jhmdb_sentences_samples_metadata.json")
 # The paths of the list begin with the data set's own folder.
@@ -47,7 +48,7 @@ class SampledVideo:
 
     @property
     def where(self) -> str:
-        return f"{self.file}: video {self.video_id}"
+        return f"{self.file}: video {name_text(self.video_id)}"
 
 
 class JhmdbSentences(VideoBuilder):
@@ -118,11 +119,13 @@ def _add_sample(videos: dict[str, SampledVideo], sample: Any, root: Path, path: 
             f"{short_text(sample[3:])}. {AGAIN}"
         )
     if not frame.stem.isdecimal() or not 1 <= int(frame.stem) <= length:
-        raise DataFormatError(f"{where}: the video has the frames 1 to {length}, but {frame.name} is listed. {AGAIN}")
+        raise DataFormatError(
+            f"{where}: the video has the frames 1 to {length}, but {name_text(frame.name)} is listed. {AGAIN}"
+        )
     video = videos.setdefault(video_id, SampledVideo(video_id, path, frame.parent, frame.suffix, mask_file, length))
     if (video.frame_folder, video.mask_file, video.length) != (frame.parent, mask_file, length):
         raise DataFormatError(
-            f"{where}: video {video_id} has another folder, mask file or length in another sample. {AGAIN}"
+            f"{where}: video {name_text(video_id)} has another folder, mask file or length in another sample. {AGAIN}"
         )
     video.annotated.setdefault(text, set()).add(int(frame.stem))
 

@@ -22,6 +22,7 @@ from hf_refseg.datasets_scripts.video import (
     read_text,
     require_file,
 )
+from hf_refseg.messages import name_text
 
 # The authors' files in the order of the annotators: each of two people saw the first frame, then the whole video.
 TEXT_FILES = tuple(
@@ -44,7 +45,7 @@ class DescribedVideo:
 
     @property
     def where(self) -> str:
-        return f"{self.file}: video {self.video_id}"
+        return f"{self.file}: video {name_text(self.video_id)}"
 
 
 class RefDavis17(VideoBuilder):
@@ -82,7 +83,9 @@ class RefDavis17(VideoBuilder):
                 # Of a split that is not wanted the expressions need not be there.
                 continue
             if absent:
-                raise DataFormatError(f"{path}: video {absent[0]} has no expressions in {files[0].parent}. {AGAIN}")
+                raise DataFormatError(
+                    f"{path}: video {name_text(absent[0])} has no expressions in {files[0].parent}. {AGAIN}"
+                )
             splits[path.stem] = [described[name] for name in names]
         if not splits:
             raise DataFormatError(
@@ -138,8 +141,8 @@ def _read_texts(files: list[Path]) -> dict[str, DescribedVideo]:
             expressions = video.expressions.setdefault(shown, [])
             if len(expressions) != annotator:
                 raise DataFormatError(
-                    f"{where}: object {shown} of {video_id} is described twice here, or lacks a line in an earlier "
-                    f"file. {AGAIN}"
+                    f"{where}: object {shown} of {name_text(video_id)} is described twice here, or lacks a line in an "
+                    f"earlier file. {AGAIN}"
                 )
             expressions.append((f"{shown}-{annotator}", parts[3]))
     return videos
@@ -152,7 +155,7 @@ def _read_json_forms(files: list[Path]) -> dict[str, DescribedVideo]:
         for video_id, frames, expressions in (
             _listed(content, path) if path.name == LIST_FILE else _meta(content, path)
         ):
-            where = f"{path}: video {video_id}"
+            where = f"{path}: video {name_text(video_id)}"
             video = videos.setdefault(video_id, DescribedVideo(checked_name(video_id, where), path))
             names = [checked_name(name, where) for name in frames]
             if len(set(names)) < len(names) or video.frame_names not in ([], names):
@@ -166,7 +169,7 @@ def _read_json_forms(files: list[Path]) -> dict[str, DescribedVideo]:
 
 def _meta(content: Any, path: Path) -> Iterable[tuple[str, list[Any], list[tuple[str, Any]]]]:
     for video_id, record in checked_field(content, "videos", dict, str(path)).items():
-        where = f"{path}: video {video_id}"
+        where = f"{path}: video {name_text(video_id)}"
         expressions = checked_field(record, "expressions", dict, where)
         yield video_id, checked_field(record, "frames", list, where), list(expressions.items())
 

@@ -20,6 +20,7 @@ from hf_refseg.datasets_scripts.video import (
     object_number,
     require_file,
 )
+from hf_refseg.messages import name_text
 
 SPLITS = ("train", "valid", "test")
 
@@ -35,7 +36,7 @@ class ListedVideo:
 
     @property
     def where(self) -> str:
-        return f"{self.file}: video {self.video_id}"
+        return f"{self.file}: video {name_text(self.video_id)}"
 
 
 class ReferYouTubeVos(VideoBuilder):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -16,7 +15,10 @@ import datasets
 import numpy as np
 
 from hf_refseg.data.loading import REFER_SPLITS, DataFormatError, row_features
-from hf_refseg.data.masks import MAX_PIXELS, InvalidMaskError, annotation_to_mask, encode_mask, short_text
+from hf_refseg.data.masks import MAX_PIXELS, InvalidMaskError, annotation_to_mask, encode_mask
+from hf_refseg.messages import name_text, short_text
+
+from .plain_pickle import read_pickle
 
 COCO_IMAGES = "images/mscoco/images/train2014"
 IMAGE_DIRS = {"refclef": "images/saiapr_tc-12"}
@@ -94,7 +96,7 @@ class Refer(datasets.GeneratorBasedBuilder):
         self, refs: tuple[dict[str, Any], ...], instances: Instances, file: Path
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         for index, ref in enumerate(refs):
-            yield index, self._row(ref, instances, f"{file}: ref {ref.get('ref_id')}")
+            yield index, self._row(ref, instances, f"{file}: ref {name_text(ref.get('ref_id'))}")
 
     def _row(self, ref: dict[str, Any], instances: Instances, where: str) -> dict[str, Any]:
         image = instances.image(ref["image_id"], where)
@@ -110,27 +112,6 @@ class Refer(datasets.GeneratorBasedBuilder):
             "no_target": not targets,
             "sentences": _sentences(ref, where),
         }
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads numbers, texts, lists and dicts; any class or function, which could run code, is refused by name."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise DataFormatError(f"it asks for '{module}.{name}', which data has no need of; it was refused and not run")
-
-
-def read_pickle(path: Path) -> Any:
-    """Unpickle a file of Python 2, allowing no class at all; raises `DataFormatError` for anything but plain data."""
-    damage = (pickle.UnpicklingError, ValueError, EOFError, LookupError, TypeError, AttributeError, MemoryError)
-    try:
-        with path.open("rb") as file:
-            return _PlainUnpickler(file, encoding="latin1").load()
-    except DataFormatError as error:
-        raise DataFormatError(
-            f"{path}: {error}. The file may be malicious: delete it and download it from its authors."
-        ) from None
-    except (*damage, OverflowError, RecursionError) as error:
-        raise DataFormatError(f"{path} is not a complete pickle ({error}). Download the file again.") from error
 
 
 def read_json(path: Path) -> Any:
@@ -212,10 +193,10 @@ def group_by_split(refs: Any, path: Path, splits: tuple[str, ...]) -> dict[str, 
         split = checked_field(ref, "split", str, f"{path}: ref at position {index}")
         if split not in by_image:
             raise DataFormatError(
-                f"{path}: ref {ref.get('ref_id')} is in the split '{split}', expected one of {', '.join(splits)}. "
-                f"{AGAIN}"
+                f"{path}: ref {name_text(ref.get('ref_id'))} is in the split {short_text(split)}, expected one of "
+                f"{', '.join(splits)}. {AGAIN}"
             )
-        image_id = checked_field(ref, "image_id", int, f"{path}: ref {ref.get('ref_id')}")
+        image_id = checked_field(ref, "image_id", int, f"{path}: ref {name_text(ref.get('ref_id'))}")
         by_image[split].setdefault(image_id, []).append(ref)
     return {split: list(chain.from_iterable(images.values())) for split, images in by_image.items() if images}
 
@@ -266,11 +247,12 @@ def _sentences(ref: dict[str, Any], where: str) -> list[dict[str, str]]:
     for sentence in checked_field(ref, "sentences", list, where):
         sent_id = checked_field(sentence, "sent_id", (int, str), where)
         raw, sent = (
-            repair_text(checked_field(sentence, key, str, f"{where}: sentence {sent_id}")) for key in ("raw", "sent")
+            repair_text(checked_field(sentence, key, str, f"{where}: sentence {name_text(sent_id)}"))
+            for key in ("raw", "sent")
         )
         if not sent.strip():
             raise DataFormatError(
-                f"{where}: sentence {sent_id} is empty. Write the expression, or remove the sentence."
+                f"{where}: sentence {name_text(sent_id)} is empty. Write the expression, or remove the sentence."
             )
         sentences.append({"sent_id": str(sent_id), "raw": raw, "sent": sent})
     if not sentences:
@@ -282,7 +264,7 @@ def _image_file(folder: Path, image: dict[str, Any], where: str) -> Path:
     """The image's path; a name that leads out of the folder would publish a private file with the data set."""
     file_name = checked_field(image, "file_name", str, f"{where}: image {image['id']}")
     if file_name.startswith("/") or ".." in PurePosixPath(file_name).parts or "\\" in file_name or "\0" in file_name:
-        raise DataFormatError(f"{where}: the image's file name {file_name!r} leads out of {folder}. {AGAIN}")
+        raise DataFormatError(f"{where}: the image's file name {short_text(file_name)} leads out of {folder}. {AGAIN}")
     path = folder / file_name
     if not path.is_file():
         raise DataFormatError(f"{where}: its image {path} does not exist. Download it, or pass another image_dir.")
@@ -309,4 +291,4 @@ def checked_field(record: Any, key: str, kind: type | tuple[type, ...], where: s
 def list_folder(folder: Path) -> str:
     """Up to eight names of what lies in a folder, for an error."""
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    return ", ".join(names[:8]) or "nothing"
+    return ", ".join(map(name_text, names[:8])) or "nothing"

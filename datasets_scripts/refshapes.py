@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from hf_refseg.data.loading import row_features
-from hf_refseg.data.masks import encode_mask, mask_to_bbox, short_text
+from hf_refseg.data.masks import encode_mask, mask_to_bbox
+from hf_refseg.messages import short_text
 
 from .refshapes_drawing import draw_mask, render_scene
 from .refshapes_meaning import REFSHAPES_WORDS, Expression, Scene, ShapeObject

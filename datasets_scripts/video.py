@@ -17,9 +17,10 @@ import numpy as np
 from PIL import Image
 
 from hf_refseg.data.loading import DataFormatError, video_features
-from hf_refseg.data.masks import encode_mask, short_text
+from hf_refseg.data.masks import encode_mask
 from hf_refseg.datasets_scripts.refer import AGAIN, fingerprint_files, list_folder
 from hf_refseg.files import is_plain_name
+from hf_refseg.messages import name_text, one_line, short_text
 
 logger = logging.getLogger(__name__)
 
@@ -198,10 +199,10 @@ def label_masks(
             masks[number].append(encode_mask(picture == number))
     for number in sorted(masks.keys() - seen):
         logger.warning(
-            "%s: object %d is in none of the label pictures in %s; its sentences are left out.",
-            where,
-            number,
-            labels[0].parent,
+            one_line(
+                f"{where}: object {number} is in none of the label pictures in {labels[0].parent}; its sentences are "
+                "left out."
+            )
         )
         del masks[number]
     return masks
@@ -220,7 +221,8 @@ def make_sentence(sent_id: str, text: Any, where: str, annotator: str = "") -> d
     """A sentence of a row: `raw` as written, `sent` in lower case with single spaces."""
     if not isinstance(text, str) or not text.strip():
         raise DataFormatError(
-            f"{where}: expression {sent_id} should be a text, found {short_text(text)}. Write it, or remove it."
+            f"{where}: expression {name_text(sent_id)} should be a text, found {short_text(text)}. Write it, or "
+            "remove it."
         )
     return {"sent_id": sent_id, "raw": text.strip(), "sent": " ".join(text.lower().split()), "annotator": annotator}
 

@@ -256,6 +256,23 @@ def test_a_damaged_pickle_is_named(content, tmp_path):
         load_refseg("refcoco", tmp_path, image_dir=IMAGES, cache_dir=tmp_path / "cache")
 
 
+def test_no_value_of_a_record_makes_a_message_long_or_unprintable(tmp_path):
+    """Of a list of lists a pickle holds one copy, however often it is there; as a text it would fill the memory."""
+    shared = "\x1b[2J\n" * 9
+    for _ in range(12):
+        shared = [shared, shared]
+    path = tmp_path / "refcoco" / "refs(unc).p"
+    for fields in (
+        {"ref_id": shared},
+        {"ref_id": "\x1b\n" * 999, "split": "\r"},
+        {"ref_id": "\x1b", "ann_id": shared},
+    ):
+        with pytest.raises(DataFormatError) as error:
+            load_edited(tmp_path, with_ref(**fields))
+        message = str(error.value)
+        assert message.startswith(f"{path}: ") and message.isprintable() and len(message) <= 500
+
+
 @pytest.mark.parametrize("content", [b"", b'{"images": [', b"\xff\xfe\x00", b"[" * 100_000])
 def test_damaged_json_is_named(content, tmp_path):
     write_tree(tmp_path)

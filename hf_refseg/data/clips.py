@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from hf_refseg.data.examples import DrawnExamples, InvalidRowError, checked_sentences, open_image, open_mask
 from hf_refseg.data.loading import MAX_FRAMES, DataFormatError, video_features
+from hf_refseg.messages import name_text, short_text
 from hf_refseg.modeling.losses_refseg import NOT_ANNOTATED
 
 # How far the nearest other frames of a clip lie from its target frame (recipe of LAVT's journal version).
@@ -82,8 +83,8 @@ class ClipExamples(_VideoReferents):
         for place, number in enumerate(chosen):
             if images[place].size != images[0].size:
                 raise InvalidRowError(
-                    f"Frame {row['frame_names'][number]} of video {row['video_id']} has another size than the others. "
-                    "Put the original frame there."
+                    f"Frame {name_text(row['frame_names'][number])} of video {name_text(row['video_id'])} has another "
+                    "size than the others. Put the original frame there."
                 )
             if number in rles:
                 masks[place] = open_mask(_as_image_row(row, referent, number, rles[number]), images[place])
@@ -260,8 +261,9 @@ def check_annotations(row: dict[str, Any], referent: dict[str, Any]) -> None:
     inside = not numbers or (numbers[0] >= 0 and numbers[-1] < len(row["frames"]))
     if not (ascending and inside and len(numbers) == len(referent["masks"])):
         raise InvalidRowError(
-            f"Referent {referent['ref_id']} of video {row['video_id']} has {len(referent['masks'])} masks for the "
-            f"frames {numbers} of {len(row['frames'])}. Correct the row: ascending numbers from 0, a mask for each."
+            f"Referent {name_text(referent['ref_id'])} of video {name_text(row['video_id'])} has "
+            f"{len(referent['masks'])} masks for the frames {short_text(numbers)} of {len(row['frames'])}. "
+            "Correct the row: ascending numbers from 0, a mask for each."
         )
 
 

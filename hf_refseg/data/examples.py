@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from hf_refseg.data.loading import DataFormatError
 from hf_refseg.data.masks import InvalidMaskError, decode_mask
+from hf_refseg.messages import BadInputError, name_text
 from hf_refseg.modeling.image_processing_refseg import stored_rgb
 
 ReadImage = Callable[[dict[str, Any]], Any]
@@ -24,7 +25,7 @@ ReadImage = Callable[[dict[str, Any]], Any]
 REQUIRED_COLUMNS = ("image", "image_id", "ref_id", "mask", "no_target", "sentences")
 
 
-class InvalidRowError(ValueError):
+class InvalidRowError(BadInputError):
     """A row that cannot become an example: an image that does not open, a mask of another size, an empty sentence."""
 
 
@@ -192,11 +193,12 @@ def _item(row: dict[str, Any], sentence: dict[str, str], read_image: ReadImage) 
 def checked_sentences(row: dict[str, Any]) -> list[dict[str, str]]:
     """The sentences of a row; raises `InvalidRowError` where there is none, or an empty one."""
     if not row["sentences"]:
-        raise InvalidRowError(f"Row {row['ref_id']} has no sentence. Remove the row from the data set.")
+        raise InvalidRowError(f"Row {name_text(row['ref_id'])} has no sentence. Remove the row from the data set.")
     for sentence in row["sentences"]:
         if not sentence["raw"].strip():
             raise InvalidRowError(
-                f"Sentence {sentence['sent_id']} of row {row['ref_id']} is empty. Remove the sentence from the row."
+                f"Sentence {name_text(sentence['sent_id'])} of row {name_text(row['ref_id'])} is empty. "
+                "Remove the sentence from the row."
             )
     return row["sentences"]
 
@@ -234,7 +236,7 @@ def open_image(row: dict[str, Any]) -> Image.Image:
 def _unreadable(row: dict[str, Any], error: Exception) -> InvalidRowError:
     name = row["image"]["path"] or "embedded in the data set"
     return InvalidRowError(
-        f"The image of row {row['ref_id']} ({name}) cannot be read: {error}. "
+        f"The image of row {name_text(row['ref_id'])} ({name}) cannot be read: {error}. "
         "Put the complete file there, or prepare the data set again without that row."
     )
 
@@ -244,10 +246,10 @@ def open_mask(row: dict[str, Any], image: Image.Image) -> np.ndarray:
     try:
         mask = decode_mask(row["mask"])
     except InvalidMaskError as error:
-        raise InvalidMaskError(f"The mask of row {row['ref_id']} cannot be decoded: {error}") from error
+        raise InvalidMaskError(f"The mask of row {name_text(row['ref_id'])} cannot be decoded: {error}") from error
     if mask.shape != (image.height, image.width):
         raise InvalidRowError(
-            f"The mask of row {row['ref_id']} is {mask.shape[0]} x {mask.shape[1]} (height x width), its image "
-            f"{image.height} x {image.width}. Use the image that was annotated, in its original size."
+            f"The mask of row {name_text(row['ref_id'])} is {mask.shape[0]} x {mask.shape[1]} (height x width), its "
+            f"image {image.height} x {image.width}. Use the image that was annotated, in its original size."
         )
     return mask

@@ -15,6 +15,7 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from ..datasets_scripts.refer import read_json
 from ..hub.dataset_card import SOURCES
+from ..messages import BadInputError
 from .loading import DataFormatError
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ IMAGE_COLLECTIONS = {
 }
 
 
-class LeakageError(ValueError):
+class LeakageError(BadInputError):
     """Training data that holds images of val or test splits."""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import writing_into
+from ..messages import BadInputError
 from ..modeling.names_refseg import nearest_names
 from .masks import MASK_OVERLAPS
 
@@ -43,7 +44,7 @@ DATASET_OPTIONS = {
 }
 
 
-class DataFormatError(ValueError):
+class DataFormatError(BadInputError):
     """Files of a data set which are absent, damaged or not in the layout and format of that data set."""
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from ..messages import BadInputError, short_text
 
 MASK_OVERLAPS = ("union", "background")
 
@@ -18,7 +19,7 @@ MAX_OUTLINE_PIXELS = 1_000_000
 MAX_FILLED_PIXELS = 2**33
 
 
-class InvalidMaskError(ValueError):
+class InvalidMaskError(BadInputError):
     """A mask, polygon or run-length encoding which cannot be what its author meant."""
 
 
@@ -231,14 +232,3 @@ def _is_number(value: Any) -> bool:
 
 def _is_integer(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def short_text(value: Any) -> str:
-    """What to show of a value in an error; never builds the whole text of what may be a bomb of nested lists."""
-    brief = reprlib.Repr()
-    brief.maxlevel, brief.maxlist, brief.maxdict, brief.maxstring, brief.maxother = 3, 12, 6, 80, 80
-    try:
-        text = brief.repr(value)
-    except ValueError:
-        text = "a number of too many digits"
-    return text if len(text) <= 80 else f"{text[:77]}..."

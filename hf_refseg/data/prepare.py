@@ -14,6 +14,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..files import begin_folder, only_writer, require_writable, write_whole
+from ..messages import name_text
 from .loading import DATASET_NAMES, REFER_SPLITS, REFSHAPES_VIDEO, VIDEO_DATASETS, DataFormatError, load_refseg
 
 if TYPE_CHECKING:
@@ -133,8 +134,9 @@ def verify_counts(name: str, split_by: str | None, counts: Mapping[str, Mapping[
             ((*comparison, f"{comparison[3] - comparison[2]:+d}") for comparison in comparisons),
         )
         raise DataFormatError(
-            f"{name} {split_by} is not the complete published data set:\n{table}\n"
-            "Download its annotation files again, or prepare it without verify."
+            f"{name} {split_by} is not the complete published data set. Download its annotation files again, or "
+            "prepare it without verify.",
+            table,
         )
 
 
@@ -159,7 +161,7 @@ def stored_rows(rows: Dataset) -> Iterator[dict[str, Any]]:
 def verify_row(row: Mapping[str, Any]) -> None:
     """Verify the image, or all frames, of one of `stored_rows`; frames without a mask have any size."""
     if "frames" not in row:
-        verify_image(row["image"], row["mask"]["size"], f"ref {row['ref_id']}")
+        verify_image(row["image"], row["mask"]["size"], f"ref {name_text(row['ref_id'])}")
         return
     sizes = {
         number: mask["size"]
@@ -167,7 +169,7 @@ def verify_row(row: Mapping[str, Any]) -> None:
         for number, mask in zip(referent["annotated_frames"], referent["masks"], strict=True)
     }
     for number, (image, name) in enumerate(zip(row["frames"], row["frame_names"], strict=True)):
-        verify_image(image, sizes.get(number), f"video {row['video_id']}, frame {name}")
+        verify_image(image, sizes.get(number), f"video {name_text(row['video_id'])}, frame {name_text(name)}")
 
 
 def verify_image(image: Mapping[str, Any], size: Sequence[int] | None, where: str) -> None:

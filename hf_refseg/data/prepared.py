@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..messages import name_text
 from .loading import DataFormatError, filling_cache
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def load_prepared(folder: str | PathLike[str], **options: Any) -> DatasetDict:
     folder = Path(folder)
     files = split_files(folder)
     if not files:
-        found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+        found = ", ".join(map(name_text, sorted(path.name for path in folder.iterdir())[:8])) or "nothing"
         raise DataFormatError(
             f"{folder} is no prepared data set: expected README.md and data/*.parquet, found {found}. Finish or "
             f"run `hf-refseg prepare`, or load original files with load_refseg('refcoco', data_dir='{folder}')."

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from ..data.examples import ImageExamples
 from ..files import write_json
+from ..messages import short_text
 from ..modeling.modeling_outputs_refseg import NotFiniteError, ReferringSegmentationOutput, require_finite
 from ..visualization import ComparisonRow
 from .protocols import (
@@ -240,7 +241,8 @@ def predict_cases(
                 )
     missing = [key for key in wanted if key not in drawn]
     if missing:
-        raise ValueError(f"Reference {missing[0][0]!r}, sentence {missing[0][1]!r} is not in this data set.")
+        ref_id, sent_id = map(short_text, missing[0])
+        raise ValueError(f"Reference {ref_id}, sentence {sent_id} is not in this data set.")
     return [drawn[record["ref_id"], record["sent_id"]] for record in records]
 
 
@@ -265,7 +267,8 @@ def _score_image(
         try:
             intersection, union, present = count_answer(prediction, reference, present, protocol)
         except ValueError as error:
-            raise ValueError(f"Image {record['image_id']!r}, sentence {record['sent_id']!r}: {error}") from error
+            image_id, sent_id = short_text(record["image_id"]), short_text(record["sent_id"])
+            raise ValueError(f"Image {image_id}, sentence {sent_id}: {error}") from error
         records.append({**record, "present": present, "intersection": intersection, "union": union})
     return records
 

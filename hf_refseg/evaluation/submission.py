@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from ..data.clips import VideoExamples
 from ..files import begin_folder, is_plain_name, only_writer, write_whole, writing_into
+from ..messages import name_text, short_text
 
 MANIFEST = "submission.json"
 ROOT = "Annotations"
@@ -78,7 +79,10 @@ class SubmissionWriter:
             OutputError: the disk is full; the video does not count as written either.
         """
         if len(set(sent_ids)) < len(sent_ids) or len(set(frame_names)) < len(frame_names):
-            raise ValueError(f"Video {video_id} has an expression or a frame twice: {sent_ids}, {frame_names}.")
+            raise ValueError(
+                f"Video {name_text(video_id)} has an expression or a frame twice: {short_text(sent_ids)}, "
+                f"{short_text(frame_names)}. Correct the video's row."
+            )
         final = self.folder / ROOT / checked_name(video_id)
         partial = self.folder / f"{video_id}.partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -101,7 +105,9 @@ class SubmissionWriter:
         video_ids = list(video_ids)
         missing = [video_id for video_id in video_ids if not self.is_written(video_id)]
         if missing:
-            raise ValueError(f"{len(missing)} videos are not written yet, first {missing[0]}. Write them, then zip.")
+            raise ValueError(
+                f"{len(missing)} videos are not written yet, first {name_text(missing[0])}. Write them, then zip."
+            )
         folders = [self.folder / ROOT / video_id for video_id in sorted(video_ids)]
 
         def pack(partial: Path) -> None:
@@ -138,7 +144,9 @@ def write_submission(
 def checked_name(name: str) -> str:
     """A name that is one plain part of a path; raises `ValueError` for another one, which could lead elsewhere."""
     if not is_plain_name(name):
-        raise ValueError(f"{name!r} cannot name a file or folder. Correct the video, frame or expression id.")
+        raise ValueError(
+            f"{short_text(name)} cannot name a file or folder. Correct the video, frame or expression id."
+        )
     return name
 
 
@@ -179,19 +187,19 @@ def _write_masks(
     for written, of_texts in enumerate(masks, start=1):
         if written > len(frame_names) or len(of_texts) != len(sent_ids):
             raise ValueError(
-                f"Video {video_id} has {len(frame_names)} frames and {len(sent_ids)} expressions; frame {written} "
-                f"came with {len(of_texts)} masks."
+                f"Video {name_text(video_id)} has {len(frame_names)} frames and {len(sent_ids)} expressions; frame "
+                f"{written} came with {len(of_texts)} masks."
             )
         for folder, mask in zip(folders, of_texts, strict=True):
             _write_mask(mask, size, folder / f"{checked_name(frame_names[written - 1])}.png")
     if written < len(frame_names):
-        raise ValueError(f"Video {video_id} has {len(frame_names)} frames, but masks of {written} came.")
+        raise ValueError(f"Video {name_text(video_id)} has {len(frame_names)} frames, but masks of {written} came.")
 
 
 def _write_mask(mask: np.ndarray, size: tuple[int, int], path: Path) -> None:
     if mask.dtype != bool or mask.shape != tuple(size):
         raise ValueError(
-            f"The mask for {path.parent.name}/{path.name} is {mask.dtype} {mask.shape}, expected bool {tuple(size)}: "
-            "masks are written at the size of their frames."
+            f"The mask for {name_text(path.parent.name)}/{name_text(path.name)} is {mask.dtype} {mask.shape}, "
+            f"expected bool {tuple(size)}: masks are written at the size of their frames."
         )
     Image.fromarray(mask.astype(np.uint8) * 255).save(path, format="PNG")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..data.masks import InvalidMaskError, decode_mask, encode_mask
+from ..messages import short_text
 from .protocols import (
     Protocol,
     bootstrap_intervals,
@@ -279,7 +280,7 @@ def coco_statistics(references: Mapping[str, Mapping[str, Any]], predictions: Se
     """
     from pycocotools.cocoeval import COCOeval
 
-    truths = {name: _checked_rle(mask, f"The reference '{name}'") for name, mask in references.items()}
+    truths = {name: _checked_rle(mask, f"The reference {short_text(name)}") for name, mask in references.items()}
     checked = [_checked_prediction(prediction, truths) for prediction in predictions]
     # Both print what they do.
     with redirect_stdout(io.StringIO()):
@@ -368,14 +369,14 @@ def _frame_counts(records: Sequence[Mapping[str, Any]]) -> tuple[list[int], list
 def _checked_prediction(prediction: ScoredMask, references: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     image_id, score = prediction.image_id, prediction.score
     if image_id not in references:
-        raise ValueError(f"There is a prediction for '{image_id}', which has no reference.")
+        raise ValueError(f"There is a prediction for {short_text(image_id)}, which has no reference.")
     if not math.isfinite(score):
-        raise ValueError(f"A prediction for '{image_id}' has the score {score}: give a finite number.")
-    mask = _checked_rle(prediction.mask, f"A prediction for '{image_id}'")
+        raise ValueError(f"A prediction for {short_text(image_id)} has the score {score}: give a finite number.")
+    mask = _checked_rle(prediction.mask, f"A prediction for {short_text(image_id)}")
     if mask["size"] != references[image_id]["size"]:
         raise ValueError(
-            f"A prediction for '{image_id}' has the size {mask['size']}, its reference {references[image_id]['size']} "
-            "(height, width): give masks of one size."
+            f"A prediction for {short_text(image_id)} has the size {mask['size']}, its reference "
+            f"{references[image_id]['size']} (height, width): give masks of one size."
         )
     return {"image_id": image_id, "mask": mask, "score": score}
 

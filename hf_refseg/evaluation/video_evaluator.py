@@ -18,6 +18,7 @@ from ..data.clips import VideoExamples
 from ..data.loading import DataFormatError
 from ..data.masks import decode_mask, encode_mask
 from ..files import write_json
+from ..messages import short_text
 from ..modeling.modeling_outputs_refseg import NotFiniteError
 from ..modeling.video_refseg import FrameMask, segment_video
 from ..visualization import ComparisonStrip, StripFrame, spread
@@ -162,7 +163,7 @@ def evaluate_video_model(
                 try:
                     _score_sequences(model, processor, example, sequences, reading, protocol, detections)
                 except NotFiniteError as error:
-                    raise NotFiniteError(f"Video {example['video_id']!r}: {error}") from error
+                    raise NotFiniteError(f"Video {short_text(example['video_id'])}: {error}") from error
                 records += [_finished(sequence, protocol) for sequence in sequences]
     if not records:
         raise ValueError("There is nothing to evaluate: no video has a sentence.")
@@ -257,7 +258,7 @@ def predict_video_cases(
                 strips |= _draw_sequences(model, processor, example, chosen, reading)
     missing = [key for key in wanted if key not in strips]
     if missing:
-        raise ValueError("Video {!r}, reference {!r}, sentence {!r} is not in this data set.".format(*missing[0]))
+        raise ValueError(f"{_describe(missing[0])} is not in this data set.")
     return [ComparisonStrip(record["text"], _note(record), strips[_key(record)]) for record in records]
 
 
@@ -275,8 +276,8 @@ def _sequences(example: dict[str, Any], places: range) -> list[_Sequence]:
         numbers, masks = example["annotated_frames"][place], example["masks"][place]
         if not numbers:
             raise DataFormatError(
-                f"{_name(record)}: no frame is annotated, so there is nothing to compare with. Choose a split that "
-                "comes with masks."
+                f"{_describe(_key(record))}: no frame is annotated, so there is nothing to compare with. Choose a "
+                "split that comes with masks."
             )
         sequences.append(_Sequence(record, dict(zip(numbers, masks, strict=True))))
     return sequences
@@ -321,13 +322,13 @@ def _score_sequences(
             if number not in sequence.references:
                 continue
             reference = sequence.references[number]
-            name = f"{_name(sequence.record)}, frame {number}"
+            key = _key(sequence.record)
             try:
                 sequence.scores.append(score(answer.mask, decode_mask(reference)))
             except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
+                raise ValueError(f"{_describe(key)}, frame {number}: {error}") from error
             if protocol == "a2d":
-                detections.add(name, reference, answer)
+                detections.add(f"{key}, frame {number}", reference, answer)
 
 
 def _finished(sequence: _Sequence, protocol: str) -> Record:
@@ -360,5 +361,6 @@ def _key(record: Record) -> tuple[str, str, str]:
     return record["video_id"], record["ref_id"], record["sent_id"]
 
 
-def _name(record: Record) -> str:
-    return "Video {!r}, reference {!r}, sentence {!r}".format(*_key(record))
+def _describe(key: tuple[str, ...]) -> str:
+    """How an error names a sequence."""
+    return "Video {}, reference {}, sentence {}".format(*map(short_text, key))

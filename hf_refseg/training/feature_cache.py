@@ -25,8 +25,8 @@ from transformers import BatchFeature, PreTrainedModel, ProcessorMixin, Training
 from transformers.image_utils import PILImageResampling
 
 from ..data.examples import open_image, read_image_file, undecoded
-from ..data.masks import short_text
 from ..files import OutputError, begin_folder, only_writer, write_whole, writing_into
+from ..messages import short_text
 from ..modeling.modeling_outputs_refseg import ImageFeatures
 from ..modeling.modeling_refseg import is_frozen
 
