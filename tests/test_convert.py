@@ -139,6 +139,14 @@ def save_overlapping(path: Path) -> None:
     repack(path, copies=3)
 
 
+def save_two_directories(path: Path) -> None:
+    """An archive within the comment of another one."""
+    torch.save({"model": {}}, path)
+    inner = path.read_bytes()
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = inner
+
+
 def save_without_values(path: Path) -> None:
     """Of the first format, with a tensor whose values do not follow."""
     torch.save({"model": {"conv.weight": torch.ones(10**5)}}, path, _use_new_zipfile_serialization=False)
@@ -162,6 +170,7 @@ def nested_tuple() -> tuple:
 GROWING_FILES = {
     "compressed tensor": (save_compressed_tensor, "its part model/data/0 is compressed"),
     "compressed list": (save_compressed_list, r"its part model/data\.pkl is compressed"),
+    "two directories": (save_two_directories, "something between its directory and its end"),
     "overlapping": (save_overlapping, "its parts overlap"),
     "without values": (save_without_values, "its tensors hold more values than the file"),
 }

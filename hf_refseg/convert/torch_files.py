@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickletools
 import struct
 import tarfile
@@ -11,6 +12,11 @@ from pathlib import Path
 from ..messages import BadInputError, name_text
 
 ARCHIVE = b"PK\x03\x04"
+# The last record of an archive: signature, numbers of disks and entries, size and place of the directory, length of
+# a comment; before it, in large archives, the place of one with longer numbers.
+END = struct.Struct("<4s4HLLH")
+END64_PLACE = struct.Struct("<4sLQL")
+END64 = struct.Struct("<4sQ2H2L4Q")
 # Before PyTorch 1.6 a file was a row of pickles: a magic number, a version, the machine, the content, and the keys of
 # the storages, which follow as plain bytes.
 LEGACY_PICKLES = 5
@@ -80,6 +86,7 @@ class _NotPlainError(Exception):
 
 def _pickle_of_archive(path: Path) -> bytes:
     """The pickle of a ZIP archive, nothing of which is packed: then its parts are no larger than the file."""
+    _check_directory(path)
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         for entry in entries:
@@ -96,6 +103,21 @@ def _pickle_of_archive(path: Path) -> bytes:
         if pickled.file_size > MAX_PICKLE_BYTES:
             raise _NotPlainError(f"the list of its content is longer than {MAX_PICKLE_BYTES} bytes")
         return archive.read(pickled)
+
+
+def _check_directory(path: Path) -> None:
+    """Raises `_NotPlainError` where this reader of ZIP archives and PyTorch's could find different directories."""
+    with path.open("rb") as file:
+        end = file.seek(-END.size, os.SEEK_END)
+        signature, *_, size, offset, comment = END.unpack(file.read())
+        file.seek(end - END64_PLACE.size)
+        place_signature, _, place, _ = END64_PLACE.unpack(file.read(END64_PLACE.size))
+        if place_signature == b"PK\6\7":
+            end = file.seek(end - END64_PLACE.size - END64.size)
+            *_, size, offset = END64.unpack(file.read(END64.size))
+            comment += place != end
+    if signature != b"PK\5\6" or comment or offset + size != end:
+        raise _NotPlainError("there is something between its directory and its end")
 
 
 def _check_legacy_file(path: Path) -> None:
