@@ -4,7 +4,7 @@ import math
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -20,11 +20,16 @@ from transformers.utils import logging
 from .image_processing_refseg import open_image, upright_rgb
 from .modeling_outputs_refseg import ReferringSegmentationOutput
 from .precision_refseg import at_least_float32
+from .saved_files_refseg import one_line
 from .texts_refseg import as_sentences
 
 logger = logging.get_logger(__name__)
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+class VideoFileError(ValueError):
+    """A video file that is damaged, too large, or of a kind that cannot be read; it is named."""
 
 
 class VideoFrames:
@@ -128,43 +133,57 @@ class _VideoFile:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: there is no such video file or folder of frames.")
         self.name, self.av = str(path), _import_av()
-        try:
-            with self._open() as container:
-                stream = self._video_stream(container)
-                self.num_frames = stream.frames or None
-                self.frames_per_second = float(stream.average_rate) if stream.average_rate else None
-        except self.av.FFmpegError as error:
-            raise self._damaged(error) from error
+        with self._opened() as (_, stream):
+            self.num_frames = stream.frames if stream.frames > 0 else None
+            self.frames_per_second = float(stream.average_rate) if stream.average_rate else None
 
     def __iter__(self) -> Iterator[Image.Image]:
         count = 0
-        try:
-            with self._open() as container:
-                for count, frame in enumerate(container.decode(self._video_stream(container)), start=1):  # noqa: B007
-                    yield _upright(frame)
-        except self.av.FFmpegError as error:
-            raise self._damaged(error) from error
+        with self._opened() as (container, stream):
+            for count, frame in enumerate(container.decode(stream), start=1):  # noqa: B007
+                yield _upright(frame)
         if not count:
             raise self._damaged("no frame can be decoded")
         if self.num_frames is not None and count < self.num_frames:
             logger.warning(f"{self.name} says it has {self.num_frames} frames, but only {count} could be read.")
 
-    def _open(self) -> Any:
-        # The prefix, because FFmpeg takes what stands before a colon in a name for a protocol.
-        return self.av.open(f"file:{self.name}", options={"protocol_whitelist": "file"})
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[Any, Any]]:
+        """The container and its video stream; whatever PyAV raises meanwhile is the fault of the file."""
+        # The prefix, because FFmpeg takes what stands before a colon in a name for a protocol. Titles and the like,
+        # which nobody reads here, may be in any encoding.
+        options = {"options": {"protocol_whitelist": "file"}, "metadata_errors": "replace"}
+        try:
+            with self.av.open(f"file:{self.name}", **options) as container:
+                yield container, self._video_stream(container)
+        except VideoFileError:
+            raise
+        except Exception as error:
+            raise self._damaged(error) from error
 
     def _video_stream(self, container: Any) -> Any:
         if not container.streams.video:
-            raise ValueError(f"{self.name} holds no video. Pass a video file, or a folder of frames.")
+            raise VideoFileError(f"{self.name} holds no video. Pass a video file, or a folder of frames.")
         stream = container.streams.video[0]
-        limit = Image.MAX_IMAGE_PIXELS or math.inf
-        if stream.codec_context.width * stream.codec_context.height > limit:
-            size = _by((stream.codec_context.width, stream.codec_context.height))
-            raise ValueError(f"{self.name} is too large: its frames have {size} pixels. Scale it down first.")
+        codec = stream.codec_context
+        if codec is None:
+            raise VideoFileError(
+                f"{self.name} is damaged, or of a codec that PyAV does not know. Convert it, for example to H.264, or "
+                "pass a folder of frames."
+            )
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None:
+            if codec.width * codec.height > limit:
+                size = _by((codec.width, codec.height))
+                raise VideoFileError(f"{self.name} is too large: its frames have {size} pixels. Scale it down first.")
+            # Frames may grow on the way.
+            codec.options = {**codec.options, "max_pixels": str(limit)}
         return stream
 
-    def _damaged(self, reason: object) -> ValueError:
-        return ValueError(f"{self.name} is damaged or no video ({reason}). Replace it with the complete file.")
+    def _damaged(self, reason: object) -> VideoFileError:
+        return VideoFileError(
+            f"{self.name} is damaged or no video ({one_line(reason)}). Replace it with the complete file."
+        )
 
 
 def _import_av() -> ModuleType:

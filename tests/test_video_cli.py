@@ -127,6 +127,27 @@ def test_videos_are_known_by_their_names_and_described_as_json(model_folder: Pat
         assert second["bbox"] == mask_to_bbox(picture == 2) and 0 < second["score"] < 1
 
 
+def test_a_video_that_is_no_video_stops_no_other(model_folder: Path, frame_folder: Path) -> None:
+    with VideoWriter(Path("sound.mp4"), 12.5) as video:
+        for frame in VideoFrames(frame_folder):
+            video.add(frame)
+    with av.open("sound.mp4") as source, av.open("titled.mkv", "w") as target:
+        target.metadata["title"] = "caf\u00e9"
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    content = Path("titled.mkv").read_bytes()
+    Path("titled.mkv").write_bytes(content.replace("caf\u00e9".encode(), b"caf\xe9s"))
+    Path("unknown.mkv").write_bytes(content.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG9/ISO/AVC"))
+    result = run("predict", model_folder, "unknown.mkv", "titled.mkv", "-t", "red", "-o", "out", "--video")
+    assert result.exit_code == 1
+    assert "Error: unknown.mkv is damaged, or of a codec that PyAV does not know" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "titled/00005.png" in written(Path("out"))
+
+
 def test_predict_says_that_there_is_no_target(model_folder: Path, frame_folder: Path) -> None:
     options = ["-t", "red", "-o", "out", "--video", "--threshold", 1.0]
     result = run("predict", model_folder, frame_folder, *options, "--window", 0, "--per-frame")

@@ -184,13 +184,14 @@ def test_a2d_takes_no_more_than_the_video_has(source, tmp_path):
     assert peak < 20e6
 
 
-def write_video(root: Path, video: str) -> None:
+def write_video(root: Path, video: str, title: str = "") -> None:
     """The frames of a video as an .mp4 file, in their place."""
     import av
 
     path = root / f"Release/clips320H/{video}.mp4"
     path.parent.mkdir(exist_ok=True)
     with av.open(str(path), "w") as container:
+        container.metadata["title"] = title
         stream = container.add_stream("mpeg4", rate=10)
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = WIDTH, HEIGHT, "yuv420p", 2_000_000
         for number in range(1, A2D_LENGTH + 1):
@@ -473,6 +474,15 @@ def test_a_damaged_or_short_video_file_is_named(tmp_path):
     (root / H5).rename((root / H5).with_name("00099.h5"))
     check_damage("a2d_sentences", root, lambda _: None, "video b: frame 99, which .*00099.h5 annotates, is missing")
     check_damage("a2d_sentences", root, lambda _: path.write_bytes(b"<html>404"), "video b: .*b.mp4 is damaged")
+
+
+def test_a2d_reads_a_video_whose_title_is_in_another_encoding(tmp_path):
+    root = make_a2d(tmp_path / "data")
+    for video in ("a", "b"):
+        write_video(root, video, title="caf\u00e9")
+        path = root / f"Release/clips320H/{video}.mp4"
+        path.write_bytes(path.read_bytes().replace("caf\u00e9".encode(), b"caf\xe9s"))
+    assert len(load("a2d_sentences", root, context_frames=0)["train"][0]["frames"]) == 2
 
 
 def test_a_video_file_of_endless_length_is_named(tmp_path, monkeypatch):

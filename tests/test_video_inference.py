@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -46,9 +48,13 @@ def gray_frames(levels: list[int], size: tuple[int, int] = (8, 8)) -> list[Image
     return [Image.new("RGB", size, (level,) * 3) for level in levels]
 
 
-def write_video(path: Path, frames: list[Image.Image], rate: int = 10, rotation: int = 0) -> Path:
+def write_video(
+    path: Path, frames: list[Image.Image], rate: int = 10, rotation: int = 0, title: str | None = None
+) -> Path:
     av = pytest.importorskip("av")
     with av.open(str(path), "w") as container:
+        if title is not None:
+            container.metadata["title"] = title
         stream = container.add_stream("mpeg4", rate=rate)
         stream.width, stream.height, stream.pix_fmt = *frames[0].size, "yuv420p"
         stream.bit_rate = 2_000_000
@@ -181,6 +187,58 @@ def test_damaged_videos_are_named(tmp_path) -> None:
         VideoFrames(write_audio(tmp_path / "sound.wav"))
     with pytest.raises(FileNotFoundError, match=r"none\.mp4: there is no such video file or folder"):
         VideoFrames(tmp_path / "none.mp4")
+
+
+def replace_in(path: Path, old: bytes, new: bytes) -> Path:
+    content = path.read_bytes()
+    assert old in content and len(old) == len(new)
+    path.write_bytes(content.replace(old, new))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mkv", ".mp4"])
+def test_a_title_in_another_encoding_is_no_damage(tmp_path, suffix: str) -> None:
+    path = write_video(tmp_path / f"clip{suffix}", noise_frames(5, (64, 48)), title="A caf\u00e9")
+    replace_in(path, "A caf\u00e9".encode(), b"My caf\xe9")
+    video = VideoFrames(path)
+    assert (len(list(video)), video.size, video.frames_per_second) == (5, (64, 48), 10.0)
+
+
+def test_an_unknown_codec_is_named(tmp_path) -> None:
+    path = replace_in(write_video(tmp_path / "clip.avi", noise_frames(2, (64, 48))), b"FMP4", b"QQQQ")
+    with pytest.raises(ValueError, match=r"clip\.avi is damaged, or of a codec that PyAV does not know\. Convert it"):
+        VideoFrames(path)
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mkv", ".mp4"])
+def test_a_video_cut_anywhere_is_read_or_named(tmp_path, suffix: str) -> None:
+    whole = write_video(tmp_path / f"whole{suffix}", noise_frames(5, (64, 48)), title="caf\u00e9").read_bytes()
+    cut, lengths = tmp_path / f"cut{suffix}", []
+    for length in range(0, len(whole), max(1, len(whole) // 50)):
+        cut.write_bytes(whole[:length])
+        try:
+            lengths.append(len(list(VideoFrames(cut))))
+        except ValueError as error:
+            assert str(error).startswith(str(cut)) and str(error).isprintable() and len(str(error)) < 500
+            lengths.append(0)
+    assert lengths[0] == 0 and max(lengths) <= 5
+
+
+def test_frames_that_grow_on_the_way_are_refused_before_they_are_decoded(tmp_path, monkeypatch) -> None:
+    av = pytest.importorskip("av")
+    path = tmp_path / "clip.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for number, size in enumerate([(64, 48), (64, 48), (128, 96)]):
+            buffer = io.BytesIO()
+            noise_frames(1, size)[0].save(buffer, "JPEG")
+            packet = av.Packet(buffer.getvalue())
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, number, number, Fraction(1, 10)
+            container.mux(packet)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 48)
+    with pytest.raises(ValueError, match=r"clip\.avi is damaged or no video"):
+        list(VideoFrames(path))
 
 
 def test_limits_of_pixels_hold_for_videos(tmp_path, monkeypatch) -> None:
