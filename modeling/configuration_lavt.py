@@ -129,8 +129,6 @@ class LavtConfig(RefSegConfig):
             if heads < 1 or width % heads:
                 raise ValueError(f"fusion_num_heads: {heads} heads do not divide a stage of {width} channels.")
         require_at_least_one(self, "decoder_hidden_size")
-        if not 0 <= self.fusion_dropout < 1:
-            raise ValueError(f"fusion_dropout: a probability below 1 is needed, got {self.fusion_dropout}.")
         if len(self.class_weights) != 2 or min(self.class_weights) <= 0:
             raise ValueError(f"class_weights: two positive numbers are needed, got {list(self.class_weights)}.")
         if self.decoder_features in ("E", "V") and not self.language_pathway:

@@ -163,8 +163,6 @@ class MagNetConfig(RefSegConfig):
             raise ValueError(f"pyramid_scales: different positive numbers, got {list(self.pyramid_scales)}.")
         if len(set(self.alignment_losses)) != len(self.alignment_losses):
             raise ValueError(f"alignment_losses: name each half once, got {list(self.alignment_losses)}.")
-        if min(self.pixel_temperature, self.text_temperature) <= 0:
-            raise ValueError("pixel_temperature and text_temperature must be above 0.")
         if self.alignment_pixels < 1:
             raise ValueError(f"alignment_pixels must be at least 1, got {self.alignment_pixels}.")
         require_at_least_one(

@@ -2,8 +2,8 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -28,6 +28,8 @@ NAMES_OF_TRANSFORMERS = (
     "quantization_config",
     "use_cache",
 )
+# So many unknown names are said.
+MOST_NAMED = 5
 # Under what condition some fields have an effect: its words, and a function of the configuration that tells it.
 Conditions = dict[str, tuple[str, Callable[[Any], bool]]]
 
@@ -41,6 +43,18 @@ def names_of(config_class: type[PreTrainedConfig]) -> set[str]:
     )
     own_fields = (field.name for field in fields(config_class))
     return {*own_fields, *settable, *config_class.attribute_map, *NAMES_OF_TRANSFORMERS}
+
+
+def unknown_among(config_class: type[PreTrainedConfig], values: Mapping[str, Any]) -> list[str]:
+    """The names among these values that the configuration neither takes nor derives from the others.
+
+    A mapping that transformers wrote also holds what a configuration derives from its fields.
+    """
+    known = names_of(config_class)
+    derived = config_class(**{name: value for name, value in values.items() if name in known}).to_dict()
+    return [
+        name for name, value in values.items() if name not in known and (name not in derived or derived[name] != value)
+    ]
 
 
 def refuse_unknown(
@@ -85,12 +99,68 @@ def require_at_least_one(config: Any, *names: str) -> None:
             raise ValueError(f"{name}: at least 1 is needed, got {getattr(config, name)}.")
 
 
-def require_weights(config: Any) -> None:
-    """Raises ValueError where a weight or a standard deviation is negative or not finite."""
-    endings = ("_weight", "_sigma", "initializer_range")
-    for name in (field.name for field in fields(config) if field.name.endswith(endings)):
-        if not 0 <= getattr(config, name) < math.inf:
-            raise ValueError(f"{name}: at least 0 is needed, got {getattr(config, name)}.")
+def numbers_in(value: Any) -> list[int | float]:
+    """A number as a list of one, or those of a list; none of anything else."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return [each for each in values if isinstance(each, int | float) and not isinstance(each, bool)]
+
+
+def require_ranges(values: Mapping[str, Any]) -> None:
+    """Raises ValueError where a field has a number that is none, or one that its name rules out.
+
+    Weights of losses, standard deviations and epsilons are 0 or more, dropout rates are probabilities below 1, ratios
+    and temperatures are above 0.
+
+    Args:
+        values: fields of a configuration, by name.
+    """
+    for name, value in values.items():
+        is_rate = "drop" in name or name.endswith("_prob")
+        for number in numbers_in(value):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"{name}: a finite number is needed, got {number}.")
+            if is_rate and not 0 <= number < 1:
+                raise ValueError(f"{name}: a probability below 1 is needed, got {number}.")
+            if name.endswith(("_weight", "_sigma", "_eps", "initializer_range")) and number < 0:
+                raise ValueError(f"{name}: at least 0 is needed, got {number}.")
+            if name.endswith(("_ratio", "_temperature")) and number <= 0:
+                raise ValueError(f"{name}: a number above 0 is needed, got {number}.")
+
+
+def require_sizes(config_class: type[PreTrainedConfig], values: Mapping[str, Any]) -> None:
+    """Raises ValueError where a size or a number of parts is below 1: a field whose default is above 0.
+
+    For configurations that do not check themselves, as those of transformers; token ids and the like may be 0.
+
+    Args:
+        config_class: class of the configuration.
+        values: its fields, by name.
+    """
+    for field in (field for field in fields(config_class) if field.name in values):
+        defaults = numbers_in(field.default if field.default_factory is MISSING else field.default_factory())
+        counts = bool(defaults) and all(isinstance(each, int) and each > 0 for each in defaults)
+        if not counts or field.name.endswith(("_id", "_ids", "_index", "_indexes", "_indices")):
+            continue
+        for number in numbers_in(values[field.name]):
+            if number < 1:
+                raise ValueError(f"{field.name}: at least 1 is needed, got {number}.")
+
+
+def require_encoder(key: str, config_class: type[PreTrainedConfig], values: Mapping[str, Any]) -> None:
+    """Raises ValueError, naming `key`, where a number among the fields of an encoder's configuration is out of range.
+
+    Of a mapping it is called before transformers makes a configuration of it, which divides by some of them.
+    """
+    try:
+        require_sizes(config_class, values)
+        require_ranges(values)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
+
+
+def values_of(config: Any) -> dict[str, Any]:
+    """The fields of a configuration, by name."""
+    return {field.name: getattr(config, field.name) for field in fields(config)}
 
 
 def require_even_heads(config: Any, step: int) -> None:
@@ -203,7 +273,9 @@ class MaskGroundingConfig(TaskConfig):
         if not 0 <= self.mask_probability <= 1:
             raise ValueError(f"mask_probability: a probability is needed, got {self.mask_probability}.")
         require_at_least_one(self, "predictor_layers", "max_map_size")
-        require_weights(self)
+        if min(self.mask_token_id, *self.special_token_ids) < 0:
+            raise ValueError("mask_grounding: special_token_ids and mask_token_id: no token has a number below 0.")
+        require_ranges(values_of(self))
 
 
 @strict
@@ -233,7 +305,7 @@ class LanguageReconstructionConfig(TaskConfig):
         """Checks the ranges; called on construction."""
         if self.num_layers < 1:
             raise ValueError(f"language_reconstruction: num_layers: at least 1 is needed, got {self.num_layers}.")
-        require_weights(self)
+        require_ranges(values_of(self))
 
 
 TASK_CONFIGS = {"mask_grounding": MaskGroundingConfig, "language_reconstruction": LanguageReconstructionConfig}
@@ -276,7 +348,14 @@ class CheckedConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> Any:
         """As in transformers; fields that this version does not know are left out, with a warning."""
-        return super().from_dict({**config_dict, "is_saved": True}, **kwargs)
+        loaded = super().from_dict({**config_dict, "is_saved": True}, **kwargs)
+        # transformers sets fields that are given to `from_pretrained` once all is validated.
+        (loaded[0] if isinstance(loaded, tuple) else loaded).validate()
+        return loaded
+
+    def validate_ranges(self):
+        """Checks what the names of fields say of their numbers; called on construction."""
+        require_ranges(values_of(self))
 
     def without_unknown(self, values: dict[str, Any]) -> dict[str, Any]:
         """The values with known names; a warning names the others."""
@@ -352,6 +431,7 @@ class RefSegConfig(CheckedConfig):
         for key, spec in self.sub_configs_defaults.items():
             if not isinstance(getattr(self, key), PreTrainedConfig):
                 setattr(self, key, self.build_sub_config(key, spec, is_saved))
+        self.validate_encoders()
         super().__post_init__(is_saved=is_saved, **kwargs)
         if not is_saved:
             require_effect(self, self.effective_with)
@@ -367,6 +447,7 @@ class RefSegConfig(CheckedConfig):
         """
         values = getattr(self, key)
         values = {"model_type": spec.model_type, **(spec.init_kwargs if values is None else values)}
+        values = {str(name): value for name, value in values.items()}
         model_type = values["model_type"]
         if model_type in self.own_encoders:
             config_class = self.own_encoders[model_type]
@@ -377,18 +458,19 @@ class RefSegConfig(CheckedConfig):
             raise ValueError(
                 f"{key}: there is no model_type '{model_type}'{nearest_names([model_type], known) or '.'}"
             )
-        if is_saved:
-            return config_class.from_dict(values)
-        known = names_of(config_class)
-        config = config_class(**{name: value for name, value in values.items() if name in known})
-        # A mapping that transformers wrote also holds what a configuration derives from its fields.
-        derived = config.to_dict()
-        refuse_unknown(
-            config_class,
-            [name for name, value in values.items() if name not in derived or derived[name] != value],
-            where=f"{key}: ",
-        )
-        return config
+        require_encoder(key, config_class, values)
+        unknown = unknown_among(config_class, values)
+        if not is_saved:
+            refuse_unknown(config_class, unknown, where=f"{key}: ")
+            return config_class(**{name: value for name, value in values.items() if name in names_of(config_class)})
+        if unknown and not issubclass(config_class, CheckedConfig):
+            named = ", ".join(unknown[:MOST_NAMED]) + (", ..." if len(unknown) > MOST_NAMED else "")
+            hint = nearest_names(unknown[:MOST_NAMED], sorted(names_of(config_class))) or "."
+            logger.warning(
+                f"{key}: {config_class.__name__} does not know {named}, which has no effect: the file is that of a "
+                f"newer version, or was changed by hand{hint}"
+            )
+        return config_class.from_dict(values)
 
     @property
     def longest_text(self) -> int:
@@ -411,9 +493,11 @@ class RefSegConfig(CheckedConfig):
                 "(text_config, vocab_size): tokenizer.json is that of another model. Put the right one there."
             )
 
-    def validate_weights(self):
-        """Checks the weights of losses and the standard deviations; called on construction."""
-        require_weights(self)
+    def validate_encoders(self):
+        """Checks the numbers in the configurations of the encoders; called on construction, before all others."""
+        for key in self.sub_configs_defaults:
+            encoder = getattr(self, key)
+            require_encoder(key, type(encoder), values_of(encoder))
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Not in `__post_init__`: `from_pretrained(path, mask_grounding={...})` sets the field of a finished object.
@@ -425,6 +509,18 @@ class RefSegConfig(CheckedConfig):
         """As in transformers, with the tasks as plain mappings."""
         tasks = {name: getattr(self, name) for name in TASK_CONFIGS}
         return super().to_dict() | {name: asdict(task) for name, task in tasks.items() if task is not None}
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What is saved: as in transformers, without what others saved beside the fields of their encoders.
+
+        So an unknown field in a file of ours means something.
+        """
+        values = super().to_diff_dict()
+        for key in self.sub_configs_defaults:
+            encoder = getattr(self, key)
+            unknown = unknown_among(type(encoder), encoder.to_dict())
+            values[key] = {name: value for name, value in values[key].items() if name not in unknown}
+        return values
 
 
 __all__ = ["LanguageReconstructionConfig", "MaskGroundingConfig", "RefSegConfig"]

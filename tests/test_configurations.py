@@ -2,12 +2,15 @@
 
 import json
 import logging
+import math
+from dataclasses import fields
+from functools import partial
 
 import pytest
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from tiny_configs import BERT, SWIN, VIDEO_SWIN
-from transformers import AutoConfig, AutoImageProcessor
+from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig
 
 from hf_refseg import (
     BtmaeForReferringSegmentation,
@@ -19,6 +22,7 @@ from hf_refseg import (
     VideoLavtForReferringSegmentation,
 )
 from hf_refseg.auto import MODELS
+from hf_refseg.modeling.configuration_refseg import LanguageReconstructionConfig, MaskGroundingConfig
 from hf_refseg.modeling.recurrent_text_refseg import RecurrentTextConfig
 from hf_refseg.modeling.video_swin_refseg import VideoSwinConfig
 
@@ -103,6 +107,24 @@ def test_a_saved_configuration_of_a_newer_version_loses_what_is_unknown(
     assert "presence_heads" not in config.to_dict() and config.auto_map == saved["auto_map"]
     # What others save beside the fields of their encoders stays.
     assert config.text_config.position_embedding_type == "absolute"
+
+
+@pytest.mark.parametrize("key", ["backbone_config", "text_config"])
+def test_an_unknown_field_inside_a_saved_encoder_is_named(key: str, tmp_path, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    encoder = getattr(LavtConfig(), key)
+    encoder.position_embedding_kind = "absolute"
+    LavtConfig(**{key: encoder}).save_pretrained(tmp_path)
+    AutoConfig.from_pretrained(tmp_path)
+    assert not [record for record in caplog.records if "position_embedding_kind" in record.getMessage()]
+    path = tmp_path / "config.json"
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    saved[key] |= {"initializer_rang": 0.1, **{f"other_{number}": 1 for number in range(9)}}
+    path.write_text(json.dumps(saved), encoding="utf-8")
+    AutoConfig.from_pretrained(tmp_path)
+    (warning,) = [record.getMessage() for record in caplog.records if "does not know" in record.getMessage()]
+    assert warning.startswith(f"{key}: ") and "initializer_rang, other_0" in warning and "other_4" not in warning
+    assert "; did you mean initializer_range" in warning
 
 
 def test_an_unknown_option_of_the_image_processor_is_refused() -> None:
@@ -239,6 +261,92 @@ def test_the_words_side_follows_norm_and_activation() -> None:
 def test_values_out_of_range_are_refused(model_type: str, fields: dict, message: str) -> None:
     with pytest.raises(StrictDataclassError, match=message):
         AutoConfig.for_model(model_type, **fields)
+
+
+# Endings of the names of fields that may be 0; of the others one may be, and one may be negative.
+MAY_BE_ZERO = (
+    "_weight",
+    "_sigma",
+    "_range",
+    "_scale",
+    "_threshold",
+    "_probability",
+    "_rate",
+    "dropout",
+    "_id",
+    "_ids",
+)
+TAKEN = {("m3att", "num_encoder_layers", 0), ("m3att", "interaction_scale", -3)}
+KINDS = {
+    **{kind: partial(config_class, is_saved=True) for kind, config_class in {**CONFIGS, **OWN_ENCODERS}.items()},
+    "mask_grounding": partial(MaskGroundingConfig, special_token_ids=[5], mask_token_id=1),
+    "language_reconstruction": LanguageReconstructionConfig,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_field_takes_a_number_out_of_its_range(kind: str) -> None:
+    """All fields of ours with numbers, or lists of them; saved, so that none is refused for having no effect."""
+    make, inherited = KINDS[kind], {field.name for field in fields(PreTrainedConfig)}
+    config = make()
+    values = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in inherited}
+    tried = 0
+    for name, value in values.items():
+        if type(value) not in (int, float, list, tuple):
+            continue
+        wrong = [math.nan, math.inf, -math.inf, -3]
+        wrong += [] if name.endswith(MAY_BE_ZERO) else [0]
+        wrong += [1.5] if name.endswith(("dropout", "_rate", "_probability")) else []
+        for number in (each for each in wrong if (kind, name, each) not in TAKEN):
+            tried += 1
+            with pytest.raises((ValueError, StrictDataclassError), match=name):
+                make(**{name: [number] * len(value) if isinstance(value, list | tuple) else number})
+    assert tried > 5
+
+
+@pytest.mark.parametrize("number", [math.nan, -3, 0])
+@pytest.mark.parametrize(
+    ("model_type", "encoder", "names"),
+    [
+        ("lavt", "backbone_config", ("embed_dim", "depths", "num_heads", "patch_size", "window_size", "mlp_ratio")),
+        ("btmae", "text_config", ("vocab_size", "hidden_size", "num_hidden_layers", "max_position_embeddings")),
+        ("video_lavt", "backbone_config", ("embed_dim", "depths", "window_size", "mlp_ratio")),
+        ("unified_lavt", "image_backbone_config", ("embed_dim", "num_channels")),
+        ("risam", "backbone_config", ("hidden_size", "image_size", "output_channels")),
+        ("risam", "text_config", ("intermediate_size", "num_attention_heads")),
+    ],
+)
+def test_sizes_inside_encoders_are_checked(model_type: str, encoder: str, names: tuple, number: float) -> None:
+    default = getattr(CONFIGS[model_type](), encoder)
+    for name in names:
+        value = getattr(default, name)
+        wrong = [number] * len(value) if isinstance(value, list | tuple) else number
+        with pytest.raises((ValueError, StrictDataclassError), match=name):
+            AutoConfig.for_model(model_type, **{encoder: {**default.to_dict(), name: wrong}})
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -0.1, 1, 1.5])
+@pytest.mark.parametrize(
+    ("model_type", "encoder", "name"),
+    [
+        ("lavt", "backbone_config", "drop_path_rate"),
+        ("magnet", "backbone_config", "hidden_dropout_prob"),
+        ("m3att", "text_config", "attention_probs_dropout_prob"),
+        ("risam", "text_config", "attention_dropout"),
+    ],
+)
+def test_dropout_inside_encoders_is_a_probability(model_type: str, encoder: str, name: str, number: float) -> None:
+    default = getattr(CONFIGS[model_type](), encoder)
+    with pytest.raises((ValueError, StrictDataclassError), match=rf"{encoder}: {name}|'{name}'"):
+        AutoConfig.for_model(model_type, **{encoder: {**default.to_dict(), name: number}})
+
+
+def test_a_field_that_is_given_when_a_model_is_loaded_is_checked_as_well(tmp_path) -> None:
+    LavtConfig().save_pretrained(tmp_path)
+    assert LavtConfig.from_pretrained(tmp_path, fusion_dropout=0.5).fusion_dropout == 0.5
+    for fields_given in ({"fusion_dropout": 1.5}, {"backbone_config": {"embed_dim": -3}}):
+        with pytest.raises((ValueError, StrictDataclassError), match=r"fusion_dropout|embed_dim"):
+            AutoConfig.from_pretrained(tmp_path, **fields_given)
 
 
 @pytest.mark.parametrize(("stages", "decoder_features"), [(2, "V"), (1, "F")])
