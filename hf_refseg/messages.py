@@ -47,8 +47,8 @@ def short_text(value: object) -> str:
     return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 3]}..."
 
 
-def name_text(value: object) -> str:
+def name_text(value: object, longest: int = MAX_VALUE) -> str:
     """What to show of a name or an id in an error: itself where it is a short printable text, else `short_text`."""
-    if isinstance(value, str) and 0 < len(value) <= MAX_VALUE and value.isprintable():
+    if isinstance(value, str) and 0 < len(value) <= longest and value.isprintable():
         return value
     return short_text(value)

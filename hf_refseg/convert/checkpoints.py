@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..messages import name_text
-from .torch_files import AGAIN, DAMAGE, CheckpointError, check_torch_file
+from ..messages import short_text
+from .torch_files import AGAIN, DAMAGE, CheckpointError, check_torch_file, tensor_text
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -87,8 +87,8 @@ def state_dict_of(checkpoint: Mapping, key: str) -> dict[str, Tensor]:
     for name, tensor in value.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise CheckpointError(
-                f"'{key}' of the checkpoint holds {name_text(name)} of the type {type(tensor).__name__}, where a name "
-                "and a tensor are expected: it belongs to another method or version."
+                f"'{key}' of the checkpoint holds {tensor_text(name)} of the type {type(tensor).__name__}, where a "
+                "name and a tensor are expected: it belongs to another method or version."
             )
         check_tensor(name, tensor)
     tensors = dict(value)
@@ -108,12 +108,12 @@ def check_tensor(name: object, tensor: Tensor) -> None:
     }
     for kind, is_so in kinds.items():
         if is_so:
-            raise CheckpointError(f"{name_text(name)} is {kind}, where checkpoints hold plain ones. {AGAIN}")
+            raise CheckpointError(f"{tensor_text(name)} is {kind}, where checkpoints hold plain ones. {AGAIN}")
     stored = tensor.untyped_storage().nbytes()
     if tensor.nbytes > stored:
         raise CheckpointError(
-            f"{name_text(name)} of shape {name_text(tuple(tensor.shape))} needs {tensor.nbytes} bytes, but there are "
-            f"only {stored} of it. {AGAIN}"
+            f"{tensor_text(name)} of shape {short_text(tuple(tensor.shape))} needs {tensor.nbytes} bytes, but there "
+            f"are only {stored} of it. {AGAIN}"
         )
 
 
@@ -136,8 +136,8 @@ def rename_tensors(names: Iterable[str], rules: Iterable[tuple[str, str]], drop:
                 ours = match.expand(replacement)
                 if ours in renamed:
                     raise CheckpointError(
-                        f"{name_text(name)} and {name_text(renamed[ours])} of the checkpoint are the same tensor of "
-                        "this method: it belongs to another method or version."
+                        f"{tensor_text(name)} and {tensor_text(renamed[ours])} of the checkpoint are the same tensor "
+                        "of this method: it belongs to another method or version."
                     )
                 renamed[ours] = name
                 break
@@ -189,7 +189,7 @@ def load_converted(
     ready = {ours: _as_linear(tensors[released], expected[ours].ndim) for ours, released in renamed.items()}
     missing = sorted(expected.keys() - ready.keys())
     misshapen = sorted(
-        f"{name_text(renamed[ours])} {tuple(tensor.shape)} instead of {tuple(expected[ours].shape)}"
+        f"{tensor_text(renamed[ours])} {tuple(tensor.shape)} instead of {tuple(expected[ours].shape)}"
         for ours, tensor in ready.items()
         if tensor.shape != expected[ours].shape
     )
@@ -201,11 +201,11 @@ def load_converted(
     for ours, tensor in ready.items():
         if tensor.is_floating_point() != expected[ours].is_floating_point():
             raise CheckpointError(
-                f"{name_text(renamed[ours])} of the checkpoint is of {tensor.dtype} instead of "
+                f"{tensor_text(renamed[ours])} of the checkpoint is of {tensor.dtype} instead of "
                 f"{expected[ours].dtype}: it belongs to another method or version."
             )
         if not tensor.isfinite().all():
-            raise CheckpointError(f"{name_text(renamed[ours])} of the checkpoint is not finite. {AGAIN}")
+            raise CheckpointError(f"{tensor_text(renamed[ours])} of the checkpoint is not finite. {AGAIN}")
     model = model_class(config)
     model.load_state_dict(ready)
     return model.eval()
@@ -249,8 +249,8 @@ def _stored_bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def _some(names: Iterable) -> str:
-    return _few([name_text(name) for name in names])
+    return _few([tensor_text(name) for name in names])
 
 
 def _few(texts: list[str]) -> str:
-    return ", ".join(texts[:4]) + (", ..." if len(texts) > 4 else "") if texts else "none"
+    return ", ".join(texts[:3]) + (", ..." if len(texts) > 3 else "") if texts else "none"

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from torch import Tensor
 from transformers import AutoConfig, BertConfig, PreTrainedConfig
 
-from ..messages import name_text
-from .torch_files import CheckpointError
+from ..messages import short_text
+from .torch_files import CheckpointError, tensor_text
 
 BLOCK = r"backbone\.layers\.(\d+)\.blocks\.(\d+)\."
 OUR_BLOCK = r"backbone.model.encoder.layers.\1.blocks.\2."
@@ -48,12 +48,12 @@ def split_projections(tensors: Mapping[str, Tensor], joined: str, separate: str)
             names = [name.replace(joined, separate.format(letter)) for letter in "qkv"]
             if tensor.ndim == 0 or len(tensor) % 3:
                 raise CheckpointError(
-                    f"{name_text(name)} of the checkpoint has the shape {tuple(tensor.shape)}, which is not that of "
+                    f"{tensor_text(name)} of the checkpoint has the shape {tuple(tensor.shape)}, which is not that of "
                     "three projections: it belongs to another method or version."
                 )
             if doubled := [each for each in names if each in tensors]:
                 raise CheckpointError(
-                    f"{name_text(name)} and {name_text(doubled[0])} of the checkpoint are the same tensor of this "
+                    f"{tensor_text(name)} and {tensor_text(doubled[0])} of the checkpoint are the same tensor of this "
                     "method: it belongs to another method or version."
                 )
             split.update(zip(names, tensor.chunk(3), strict=True))
@@ -136,7 +136,7 @@ def required_shape(tensors: Mapping[str, Tensor], name: str, *axes: int) -> tupl
     shape = tuple(tensors[name].shape)
     if len(shape) not in axes or 0 in shape:
         raise CheckpointError(
-            f"'{name}' of the checkpoint has the shape {name_text(shape)}, but {' or '.join(map(str, axes))} axes are "
-            "expected: it belongs to another method or version."
+            f"'{name}' of the checkpoint has the shape {short_text(shape)}, but {' or '.join(map(str, axes))} axes "
+            "are expected: it belongs to another method or version."
         )
     return shape

@@ -7,6 +7,7 @@ import pickletools
 import struct
 import tarfile
 import zipfile
+from functools import partial
 from pathlib import Path
 
 from ..messages import BadInputError, name_text
@@ -50,6 +51,10 @@ DAMAGE = (
     LookupError,
     OverflowError,
 )
+
+
+# Released checkpoints of MagNet have tensors with names of 87 characters.
+tensor_text = partial(name_text, longest=120)
 
 
 class CheckpointError(BadInputError):
@@ -194,7 +199,7 @@ def _check_global(name: str, values: list[str | int]) -> None:
     if name in ODD_TENSORS:
         # A dictionary's key lies on the stack below its value.
         key = next((value for value in reversed(values) if isinstance(value, str)), "a value")
-        raise _NotPlainError(f"{name_text(key)} is {ODD_TENSORS[name]}, where checkpoints hold plain ones")
+        raise _NotPlainError(f"{tensor_text(key)} is {ODD_TENSORS[name]}, where checkpoints hold plain ones")
     is_type = name.startswith("torch.") and name.count(".") == 1 and not name.endswith("Tensor")
     if name not in CONTAINERS and name not in TENSORS and not is_type:
         raise _NotPlainError(f"it asks for {name_text(name)}, which no checkpoint needs, and which was not run")
