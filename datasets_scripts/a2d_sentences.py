@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from hf_refseg.data.loading import MAX_FRAMES, DataFormatError
 from hf_refseg.data.masks import MAX_PIXELS, encode_mask
-from hf_refseg.datasets_scripts.refer import AGAIN
+from hf_refseg.datasets_scripts.refer import AGAIN, list_folder, warn_of_repeats
 from hf_refseg.datasets_scripts.video import (
     VideoBuilder,
     VideoConfig,
@@ -114,13 +115,13 @@ class A2dSentences(VideoBuilder):
             raise ValueError(f"context_frames is {context!r}; choose a whole number from 0, or None for all frames.")
         annotations, missed_file, videoset = self.annotation_files(root)
         missed = {line.strip().strip('"') for line in read_text(missed_file).splitlines()}
-        split_of = {row[0]: SPLITS.get(row[-1].strip(), row[-1]) for row in _read_csv(videoset) if row}
+        split_of = _read_splits(videoset)
         queries: dict[str, list[tuple[int, str]]] = {}
         for number, row in enumerate(_read_csv(annotations), start=1):
             where = f"{annotations}: line {number}"
             if row in ([], ["video_id", "instance_id", "query"]):
                 continue
-            if len(row) != 3 or not row[1].strip().isdecimal():
+            if len(row) != 3 or not re.fullmatch(r"\s*[0-9]{1,9}\s*", row[1]):
                 raise DataFormatError(
                     f"{where} should be video_id, instance_id (a number) and query, found {short_text(row)}. {AGAIN}"
                 )
@@ -196,6 +197,20 @@ def _texts_folder(root: Path) -> Path:
     return root / "text_annotations" if (root / "text_annotations").is_dir() else root
 
 
+def _read_splits(path: Path) -> dict[str, str]:
+    """The split of each video: "train", "test", or what else the last column of the file says."""
+    rows = [(row[0], SPLITS.get(row[-1].strip(), row[-1])) for row in _read_csv(path) if row]
+    split_of: dict[str, str] = {}
+    for video_id, split in rows:
+        if split_of.setdefault(video_id, split) != split:
+            raise DataFormatError(
+                f"{path}: video {name_text(video_id)} is listed twice, with different values in the last column. "
+                f"{AGAIN}"
+            )
+    warn_of_repeats(str(path), "videos", (video_id for video_id, _ in rows), "each of them counts once")
+    return split_of
+
+
 def _read_csv(path: Path) -> list[list[str]]:
     try:
         return list(csv.reader(io.StringIO(read_text(path)), skipinitialspace=True, strict=True))
@@ -212,7 +227,10 @@ def _read_masks(folder: Path, where: str) -> Annotations:
     for path in paths:
         if not path.stem.isdecimal():
             raise DataFormatError(f"{path} ({where}) should be named by the number of its frame. {AGAIN}")
-        masks[int(path.stem)] = (path, read_instances(path, where))
+        number = int(path.stem)
+        if number in masks:
+            raise DataFormatError(f"{path} and {masks[number][0].name} ({where}) are both of frame {number}. {AGAIN}")
+        masks[number] = (path, read_instances(path, where))
     return dict(sorted(masks.items()))
 
 
@@ -229,7 +247,7 @@ def read_instances(path: Path, where: str) -> dict[int, np.ndarray]:
             raise
         raise DataFormatError(f"{path} ({where}) cannot be read as HDF5: {error}. Download it again.") from error
     masks = masks[None] if masks.ndim == 2 else masks
-    if not np.array_equal(instances, np.round(instances)):
+    if not (np.isfinite(instances) & (instances == np.round(instances)) & (np.abs(instances) < 1e9)).all():
         raise DataFormatError(
             f"{path} ({where}) lists the instances {short_text(instances.tolist())}, expected whole numbers. {AGAIN}"
         )
@@ -259,17 +277,24 @@ def _own_data(file: Any, name: str, path: Path, where: str) -> np.ndarray:
 
 def _listed_frames(folder: Path, nearby: _Nearby, where: str) -> dict[int, Path]:
     """The nearby frames of a folder; warns where some between its first and last are absent."""
-    paths = {
-        int(path.stem): path
+    numbered = [
+        (int(path.stem), path)
         for path in sorted(folder.iterdir())
         if path.suffix.lower() in FRAME_ENDINGS and path.stem.isdecimal()
-    }
-    last = max(paths, default=0)
+    ]
+    if not numbered:
+        raise DataFormatError(
+            f"{where} has no frames in {folder}, found {list_folder(folder)}. Extract the frames of that video again, "
+            "or delete the folder to have them decoded from the video file."
+        )
+    warn_of_repeats(f"{where} ({folder})", "frames", (number for number, _ in numbered), "the last file counts")
+    paths = dict(numbered)
+    last = max(paths)
     if last > MAX_FRAMES:
         raise DataFormatError(
             f"{where}: the frame {paths[last]} is beyond number {MAX_FRAMES}. Number the frames of a video from 1."
         )
-    absent = [number for number in range(min(paths, default=0), last) if number not in paths and number in nearby]
+    absent = [number for number in range(min(paths), last) if number not in paths and number in nearby]
     if absent:
         logger.warning(
             one_line(

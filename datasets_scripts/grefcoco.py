@@ -8,7 +8,7 @@ from typing import Any
 from hf_refseg.data.loading import DataFormatError
 from hf_refseg.messages import short_text
 
-from .refer import AGAIN, Instances, Refer, read_json
+from .refer import AGAIN, Instances, Refer, is_int64, read_json
 
 NO_TARGET = -1
 
@@ -30,7 +30,7 @@ class GRefCoco(Refer):
     @staticmethod
     def targets_of(ref: dict[str, Any], instances: Instances, where: str) -> list[dict[str, Any]]:
         ann_ids = ref.get("ann_id")
-        if not isinstance(ann_ids, list) or not ann_ids or not all(isinstance(ann_id, int) for ann_id in ann_ids):
+        if not isinstance(ann_ids, list) or not ann_ids or not all(map(is_int64, ann_ids)):
             raise DataFormatError(
                 f"{where}: 'ann_id' should be a list of integers, found {short_text(ann_ids)}. {AGAIN}"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import numpy as np
 
 from hf_refseg.data.loading import MAX_FRAMES, DataFormatError
 from hf_refseg.data.masks import MAX_PIXELS, encode_mask
-from hf_refseg.datasets_scripts.refer import AGAIN, read_json
+from hf_refseg.datasets_scripts.refer import AGAIN, read_json, warn_of_repeats
 from hf_refseg.datasets_scripts.video import (
     VideoBuilder,
     check_size,
@@ -78,6 +79,8 @@ class JhmdbSentences(VideoBuilder):
         videos: dict[str, SampledVideo] = {}
         for index, sample in enumerate(samples):
             _add_sample(videos, sample, root, path, f"{path}: sample at position {index}")
+        listed = ((video_id, frame, text) for video_id, frame, _, _, text in samples)
+        warn_of_repeats(str(path), "samples", listed, "each of them counts once")
         return {"test": list(videos.values())}
 
     def row(self, video: SampledVideo) -> dict[str, Any]:
@@ -113,12 +116,12 @@ def _add_sample(videos: dict[str, SampledVideo], sample: Any, root: Path, path: 
     video_id = checked_name(sample[0], where)
     frame, mask_file = (checked_path(root, name, FOLDER, where) for name in sample[1:3])
     length, text = sample[3:]
-    if not isinstance(length, int) or not 0 < length <= MAX_FRAMES or not isinstance(text, str):
+    if type(length) is not int or not 0 < length <= MAX_FRAMES or not isinstance(text, str):
         raise DataFormatError(
             f"{where} should end in a number of frames up to {MAX_FRAMES} and a sentence, found "
             f"{short_text(sample[3:])}. {AGAIN}"
         )
-    if not frame.stem.isdecimal() or not 1 <= int(frame.stem) <= length:
+    if not re.fullmatch("[0-9]{1,9}", frame.stem) or not 1 <= int(frame.stem) <= length:
         raise DataFormatError(
             f"{where}: the video has the frames 1 to {length}, but {name_text(frame.name)} is listed. {AGAIN}"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_refseg.data.loading import DataFormatError
-from hf_refseg.datasets_scripts.refer import AGAIN, checked_field, read_json
+from hf_refseg.datasets_scripts.refer import AGAIN, checked_field, read_json, warn_of_repeats
 from hf_refseg.datasets_scripts.video import (
     VideoBuilder,
     checked_name,
@@ -77,7 +77,9 @@ class RefDavis17(VideoBuilder):
         described = _read_texts(files) if files[0].suffix == ".txt" else _read_json_forms(files)
         splits = {}
         for path in (path for path in self.annotation_files(root) if path.parent.name == "2017"):
-            names = read_text(path).split()
+            listed = read_text(path).split()
+            warn_of_repeats(str(path), "videos", listed, "each of them counts once")
+            names = list(dict.fromkeys(listed))
             absent = [name for name in names if name not in described]
             if len(absent) == len(names):
                 # Of a split that is not wanted the expressions need not be there.
@@ -96,7 +98,7 @@ class RefDavis17(VideoBuilder):
     def row(self, video: DescribedVideo) -> dict[str, Any]:
         root = Path(self.config.data_dir)
         folder = root / "JPEGImages" / "480p" / video.video_id
-        names = video.frame_names or sorted(path.stem for path in folder.glob("*.jpg"))
+        names = video.frame_names or sorted(checked_name(path.stem, video.where) for path in folder.glob("*.jpg"))
         frames = existing_frames((folder / f"{name}.jpg" for name in names), f"{video.where} ({folder})")
         labels = [root / "Annotations" / "480p" / video.video_id / f"{name}.png" for name in names]
         masks = label_masks(frames, labels, video.expressions, video.where)

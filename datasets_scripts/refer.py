@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import logging
+import re
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from os import PathLike
@@ -16,13 +19,18 @@ import numpy as np
 
 from hf_refseg.data.loading import REFER_SPLITS, DataFormatError, row_features
 from hf_refseg.data.masks import MAX_PIXELS, InvalidMaskError, annotation_to_mask, encode_mask
-from hf_refseg.messages import name_text, short_text
+from hf_refseg.files import is_plain_name
+from hf_refseg.messages import name_text, one_line, short_text
 
 from .plain_pickle import read_pickle
 
 COCO_IMAGES = "images/mscoco/images/train2014"
 IMAGE_DIRS = {"refclef": "images/saiapr_tc-12"}
 AGAIN = "Download the file again, or correct the record."
+# Half of a character: JSON can hold one, and nothing can write it down.
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -87,6 +95,11 @@ class Refer(datasets.GeneratorBasedBuilder):
         refs_file, instances_file = self.annotation_files(Path(config.data_dir), config.dataset, config.split_by)
         instances = Instances.read(instances_file)
         splits = group_by_split(self.read_refs(refs_file), refs_file, REFER_SPLITS[config.dataset][config.split_by])
+        ref_ids = [
+            checked_field(ref, "ref_id", int, f"{refs_file}: ref {name_text(ref.get('ref_id'))}")
+            for ref in chain.from_iterable(splits.values())
+        ]
+        warn_of_repeats(str(refs_file), "ids of refs", ref_ids, "each of the refs is a row of its own")
         return [
             datasets.SplitGenerator(split, gen_kwargs={"refs": tuple(refs), "instances": instances, "file": refs_file})
             for split, refs in splits.items()
@@ -115,9 +128,21 @@ class Refer(datasets.GeneratorBasedBuilder):
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file; raises `DataFormatError` when it is damaged."""
+    """Parse a JSON file; raises `DataFormatError` when it is damaged, or a mapping in it has a key twice."""
+
+    def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            repeated, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+            raise DataFormatError(
+                f"{path} has the key {short_text(repeated)} twice in one mapping. Remove one of the records."
+            )
+        return found
+
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes(), object_pairs_hook=mapping)
+    except DataFormatError:
+        raise
     except (ValueError, RecursionError) as error:
         raise DataFormatError(f"{path} is not valid JSON ({error}). Download the file again.") from error
 
@@ -166,7 +191,7 @@ class Instances:
     def bbox(self, annotation: dict[str, Any]) -> list[float]:
         where = f"{self.file}: annotation {annotation['id']}"
         box = checked_field(annotation, "bbox", list, where)
-        if len(box) != 4 or not all(isinstance(side, (int, float)) and abs(side) < 1e9 for side in box):
+        if len(box) != 4 or not all(type(side) in (int, float) and abs(side) < 1e9 for side in box):
             raise DataFormatError(f"{where}: the bbox should be four finite numbers, found {short_text(box)}. {AGAIN}")
         return [float(side) for side in box]
 
@@ -210,7 +235,14 @@ def find_image_dir(root: Path, dataset: str, image_dir: str | PathLike[str] | No
             f"The image folder {folder} does not exist. Expected {usual} under {root}, found there "
             f"{list_folder(root)}. Put the images there, or pass image_dir."
         )
+    require_readable_name(folder)
     return folder
+
+
+def require_readable_name(folder: Path) -> None:
+    """Raises `DataFormatError` for a folder whose name is no text: rows name the files in it."""
+    if LONE_SURROGATE.search(str(folder)):
+        raise DataFormatError(f"The name of the folder {folder} is no text in UTF-8. Rename it.")
 
 
 def fingerprint_files(paths: list[Path]) -> str:
@@ -250,7 +282,8 @@ def _sentences(ref: dict[str, Any], where: str) -> list[dict[str, str]]:
             repair_text(checked_field(sentence, key, str, f"{where}: sentence {name_text(sent_id)}"))
             for key in ("raw", "sent")
         )
-        if not sent.strip():
+        # `raw` is what models read; a blank `sent`, of words without letters, occurs in released files.
+        if not raw.strip():
             raise DataFormatError(
                 f"{where}: sentence {name_text(sent_id)} is empty. Write the expression, or remove the sentence."
             )
@@ -263,8 +296,11 @@ def _sentences(ref: dict[str, Any], where: str) -> list[dict[str, str]]:
 def _image_file(folder: Path, image: dict[str, Any], where: str) -> Path:
     """The image's path; a name that leads out of the folder would publish a private file with the data set."""
     file_name = checked_field(image, "file_name", str, f"{where}: image {image['id']}")
-    if file_name.startswith("/") or ".." in PurePosixPath(file_name).parts or "\\" in file_name or "\0" in file_name:
-        raise DataFormatError(f"{where}: the image's file name {short_text(file_name)} leads out of {folder}. {AGAIN}")
+    parts = PurePosixPath(file_name).parts
+    if not parts or not all(map(is_plain_name, parts)):
+        raise DataFormatError(
+            f"{where}: the image's file name {short_text(file_name)} leads out of {folder}, or is none. {AGAIN}"
+        )
     path = folder / file_name
     if not path.is_file():
         raise DataFormatError(f"{where}: its image {path} does not exist. Download it, or pass another image_dir.")
@@ -273,19 +309,51 @@ def _image_file(folder: Path, image: dict[str, Any], where: str) -> Path:
 
 def _by_id(content: Any, key: str, path: Path) -> dict[int, dict[str, Any]]:
     records = checked_field(content, key, list, str(path))
-    return {
-        checked_field(record, "id", int, f"{path}: {key} at position {index}"): record
-        for index, record in enumerate(records)
-    }
+    ids = [
+        checked_field(record, "id", int, f"{path}: {key} at position {index}") for index, record in enumerate(records)
+    ]
+    warn_of_repeats(str(path), f"ids of {key}", ids, "the last record of each counts")
+    return dict(zip(ids, records, strict=True))
+
+
+def warn_of_repeats(where: str, what: str, ids: Iterable[Hashable], consequence: str) -> None:
+    """Says once, with numbers, that ids come more than once, and what follows from it."""
+    repeated = {each: count for each, count in Counter(ids).items() if count > 1}
+    if repeated:
+        first = next(iter(repeated))
+        logger.warning(
+            one_line(
+                f"{where}: {len(repeated)} {what} come more than once, such as {name_text(first)} ({repeated[first]} "
+                f"times): {consequence}."
+            )
+        )
 
 
 def checked_field(record: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
-    """A field of a record; raises `DataFormatError` where it is absent or of another kind."""
+    """A field of a record; raises `DataFormatError` where it is absent, of another kind, or too large for a row."""
     value = record.get(key) if isinstance(record, dict) else None
-    if not isinstance(value, kind):
+    # Of a truth value Python makes a number as well.
+    if not isinstance(value, kind) or isinstance(value, bool):
         names = " or ".join(option.__name__ for option in (kind if isinstance(kind, tuple) else (kind,)))
         raise DataFormatError(f"{where}: '{key}' should be of type {names}, found {short_text(value)}. {AGAIN}")
+    if isinstance(value, int) and not is_int64(value):
+        raise DataFormatError(f"{where}: '{key}' should be a number of 64 bits, found {short_text(value)}. {AGAIN}")
+    if isinstance(value, str):
+        require_characters(value, f"{where}: '{key}'")
     return value
+
+
+def is_int64(value: Any) -> bool:
+    """Whether a value is an integer, no truth value, that fits into 64 bits."""
+    return type(value) is int and -(2**63) <= value < 2**63
+
+
+def require_characters(text: str, where: str) -> None:
+    """Raises `DataFormatError` for a text with half a character, which no file of rows can hold."""
+    if LONE_SURROGATE.search(text):
+        raise DataFormatError(
+            f"{where} has half a character (a lone surrogate): {short_text(text)}. Write the text again."
+        )
 
 
 def list_folder(folder: Path) -> str:

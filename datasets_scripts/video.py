@@ -18,7 +18,13 @@ from PIL import Image
 
 from hf_refseg.data.loading import DataFormatError, video_features
 from hf_refseg.data.masks import encode_mask
-from hf_refseg.datasets_scripts.refer import AGAIN, fingerprint_files, list_folder
+from hf_refseg.datasets_scripts.refer import (
+    AGAIN,
+    fingerprint_files,
+    list_folder,
+    require_characters,
+    warn_of_repeats,
+)
 from hf_refseg.files import is_plain_name
 from hf_refseg.messages import name_text, one_line, short_text
 
@@ -87,6 +93,8 @@ class VideoBuilder(datasets.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         splits = self.read_videos(Path(self.config.data_dir))
+        names = [video.video_id for videos in splits.values() for video in videos]
+        warn_of_repeats(self.config.data_dir, "videos", names, "each of them is a row of every split that lists it")
         return [
             datasets.SplitGenerator(split, gen_kwargs={"videos": tuple(videos)}) for split, videos in splits.items()
         ]
@@ -126,11 +134,11 @@ def checked_name(name: Any, where: str) -> str:
 
 def checked_path(folder: Path, name: Any, prefix: str, where: str) -> Path:
     """A relative path of a record, which may begin with `prefix`, inside `folder`; one that leads out is refused."""
-    if not isinstance(name, str) or not name or re.search(r"[\\\0]", name) or name.startswith("/"):
-        raise DataFormatError(f"{where}: {short_text(name)} is no path inside the data folder {folder}. {AGAIN}")
-    parts = PurePosixPath(name).parts
+    parts = PurePosixPath(name).parts if isinstance(name, str) else ()
     if ".." in parts:
         raise DataFormatError(f"{where}: the path {short_text(name)} leads out of {folder}. {AGAIN}")
+    if not parts or not all(map(is_plain_name, parts)):
+        raise DataFormatError(f"{where}: {short_text(name)} is no path inside the data folder {folder}. {AGAIN}")
     return folder.joinpath(*(parts[1:] if parts[:1] == (prefix,) else parts))
 
 
@@ -224,6 +232,8 @@ def make_sentence(sent_id: str, text: Any, where: str, annotator: str = "") -> d
             f"{where}: expression {name_text(sent_id)} should be a text, found {short_text(text)}. Write it, or "
             "remove it."
         )
+    for value in (sent_id, text):
+        require_characters(value, f"{where}: expression {name_text(sent_id)}")
     return {"sent_id": sent_id, "raw": text.strip(), "sent": " ".join(text.lower().split()), "annotator": annotator}
 
 

@@ -32,8 +32,13 @@ class OutputError(OSError):
 
 
 def is_plain_name(name: object) -> bool:
-    """Whether a name is one plain part of a path; another one could lead out of the folder that it is meant for."""
-    return isinstance(name, str) and name not in ("", ".", "..") and not re.search(r"[/\\\0]", name)
+    """Whether a name is one plain part of a path; another one could lead out of the folder that it is meant for.
+
+    One with half a character (a lone surrogate), or of more than 255 bytes, is the name of no file either.
+    """
+    if not isinstance(name, str) or name in ("", ".", "..") or re.search(r"[/\\\0\ud800-\udfff]", name):
+        return False
+    return len(name.encode()) <= 255
 
 
 def may_be_on_hub(name: str | os.PathLike[str]) -> bool:

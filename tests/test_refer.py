@@ -188,6 +188,15 @@ def without(table: str) -> Edit:
         (with_segmentation([[1, 1, 9, 9]]), ["instances.json", "annotation 1001", "4 numbers", "remove"]),
         (with_segmentation({"size": [104, 81], "counts": [100]}), ["annotation 1001", "cover 100 pixels", "cut off"]),
         (with_segmentation({"size": [81, 104], "counts": [8424]}), ["annotation 1001", "[81, 104]", "another image"]),
+        (
+            lambda refs, instances: [record.update(name="\ud800") for record in instances["categories"]],
+            ["instances.json: category ", "'name' has half a character"],
+        ),
+        (with_annotation(bbox=[True, 2, 3, 4]), ["annotation 1001", "finite numbers, found [True, 2, 3, 4]"]),
+        (
+            with_annotation(id=2**70),
+            ["instances.json", "annotations at position 1: 'id' should be a number of 64 bits"],
+        ),
         (with_annotation(bbox=[1, 2, 3]), ["instances.json", "annotation 1001", "bbox", "correct"]),
         (with_annotation(bbox=[1, 2, float("nan"), 4]), ["annotation 1001", "finite numbers"]),
         (with_annotation(category_id=12345), ["annotation 1001", "category 12345", "correct"]),
@@ -198,11 +207,31 @@ def without(table: str) -> Edit:
         (with_ref(split="tset"), ["refs(unc).p", "ref 0", "'tset'", "train, val, testA, testB"]),
         (with_ref(sentences=[]), ["refs(unc).p", "ref 0", "no sentence", "remove"]),
         (
-            with_ref(sentences=[{"sent_id": 77, "raw": "x", "sent": " "}]),
+            with_ref(sentences=[{"sent_id": 77, "raw": " ", "sent": "x"}]),
             ["refs(unc).p", "ref 0", "sentence 77 is empty", "remove"],
         ),
+        (
+            with_ref(sentences=[{"sent_id": 77, "raw": "\ud83d dog", "sent": "x"}]),
+            ["refs(unc).p", "ref 0", "sentence 77: 'raw' has half a character", r"'\ud83d dog'", "Write"],
+        ),
+        (
+            with_ref(sentences=[{"sent_id": 77, "raw": "x", "sent": "\udfff"}]),
+            ["refs(unc).p", "ref 0", "sentence 77: 'sent' has half a character"],
+        ),
+        (
+            with_ref(sentences=[{"sent_id": "\ud800", "raw": "x", "sent": "x"}]),
+            ["ref 0: 'sent_id' has half a character"],
+        ),
+        (with_ref(sentences=[{"sent_id": True, "raw": "x", "sent": "x"}]), ["ref 0: 'sent_id' should be of type int"]),
+        (with_ref(ref_id=2**63), ["refs(unc).p", "'ref_id' should be a number of 64 bits", "correct"]),
+        (with_ref(ann_id=2**70), ["refs(unc).p", "ref 0: 'ann_id' should be a number of 64 bits"]),
+        (with_ref(image_id=True), ["refs(unc).p", "ref 0: 'image_id' should be of type int, found True"]),
         (with_ref(sentences=[{"sent_id": 77, "raw": "x"}]), ["refs(unc).p", "sentence 77", "'sent' should be"]),
         (with_image(file_name="absent.jpg"), ["refs(unc).p", "ref 0", "absent.jpg", "does not exist", "image_dir"]),
+        (with_image(file_name="x" * 300), ["refs(unc).p", "ref 0", "leads out of", "or is none"]),
+        (with_image(file_name="."), ["refs(unc).p", "ref 0", "leads out of", "or is none"]),
+        (with_image(width=True), ["instances.json: image 300000: 'width' should be of type int, found True"]),
+        (with_image(height=2**70), ["instances.json: image 300000: 'height' should be a number of 64 bits"]),
         (with_image(file_name="../../../expected.json"), ["refs(unc).p", "ref 0", "leads out of"]),
         (with_image(file_name=str(IMAGES / "COCO_train2014_000000300000.jpg")), ["ref 0", "leads out of"]),
         (with_image(width=10**6, height=10**6), ["instances.json", "image 300000", "1000000 x 1000000"]),
@@ -281,7 +310,7 @@ def test_damaged_json_is_named(content, tmp_path):
         load_refseg("refcoco", tmp_path, image_dir=IMAGES, cache_dir=tmp_path / "cache")
 
 
-@pytest.mark.parametrize("ann_id", [5, [], ["5"], [-1, 1000], None])
+@pytest.mark.parametrize("ann_id", [5, [], ["5"], [-1, 1000], None, [True], [2**70]])
 def test_grefcoco_wants_a_list_of_targets_or_minus_one(ann_id, tmp_path):
     shutil.copytree(GOLDEN / "grefcoco", tmp_path / "grefcoco")
     path = tmp_path / "grefcoco" / "grefs(unc).json"
@@ -377,6 +406,51 @@ def test_a_wrong_layout_says_what_is_expected_and_what_was_found(tmp_path):
         load_refseg("refcoco", tmp_path, image_dir=tmp_path / "absent")
     with pytest.raises(DataFormatError, match=r"no prepared data set.*README\.md.*found expected\.json"):
         load_refseg(str(GOLDEN))
+
+
+def test_a_sentence_needs_no_normalized_form(tmp_path):
+    dataset = load_edited(tmp_path, with_ref(sentences=[{"sent_id": 77, "raw": "?!", "sent": ""}]))
+    row = next(row for row in dataset["train"] if row["ref_id"] == "0")
+    assert row["sentences"] == [{"sent_id": "77", "raw": "?!", "sent": ""}]
+
+
+def repeat_ids(refs, instances):
+    """Two refs of one id, an image and an annotation that are there three times and twice."""
+    refs[1]["ref_id"] = refs[0]["ref_id"]
+    instances["images"] += [dict(instances["images"][0])] * 2
+    first = annotation_of(refs, instances)
+    instances["annotations"].insert(0, {**first, "bbox": [0, 0, 1, 1]})
+
+
+def test_ids_that_repeat_are_said_once_with_their_number(tmp_path, caplog):
+    original = load_edited(tmp_path / "original")
+    assert not caplog.records
+    dataset = load_edited(tmp_path / "repeated", repeat_ids)
+    folder = tmp_path / "repeated" / "refcoco"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{folder}/instances.json: 1 ids of images come more than once, such as 300000 (3 times): the last record of "
+        "each counts.",
+        f"{folder}/instances.json: 1 ids of annotations come more than once, such as 1001 (2 times): the last record "
+        "of each counts.",
+        f"{folder}/refs(unc).p: 1 ids of refs come more than once, such as 0 (2 times): each of the refs is a row of "
+        "its own.",
+    ]
+    boxes = {split: rows["bbox"][:] for split, rows in original.items()}
+    assert {split: rows["bbox"][:] for split, rows in dataset.items()} == boxes
+
+
+def test_a_key_that_comes_twice_is_refused(tmp_path):
+    path = write_tree(tmp_path) / "refcoco" / "instances.json"
+    path.write_text(path.read_text().replace('"width": ', '"width": 5, "width": ', 1))
+    with pytest.raises(DataFormatError, match=r"instances\.json has the key 'width' twice.*Remove one"):
+        load_refseg("refcoco", tmp_path, image_dir=IMAGES, cache_dir=tmp_path / "cache")
+
+
+def test_a_folder_whose_name_is_no_text_is_refused(tmp_path):
+    folder = tmp_path / os.fsdecode(b"images\xff")
+    folder.mkdir()
+    with pytest.raises(DataFormatError, match=r"images\\udcff is no text in UTF-8\. Rename it"):
+        load_edited(tmp_path, image_dir=folder)
 
 
 def test_no_failure_leaves_rows_behind(tmp_path):

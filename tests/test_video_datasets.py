@@ -304,6 +304,24 @@ YOUTUBE_DAMAGE = {
     "frame number": (in_youtube_train(lambda v: v["frames"].append(3)), "t2: 3 is no name"),
     "video outside": (rename_video("../t2"), "'../t2' is no name of a video"),
     "video absolute": (rename_video("/etc"), "'/etc' is no name of a video"),
+    "half a character": (
+        in_youtube_train(lambda v: v["expressions"]["2"].update(exp="a \ud800 dog")),
+        r"t2: 'exp' has half a character .*'a \\ud800 dog'",
+    ),
+    "half a character as id": (
+        in_youtube_train(lambda v: v["expressions"].update({"\udfff": v["expressions"].pop("2")})),
+        r"t2: expression '\\udfff' has half a character",
+    ),
+    "half a character in a frame": (in_youtube_train(lambda v: v["frames"].append("\ud800")), "t2: .* is no name"),
+    "long frame": (in_youtube_train(lambda v: v["frames"].append("0" * 300)), "t2: '0+.*' is no name"),
+    "half a character in a video": (rename_video("\ud800"), r"'\\ud800' is no name of a video"),
+    "object true": (in_youtube_train(lambda v: v["expressions"]["2"].update(obj_id=True)), "of type str or int"),
+    "video twice": (
+        lambda root: (root / "meta_expressions/test/meta_expressions.json").write_text(
+            '{"videos": {"v2": 1, "v2": 2}}'
+        ),
+        "meta_expressions.json has the key 'v2' twice",
+    ),
     "list": (lambda root: write_json(root / "meta_expressions/valid/meta_expressions.json", []), "'videos' should be"),
     "cut JSON": (
         lambda root: (root / "meta_expressions/test/meta_expressions.json").write_text('{"vid'),
@@ -344,6 +362,10 @@ DAVIS_DAMAGE = {
     "other shape": (edit_davis(lambda records: {"videos": records}), "should hold a list of videos, found dict"),
     "no rest": (edit_davis(lambda records: records[2].update(rest=None)), "position 2: 'rest' should be of type list"),
     "outside": (edit_davis(lambda records: records[2].update(video="..")), r"'..' is no name of a video"),
+    "half a character": (
+        edit_davis(lambda records: records[2]["rest"][0].update(exp="\ud800")),
+        "has half a character",
+    ),
     "missing label": (lambda root: (root / "Annotations/480p/two/00001.png").unlink(), "00001.png .*does not exist"),
     "missing frame": (
         lambda root: (root / "JPEGImages/480p/two/00001.jpg").unlink(),
@@ -427,6 +449,27 @@ def replace_in(name: str, old: str, new: str) -> Callable[[Path], None]:
 
 
 A2D_DAMAGE = {
+    "infinite instance": (
+        lambda root: write_h5_content(root, instance=[float("inf")], reMask=np.ones((WIDTH, HEIGHT))),
+        r"00020.h5 .*lists the instances \[inf\], expected whole numbers",
+    ),
+    "huge instance": (
+        lambda root: write_h5_content(root, instance=[1e300], reMask=np.ones((WIDTH, HEIGHT))),
+        r"00020.h5 .*lists the instances \[1e\+300\], expected whole numbers",
+    ),
+    "endless number": (replace_in("a2d_annotation.txt", "b,1,ball", f"b,{'1' * 5000},ball"), "line 5 should be video"),
+    "empty frames": (
+        lambda root: [path.unlink() for path in (root / "Release/frames/b").iterdir()],
+        "video b has no frames in .*Release/frames/b, found nothing. Extract",
+    ),
+    "frame twice": (
+        lambda root: shutil.copy(root / H5, (root / H5).with_name("20.h5")),
+        "20.h5 and 00020.h5 .*b.* are both of frame 20",
+    ),
+    "train and test": (
+        lambda root: (root / "Release/videoset.csv").open("a").write("b,21,0:00,0:03,12,20,30,2,0\n"),
+        "videoset.csv: video b is listed twice, with different values",
+    ),
     "no HDF5": (lambda root: (root / H5).write_bytes(b"MATLAB" * 50), "00020.h5 .*cannot be read as HDF5"),
     "no mask": (lambda root: write_h5_content(root, instance=[3.0]), "00020.h5 .*no dataset 'reMask' of its own"),
     "text": (lambda root: write_h5_content(root, instance=[3.0], reMask="x"), "'reMask' should be numbers"),
@@ -510,6 +553,11 @@ JHMDB_DAMAGE = {
         edit_jhmdb(lambda samples: samples.__setitem__(4, samples[4][:4])),
         "position 4 should be a list of five",
     ),
+    "true": (set_field(3, True), "position 4 should end in a number of frames"),
+    "half a character": (set_field(4, "\ud800"), "video j2: expression j2_1 has half a character"),
+    "half a character in a path": (set_field(2, "puppet_mask/\ud800.mat"), "position 4: .* is no path inside"),
+    "long path": (set_field(1, f"Rename_Images/run/{'j' * 300}/00002.png"), "position 4: .* is no path inside"),
+    "long number": (set_field(1, f"Rename_Images/run/j2/{'1' * 200}.png"), "frames 1 to 6, but .* is listed"),
     "endless": (set_field(3, 10**9), "position 4 should end in a number of frames up to 10000"),
     "empty text": (set_field(4, ""), "video j2: expression j2_1 should be a text"),
     "frame beyond": (set_field(1, "Rename_Images/run/j2/00007.png"), "frames 1 to 6, but 00007.png is listed"),
@@ -550,6 +598,40 @@ JHMDB_DAMAGE = {
 @pytest.mark.parametrize("case", JHMDB_DAMAGE)
 def test_bad_jhmdb(case, tmp_path):
     check_damage("jhmdb_sentences", make_jhmdb(tmp_path / "data"), *JHMDB_DAMAGE[case])
+
+
+def test_videos_that_repeat_are_said_once_with_their_number(tmp_path, caplog):
+    davis = make_davis(tmp_path / "davis" / "data", "list")
+    (davis / "ImageSets/2017/val.txt").write_text("two\ntwo\nbear\n")
+    dataset = load("ref_davis17", davis)
+    assert {split: rows["video_id"][:] for split, rows in dataset.items()} == {
+        "train": ["bear"],
+        "val": ["two", "bear"],
+    }
+
+    a2d = make_a2d(tmp_path / "a2d" / "data")
+    table = a2d / "Release/videoset.csv"
+    table.write_text(table.read_text() * 3)
+    shutil.copy(a2d / "Release/frames/b/00007.png", a2d / "Release/frames/b/00006.jpg")
+    frames = load("a2d_sentences", a2d)["test"][0]["frames"]
+    assert [round(np.asarray(frame).mean()) for frame in frames[4:7]] == [25, 30, 35]
+
+    jhmdb = make_jhmdb(tmp_path / "jhmdb" / "data")
+    edit_jhmdb(lambda samples: samples.append(samples[0]))(jhmdb)
+    assert len(load("jhmdb_sentences", jhmdb)["test"]) == 2
+
+    once = "each of them counts once."
+    frame = "./jhmdb_sentences/Rename_Images/run/j1/00002.png"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{davis}/ImageSets/2017/val.txt: 1 videos come more than once, such as two (2 times): {once}",
+        f"{davis}: 1 videos come more than once, such as bear (2 times): each of them is a row of every split that "
+        "lists it.",
+        f"{table}: 2 videos come more than once, such as a (3 times): {once}",
+        f"{a2d}/a2d_annotation.txt: video b ({a2d}/Release/frames/b): 1 frames come more than once, such as 6 "
+        "(2 times): the last file counts.",
+        f"{jhmdb}/samples_metadata.json: 1 samples come more than once, such as ('j1', '{frame}', 'j1 runs') "
+        f"(2 times): {once}",
+    ]
 
 
 def test_wrong_arguments(tmp_path):

@@ -220,7 +220,7 @@ def build_rows(builder: DatasetBuilder) -> DatasetDict:
         with filling_cache(builder.cache_dir):
             builder.download_and_prepare()
     except DatasetGenerationError as error:
-        if isinstance(error.__cause__, DataFormatError | ImportError):
+        if isinstance(error.__cause__, DataFormatError | ImportError | OSError):
             raise error.__cause__ from None
         raise
     return builder.as_dataset()
