@@ -6,8 +6,8 @@ from setuptools import setup
 
 # The lowest versions are those that `make test-lowest` installs.
 DEPENDENCIES = [
-    "torch>=2.8",
-    "torchvision>=0.23",
+    "torch>=2.11",
+    "torchvision>=0.26",
     "transformers>=5.23,<6",
     "datasets>=5,<6",
     "huggingface_hub>=2,<3",
@@ -21,7 +21,7 @@ DEPENDENCIES = [
     "typer>=0.20",
     "pyyaml>=6.0.1",
 ]
-VIDEO = ["av>=14", "h5py>=3.12", "scipy>=1.14"]
+VIDEO = ["av>=17.1", "h5py>=3.12", "scipy>=1.14"]
 EXTRAS = {
     "video": VIDEO,
     "export": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.32"],

@@ -210,7 +210,7 @@ def test_pinning_reaches_every_tensor(model, processor, data, tmp_path, monkeypa
     cache = FeatureCache.open(tmp_path, model, processor)
     cache.fill(model, processor, [data["train"]], progress=False)
     batch = EncodedCollator(processor, torch.float32)([ReferentExamples(data["train"], 1, cache.read)[0]])
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *device: tensor + 1)
     pinned = torch.utils.data._utils.pin_memory.pin_memory(batch)
     assert set(pinned) == set(batch)
     assert torch.equal(pinned["input_ids"], batch["input_ids"] + 1)
