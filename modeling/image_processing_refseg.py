@@ -1,14 +1,17 @@
 """Images and masks on their way into a model, and logits on their way back to masks at the image's own size."""
 
 import base64
+import math
 import os
+import reprlib
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from http.client import HTTPException
 from io import BytesIO
+from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -18,7 +21,7 @@ import torchvision.transforms.v2.functional as tvF
 from PIL import Image, ImageOps
 from torch import Tensor
 from transformers.image_processing_backends import TorchvisionBackend
-from transformers.image_processing_utils import BatchFeature
+from transformers.image_processing_utils import BatchFeature, get_size_dict
 from transformers.image_transforms import to_channel_dimension_format
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
@@ -34,12 +37,20 @@ from transformers.utils import ModelOutput, TensorType, logging
 
 from .modeling_outputs_refseg import require_finite
 from .names_refseg import nearest_names
+from .pixels_refseg import as_8_bit, as_mask, as_pixels, check_array
 from .precision_refseg import at_least_float32
 
 logger = logging.get_logger(__name__)
 
-# Integers that may hold more than 8 bits.
-DEEP_DTYPES = (torch.uint16, torch.uint32, torch.uint64, torch.int16, torch.int32, torch.int64)
+# The longest side that images are resized to; no model comes near it, but a typing error would fill the memory.
+MAX_SIDE = 2**14
+
+# Options that are finite numbers: how many, which ones, and the same in words.
+NUMBERS = {
+    "image_mean": ((1, 3, 4), math.isfinite, "a number, or one for each color"),
+    "image_std": ((1, 3, 4), lambda number: number > 0, "a number larger than 0, or one for each color"),
+    "rescale_factor": ((1,), bool, "a number other than 0"),
+}
 
 # What transformers saves in the file of an image processor beside its options.
 SAVED_BY_TRANSFORMERS = ("auto_map", "feature_extractor_type", "image_processor_type", "processor_class")
@@ -62,11 +73,14 @@ class RefSegImageProcessor(TorchvisionBackend):
     the normalization and as background in masks (as SAM prepares its images).
     The defaults are those of LAVT (section 3.3): 480 by 480 pixels, antialiased bilinear, ImageNet mean and standard
     deviation; masks take the nearest pixel. Images may be PIL images of any mode, paths and URLs (EXIF orientation is
-    applied), numpy arrays or torch tensors. Integers of more than 8 bits are scaled as `as_8_bit` does; fractions of 1
-    take `do_rescale=False`, as in transformers.
+    applied), numpy arrays or torch tensors, (height, width) or with 1, 3 or 4 channels in front or behind. Integers of
+    more than 8 bits are scaled as `as_8_bit` does, and so are floats: fractions of white, 0 ... 1, mean the same
+    picture as levels of 0 ... 255. With `do_rescale=False` floats stay as they are, as in transformers; where they
+    rescale, its own image processors take all floats for levels. NaN and infinity are an error, and so are negative
+    values that would be rescaled.
 
-    An unknown option is an error; of a saved image processor, which may be that of a newer version, it is left out,
-    with a warning.
+    An unknown option is an error, as is a value that no image can be prepared with; of a saved image processor, which
+    may be that of a newer version, an unknown option is left out, with a warning.
     """
 
     valid_kwargs = RefSegImageProcessorKwargs
@@ -110,12 +124,15 @@ class RefSegImageProcessor(TorchvisionBackend):
             known = list(cls.valid_kwargs.__annotations__)
             raise TypeError(f"{cls.__name__} has no option {', '.join(unknown)}{nearest_names(unknown, known) or '.'}")
 
-    def _standardize_kwargs(self, size: int | dict[str, int] | SizeDict | None = None, **kwargs) -> dict:
-        if isinstance(size, dict | SizeDict) and set(dict(size)) not in ({"height", "width"}, {"longest_edge"}):
-            raise ValueError(
-                f'`size` is {{"height": ..., "width": ...}} or {{"longest_edge": ...}} in pixels, not {dict(size)}.'
-            )
-        return super()._standardize_kwargs(size=size, **kwargs)
+    def _standardize_kwargs(
+        self, size: int | dict[str, int] | SizeDict | None = None, default_to_square: bool | None = None, **kwargs
+    ) -> dict:
+        if size is not None:
+            is_named = isinstance(size, dict | SizeDict)
+            size = dict(size) if is_named else get_size_dict(size, default_to_square=default_to_square)
+            _check_size(size)
+        _check_options(kwargs)
+        return super()._standardize_kwargs(size=size, default_to_square=default_to_square, **kwargs)
 
     def preprocess(
         self,
@@ -127,8 +144,14 @@ class RefSegImageProcessor(TorchvisionBackend):
 
         Args:
             images: one image or a list.
-            segmentation_maps: one (height, width) mask per image or a list, nonzero = target, as large as the image;
-                returned as int64 0 or 1, (batch, height, width).
+            segmentation_maps: a (height, width) mask or a list, positive = target and 0 = background, as large as the
+                (upright) image; one per image, or again and again one per image, as for several texts; returned as
+                int64 0 or 1, (batch, height, width).
+
+        Raises:
+            TypeError: something that is no image, or no mask, and an unknown option.
+            ValueError: no image or no mask, or one without pixels, of another shape, of another size than its image,
+                or whose values are no picture or mask.
         """
         self._refuse_unknown(kwargs)
         return super().preprocess(images, segmentation_maps, **kwargs)
@@ -144,7 +167,7 @@ class RefSegImageProcessor(TorchvisionBackend):
 
         Args:
             clips: for each clip its frames; all clips are of one length.
-            segmentation_maps: lists of that length, of masks as large as the frames, nonzero = target.
+            segmentation_maps: lists of that length, of masks as large as the frames, positive = target.
             return_tensors: kind of the tensors, PyTorch's by default.
 
         Returns:
@@ -153,41 +176,47 @@ class RefSegImageProcessor(TorchvisionBackend):
 
         Raises:
             ValueError: where lengths differ, or there is nothing.
+            TypeError, ValueError: as `preprocess`.
         """
         lengths = sorted({len(frames) for frames in [*clips, *(segmentation_maps or [])]})
         if len(lengths) != 1 or lengths == [0]:
             raise ValueError(f"Clips and their masks need one frame at least, and equally many: got {lengths}.")
         masks = None if segmentation_maps is None else [mask for maps in segmentation_maps for mask in maps]
         frames = [frame for clip in clips for frame in clip]
+        if len(list(_one_by_one(frames, 3))) != len(frames) or len(list(_one_by_one(masks or [], 2))) != len(
+            masks or []
+        ):
+            raise ValueError("Clips are lists of single frames and masks, not of lists or stacks of them.")
         inputs = self.preprocess(frames, segmentation_maps=masks, return_tensors="pt", **kwargs)
         data = {name: values.unflatten(0, (-1, lengths[0])) for name, values in inputs.items()}
         return BatchFeature(data, tensor_type=return_tensors)
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
         """Paths and URLs, also in lists, as upright RGB images (PIL), by `read_image`; all else stays as it is."""
-        if isinstance(image_url_or_urls, str | PathLike):
-            return read_image(image_url_or_urls)
-        return super().fetch_images(image_url_or_urls)
+        if isinstance(image_url_or_urls, list | tuple):
+            return [self.fetch_images(each) for each in image_url_or_urls]
+        return _fetched(image_url_or_urls)
 
-    def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> ImageInput:
-        if isinstance(images, list | tuple) and not images:
-            raise ValueError("There is no image: pass one at least.")
-        if expected_ndims == 3:
-            several = isinstance(images, list | tuple)
-            images = [_with_channel(each) for each in images] if several else _with_channel(images)
-        return super()._prepare_images_structure(images, expected_ndims=expected_ndims)
+    def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> list[ImageInput]:
+        """Single images, fetched, or masks where `expected_ndims` is 2."""
+        several = list(_one_by_one(images, expected_ndims))
+        if not several:
+            raise ValueError(f"There is no {'image' if expected_ndims == 3 else 'mask'}: pass one at least.")
+        return [_fetched(image) for image in several] if expected_ndims == 3 else several
 
-    def process_image(self, image: ImageInput, do_convert_rgb: bool | None = None, **kwargs) -> Tensor:
-        if do_convert_rgb and isinstance(image, Image.Image):
-            image = upright_rgb(image)
-        elif do_convert_rgb and isinstance(image, np.ndarray) and image.dtype.kind in "iu":
-            image = as_8_bit(image)
-        elif do_convert_rgb and isinstance(image, Tensor) and image.dtype in DEEP_DTYPES:
-            image = torch.from_numpy(as_8_bit(image.cpu().numpy())).to(image.device)
+    def process_image(
+        self, image: ImageInput, do_convert_rgb: bool | None = None, do_rescale: bool | None = None, **kwargs
+    ) -> Tensor:
+        if isinstance(image, Image.Image):
+            image = upright_rgb(image) if do_convert_rgb else np.asarray(image)
+        if isinstance(image, np.ndarray | Tensor):
+            image = as_pixels(image, do_rescale=bool(do_rescale))
         return super().process_image(image, do_convert_rgb=do_convert_rgb, **kwargs)
 
     def convert_to_rgb(self, image: Tensor, input_data_format: ChannelDimension | None = None) -> Tensor:
         """Makes an image (1, 3 or 4, height, width) RGB; transparency is left out, as in PIL images."""
+        if image.shape[0] not in (1, 3, 4):
+            raise ValueError(f"`input_data_format` says that there are {image.shape[0]} channels, not 1, 3 or 4.")
         return super().convert_to_rgb(image[:3], input_data_format)
 
     def resize(self, image: Tensor, size: SizeDict, resample: PILImageResampling | None = None, **kwargs) -> Tensor:
@@ -218,11 +247,18 @@ class RefSegImageProcessor(TorchvisionBackend):
         **kwargs,
     ) -> BatchFeature:
         images = self._prepare_image_like_inputs(
-            images=images, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, device=device
+            images=images,
+            do_convert_rgb=do_convert_rgb,
+            do_rescale=kwargs["do_rescale"],
+            input_data_format=input_data_format,
+            device=device,
         )
-        data = {"pixel_values": self._preprocess(images, return_tensors=None, **kwargs)["pixel_values"]}
+        data = {}
         if segmentation_maps is not None:
-            data["mask_labels"] = self._preprocess_masks(segmentation_maps, device, **kwargs)
+            masks = [as_mask(mask) for mask in self._prepare_images_structure(segmentation_maps, expected_ndims=2)]
+            _check_sizes_of_masks(masks, images)
+            data["mask_labels"] = self._preprocess_masks([mask.to(device=device) for mask in masks], **kwargs)
+        data["pixel_values"] = self._preprocess(images, return_tensors=None, **kwargs)["pixel_values"]
         return BatchFeature(data=data, tensor_type=return_tensors)
 
     def _preprocess(self, images: list[Tensor], size: SizeDict, **kwargs) -> BatchFeature:
@@ -230,16 +266,9 @@ class RefSegImageProcessor(TorchvisionBackend):
             kwargs |= {"do_pad": True, "pad_size": SizeDict(height=size.longest_edge, width=size.longest_edge)}
         return super()._preprocess(images, size=size, **kwargs)
 
-    def _preprocess_masks(self, segmentation_maps: ImageInput, device: str | torch.device | None, **kwargs) -> list:
-        masks = self._prepare_image_like_inputs(
-            images=segmentation_maps,
-            expected_ndims=2,
-            do_convert_rgb=False,
-            input_data_format=ChannelDimension.FIRST,
-            device=device,
-        )
-        masks = [(mask != 0).to(torch.uint8) for mask in masks]
+    def _preprocess_masks(self, masks: list[Tensor], **kwargs) -> list[Tensor]:
         unscaled = {"do_normalize": False, "do_rescale": False, "resample": tvF.InterpolationMode.NEAREST_EXACT}
+        masks = [mask.to(torch.uint8)[None] for mask in masks]
         masks = self._preprocess(masks, return_tensors=None, **{**kwargs, **unscaled})["pixel_values"]
         return [mask.squeeze(0).to(torch.int64) for mask in masks]
 
@@ -261,12 +290,15 @@ class RefSegImageProcessor(TorchvisionBackend):
             has a presence head and gives the target a probability of at most 0.5, the mask is empty.
 
         Raises:
-            ValueError: where the numbers of logits and sizes differ.
+            ValueError: where the numbers of logits and sizes differ, a size is not two whole numbers above 0 of not
+                more pixels than PIL opens (`PIL.Image.MAX_IMAGE_PIXELS`), the threshold is no probability, or the
+                logits are those of clips.
             NotFiniteError: a logit is NaN or infinite.
         """
+        threshold = self.mask_threshold if threshold is None else as_probability(threshold)
         return [
             self._post_process_one(logits, size, threshold, is_found)
-            for logits, size, is_found in _for_each_text(outputs, target_sizes)
+            for logits, size, is_found in _for_each_text(outputs, target_sizes, "image")
         ]
 
     def post_process_referring_video_segmentation(
@@ -281,8 +313,9 @@ class RefSegImageProcessor(TorchvisionBackend):
             foreground probability inside its mask, 0 for an empty one) and `present` (whether any mask holds any
             pixel). Where a presence head gives the target a probability of at most 0.5, all masks are empty.
         """
+        threshold = self.mask_threshold if threshold is None else as_probability(threshold)
         results = []
-        for clip, size, is_found in _for_each_text(outputs, target_sizes):
+        for clip, size, is_found in _for_each_text(outputs, target_sizes, "video"):
             frames = [self._post_process_one(logits, size, threshold, is_found) for logits in clip]
             results.append(
                 {
@@ -293,11 +326,8 @@ class RefSegImageProcessor(TorchvisionBackend):
             )
         return results
 
-    def _post_process_one(
-        self, logits: Tensor, size: tuple[int, int], threshold: float | None, is_found: bool
-    ) -> dict:
-        threshold = self.mask_threshold if threshold is None else threshold
-        height, width = (int(side) for side in size)
+    def _post_process_one(self, logits: Tensor, size: tuple[int, int], threshold: float, is_found: bool) -> dict:
+        height, width = size
         if self.size.longest_edge:
             rows, columns = fit_longest_edge(height, width, max(logits.shape))
             logits = logits[:rows, :columns]
@@ -310,11 +340,54 @@ class RefSegImageProcessor(TorchvisionBackend):
         return {"mask": mask, "score": probabilities[mask].mean().item() if present else 0.0, "present": present}
 
 
+def as_probability(threshold: Any) -> float:
+    """A threshold as a float; raises ValueError where it is no number from 0 to 1."""
+    try:
+        number = float(threshold)
+    except (TypeError, ValueError, RuntimeError):
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise ValueError(f"A threshold is a probability, from 0 to 1, not {reprlib.repr(threshold)}.")
+    return number
+
+
+def _check_size(size: Mapping[str, Any]) -> None:
+    are_sides = (isinstance(side, Integral) and side is not True and 0 < side <= MAX_SIDE for side in size.values())
+    if set(size) not in ({"height", "width"}, {"longest_edge"}) or not all(are_sides):
+        raise ValueError(
+            f'`size` is {{"height": ..., "width": ...}} or {{"longest_edge": ...}} in pixels, not '
+            f"{reprlib.repr(dict(size))}: whole numbers from 1 to {MAX_SIDE}."
+        )
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Raises ValueError for a value that no image can be prepared with; None stands for none."""
+    given = {name: value for name, value in options.items() if value is not None}
+    for name, value in given.items():
+        if name.startswith("do_") and not isinstance(value, bool):
+            raise ValueError(f"`{name}` is True or False, not {reprlib.repr(value)}.")
+    for name, (counts, is_possible, wanted) in NUMBERS.items():
+        value = given.get(name, 1)
+        numbers = value if isinstance(value, list | tuple) else [value]
+        are_finite = all(isinstance(number, Real) and math.isfinite(number) for number in numbers)
+        if len(numbers) not in counts or not are_finite or not all(map(is_possible, numbers)):
+            raise ValueError(f"`{name}` is {wanted}, not {reprlib.repr(value)}.")
+    as_probability(given.get("mask_threshold", 0.5))
+
+
 def _for_each_text(
-    outputs: ModelOutput, target_sizes: list[tuple[int, int]] | None
+    outputs: ModelOutput, target_sizes: list[tuple[int, int]] | None, kind: Literal["image", "video"]
 ) -> Iterator[tuple[Tensor, tuple[int, int], bool]]:
     """The logits of each text, the size of its mask, and whether the presence head, if any, has found its target."""
-    sizes = [tuple(outputs.logits.shape[-2:])] * len(outputs.logits) if target_sizes is None else target_sizes
+    if outputs.logits.ndim != (3 if kind == "image" else 4):
+        raise ValueError(
+            f"Logits of shape {tuple(outputs.logits.shape)} are not those of {kind}s: masks of images come from "
+            "`post_process_referring_segmentation`, those of clips from `post_process_referring_video_segmentation`."
+        )
+    if target_sizes is None:
+        sizes = [tuple(outputs.logits.shape[-2:])] * len(outputs.logits)
+    else:
+        sizes = [_as_size(size) for size in (target_sizes if isinstance(target_sizes, Iterable) else [target_sizes])]
     if len(sizes) != len(outputs.logits):
         raise ValueError(f"Pass one target size per text: got {len(sizes)} sizes for {len(outputs.logits)} texts.")
     require_finite(logits=outputs.logits, presence_logits=outputs.presence_logits)
@@ -329,29 +402,50 @@ def fit_longest_edge(height: int, width: int, longest_edge: int) -> tuple[int, i
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def _with_channel(image: ImageInput) -> ImageInput:
-    """A gray array or tensor (height, width) gets a channel axis in front; anything else stays as it is."""
-    return image[None] if isinstance(image, np.ndarray | Tensor) and image.ndim == 2 else image
+def _as_size(size: Any) -> tuple[int, int]:
+    """Height and width out of a sequence, an array or a tensor."""
+    try:
+        height, width = (int(side) for side in size)
+        is_whole = all(int(side) == side for side in size)
+    except (TypeError, ValueError, OverflowError):
+        height = width = 0
+        is_whole = False
+    limit = Image.MAX_IMAGE_PIXELS or math.inf
+    if not is_whole or min(height, width) < 1 or height * width > limit:
+        raise ValueError(
+            f"A target size is the height and width of a mask, whole numbers from 1 on and at most {limit} pixels "
+            f"together, not {reprlib.repr(size)}."
+        )
+    return height, width
 
 
-def as_8_bit(values: np.ndarray) -> np.ndarray:
-    """Gray values or colors of any type as uint8, of the same shape.
+def _fetched(image: Any) -> Image.Image | np.ndarray | Tensor:
+    return image if isinstance(image, Image.Image | np.ndarray | Tensor) else read_image(image)
 
-    They are scaled by the smallest range that holds them, so that data of 12 bits in files of 16 bits are not black:
-    that of 8, 12 or 16 bits, 0 ... 1 as well where they are no integers, or, beyond all of these, up to the largest
-    value. What is negative or no number is 0.
-    """
-    if values.dtype == np.uint8:
-        return values
-    ranges = (255, 4095, 65535) if values.dtype.kind in "iu" else (1, 255, 4095, 65535)
-    numbers = np.nan_to_num(values.astype(np.float64), posinf=0).clip(0)
-    largest = numbers.max(initial=0)
-    white = next((each for each in ranges if largest <= each), largest)
-    return (numbers * 255 / white).astype(np.uint8)
+
+def _one_by_one(images: Any, ndims: int) -> Iterator[Any]:
+    """Single images, or masks, out of lists of them, lists of such lists, and arrays of one axis more than theirs."""
+    for each in images if isinstance(images, list | tuple) else [images]:
+        for image in each if isinstance(each, list | tuple) else [each]:
+            yield from image if isinstance(image, np.ndarray | Tensor) and image.ndim == ndims + 1 else [image]
+
+
+def _check_sizes_of_masks(masks: list[Tensor], images: list[Tensor]) -> None:
+    if len(masks) % len(images):
+        raise ValueError(f"There are {len(masks)} masks for {len(images)} images: pass one for each.")
+    for index, mask in enumerate(masks):
+        wanted = images[index % len(images)].shape[-2:]
+        if mask.shape != wanted:
+            raise ValueError(
+                f"Mask {index} has {mask.shape[0]} x {mask.shape[1]} pixels (height x width), its image "
+                f"{wanted[0]} x {wanted[1]} (as it stands upright): pass a mask of the image's own size."
+            )
 
 
 def stored_rgb(image: Image.Image) -> Image.Image:
     """A PIL image of any mode as RGB, in the orientation in which its pixels are stored."""
+    if not all(image.size):
+        raise ValueError(f"An image of {image.width} x {image.height} pixels is empty: pass one with a pixel.")
     if image.mode == "F" or image.mode.startswith("I"):
         image = Image.fromarray(as_8_bit(np.asarray(image)))
     return image.convert("RGB")
@@ -379,13 +473,13 @@ def read_image(source: str | PathLike[str] | Image.Image | np.ndarray | Tensor) 
 
     Args:
         source: a path, a URL (http or https), an image file in base64 (also as `data:image/...`), a PIL image of any
-            mode, or an array or tensor (height, width), or with 1, 3 or 4 channels in front or behind, of any type
-            that `as_8_bit` takes.
+            mode, or an array or tensor (height, width), or with 1, 3 or 4 channels in front or behind, of values that
+            `as_8_bit` takes.
 
     Raises:
         FileNotFoundError: there is no such file.
         ConnectionError: the URL cannot be downloaded.
-        ValueError: a damaged or too large image, or an array of another shape.
+        ValueError: a damaged or too large image, one without pixels, or an array of another shape or of other values.
         TypeError: anything else.
     """
     if isinstance(source, Image.Image):
@@ -432,15 +526,11 @@ def _decode(file: Path | BinaryIO, name: str) -> Image.Image:
 
 
 def _from_array(values: np.ndarray | Tensor) -> Image.Image:
+    check_array(values)
     if isinstance(values, Tensor):
         values = (values.float() if values.is_floating_point() else values).detach().cpu().numpy()
     if values.ndim == 2:
         values = values[None]
-    if values.ndim != 3 or not {values.shape[0], values.shape[2]} & {1, 3, 4}:
-        raise ValueError(
-            f"An array of shape {values.shape} is no image: pass (height, width), or 1, 3 or 4 channels in front or "
-            "behind."
-        )
     channels = infer_channel_dimension_format(values, num_channels=(1, 3, 4))
     pixels = as_8_bit(to_channel_dimension_format(values, ChannelDimension.LAST, channels))
     return Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).convert("RGB")

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from transformers import AutoImageProcessor, Pipeline
 from transformers.utils import PROCESSOR_NAME
 
-from .image_processing_refseg import read_image
+from .image_processing_refseg import as_probability, read_image
 from .modeling_outputs_refseg import ReferringSegmentationOutput
 from .processing_refseg import RefSegProcessor
 from .saved_files_refseg import load_saved_tokenizer
@@ -75,7 +75,7 @@ class ReferringSegmentationPipeline(Pipeline):
     def run_requests(self, inputs: Any, text: Any, **options) -> Any:
         """Runs the pipeline on one or several inputs in any form, as `__call__` of the pipelines says."""
         texts = None if text is None else as_sentences(text)
-        several = isinstance(inputs, Iterable | Sized) and not isinstance(inputs, Mapping)
+        several = isinstance(inputs, Iterable | Sized) and not isinstance(inputs, Mapping | bytes)
         if not several or self.is_single(inputs):
             return super().__call__(self.as_request(inputs, texts), **options)
         if isinstance(inputs, list | tuple | np.ndarray | Tensor):
@@ -148,8 +148,8 @@ class ReferringImageSegmentationPipeline(ReferringSegmentationPipeline):
             mask is empty and the score 0).
 
         Raises:
-            ValueError: no image, no text or an empty one, or a dictionary without these; and as `read_image`, whose
-                other errors are raised as well.
+            ValueError: no image, no text or an empty one, a dictionary without these, or a threshold that is no
+                probability; and as `read_image`, whose other errors are raised as well.
             NotFiniteError: the model answers with NaN or infinity.
         """
         if threshold is not None:
@@ -164,7 +164,7 @@ class ReferringImageSegmentationPipeline(ReferringSegmentationPipeline):
     def _sanitize_parameters(self, threshold: float | None = None, **kwargs) -> tuple[dict, dict, dict]:
         if kwargs:
             raise TypeError(f"Unknown options {sorted(kwargs)}; this pipeline takes `text` and `threshold`.")
-        return {}, {}, {} if threshold is None else {"threshold": threshold}
+        return {}, {}, {} if threshold is None else {"threshold": as_probability(threshold)}
 
     def preprocess(self, inputs: dict[str, Any]) -> dict[str, Any]:
         image, texts = read_image(inputs["image"]), inputs["texts"]

@@ -1,13 +1,15 @@
 """Images or videos, texts and masks together on their way into any model for referring segmentation, and back."""
 
+import reprlib
 from collections.abc import Mapping
+from numbers import Integral
 from os import PathLike
 from typing import Any, Literal
 
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase, TextInput
+from transformers.tokenization_utils_base import BatchEncoding, PreTrainedTokenizerBase, TextInput
 from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, ModelOutput, logging
 
 from .image_processing_refseg import RefSegImageProcessorKwargs
@@ -31,7 +33,7 @@ MOST_NAMED_WORDS = 20
 PROCESSOR_FILES = (PROCESSOR_NAME, IMAGE_PROCESSOR_NAME)
 # Arguments of `from_pretrained` that replace or add tokens.
 TOKEN_OPTIONS = {"tokenizer", "extra_special_tokens", *PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES}
-PADDING_OPTIONS = ("padding", "padding_side", "pad_to_multiple_of", "return_tensors")
+PADDING_OPTIONS = ("padding", "padding_side", "pad_to_multiple_of")
 
 
 class RefSegProcessorKwargs(ProcessingKwargs, total=False):
@@ -67,6 +69,7 @@ class RefSegProcessor(ProcessorMixin):
     ) -> None:
         if text_truncation not in ("keep_end_token", "released"):
             raise ValueError(f"text_truncation is 'keep_end_token' or 'released', got '{text_truncation}'.")
+        _check_at_least_one(max_text_length=max_text_length)
         self.max_text_length = max_text_length
         self.text_truncation = text_truncation
         self._named_words: set[str] = set()
@@ -124,8 +127,9 @@ class RefSegProcessor(ProcessorMixin):
         Args:
             images: one image, or a list with one image per text. One image with several texts is encoded once.
             text: a sentence or a list.
-            segmentation_maps: one (height, width) mask per text, nonzero = target, for training; one (frames, height,
-                width) array or list of masks per text along with `videos`. They may lie in `images_kwargs` instead.
+            segmentation_maps: one (height, width) mask per text, positive = target, as large as its image, for
+                training; one (frames, height, width) array or list of masks per text along with `videos`. They may lie
+                in `images_kwargs` instead.
             videos: instead of `images`: one clip, or a list with one clip per text, all of one length. A clip is a
                 list of frames (PIL images, arrays or tensors), or the path of a folder of frames or of a video file.
 
@@ -136,8 +140,10 @@ class RefSegProcessor(ProcessorMixin):
 
         Raises:
             ValueError: where nothing is given, or both images and clips, or a list is empty, or a text is, or lengths
-                differ.
-            TypeError: an option in `images_kwargs` or `text_kwargs` that image processor or tokenizer do not take.
+                differ, or the numbers of texts and masks, or an option is out of range; and as the image processor
+                and [`VideoFrames`] raise it.
+            TypeError: an option in `images_kwargs` or `text_kwargs` that image processor or tokenizer do not take, or
+                something that is no image, video or mask.
         """
         if images is None and text is None and videos is None:
             raise ValueError("Pass `images` or `videos`, `text`, or both.")
@@ -154,14 +160,17 @@ class RefSegProcessor(ProcessorMixin):
         merged = self._merge_kwargs(
             tokenizer_init_kwargs=self.tokenizer.init_kwargs, images_kwargs=images_kwargs, **kwargs
         )
+        texts = None if text is None else as_sentences(text)
         data: dict = {}
         if images is not None:
             data.update(self.image_processor(images, segmentation_maps=segmentation_maps, **merged["images_kwargs"]))
         if videos is not None:
             masks = None if segmentation_maps is None else as_clips(segmentation_maps, frame_axes=2)
             data.update(self.image_processor.preprocess_clips(as_clips(videos), masks, **merged["images_kwargs"]))
-        if text is not None:
-            data.update(self._tokenize(as_sentences(text), **merged["text_kwargs"]))
+        if texts is not None:
+            data.update(self._tokenize(texts, **merged["text_kwargs"]))
+            if len(data.get("mask_labels", texts)) != len(texts):
+                raise ValueError(f"Got {len(data['mask_labels'])} masks for {len(texts)} texts: pass one for each.")
         return BatchFeature(data)
 
     def _refuse_unknown(self, options: Mapping[str, Any]) -> None:
@@ -177,16 +186,37 @@ class RefSegProcessor(ProcessorMixin):
                 raise TypeError(f"{group} of {type(self).__name__} have no option {', '.join(unknown)}{hint}")
 
     def _tokenize(self, texts: list[str], **kwargs) -> Mapping:
-        limit = kwargs.pop("max_length", None) or self.max_text_length
+        limit = kwargs.pop("max_length", None)
+        limit = self.max_text_length if limit is None else limit
+        multiple = kwargs.get("pad_to_multiple_of")
+        _check_at_least_one(max_length=limit, pad_to_multiple_of=1 if multiple is None else multiple)
         may_cut = kwargs.pop("truncation", None) not in (False, "do_not_truncate")
-        is_cut = self._count_tokens(texts, kwargs.get("add_special_tokens", True)) > limit and may_cut
-        if is_cut:
-            logger.warning_once(
-                f"A text has more than {limit} tokens and is cut; the processor's `max_text_length` is the limit."
-            )
-        has_length = kwargs["padding"] == "max_length"
-        if not is_cut:
-            return self.tokenizer(texts, max_length=limit if has_length else None, **kwargs)
+        return_tensors = kwargs.pop("return_tensors", None)
+        is_special_wanted = kwargs.pop("return_special_tokens_mask", False)
+        length = limit if kwargs["padding"] == "max_length" else None
+        tokens = self.tokenizer(texts, max_length=length, return_special_tokens_mask=True, **kwargs)
+        if len(tokens["input_ids"]) != len(texts):
+            raise ValueError("Texts are sentences: they take neither `is_split_into_words` nor overflowing tokens.")
+        words = [
+            [token for token, special in zip(*of_text, strict=True) if not special]
+            for of_text in zip(tokens["input_ids"], tokens["special_tokens_mask"], strict=True)
+        ]
+        self._look_for_unknown_words(texts, words)
+        num_special = (
+            self.tokenizer.num_special_tokens_to_add(pair=False) if kwargs.get("add_special_tokens", True) else 0
+        )
+        if may_cut and max(map(len, words)) + num_special > limit:
+            tokens = self._cut(texts, limit, num_special, length, return_special_tokens_mask=True, **kwargs)
+        if not is_special_wanted:
+            del tokens["special_tokens_mask"]
+        return tokens.convert_to_tensors(return_tensors)
+
+    def _cut(self, texts: list[str], limit: int, num_special: int, length: int | None, **kwargs) -> BatchEncoding:
+        if self.text_truncation == "keep_end_token" and limit <= num_special:
+            raise ValueError(f"{limit} tokens leave no room for a word beside {num_special} special ones: allow more.")
+        logger.warning_once(
+            f"A text has more than {limit} tokens and is cut; the processor's `max_text_length` is the limit."
+        )
         # Apart from cutting: together they refuse a limit that is no multiple of `pad_to_multiple_of`.
         padding = {name: kwargs.pop(name) for name in PADDING_OPTIONS if name in kwargs}
         if self.text_truncation == "released":
@@ -194,17 +224,14 @@ class RefSegProcessor(ProcessorMixin):
             cut = {name: [values[:limit] for values in rows] for name, rows in whole.items()}
         else:
             cut = self.tokenizer(texts, truncation=True, max_length=limit, **kwargs)
-        return self.tokenizer.pad(cut, max_length=limit if has_length else None, **padding)
+        return self.tokenizer.pad(cut, max_length=length, **padding)
 
-    def _count_tokens(self, texts: list[str], add_special_tokens: bool) -> int:
-        """Tokens of the longest text; warnings name the words that the tokenizer does not know."""
-        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    def _look_for_unknown_words(self, texts: list[str], words: list[list[int]]) -> None:
+        """Warnings name the words that the tokenizer does not know; `words` are the tokens of each text."""
         unknown = self.tokenizer.unk_token_id
-        for text, own in zip(texts, ids, strict=True):
+        for text, own in zip(texts, words, strict=True):
             if unknown is not None and unknown in own:
                 self._name_unknown_words(text, nothing_is_known=set(own) == {unknown})
-        special = self.tokenizer.num_special_tokens_to_add(pair=False) if add_special_tokens else 0
-        return max(len(own) for own in ids) + special
 
     def _name_unknown_words(self, text: str, nothing_is_known: bool) -> None:
         """A warning with the unknown words of a text that none has named yet; once there were many, no more."""
@@ -213,8 +240,10 @@ class RefSegProcessor(ProcessorMixin):
         words = [word for word in unknown_words(self.tokenizer, text) if word not in self._named_words]
         if not words:
             return
+        words = words[: MOST_NAMED_WORDS - len(self._named_words)]
         self._named_words.update(words)
-        named = ", ".join(f'"{word}"' for word in words)
+        # As Python writes them, without control characters.
+        named = ", ".join(f'"{repr(word[:40])[1:-1]}"' for word in words)
         parts = [f"The tokenizer does not know {named}: the model reads {self.tokenizer.unk_token} there"]
         if nothing_is_known:
             parts.append(", and no word of that text")
@@ -238,6 +267,12 @@ class RefSegProcessor(ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         return ["pixel_values", "input_ids", "attention_mask"]
+
+
+def _check_at_least_one(**numbers: Any) -> None:
+    for name, number in numbers.items():
+        if not isinstance(number, Integral) or number is True or number < 1:
+            raise ValueError(f"`{name}` is a whole number from 1 on, not {reprlib.repr(number)}.")
 
 
 __all__ = ["RefSegProcessor"]

@@ -1,7 +1,8 @@
 """Sentences on their way into a model: one or several as a list, and the words that a tokenizer does not know."""
 
+import reprlib
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -11,15 +12,21 @@ def as_sentences(text: Any) -> list[str]:
     """A sentence, or several, as a list.
 
     Raises:
-        ValueError: there is no sentence, or one is empty or no string.
+        ValueError: there is no sentence, or one is empty, no string or no Unicode.
     """
-    several = isinstance(text, Iterable) and not isinstance(text, str)
+    several = isinstance(text, Iterable) and not isinstance(text, str | bytes | Mapping)
     texts = list(text) if several else [text]
     if not texts:
         raise ValueError("There is no text: pass one text at least.")
     for index, each in enumerate(texts):
         if not isinstance(each, str) or not each.strip():
-            raise ValueError(f"Text {index} of {len(texts)} is empty or no string ({each!r}): pass a sentence.")
+            # Of nested lists this is not the end: what is in a list counts for each list that holds it.
+            found = reprlib.repr(each)[:80]
+            raise ValueError(f"Text {index} of {len(texts)} is empty or no string ({found}): pass a sentence.")
+        try:
+            each.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"Text {index} of {len(texts)} holds half a character: {reprlib.repr(each)}.") from error
     return texts
 
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
@@ -17,8 +18,9 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from .image_processing_refseg import open_image, upright_rgb
+from .image_processing_refseg import as_probability, open_image, upright_rgb
 from .modeling_outputs_refseg import ReferringSegmentationOutput
+from .pixels_refseg import check_array
 from .precision_refseg import at_least_float32
 from .saved_files_refseg import one_line
 from .texts_refseg import as_sentences
@@ -99,16 +101,19 @@ class _FrameList:
     def __iter__(self) -> Iterator[Image.Image]:
         for frame in self.frames:
             if not isinstance(frame, Image.Image):
-                frame = Image.fromarray(_checked_array(np.asarray(frame)))
+                frame = Image.fromarray(_checked_array(frame))
             yield upright_rgb(frame)
 
 
-def _checked_array(frame: np.ndarray) -> np.ndarray:
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+def _checked_array(frame: Any) -> np.ndarray:
+    if not isinstance(frame, np.ndarray | Tensor):
+        raise TypeError(f"A frame is a PIL image, an array or a tensor, not {type(frame).__name__}.")
+    if frame.dtype not in (np.dtype(np.uint8), torch.uint8) or frame.ndim != 3 or frame.shape[2] != 3:
         raise ValueError(
-            f"A frame is {frame.dtype} of shape {frame.shape}: pass uint8 (height, width, 3), or PIL images."
+            f"A frame is {frame.dtype} of shape {tuple(frame.shape)}: pass uint8 (height, width, 3), or PIL images."
         )
-    return frame
+    check_array(frame)
+    return frame.cpu().numpy() if isinstance(frame, Tensor) else frame
 
 
 class _FrameFolder:
@@ -222,11 +227,24 @@ def is_one_clip(videos: Any, frame_axes: int = 3) -> bool:
 
 
 def as_clips(videos: Any, frame_axes: int = 3) -> list[list[Any]]:
-    """One clip or several, each a sequence of frames or a path for [`VideoFrames`], as lists of frames."""
+    """One clip or several, each a sequence of frames or a path for [`VideoFrames`], as lists of frames.
+
+    Raises:
+        TypeError: something else.
+        FileNotFoundError, ImportError, ValueError: as [`VideoFrames`].
+    """
     if isinstance(videos, Iterator):
         videos = list(videos)
+    _check_clip(videos)
     clips = [videos] if is_one_clip(videos, frame_axes) else videos
+    for clip in clips:
+        _check_clip(clip)
     return [list(VideoFrames(clip) if isinstance(clip, str | PathLike) else clip) for clip in clips]
+
+
+def _check_clip(clip: Any) -> None:
+    if not isinstance(clip, Iterable | PathLike) or isinstance(clip, bytes | Mapping | Image.Image):
+        raise TypeError(f"A clip is a list, an array or a tensor of frames, or a path, not {type(clip).__name__}.")
 
 
 @dataclass(frozen=True)
@@ -278,15 +296,22 @@ def segment_video(
         hold the frame is at most 0.
 
     Raises:
-        ValueError: no text or an empty one, or a `window` or an `overlap` out of range.
+        ValueError: no text or an empty one, a `window` or an `overlap` out of range, or a threshold that is no
+            probability.
         NotFiniteError: while iterating, the model answers with NaN or infinity.
     """
     texts = as_sentences(texts)
     takes_clips = model.config.takes_clips and not per_frame
-    if overlap is None:
+    if threshold is not None:
+        threshold = as_probability(threshold)
+    are_whole = all(isinstance(number, Integral) for number in (window, overlap) if number is not None)
+    if are_whole and overlap is None:
         overlap = 8 if window is None else min(8, window // 2)
-    if takes_clips and window is not None and not 0 <= overlap < window:
-        raise ValueError(f"The overlap is at least 0 and less than the window, got {overlap} and {window} frames.")
+    if not are_whole or not 0 <= overlap < (math.inf if window is None else window):
+        raise ValueError(
+            "Window and overlap are whole numbers, the overlap at least 0 and less than the window: got "
+            f"{overlap} and {window} frames."
+        )
     if not takes_clips:
         window, overlap = 1, 0
     segmenter = _ClipSegmenter(model, processor, texts, takes_clips, threshold)

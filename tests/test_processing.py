@@ -3,6 +3,7 @@
 import base64
 import functools
 import logging
+import math
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -116,6 +117,103 @@ def test_a_gray_picture_of_any_depth_is_read_alike_wherever_it_comes_from(tmp_pa
         assert drawn is None or np.array_equal(np.asarray(drawn)[..., 2], expected.numpy()), name
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4", torch.float32, torch.bfloat16])
+def test_fractions_of_white_are_the_picture_of_8_bits(segment, dtype) -> None:
+    picture = photograph()
+    array = np.asarray(picture)
+    fractions = (
+        torch.from_numpy(array / 255).to(dtype) if isinstance(dtype, torch.dtype) else (array / 255).astype(dtype)
+    )
+    tolerance = 0.05 if dtype in (np.float16, torch.bfloat16) else 0.02
+    expected = pixel_values(picture)
+    assert_close(pixel_values(fractions), expected, atol=tolerance, rtol=0)
+    assert_close(pixel_values(fractions * 255), expected, atol=2 * tolerance, rtol=0)
+    clip = tiny_processor()(videos=[[fractions, fractions]], return_tensors="pt")["pixel_values"]
+    assert_close(clip, expected.expand(1, 2, -1, -1, -1), atol=tolerance, rtol=0)
+    assert np.abs(np.asarray(read_image(fractions)).astype(int) - array).max() <= (1 if tolerance > 0.02 else 0)
+    assert agree(segment(fractions, text="red"), segment(picture, text="red"))
+    black = np.zeros((5, 5, 3), dtype=np.float32)
+    assert torch.equal(pixel_values(black), pixel_values(Image.new("RGB", (5, 5))))
+
+
+def test_what_is_scaled_already_stays_as_it_is_without_rescaling() -> None:
+    normalized = torch.randn(3, 64, 64, requires_grad=True)
+    options = {"do_rescale": False, "do_normalize": False}
+    assert torch.equal(pixel_values(normalized, **options)[0], normalized)
+    fractions = torch.rand(3, 64, 64, requires_grad=True)
+    pixel_values(fractions).sum().backward()
+    assert fractions.grad.min() > 1
+
+
+def test_pictures_in_two_colors_and_of_flipped_axes() -> None:
+    array = np.asarray(photograph())
+    drawing = array[..., 0] > 100
+    assert torch.equal(pixel_values(drawing), pixel_values(drawing.astype(np.uint8) * 255))
+    assert torch.equal(pixel_values(torch.from_numpy(drawing)), pixel_values(drawing))
+    assert torch.equal(pixel_values(array[..., ::-1]), pixel_values(array[..., ::-1].copy()))
+
+
+SOUND = np.full((6, 7, 3), 0.5)
+NOT_FINITE = [np.where(np.eye(6, 7, dtype=bool)[..., None], value, SOUND) for value in (np.nan, np.inf, -np.inf)]
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        *((image, r"values from \S+ to \S+: pass") for image in NOT_FINITE),
+        (SOUND - 0.6, "values from -0.1 to -0.1: pass levels from 0 to 255, or fractions of white"),
+        (torch.full((3, 6, 7), -5, dtype=torch.int16), "values from -5 to -5"),
+        (Image.fromarray(np.full((6, 7), -1, dtype=np.int32)), "values from -1 to -1"),
+        (Image.fromarray(np.full((6, 7), np.nan, dtype=np.float32)), "values from nan to nan"),
+        (SOUND * 2.06, "from 1.03 to 1.03, neither fractions of white nor levels .* cut fractions off at 1"),
+        (np.zeros((0, 7, 3), dtype=np.uint8), r"shape \(0, 7, 3\) has no pixel"),
+        (np.zeros((6, 0), dtype=np.uint8), r"shape \(6, 0\) has no pixel"),
+        (Image.new("RGB", (0, 7)), "0 x 7 pixels is empty"),
+        (np.zeros((6, 7, 5), dtype=np.uint8), r"shape \(6, 7, 5\) is no image: pass .* 1, 3 or 4 channels"),
+        (np.zeros((6, 7, 2), dtype=np.uint8), r"shape \(6, 7, 2\) is no image"),
+        (np.zeros(7), r"shape \(7,\) is no image"),
+        (SOUND.astype(complex), "holds real numbers, not complex128"),
+        (SOUND.astype(object), "holds real numbers, not object"),
+        (torch.zeros(3, 6, 7).to_sparse(), "holds real numbers"),
+        (torch.zeros(3, 6, 7, device="meta"), "holds real numbers, .* on meta"),
+    ],
+)
+def test_what_is_no_picture_is_the_same_error_everywhere(segment, image, message: str) -> None:
+    processor = segment.processor
+    segment_frames = pipeline("referring-video-segmentation", model=segment.model, processor=processor)
+    for run in (
+        lambda: processor(image, "red"),
+        lambda: processor([photograph(), image], ["red", "dog"]),
+        lambda: processor(videos=[[photograph(), image]], text="red"),
+        lambda: segment(image, text="red"),
+        lambda: segment([image], text="red"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            run()
+        assert len(str(caught.value)) < 500 and str(caught.value).isprintable()
+    with pytest.raises(ValueError, match=f"{message}|A frame is .*: pass uint8"):
+        segment_frames([image], text="red")
+
+
+def test_without_rescaling_numbers_are_finite() -> None:
+    for image in NOT_FINITE:
+        with pytest.raises(ValueError, match="pass finite ones"):
+            pixel_values(image, do_rescale=False)
+
+
+@pytest.mark.parametrize(
+    "images", [5, b"picture", {"image": 5}, [None], [[[photograph()]]], [photograph(), 5], {1, 2}]
+)
+def test_what_is_no_image_at_all_is_a_clear_error(images) -> None:
+    with pytest.raises(TypeError, match="An image is a path, a URL, a PIL image, an array or a tensor, not"):
+        tiny_processor()(images, "red")
+
+
+def test_a_wrong_order_of_channels_is_an_error() -> None:
+    with pytest.raises(ValueError, match="there are 50 channels, not 1, 3 or 4"):
+        pixel_values(np.asarray(photograph()), input_data_format="channels_first")
+
+
 def test_fractions_of_white_and_transparency_in_pictures() -> None:
     picture = photograph().convert("RGBA")
     array = np.asarray(picture)
@@ -187,6 +285,53 @@ def test_one_image_with_several_texts_stays_one_image() -> None:
     inputs = tiny_processor()(photograph(), ["the left dog", "red circle"], return_tensors="pt")
     assert inputs["pixel_values"].shape[0] == 1 and inputs["input_ids"].shape[0] == 2
     assert tiny_lavt()(**inputs).logits.shape == (2, 64, 64)
+
+
+MASK = np.eye(50, 70)
+
+
+@pytest.mark.parametrize(
+    ("mask", "error", "message"),
+    [
+        (MASK[:20], ValueError, r"Mask 0 has 20 x 70 pixels \(height x width\), its image 50 x 70"),
+        (MASK.T, ValueError, "Mask 0 has 70 x 50 pixels .* its image 50 x 70"),
+        (Image.new("L", (7, 5)), ValueError, "Mask 0 has 5 x 7 pixels"),
+        ([MASK, MASK], ValueError, "Got 2 masks for 1 texts: pass one for each"),
+        (np.where(MASK > 0, np.nan, MASK), ValueError, "negative values, NaN or infinity: pass 0"),
+        (torch.from_numpy(-MASK), ValueError, "negative values"),
+        (Image.new("RGB", (70, 50)), ValueError, r"shape \(50, 70, 3\) is no mask: pass \(height, width\)"),
+        (MASK[:0], ValueError, r"shape \(0, 70\) is no mask"),
+        (MASK.astype(str), ValueError, "holds real numbers"),
+        ([], ValueError, "There is no mask: pass one at least"),
+        ("mask.png", TypeError, "A mask is a PIL image, an array or a tensor, not str"),
+        (MASK.tolist(), TypeError, "A mask is a PIL image, an array or a tensor, not float"),
+    ],
+)
+def test_what_is_no_mask_of_the_image_is_a_clear_error(mask, error, message: str) -> None:
+    with pytest.raises(error, match=message):
+        tiny_processor()(photograph(), "red", mask)
+
+
+@pytest.mark.parametrize("mask", [MASK, torch.from_numpy(MASK).bfloat16(), torch.from_numpy(MASK).to(torch.uint16)])
+def test_masks_come_in_any_type_of_number(mask) -> None:
+    expected = tiny_processor()(photograph(), "red", MASK > 0, return_tensors="pt")["mask_labels"]
+    assert torch.equal(tiny_processor()(photograph(), "red", mask, return_tensors="pt")["mask_labels"], expected)
+
+
+def test_masks_belong_to_their_own_images() -> None:
+    images = [photograph(), photograph(31, 90)]
+    masks = [np.ones((50, 70)), np.zeros((31, 90))]
+    labels = tiny_processor()(images, ["red", "dog"], masks, return_tensors="pt")["mask_labels"]
+    assert labels.float().mean(dim=(1, 2)).tolist() == [1, 0]
+    with pytest.raises(ValueError, match=r"Mask 1 has 50 x 70 pixels .* its image 31 x 90"):
+        tiny_processor()(images, ["red", "dog"], masks[:1] * 2)
+    with pytest.raises(ValueError, match="1 masks for 2 images"):
+        tiny_processor()(images, ["red", "dog"], masks[:1])
+    # Upright, as the image is.
+    turned, exif = photograph(), Image.Exif()
+    exif[0x0112] = 6
+    turned.info["exif"] = exif.tobytes()
+    assert tiny_processor()(turned, "red", np.ones((70, 50)), return_tensors="pt")["mask_labels"].all()
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.bool_, np.int64])
@@ -265,13 +410,47 @@ def test_longest_edge_is_saved(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "size", [{"shortest_edge": 64}, {"longest_edge": 64, "shortest_edge": 32}, {"height": 64}, {"side": 64}]
+    "size",
+    [
+        {"shortest_edge": 64},
+        {"longest_edge": 64, "shortest_edge": 32},
+        {"height": 64},
+        {"side": 64},
+        {"height": 0, "width": 64},
+        {"height": 64, "width": -3},
+        {"longest_edge": 0},
+        {"height": 10**6, "width": 10**6},
+        {"longest_edge": 10**9},
+    ],
 )
 def test_an_unknown_kind_of_size_is_refused(size: dict) -> None:
     with pytest.raises(ValueError, match=r'"height": ..., "width": ...} or {"longest_edge": ...} in pixels, not {'):
         RefSegImageProcessor(size=size)
     with pytest.raises(ValueError, match="longest_edge"):
         tiny_processor().image_processor(photograph(), size=size)
+
+
+@pytest.mark.parametrize(
+    ("option", "wanted"),
+    [
+        ({"image_std": 0.0}, "`image_std` is a number larger than 0, or one for each color, not 0.0"),
+        ({"image_std": [0.2, -0.1, 0.2]}, "`image_std` is"),
+        ({"image_std": [0.2, 0.2]}, "`image_std` is"),
+        ({"image_mean": [math.nan] * 3}, "`image_mean` is a number, or one for each color"),
+        ({"rescale_factor": 0.0}, "`rescale_factor` is a number other than 0, not 0.0"),
+        ({"rescale_factor": math.inf}, "`rescale_factor` is"),
+        ({"mask_threshold": 50.0}, "A threshold is a probability, from 0 to 1, not 50.0"),
+        ({"mask_threshold": math.nan}, "A threshold is a probability"),
+    ],
+    ids=str,
+)
+def test_an_option_with_which_no_image_can_be_prepared_is_refused(option: dict, wanted: str) -> None:
+    with pytest.raises(ValueError, match=wanted):
+        RefSegImageProcessor(**option)
+    with pytest.raises(ValueError, match=wanted):
+        tiny_processor().image_processor(photograph(), **option)
+    with pytest.raises(ValueError, match="`do_resize` is True or False, not 'no'"):
+        RefSegImageProcessor(do_resize="no")
 
 
 def test_no_target_is_an_empty_mask() -> None:
@@ -315,6 +494,47 @@ def test_post_processing_wants_one_size_per_text() -> None:
     output = ReferringSegmentationOutput(logits=torch.zeros(2, 8, 8))
     with pytest.raises(ValueError, match="got 1 sizes for 2 texts"):
         tiny_processor().post_process_referring_segmentation(output, target_sizes=[(8, 8)])
+    for sizes in (torch.tensor([[5, 6], [7, 8]]), np.array([[5, 6], [7, 8]]), [[5.0, 6.0], (7, 8)]):
+        results = tiny_processor().post_process_referring_segmentation(output, target_sizes=sizes)
+        assert [tuple(result["mask"].shape) for result in results] == [(5, 6), (7, 8)]
+
+
+@pytest.mark.parametrize(
+    "size",
+    [(0, 8), (8, 0), (-3, 8), (8,), (8, 8, 8), (5.5, 8), (math.nan, 8), (math.inf, 8), (10**6, 10**6), "88", 8, None],
+)
+def test_a_size_that_no_mask_can_have_is_refused(size) -> None:
+    processor = tiny_processor()
+    images, clips = (ReferringSegmentationOutput(logits=torch.zeros(shape)) for shape in ((1, 8, 8), (1, 2, 8, 8)))
+    with pytest.raises(ValueError, match="A target size is the height and width of a mask"):
+        processor.post_process_referring_segmentation(images, target_sizes=[size])
+    with pytest.raises(ValueError, match="A target size is the height and width of a mask"):
+        processor.post_process_referring_video_segmentation(clips, target_sizes=[size])
+
+
+def test_logits_of_clips_are_not_those_of_images() -> None:
+    processor = tiny_processor()
+    with pytest.raises(ValueError, match=r"not those of images: .* `post_process_referring_video_segmentation`"):
+        processor.post_process_referring_segmentation(ReferringSegmentationOutput(logits=torch.zeros(1, 2, 8, 8)))
+    with pytest.raises(ValueError, match="not those of videos"):
+        processor.post_process_referring_video_segmentation(ReferringSegmentationOutput(logits=torch.zeros(1, 8, 8)))
+
+
+@pytest.mark.parametrize("threshold", [50, -1, math.nan, math.inf, "high", [0.3, 0.4]])
+def test_a_threshold_is_a_probability(segment, threshold) -> None:
+    processor = segment.processor
+    segment_frames = pipeline("referring-video-segmentation", model=segment.model, processor=processor)
+    output = ReferringSegmentationOutput(logits=torch.zeros(1, 8, 8))
+    clip = ReferringSegmentationOutput(logits=torch.zeros(1, 2, 8, 8))
+    for run in (
+        lambda: processor.post_process_referring_segmentation(output, threshold=threshold),
+        lambda: processor.post_process_referring_video_segmentation(clip, threshold=threshold),
+        lambda: segment(photograph(), text="red", threshold=threshold),
+        lambda: segment_frames([photograph()], text="red", threshold=threshold),
+        lambda: segment_video(segment.model, processor, [photograph()], ["red"], threshold=threshold),
+    ):
+        with pytest.raises(ValueError, match="A threshold is a probability, from 0 to 1, not"):
+            run()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -357,6 +577,10 @@ def test_pipelines_do_not_answer_with_damaged_weights(segment, weight: str) -> N
         ([None], r"no string \(None\)"),
         ([["red"]], r"no string \(\['red'\]\)"),
         (7, r"no string \(7\)"),
+        ({"red": 1}, r"no string \({'red': 1}\)"),
+        (b"red", r"no string \(b'red'\)"),
+        ([[["red"] * 1000] * 1000], r"no string \(.{,80}\): pass a sentence"),
+        ("red \ud800", r"Text 0 of 1 holds half a character: 'red \\ud800'"),
         ([], "There is no text: pass one text at least"),
         ((), "There is no text: pass one text at least"),
     ],
@@ -406,6 +630,42 @@ def test_an_over_long_text_is_cut_with_one_warning(warnings_of_processor) -> Non
     assert warnings_of_processor == [
         "A text has more than 7 tokens and is cut; the processor's `max_text_length` is the limit."
     ]
+
+
+def test_a_text_is_tokenized_once(count_calls) -> None:
+    processor = tiny_processor()
+    calls = count_calls(processor.tokenizer, "_encode_plus")
+    processor(text=["the red dog", "left"], return_tensors="pt")
+    assert len(calls) == 1
+
+
+def test_unknown_words_are_short_and_few_in_a_warning(warnings_of_processor) -> None:
+    tiny_processor()(text="\x1b[31m" + "x" * 10**4 + " " + " ".join(f"zorble{number}" for number in range(300)))
+    warning, _ = warnings_of_processor
+    assert len(warning) < 1000 and warning.isprintable() and warning.count("zorble") == 19
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"max_length": 0}, "`max_length` is a whole number from 1 on, not 0"),
+        ({"max_length": -1}, "`max_length` is a whole number"),
+        ({"max_length": 5.5}, "`max_length` is a whole number"),
+        ({"max_length": 2}, "2 tokens leave no room for a word beside 2 special ones"),
+        ({"pad_to_multiple_of": 0}, "`pad_to_multiple_of` is a whole number from 1 on"),
+        ({"is_split_into_words": True}, "Texts are sentences"),
+    ],
+    ids=str,
+)
+def test_options_of_texts_out_of_range_are_refused(option: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_processor()(text=["the red dog", "left"], **option)
+
+
+@pytest.mark.parametrize("length", [0, -1, 2.5, True, None, "many"])
+def test_the_length_of_texts_is_a_whole_number(length) -> None:
+    with pytest.raises(ValueError, match="`max_text_length` is a whole number from 1 on, not"):
+        RefSegProcessor(tiny_processor().image_processor, tiny_processor().tokenizer, max_text_length=length)
 
 
 def test_words_that_the_tokenizer_does_not_know_are_named_once(warnings_of_processor) -> None:

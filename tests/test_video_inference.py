@@ -314,6 +314,38 @@ def test_frames_of_another_kind_are_refused() -> None:
     for frames in (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), np.zeros((2, 8, 8, 3))):
         with pytest.raises(ValueError, match=r"pass uint8 \(height, width, 3\)"):
             VideoFrames(frames)
+    for frame in (5, None, [[1]], "frame.png"):
+        with pytest.raises(TypeError, match="A frame is a PIL image, an array or a tensor, not"):
+            VideoFrames([frame])
+
+
+@pytest.mark.parametrize(
+    ("clip", "error", "message"),
+    [
+        (5, TypeError, "A clip is a list, an array or a tensor of frames, or a path, not int"),
+        ([5], TypeError, "A clip is a list, an array or a tensor of frames, or a path, not int"),
+        ({"video": "clip.mp4"}, TypeError, "A clip is .*, not dict"),
+        (Image.new("RGB", (8, 8)), TypeError, "A clip is .*, not Image"),
+        ([[5, 5]], TypeError, "An image is a path, .*, not int"),
+        ([[noise_frames(1), noise_frames(2)]], ValueError, "Clips are lists of single frames"),
+    ],
+)
+def test_what_is_no_clip_is_a_clear_error(clip, error, message: str) -> None:
+    with pytest.raises(error, match=message):
+        tiny_processor()(videos=clip, text="red")
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        (np.zeros((2, 20, 50)), "Mask 0 has 20 x 50 pixels .* its image 40 x 50"),
+        (np.full((2, 40, 50), np.nan), "negative values, NaN or infinity"),
+        (np.zeros((3, 2, 40, 50)), "Got 3 masks for 1 texts"),
+    ],
+)
+def test_what_are_no_masks_of_the_clip_is_a_clear_error(masks: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_processor()(videos=noise_frames(2), text="red", segmentation_maps=masks)
 
 
 def test_masks_of_clips_become_labels() -> None:
@@ -454,10 +486,14 @@ def test_a_small_window_overlaps_by_its_half(window: int | None, overlap: int) -
     assert models[0].clips == models[1].clips
 
 
-@pytest.mark.parametrize(("window", "overlap"), [(0, 0), (4, 4), (8, 9), (4, -1)])
-def test_impossible_windows_are_refused(window: int, overlap: int) -> None:
-    with pytest.raises(ValueError, match=f"got {overlap} and {window} frames"):
-        segment_video(ClipModel(), gray_processor(), [], ["red"], window=window, overlap=overlap)
+@pytest.mark.parametrize(
+    ("window", "overlap"), [(0, 0), (4, 4), (8, 9), (4, -1), (None, -1), (2.5, 1), (4, 1.5), ("4", None), (-1, None)]
+)
+@pytest.mark.parametrize("per_frame", [False, True])
+def test_impossible_windows_are_refused(window: int, overlap: int, per_frame: bool) -> None:
+    options = {"window": window, "overlap": overlap, "per_frame": per_frame}
+    with pytest.raises(ValueError, match=f"got {-1 if window == -1 else overlap} and {window} frames"):
+        segment_video(ClipModel(), gray_processor(), [], ["red"], **options)
 
 
 def test_nothing_to_segment_is_refused() -> None:
