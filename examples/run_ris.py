@@ -54,11 +54,12 @@ from hf_refseg.evaluation import (
     predict_cases,
     select_worst_and_best,
 )
-from hf_refseg.files import require_writable, write_json, write_picture, writing_into
+from hf_refseg.files import public_name, require_writable, write_json, write_picture, writing_into
 from hf_refseg.inputs import check_processor, load_config, load_processor, load_tokenizer, load_whole_model
 from hf_refseg.modeling.configuration_refseg import MaskGroundingConfig
 from hf_refseg.modeling.names_refseg import nearest_names
 from hf_refseg.modeling.recurrent_text_refseg import RecurrentTextEncoder
+from hf_refseg.sources import unique_names
 from hf_refseg.training.adapters import add_adapter, check_kind, find_base_model, is_adapter
 from hf_refseg.training.arguments import RefSegTrainingArguments
 from hf_refseg.training.callbacks import PredictionPictures
@@ -227,6 +228,12 @@ class DataArguments:
     def dataset_names(self) -> list[str]:
         return [self.dataset_name] if isinstance(self.dataset_name, str) else self.dataset_name
 
+    @property
+    def shown_names(self) -> dict[str, str]:
+        """What results and their readers call each data set: by its name, a folder by its own alone."""
+        names = self.dataset_names
+        return dict(zip(names, unique_names(map(public_name, names)), strict=True))
+
     def load_options(self) -> dict[str, dict[str, Any]]:
         """The options of `load_refseg` for each data set, by its name.
 
@@ -238,6 +245,10 @@ class DataArguments:
             name: join_options({**given, "split_by": split_by}, self.dataset_options)
             for name, split_by in self.split_by_of_each().items()
         }
+
+    def shown_options(self) -> dict[str, dict[str, Any]]:
+        """As `load_options`, by the `shown_names` of the data sets."""
+        return {self.shown_names[name]: options for name, options in self.load_options().items()}
 
     def split_by_of_each(self) -> dict[str, str | None]:
         """Who split each data set, by its name."""
@@ -527,6 +538,8 @@ class Splits:
         trained: what each data set gives to them.
         evaluated: rows that are scored during training, by data set.
         tested: rows that are scored in the end, by split, or "data set/split" where there are several data sets.
+
+    Data sets go by their `shown_names`.
     """
 
     train: Dataset
@@ -554,11 +567,13 @@ def load_splits(arguments: DataArguments) -> Splits:
         if split not in available:
             raise ValueError(f"{', '.join(data)}: there is no split '{split}', only {', '.join(available)}.")
     train, trained = select_training_rows(data, arguments)
+    shown = arguments.shown_names
+    shown_splits = {f"{name}/{split}": f"{shown[name]}/{split}" for name, splits in data.items() for split in splits}
     return Splits(
         train=train,
-        trained=trained,
-        evaluated={name: splits[arguments.eval_split] for name, splits in data.items()},
-        tested={split: available[split] for split in tested},
+        trained={shown[name]: part for name, part in trained.items()},
+        evaluated={shown[name]: splits[arguments.eval_split] for name, splits in data.items()},
+        tested={shown_splits.get(split, split): available[split] for split in tested},
     )
 
 
@@ -631,7 +646,7 @@ def card_key(split: str, result: EvaluationResult, arguments: DataArguments) -> 
     """Data set, split and protocol for the model card, which has to say where only a part of a split was scored."""
     dataset, _, name = split.rpartition("/")
     label = name if arguments.max_test_images is None else f"{name} (first {result.images} images)"
-    return dataset or arguments.dataset_name, label, arguments.protocol
+    return dataset or arguments.shown_names[arguments.dataset_name], label, arguments.protocol
 
 
 def draw_pictures(
@@ -669,10 +684,17 @@ def describe_results(results: dict[str, EvaluationResult]) -> dict[str, dict]:
     return described
 
 
+def describe_datasets(arguments: DataArguments) -> str | list[str]:
+    """For metrics.json: the name of the data set, or those of several."""
+    names = list(arguments.shown_names.values())
+    return names if len(names) > 1 else names[0]
+
+
 def describe_parts(trained: dict[str, TrainingPart], arguments: DataArguments) -> dict[str, TrainingPart]:
     """For the model card: what each data set gave to the training, by its name and who split it."""
+    shown = arguments.shown_names
     return {
-        f"{name} ({split_by})" if split_by else name: trained[name]
+        f"{shown[name]} ({split_by})" if split_by else shown[name]: trained[shown[name]]
         for name, split_by in arguments.split_by_of_each().items()
     }
 
@@ -775,10 +797,10 @@ def main(arguments: Sequence[str] | None = None, callbacks: Sequence[TrainerCall
         args=training_arguments,
         processing_class=processor,
         train_dataset=ReferentExamples(splits.train, training_arguments.seed, read_image),
-        eval_dataset=evaluated if len(evaluated) > 1 else evaluated[data_arguments.dataset_name],
+        eval_dataset=evaluated if len(evaluated) > 1 else next(iter(evaluated.values())),
         callbacks=[PredictionPictures(processor, drawn), *callbacks],
         data_collator=collator,
-        run_options=options_of_run(model_arguments, data_arguments, data_arguments.load_options()),
+        run_options=options_of_run(model_arguments, data_arguments, data_arguments.shown_options()),
     )
     trained = trainer.train(resume_from_checkpoint=checkpoint)
     if not trainer.is_world_process_zero():
@@ -786,7 +808,7 @@ def main(arguments: Sequence[str] | None = None, callbacks: Sequence[TrainerCall
 
     results = score_splits(trainer, splits.tested, data_arguments)
     report = {
-        "dataset": data_arguments.dataset_name,
+        "dataset": describe_datasets(data_arguments),
         "protocol": data_arguments.protocol,
         "splits": describe_results(results),
         "training_data": {name: asdict(part) for name, part in splits.trained.items()},
@@ -797,7 +819,7 @@ def main(arguments: Sequence[str] | None = None, callbacks: Sequence[TrainerCall
     save_or_push(
         trainer,
         metrics={card_key(split, result, data_arguments): result.metrics for split, result in results.items()},
-        datasets=data_arguments.dataset_names,
+        datasets=list(data_arguments.shown_names.values()),
         training_data=describe_parts(splits.trained, data_arguments),
         base_model=starting_points_on_hub(model_arguments),
         pictures=pictures,

@@ -30,6 +30,7 @@ from run_ris import (
     card_key,
     checkpoint_to_resume,
     closing_words,
+    describe_datasets,
     describe_parts,
     describe_results,
     draw_pictures,
@@ -57,10 +58,11 @@ from hf_refseg.evaluation.evaluator import EvaluationResult, evaluation_mode, se
 from hf_refseg.evaluation.submission import write_submission
 from hf_refseg.evaluation.video import SEQUENCE_MEASURES, check_video_protocol
 from hf_refseg.evaluation.video_evaluator import VideoEvaluationResult, evaluate_video_model, predict_video_cases
-from hf_refseg.files import require_writable, write_json, write_picture
+from hf_refseg.files import public_name, require_writable, write_json, write_picture
 from hf_refseg.modeling.modeling_video_lavt import VideoLavtForReferringSegmentation
 from hf_refseg.modeling.names_refseg import nearest_names
 from hf_refseg.modeling.video_refseg import segment_video
+from hf_refseg.sources import unique_names
 from hf_refseg.training.arguments import RefSegTrainingArguments
 from hf_refseg.training.callbacks import PredictionPictures
 from hf_refseg.training.feature_cache import hash_tensors
@@ -168,11 +170,20 @@ class VideoDataArguments:
             raise ValueError(f"image_data has no option {', '.join(unknown)}, only {', '.join(taken)}{hint}")
         return DataArguments(**self.image_data)
 
-    def load_options(self) -> dict[str, dict[str, Any]]:
-        """The options of `load_refseg` for each data set, by its name; those of images as well."""
+    @property
+    def shown_name(self) -> str:
+        """What results and their readers call the data set of videos, see `DataArguments.shown_names`."""
         images = self.image_arguments()
-        videos = {self.dataset_name: join_options({"data_dir": self.data_dir}, self.dataset_options)}
-        return {**(images.load_options() if images else {}), **videos}
+        return unique_names([*(images.shown_names.values() if images else ()), public_name(self.dataset_name)])[-1]
+
+    def load_options(self) -> dict[str, Any]:
+        """The options of `load_refseg` for the videos."""
+        return join_options({"data_dir": self.data_dir}, self.dataset_options)
+
+    def shown_options(self) -> dict[str, dict[str, Any]]:
+        """The options of `load_refseg` for each data set, those of images as well, by its shown name."""
+        images = self.image_arguments()
+        return {**(images.shown_options() if images else {}), self.shown_name: self.load_options()}
 
     def reading(self) -> dict[str, Any]:
         """How the scored model goes through a video, see `segment_video`."""
@@ -200,7 +211,7 @@ def parse_arguments(
 
 
 def load_video_splits(arguments: VideoDataArguments) -> VideoSplits:
-    splits = load_refseg(arguments.dataset_name, **arguments.load_options()[arguments.dataset_name])
+    splits = load_refseg(arguments.dataset_name, **arguments.load_options())
     annotated = [name for name in splits if is_annotated(splits[name])]
     evaluated = [] if arguments.eval_split is None else [arguments.eval_split]
     tested = arguments.test_splits
@@ -283,7 +294,7 @@ def score_videos(
 def write_submissions(
     trainer: RefSegTrainer, submitted: dict[str, Dataset], arguments: VideoDataArguments
 ) -> dict[str, str]:
-    """Writes submission.zip for each split into the output folder; returns the paths by split.
+    """Writes submission.zip for each split into the output folder; returns their places in it by split.
 
     Each lies in a folder of its own for all that its masks depend on, so that what another model said is never used.
     """
@@ -292,9 +303,7 @@ def write_submissions(
     for split, videos in submitted.items():
         shown = len(videos) if arguments.max_test_videos is None else min(arguments.max_test_videos, len(videos))
         inputs = {
-            "dataset": arguments.dataset_name,
-            "data_dir": arguments.data_dir,
-            "dataset_options": arguments.dataset_options,
+            "dataset": arguments.shown_name,
             "split": split,
             "videos": shown,
             "rows": fingerprint_rows({split: videos}),
@@ -306,7 +315,8 @@ def write_submissions(
         folder = Path(trainer.args.output_dir) / f"submission_{split}_{digest[:8]}"
         with evaluation_mode(model):
             examples, segment = VideoExamples(videos.select(range(shown))), partial(segment_video, model, processor)
-            paths[split] = str(write_submission(examples, partial(segment, **reading), folder, inputs))
+            archive = write_submission(examples, partial(segment, **reading), folder, inputs)
+        paths[split] = archive.relative_to(trainer.args.output_dir).as_posix()
     return paths
 
 
@@ -356,7 +366,7 @@ def build_trainer(
 
     train, evaluated = clips_of(videos.train), {}
     if videos.evaluated is not None:
-        evaluated[arguments.dataset_name] = clips_of(videos.evaluated)
+        evaluated[arguments.shown_name] = clips_of(videos.evaluated)
     collator = ClipCollator(processor) if takes_clips else RefSegCollator(processor)
     if images is not None:
         train = MixedExamples(ReferentExamples(images.train, training.seed), train, arguments.image_share)
@@ -378,7 +388,7 @@ def build_trainer(
 def describe_data(videos: VideoSplits, arguments: VideoDataArguments, takes_clips: bool) -> dict[str, object]:
     """For the model card: what was trained on, and how the model saw it."""
     how = f"clips of {arguments.num_frames} frames" if takes_clips else "single frames"
-    described = {"videos": f"{len(videos.train)} of {arguments.dataset_name}, as {how}"}
+    described = {"videos": f"{len(videos.train)} of {arguments.shown_name}, as {how}"}
     if arguments.image_data:
         described["steps on images"] = f"{100 * arguments.image_share:.0f} %"
     return described
@@ -387,7 +397,7 @@ def describe_data(videos: VideoSplits, arguments: VideoDataArguments, takes_clip
 def video_card_key(split: str, result: VideoEvaluationResult, arguments: VideoDataArguments) -> tuple[str, str, str]:
     """As `card_key` of run_ris.py."""
     label = split if arguments.max_test_videos is None else f"{split} (first {result.videos} videos)"
-    return arguments.dataset_name, label, arguments.protocol
+    return arguments.shown_name, label, arguments.protocol
 
 
 def main(arguments: Sequence[str] | None = None) -> dict:
@@ -406,7 +416,7 @@ def main(arguments: Sequence[str] | None = None) -> dict:
     model, processor = build_video_model_and_processor(model_arguments, sentences)
     if model_arguments.adapter != "none":
         model = adapt(model, processor, model_arguments, training_arguments, checkpoint)
-    options = options_of_run(model_arguments, data_arguments, data_arguments.load_options())
+    options = options_of_run(model_arguments, data_arguments, data_arguments.shown_options())
     trainer = build_trainer(model, processor, videos, images, data_arguments, training_arguments, options)
     trained = trainer.train(resume_from_checkpoint=checkpoint)
     if not trainer.is_world_process_zero():
@@ -414,7 +424,7 @@ def main(arguments: Sequence[str] | None = None) -> dict:
 
     results = score_videos(trainer, videos.tested, data_arguments)
     report = {
-        "dataset": data_arguments.dataset_name,
+        "dataset": data_arguments.shown_name,
         "protocol": data_arguments.protocol,
         "splits": describe_results(results),
         "training": {"steps": trained.global_step, **trained.metrics},
@@ -423,14 +433,14 @@ def main(arguments: Sequence[str] | None = None) -> dict:
         "metrics": {
             video_card_key(split, result, data_arguments): result.metrics for split, result in results.items()
         },
-        "datasets": [data_arguments.dataset_name],
+        "datasets": [data_arguments.shown_name],
         "pictures": draw_video_pictures(trainer, videos.tested, results, data_arguments),
     }
     image_results: dict[str, EvaluationResult] = {}
     if image_arguments is not None:
         image_results = score_splits(trainer, images.tested, image_arguments)
         report["images"] = {
-            "dataset": image_arguments.dataset_name,
+            "dataset": describe_datasets(image_arguments),
             "protocol": image_arguments.protocol,
             "splits": describe_results(image_results),
             "training_data": {name: asdict(part) for name, part in images.trained.items()},
@@ -438,7 +448,7 @@ def main(arguments: Sequence[str] | None = None) -> dict:
         card["metrics"] |= {
             card_key(split, result, image_arguments): result.metrics for split, result in image_results.items()
         }
-        card["datasets"] += image_arguments.dataset_names
+        card["datasets"] += image_arguments.shown_names.values()
         card["training_data"] = describe_parts(images.trained, image_arguments)
         card["pictures"] += draw_pictures(trainer, images.tested, image_results, image_arguments)
     write_json(Path(training_arguments.output_dir) / "metrics.json", report)
@@ -452,7 +462,7 @@ def main(arguments: Sequence[str] | None = None) -> dict:
     write_json(Path(training_arguments.output_dir) / "metrics.json", report)
     print(closing_words(trainer, [results, image_results], card["pictures"], shown="VIDEO.mp4"))
     for split, path in report["submissions"].items():
-        print(f"For the evaluation server, of {split}: {path}")
+        print(f"For the evaluation server, of {split}: {Path(training_arguments.output_dir, path)}")
     return report
 
 

@@ -46,14 +46,23 @@ from .evaluation import (
 from .evaluation.protocols import PROTOCOLS
 from .evaluation.video import SEQUENCE_MEASURES
 from .explain import draw_explanations
-from .files import OutputError, may_be_on_hub, require_writable, slug, write_json, write_picture, writing_into
+from .files import (
+    OutputError,
+    may_be_on_hub,
+    public_name,
+    require_writable,
+    slug,
+    write_json,
+    write_picture,
+    writing_into,
+)
 from .hub.token import require_token
 from .inputs import load_model, load_tokenizer, open_dataset, select_split, what_is_in
 from .modeling.image_processing_refseg import open_image
 from .modeling.video_refseg import FrameMask, VideoFrames, segment_video
 from .sources import SOURCE_ERRORS, Report, Source, find_sources, keep_readable
 from .training.adapters import is_adapter
-from .training.run_options import DATASETS, load_run_options, write_run_options
+from .training.run_options import DATASETS, load_run_options, write_local_options, write_run_options
 from .video_visualization import MAX_MASKS, write_video_masks
 from .visualization import can_draw, draw_comparison, draw_masks, draw_strips
 
@@ -388,6 +397,7 @@ def _write_model(
             model.save_pretrained(output)
             if run_options:
                 write_run_options(output, run_options)
+                write_local_options(output, run_options)
     except BaseException:
         shutil.rmtree(output, ignore_errors=True)
         raise
@@ -489,7 +499,7 @@ def data_options_of_run(model_name: str, dataset_name: str) -> dict[str, Any]:
 
     Of a model on the Hub they say what the data is, not where it lies.
     """
-    options = load_run_options(model_name).get(DATASETS, {}).get(dataset_name, {})
+    options = load_run_options(model_name).get(DATASETS, {}).get(public_name(dataset_name), {})
     known = set(option_names(dataset_name))
     if may_be_on_hub(model_name):
         known -= {"data_dir", "image_dir", "cache_dir"}

@@ -46,6 +46,12 @@ def may_be_on_hub(name: str | os.PathLike[str]) -> bool:
     return not Path(name).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)) is not None
 
 
+def public_name(name: str) -> str:
+    """A name as others may see it: of a path of this machine the last part alone, anything else as it is."""
+    is_path = os.path.isabs(name) or name.startswith(("~", "./", "../")) or ("/" in name and os.path.exists(name))
+    return os.path.basename(os.path.abspath(name)) if is_path else name
+
+
 def slug(text: str) -> str:
     """A text as a safe part of a file name: a to z, digits, "+" and "-", at most 40; may be empty."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, ClassVar, Literal
@@ -506,9 +507,16 @@ class RefSegConfig(CheckedConfig):
         super().__setattr__(name, value)
 
     def to_dict(self) -> dict[str, Any]:
-        """As in transformers, with the tasks as plain mappings."""
+        """As in transformers, with the tasks as plain mappings, and without the folders that anything came from.
+
+        transformers leaves out that of the whole model alone, and from its file alone.
+        """
         tasks = {name: getattr(self, name) for name in TASK_CONFIGS}
-        return super().to_dict() | {name: asdict(task) for name, task in tasks.items() if task is not None}
+        values = super().to_dict() | {name: asdict(task) for name, task in tasks.items() if task is not None}
+        for each in (values, *(values[key] for key in self.sub_configs_defaults)):
+            if os.path.isdir(each.get("_name_or_path", "")):
+                each["_name_or_path"] = ""
+        return values
 
     def to_diff_dict(self) -> dict[str, Any]:
         """What is saved: as in transformers, without what others saved beside the fields of their encoders.

@@ -212,6 +212,7 @@ class HubRequestHandler(BaseHTTPRequestHandler):
     def handle_request(self) -> None:
         url = urlsplit(self.path)
         self.body = self.read_body()
+        self.server.received.append(self.body)
         self.query = {key: values[-1] for key, values in parse_qs(url.query).items()}
         try:
             self.check_token()
@@ -373,7 +374,10 @@ class HubRequestHandler(BaseHTTPRequestHandler):
 
 
 class HubServer(ThreadingHTTPServer):
-    """The running Hub; a context manager that serves from a thread. `home` is the folder of its clients' caches."""
+    """The running Hub; a context manager that serves from a thread. `home` is the folder of its clients' caches.
+
+    It keeps what was asked for in `requests` and the contents of all requests in `received`.
+    """
 
     daemon_threads = True
 
@@ -382,6 +386,7 @@ class HubServer(ThreadingHTTPServer):
         self.home = home
         self.storage = HubStorage()
         self.requests: list[tuple[str, str]] = []
+        self.received: list[bytes] = []
         self.thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
     @property

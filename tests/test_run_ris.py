@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from fresh_process import run_python
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor, SwinConfig, SwinModel
@@ -543,31 +542,6 @@ def test_help_shows_the_options_of_this_library_and_all_on_request(capsys) -> No
     assert "--help_trainer" in short and short.index("--model_type") < short.index("--dataset_name")
     _, whole, _ = run_script(["--help_trainer"], capsys)
     assert "  --max_steps" in whole and "  --model_type" in whole and len(whole) > 2 * len(short)
-
-
-def test_push_to_hub_uploads_the_model_with_the_librarys_card(hub, cache, tmp_path) -> None:
-    options = {"push_to_hub": True, "hub_model_id": "tester/shapes", "max_steps": 1, "max_test_images": 1}
-    recipe = write_recipe(tmp_path, cache, **options)
-    code = f"import sys; sys.path.insert(0, {str(EXAMPLES)!r}); import run_ris; run_ris.main([{str(recipe)!r}])"
-    printed = run_python(code, cwd=tmp_path, env=hub.environment("writer"))
-    assert f"On the Hub: {hub.endpoint}/tester/shapes" in printed.splitlines()
-    files = set(HfApi(endpoint=hub.endpoint).list_repo_files("tester/shapes"))
-    assert {
-        "model.safetensors",
-        "processor_config.json",
-        "modeling_lavt.py",
-        "pipeline_refseg.py",
-        "metrics.json",
-        "predictions.png",
-    } <= files
-    pipelines = json.loads((tmp_path / "run" / "config.json").read_text())["custom_pipelines"]
-    assert set(pipelines) == {"referring-image-segmentation", "referring-video-segmentation"}
-    card = ModelCard.load(tmp_path / "run" / "README.md")
-    assert "README.md" in files and card.data.library_name == "hf_refseg"
-    assert {entry.dataset_split for entry in card.data.eval_results} == {
-        f"{split} (first 1 images)" for split in ("val", "test")
-    }
-    assert "tester/shapes" in card.text
 
 
 @pytest.mark.parametrize(

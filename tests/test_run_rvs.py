@@ -297,12 +297,13 @@ def test_of_a_split_without_masks_the_servers_file_is_written(cache, tmp_path, m
     report = run_rvs.main([str(write_recipe(tmp_path, cache, **options))])
     assert report["splits"] == report["submissions"] == {}
     report = run_rvs.main([str(write_recipe(tmp_path, cache, **options, test_splits="test"))])
-    assert report["splits"] == {} and Path(report["submissions"]["test"]).is_file()
-    masks = list((tmp_path / "run").glob("submission_test_*/Annotations/*/*/*.png"))
+    folder = tmp_path / "run"
+    assert report["splits"] == {} and (folder / report["submissions"]["test"]).is_file()
+    masks = list(folder.glob("submission_test_*/Annotations/*/*/*.png"))
     sentences = [each for referent in test[0]["referents"] for each in referent["sentences"]]
     assert len(masks) == 4 * len(sentences)
     first = report["submissions"]["test"]
-    assert capsys.readouterr().out.endswith(f"\nFor the evaluation server, of test: {first}\n")
+    assert capsys.readouterr().out.endswith(f"\nFor the evaluation server, of test: {folder / first}\n")
     assert run_rvs.main([str(write_recipe(tmp_path, cache, **options, test_splits="test"))])["submissions"] == {
         "test": first
     }
@@ -314,7 +315,9 @@ def test_of_a_split_without_masks_the_servers_file_is_written(cache, tmp_path, m
     assert report["submissions"]["test"] != first
     trained_on = write_recipe(tmp_path, cache, **{**options, "max_steps": 2}, test_splits="test")
     second = run_rvs.main([str(trained_on)])["submissions"]["test"]
-    assert second != first and Path(second).is_file() and Path(first).is_file()
+    assert second != first and (folder / second).is_file() and (folder / first).is_file()
+    shared = [folder / name for name in ("metrics.json", "run_options.json", second.replace(".zip", ".json"))]
+    assert not [path for path in shared if str(tmp_path) in path.read_text() or str(cache) in path.read_text()]
     with pytest.raises(ValueError, match="The split 'test' of refshapes_video has no masks"):
         run_rvs.main([str(write_recipe(tmp_path, cache, eval_split="test"))])
 

@@ -326,6 +326,32 @@ def test_a_finished_training_loads_its_best_checkpoint(cache, tmp_path, capsys) 
         build_trainer(tmp_path, cache, **options).train(resume_from_checkpoint=True)
 
 
+class StopAfter(TrainerCallback):
+    """Ends the training after a step, as if it had been killed once its checkpoint was written."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        control.should_training_stop = state.global_step == self.step
+
+
+def test_a_moved_run_goes_on_and_finds_its_best_checkpoint(cache, tmp_path) -> None:
+    often = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "save_total_limit": 2}
+    options = {**EIGHT_AT_ONCE, **often, **best, "greater_is_better": True, "max_steps": 4}
+    before, after = tmp_path / "before", tmp_path / "after"
+    build_trainer(before, cache, **options, callbacks=(StopAfter(2),)).train()
+    before.rename(after)
+    state = json.loads((after / "checkpoint-2" / "trainer_state.json").read_text())
+    assert (state["best_global_step"], state["best_model_checkpoint"]) == (1, None)
+    trainer = build_trainer(after, cache, **options)
+    trainer.train(resume_from_checkpoint=True)
+    assert {path.name for path in after.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-4"}
+    expected = AutoModelForReferringSegmentation.from_pretrained(after / "checkpoint-1").state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in trainer.model.state_dict().items())
+
+
 def test_weights_with_a_hole_are_not_loaded(tmp_path) -> None:
     model = tiny_lavt()
     model.save_pretrained(tmp_path)

@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from ..evaluation.video import VIDEO_PROTOCOLS
-from ..files import write_whole
+from ..files import public_name, write_whole
 
 if TYPE_CHECKING:
     from ..data.leakage import TrainingPart
@@ -199,7 +199,8 @@ def describe_model(model: PreTrainedModel | PeftModel) -> str:
         held = sum(parameter.numel() for name, parameter in model.named_parameters() if ".default." in name)
         base_model = model.peft_config["default"].base_model_name_or_path
         size = (
-            f"An adapter of {held / 1e6:.2f} million parameters for the `{model_class.__name__}` in `{base_model}`, "
+            f"An adapter of {held / 1e6:.2f} million parameters for the `{model_class.__name__}` in "
+            f"`{public_name(base_model)}`, "
             "which is loaded along with it; that takes `peft`."
         )
     else:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import TrainingArguments
 
 from ..hub.token import require_token
+from .run_options import PLACES, without_paths
 
 
 @dataclass
@@ -101,6 +103,12 @@ class RefSegTrainingArguments(TrainingArguments):
             raise ValueError("learning_rate_drops knows no warm-up: leave warmup_steps out.")
         if self.total_train_batch_size is not None:
             self.gradient_accumulation_steps = self._accumulation_steps()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers, which hides tokens; paths of this machine are hidden alike, as trackers upload all."""
+        options = super().to_dict()
+        hidden = {name: f"<{name.upper()}>" for name in PLACES & options.keys() if options[name] is not None}
+        return {**options, **without_paths(options), **hidden}
 
     def _accumulation_steps(self) -> int:
         # `train_batch_size` is that of a process, which may hold several devices.

@@ -1,8 +1,13 @@
-"""The options of a run, kept beside its weights: a run goes on with no others, and its data is found again by them."""
+"""The options of a run, kept beside its weights: a run goes on with no others, and its data is found again by them.
+
+They are shared along with the weights, so that they hold no path of the machine. Where the data lies there is in a
+file of its own, which is not uploaded.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from os import PathLike
@@ -12,9 +17,11 @@ from typing import Any
 from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 
-from ..files import may_be_on_hub, write_json
+from ..files import may_be_on_hub, public_name, write_json
 
 RUN_OPTIONS = "run_options.json"
+# Where the data lies on this machine. Trainer uploads nothing whose name begins like this one.
+LOCAL_OPTIONS = "_local_options.json"
 # Their entry with the options of `load_refseg` for each data set, by its name.
 DATASETS = "datasets"
 # In every saved configuration, whatever the model.
@@ -28,19 +35,25 @@ SAVED_WITH_A_MODEL = (
     "use_cache",
 )
 
+# Options that say where something lies on this machine, or that are secret.
+PLACES = {
+    *("output_dir", "logging_dir", "resume_from_checkpoint", "data_dir", "image_dir", "cache_dir"),
+    *("leakage_list", "cache_image_features", "_name_or_path", "hub_token"),
+}
+
 # What a run may go on with in another way: how long it is, what is logged, scored and saved, where files lie, on what
 # machine it runs. How many referents a step sees is compared as such, however devices share them.
 MAY_CHANGE = {
-    *("num_train_epochs", "max_steps", "resume_from_checkpoint", "ignore_data_skip"),
+    *("num_train_epochs", "max_steps", "ignore_data_skip"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "total_train_batch_size", "auto_find_batch_size"),
     *("disable_tqdm", "report_to", "run_name", "project", "pictures", "debug", "skip_memory_metrics"),
     *("per_device_eval_batch_size", "prediction_loss_only", "batch_eval_metrics", "bf16_full_eval", "fp16_full_eval"),
     *("load_best_model_at_end", "metric_for_best_model", "greater_is_better", "enable_jit_checkpoint", "push_to_hub"),
     *("restore_callback_states_from_checkpoint", "use_cpu", "local_rank", "deepspeed", "accelerator_config"),
-    *("output_dir", "data_dir", "image_dir", "cache_dir", "leakage_list", "cache_image_features"),
     *("test_splits", "protocol", "max_test_images", "max_test_videos", "window", "overlap", "per_frame"),
     *("val_size", "test_size"),
     *SAVED_WITH_A_MODEL,
+    *PLACES,
 }
 MAY_CHANGE_BEGINNINGS = (
     *("logging_", "log_", "eval_", "save_", "hub_", "trackio_", "include_", "do_"),
@@ -77,9 +90,28 @@ def default_of(option: Field) -> Any:
     return option.default if option.default_factory is MISSING else option.default_factory()
 
 
+def without_paths(options: Any) -> Any:
+    """Options without those of `PLACES`, at any depth, and with the last part alone of any other path."""
+    if isinstance(options, str | PathLike):
+        return public_name(os.fspath(options))
+    if isinstance(options, Mapping):
+        return {without_paths(name): without_paths(value) for name, value in options.items() if name not in PLACES}
+    return [without_paths(value) for value in options] if isinstance(options, list | tuple) else options
+
+
 def write_run_options(folder: str | PathLike[str], options: Mapping[str, Any]) -> None:
-    """Writes the options into the folder of a checkpoint or of a model."""
-    write_json(Path(folder) / RUN_OPTIONS, options)
+    """Writes the options into the folder of a checkpoint or of a model, without paths."""
+    write_json(Path(folder) / RUN_OPTIONS, without_paths(options))
+
+
+def write_local_options(folder: str | PathLike[str], options: Mapping[str, Any]) -> None:
+    """Writes where the data sets lie into the output folder of a run; nothing where the options do not say that."""
+    places = {
+        public_name(name): {option: value for option, value in given.items() if option in PLACES}
+        for name, given in options.get(DATASETS, {}).items()
+    }
+    if any(places.values()):
+        write_json(Path(folder) / LOCAL_OPTIONS, {DATASETS: places})
 
 
 def read_run_options(folder: str | PathLike[str]) -> dict[str, Any] | None:
@@ -88,7 +120,10 @@ def read_run_options(folder: str | PathLike[str]) -> dict[str, Any] | None:
     Raises:
         ValueError: the file is damaged.
     """
-    path = Path(folder) / RUN_OPTIONS
+    return _read(Path(folder) / RUN_OPTIONS)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
@@ -103,19 +138,29 @@ def read_run_options(folder: str | PathLike[str]) -> dict[str, Any] | None:
 def load_run_options(name: str) -> dict[str, Any]:
     """The options of the run that trained a model, in a folder or on the Hub; none where it holds none.
 
+    Those of a folder say where the data sets lie as well.
+
     Raises:
-        ValueError: the file is damaged.
+        ValueError: a file is damaged.
         OSError: the Hub has no such model, or cannot be reached.
     """
     if not may_be_on_hub(name):
-        return read_run_options(name) or {}
+        options = read_run_options(name) or {}
+        # Checkpoints may be uploaded, the folder around them says where the data lies.
+        places = _read(Path(name) / LOCAL_OPTIONS) or _read(Path(name).parent / LOCAL_OPTIONS) or {}
+        datasets = {
+            data: {**given, **places.get(DATASETS, {}).get(data, {})}
+            for data, given in options.get(DATASETS, {}).items()
+        }
+        return {**options, DATASETS: datasets} if datasets else options
     path = cached_file(name, RUN_OPTIONS, _raise_exceptions_for_missing_entries=False)
     return {} if path is None else read_run_options(Path(path).parent) or {}
 
 
 def check_same_options(checkpoint: str | PathLike[str], before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raises ValueError with a list of the options of a checkpoint that a run would go on with in another way."""
-    old, new = dict(flatten(before)), dict(flatten(json.loads(json.dumps(now, default=str))))
+    # Checkpoints of earlier versions hold paths.
+    old, new = (dict(flatten(without_paths(json.loads(json.dumps(each, default=str))))) for each in (before, now))
     differing = [name for name in dict.fromkeys((*old, *new)) if old.get(name) != new.get(name)]
     refused = [
         f"{'.'.join(name[1:])} {describe(old, name)}, now {describe(new, name)}"

@@ -10,19 +10,23 @@ import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from huggingface_hub import HfApi
 from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback, TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, HubStrategy, SaveStrategy, TrainOutput
+from transformers.utils import PushInProgress
 
 from ..data.clips import NOT_ANNOTATED, ClipExamples, FrameExamples
 from ..data.examples import ReferentExamples, RefSegCollator
@@ -36,13 +40,24 @@ from .arguments import RefSegTrainingArguments
 from .callbacks import EpochSetter, LossWeightSchedule
 from .mixed_batches import MixedExamples, MixedSampler
 from .optimization import decay_parameter_names, synchronize_batch_norm, train_first_text_layers
-from .run_options import check_same_options, given_fields, given_options, read_run_options, write_run_options
+from .run_options import (
+    check_same_options,
+    given_fields,
+    given_options,
+    read_run_options,
+    write_local_options,
+    write_run_options,
+)
 
 logger = logging.getLogger(__name__)
 
 # The protocol whose pixel counts need no more than logits and labels at the model's input size.
 TRAINING_PROTOCOL = "lavt"
 TrainingExamples = ReferentExamples | ClipExamples | FrameExamples | MixedExamples
+# What of an output folder is never uploaded: Trainer's own list, and its pickle of the arguments.
+NOT_UPLOADED = ["_*", "checkpoint-*", TRAINING_ARGS_NAME]
+# Files of a checkpoint that going on needs, but the model does not; the card is that of the output folder.
+TRAINING_STATE = ("*.pt", "*.pth", "*_fsdp_*", "optimizer_*", "global_step*", "trainer_state.json", "README.md")
 
 
 class RefSegTrainer(Trainer):
@@ -57,6 +72,8 @@ class RefSegTrainer(Trainer):
       then counts a few sentences twice.
     - The order of the referents depends on seed and epoch alone. The last batch of an epoch is left out where it is
       not complete. Of `MixedExamples` each step sees images alone or clips alone.
+    - Neither the Hub's token nor a path of this machine is in a checkpoint or in what is uploaded, but for the base
+      model of an adapter, where that is a folder.
     - A loss or logits that are NaN or infinite end the training with `NotFiniteError`, before they reach the weights;
       in an evaluation logits do.
 
@@ -175,8 +192,54 @@ class RefSegTrainer(Trainer):
         with writing_into(output_dir or self.args.output_dir):
             super()._save(output_dir, state_dict)
         if self.args.should_save:
-            plans = {"earlier_plans": self._other_plans()}
-            write_run_options(output_dir or self.args.output_dir, {**self._all_options(), **plans})
+            folder, options = Path(output_dir or self.args.output_dir), self._all_options()
+            # Trainer's pickle of all arguments, the token of the Hub among them; nothing reads it.
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            write_run_options(folder, {**options, "earlier_plans": self._other_plans()})
+            write_local_options(self.args.output_dir, options)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """As in Trainer, whose own would pickle the arguments anew and upload them."""
+        args, state, running = self.args, self.state, self.push_in_progress
+        if not self.is_world_process_zero() or args.hub_strategy == HubStrategy.END:
+            return
+        if running is not None and not running.is_done() and not args.hub_always_push:
+            return
+        self.callback_handler.on_push_begin(args, state, self.control)
+        kept = shutil.ignore_patterns(*TRAINING_STATE)
+        shutil.copytree(checkpoint_folder, args.output_dir, ignore=kept, dirs_exist_ok=True)
+        passed = (
+            f"step {state.global_step}" if args.save_strategy == SaveStrategy.STEPS else f"epoch {int(state.epoch)}"
+        )
+        upload = partial(
+            HfApi(library_name="hf_refseg").upload_folder,
+            repo_id=self.hub_model_id,
+            commit_message=f"Training in progress, {passed}",
+            token=args.hub_token,
+            revision=args.hub_revision,
+            run_as_future=True,
+        )
+        jobs = [upload(folder_path=args.output_dir, ignore_patterns=NOT_UPLOADED)]
+        places = {
+            HubStrategy.CHECKPOINT: "last-checkpoint",
+            HubStrategy.ALL_CHECKPOINTS: Path(checkpoint_folder).name,
+        }
+        if args.hub_strategy in places:
+            jobs.append(upload(folder_path=checkpoint_folder, path_in_repo=places[args.hub_strategy]))
+        if running is not None and not running.is_done():
+            jobs = [*running.jobs, *jobs]
+        self.push_in_progress = PushInProgress(jobs)
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        progress = super()._init_training_state(*args, **kwargs)
+        self.state = PortableState(**vars(self.state))
+        self.state.best_model_checkpoint = self._best_checkpoint(self.state)
+        return progress
+
+    def _best_checkpoint(self, state: TrainerState) -> str | None:
+        """The folder of the best checkpoint, which is not recorded: the output folder may have moved since."""
+        folder = Path(self.args.output_dir, f"checkpoint-{state.best_global_step}")
+        return str(folder) if folder.is_dir() else None
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
@@ -199,9 +262,8 @@ class RefSegTrainer(Trainer):
 
     def _load_finished(self, checkpoint: str, state: TrainerState) -> TrainOutput:
         print(f"{checkpoint} is the end of this training: it is loaded, nothing is trained.")
-        if self.args.load_best_model_at_end and state.best_model_checkpoint:
-            # The output folder may have moved since.
-            checkpoint = str(Path(self.args.output_dir, Path(state.best_model_checkpoint).name))
+        if self.args.load_best_model_at_end and state.best_global_step:
+            checkpoint = str(Path(self.args.output_dir, f"checkpoint-{state.best_global_step}"))
             fault = find_checkpoint_fault(checkpoint)
             if fault is not None:
                 raise ValueError(
@@ -369,6 +431,14 @@ class RefSegTrainer(Trainer):
             return {"trained": describe_adapter(self.model.peft_config["default"])}
         layers = self.args.text_layers_trained
         return {"text layers trained": "all" if layers is None else layers}
+
+
+class PortableState(TrainerState):
+    """Trainer's state, whose file names no folder of this machine."""
+
+    def save_to_json(self, json_path: str) -> None:
+        """As in transformers, without the path of the best checkpoint: `best_global_step` tells which one it is."""
+        TrainerState(**{**vars(self), "best_model_checkpoint": None}).save_to_json(json_path)
 
 
 class EpochSampler(Sampler[int]):
