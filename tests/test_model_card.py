@@ -1,16 +1,22 @@
 """The model card says what was given and nothing else, its metadata is valid, and its usage examples run."""
 
+import ast
 import re
+from html import unescape
 
 import pytest
 from fresh_process import run_python
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 from PIL import Image
 from tiny_configs import BERT, VIDEO_SWIN
 from tiny_lavt import tiny_lavt, tiny_processor
 from transformers import BertConfig, BertModel
 
-from hf_refseg import VideoLavtConfig, VideoLavtForReferringSegmentation
+from hf_refseg import VideoLavtConfig, VideoLavtForReferringSegmentation, add_adapter
+from hf_refseg.data.leakage import TrainingPart
+from hf_refseg.hub.dataset_card import build_dataset_card
+from hf_refseg.hub.markdown import escape
 from hf_refseg.hub.model_card import write_model_card
 
 METRICS = {
@@ -109,6 +115,87 @@ def test_given_sections_pictures_and_citation_appear(lavt, tmp_path):
     pictures = re.findall(r"!\[(.*?)\]\(<(.*?)>\)", card.text)
     assert pictures == [("predictions", "predictions.png"), ("worst cases", "worst cases.png")]
     assert Image.open(folder / "worst cases.png").getpixel((0, 0)) == (0, 0, 255)
+
+
+def rendered(text: str) -> str:
+    """Markdown as HTML, as the Hub shows it: tags of the text itself are kept."""
+    return MarkdownIt("gfm-like", {"linkify": False}).enable("table").render(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<script>alert(1)</script>",
+        "<img src=x onerror=alert(1)>",
+        "a &lt;b&gt; & c &#60;",
+        "**bold** _a_ __b__ a_b __init__.py *c*",
+        "[name](http://example.org) ![picture](x.png)",
+        "`code` ``more`` \\` ~~gone~~ \\",
+        "a | b",
+        "J&F 5e-05 [1, 2] #1 refcoco+",
+    ],
+)
+def test_names_are_shown_as_they_are(text: str) -> None:
+    for written in (f"# {escape(text)}", f"| {escape(text)} |\n| --- |", f"![{escape(text)}](<x.png>)"):
+        tags = re.findall("<.*?>", html := rendered(written))
+        assert {tag.strip("</>").split()[0] for tag in tags} <= {"h1", "table", "thead", "tr", "th", "p", "img"}
+        shown = re.search('alt="(.*?)"', html)[1] if "<img" in html else re.sub("<.*?>", "", html)
+        assert unescape(shown).strip() == text
+
+
+def test_a_name_is_one_line_without_what_cannot_be_seen() -> None:
+    assert escape("a\n\n# b\x1b[1m\x00\u202ec \udc80") == "a # b \\[1m c"
+
+
+def test_no_name_becomes_markup_or_metadata(lavt, tmp_path):
+    name = '<b>x</b> [a](b) `c` | d_"e\\ ---\nlicense: mit'
+    folder = tmp_path / name.replace("/", "")
+    folder.mkdir()
+    picture = folder / "<i>&amp; %41_(1).png"
+    Image.new("RGB", (4, 4), "red").save(picture)
+    path = write_model_card(
+        folder,
+        model=lavt,
+        metrics={(name, f"val {name}", "original"): {"oIoU": 1.0}},
+        training={name: name},
+        training_data={name: TrainingPart(rows=1, images=1, dropped_rows=0, dropped_images=0)},
+        datasets=["refcoco", name],
+        base_model=["user/model", name],
+        pictures=[picture],
+    )
+    assert "<b" not in path.read_text() and "<i" not in path.read_text()
+    card = ModelCard.load(path)
+    one_line = " ".join(name.split())
+    assert card.data.license == "apache-2.0" and card.data.model_name == one_line.replace("/", "")
+    # The Hub takes nothing but ids there.
+    assert card.data.datasets == ["refcoco"] and card.data.base_model == ["user/model"]
+    (score,) = card.data.eval_results
+    assert (score.dataset_type, score.dataset_name, score.dataset_split) == (one_line, one_line, f"val {one_line}")
+    html = rendered(card.text)
+    assert "<b>" not in html and "<i>" not in html and "<a " not in html
+    cells = [unescape(cell) for cell in re.findall("<td>(.*?)</td>", html)]
+    assert cells.count(one_line) == 4 and f"val {one_line}" in cells
+    assert re.findall('<img src="(.*?)" alt="(.*?)"', html) == [
+        ("%3Ci%3E%26amp;%20%2541_(1).png", "&lt;i&gt;&amp;amp; %41 (1)")
+    ]
+    for snippet in re.findall(r"```python\n(.*?)```", card.text, re.DOTALL):
+        loaded = re.findall(r"from_pretrained\((\".*\")(?:, trust_remote_code=True)?\)", snippet)
+        assert [ast.literal_eval(each) for each in loaded] == [folder.name] * 2
+
+
+def test_the_card_of_an_adapter_names_its_base_model_without_the_path(tmp_path):
+    base = tmp_path / "<b>ase"
+    tiny_lavt().save_pretrained(base)
+    card = write_model_card(tmp_path / "adapter", model=add_adapter(type(tiny_lavt()).from_pretrained(base)))
+    assert " in &lt;b&gt;ase, which is loaded" in card.read_text() and str(tmp_path) not in card.read_text()
+
+
+def test_the_card_of_a_data_set_escapes_splits_and_options():
+    counts = {'<b>"x"': {"referents": 1, "sentences": 1, "images": 1}}
+    card = build_dataset_card("refcoco", counts, {"split_by": "<i>*u*"})
+    html = rendered(card.text)
+    assert "<b>" not in card.text and "<i>" not in html and "<em>" not in html
+    assert "&lt;i&gt;*u*" in html and r'dataset["\x3cb>\"x\""]' in card.text
 
 
 def test_a_missing_picture_is_an_error_and_writes_nothing(lavt, tmp_path):

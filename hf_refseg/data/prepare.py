@@ -115,7 +115,7 @@ def verify_counts(name: str, split_by: str | None, counts: Mapping[str, Mapping[
 
     Raises `ValueError` when nothing is published to compare with.
     """
-    from hf_refseg.hub.dataset_card import markdown_table
+    from hf_refseg.hub.markdown import to_table
 
     published = PUBLISHED_COUNTS.get((name, split_by or ""))
     if published is None:
@@ -129,7 +129,7 @@ def verify_counts(name: str, split_by: str | None, counts: Mapping[str, Mapping[
         if wanted[1] is not None:
             comparisons.append((split, "sentences", wanted[1], found["sentences"]))
     if any(wanted != found for _, _, wanted, found in comparisons):
-        table = markdown_table(
+        table = to_table(
             ("split", "what", "published", "found", "difference"),
             ((*comparison, f"{comparison[3] - comparison[2]:+d}") for comparison in comparisons),
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from huggingface_hub import DatasetCard, DatasetCardData
+
+from .markdown import escape, quoted, to_table
 
 COCO_LICENCE = (
     "COCO annotations: CC BY 4.0. COCO photographs: each under its own Flickr licence, some of them non-commercial or "
@@ -152,23 +154,17 @@ def size_category(rows: int) -> str:
     return next((text for limit, text in limits.items() if rows < limit), "1M<n<10M")
 
 
-def markdown_table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A Markdown table."""
-    header = list(header)
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
 def _body(
     source: Source,
     text: RowText,
     counts: Mapping[str, Mapping[str, int]],
     options: Mapping[str, str | int | None],
 ) -> str:
-    table = markdown_table(
+    table = to_table(
         ("split", *next(iter(counts.values()))), ((split, *numbers.values()) for split, numbers in counts.items())
     )
-    prepared = ", ".join(f"{option} = {value}" for option, value in options.items() if value is not None) or "defaults"
+    given = [escape(f"{option} = {value}") for option, value in options.items() if value is not None]
+    prepared = ", ".join(given) or "defaults"
     return f"""# {source.title} for referring segmentation
 
 {text.rows}
@@ -182,7 +178,7 @@ from hf_refseg import load_refseg
 from hf_refseg.data.masks import decode_mask
 
 dataset = load_refseg("this folder or repository")
-row = dataset["{next(iter(counts))}"][0]
+row = dataset[{quoted(next(iter(counts)))}][0]
 {text.decoding}
 ```
 

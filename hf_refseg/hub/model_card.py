@@ -9,12 +9,16 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+import yaml
+from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from peft import PeftModel
 from transformers import PreTrainedModel
 
 from ..evaluation.video import VIDEO_PROTOCOLS
 from ..files import public_name, write_whole
+from .markdown import escape, front_matter, link_target, one_line, quoted, to_table
 
 if TYPE_CHECKING:
     from ..data.leakage import TrainingPart
@@ -66,8 +70,8 @@ CITATIONS = {
 IMAGE_SNIPPET = """```python
 {first_line}from transformers import AutoModel, AutoProcessor
 
-processor = AutoProcessor.from_pretrained("{name}"{option})
-model = AutoModel.from_pretrained("{name}"{option})
+processor = AutoProcessor.from_pretrained({name}{option})
+model = AutoModel.from_pretrained({name}{option})
 image = processor.image_processor.fetch_images("photo.jpg")
 outputs = model(**processor(image, "the left dog", return_tensors="pt"))
 sizes = [(image.height, image.width)]
@@ -77,8 +81,8 @@ mask = result["mask"]  # bool, (height, width)
 CLIP_SNIPPET = """```python
 {first_line}from transformers import AutoModel, AutoProcessor
 
-processor = AutoProcessor.from_pretrained("{name}"{option})
-model = AutoModel.from_pretrained("{name}"{option})
+processor = AutoProcessor.from_pretrained({name}{option})
+model = AutoModel.from_pretrained({name}{option})
 # A short clip: a video file, a folder of frames, or a list of images. Long videos are read in windows by
 # hf_refseg's pipeline "referring-video-segmentation" and by `hf-refseg predict --video`.
 outputs = model(**processor(videos="clip.mp4", text="the car that turns left", return_tensors="pt"))
@@ -128,6 +132,7 @@ def write_model_card(
     folder = Path(output_dir)
     check_pictures(pictures)
     name = repo_id or folder.resolve().name
+    datasets = [one_line(public_name(each)) for each in datasets]
     model_type = plain_model(model).config.model_type
     takes_clips = "video" in plain_model(model).input_modalities
     tasks = ["referring-image-segmentation", *(["referring-video-segmentation"] if takes_clips else [])]
@@ -136,14 +141,14 @@ def write_model_card(
         pipeline_tag="image-segmentation",
         tags=[*tasks, model_type, *(["peft"] if isinstance(model, PeftModel) else [])],
         license=license,
-        datasets=list(datasets) or None,
-        model_name=name.split("/")[-1],
+        datasets=[each for each in datasets if may_be_id(each)] or None,
+        model_name=one_line(name.split("/")[-1]),
         eval_results=to_eval_results(metrics or {}) or None,
         **describe_origin(model, base_model),
     )
     folder.mkdir(parents=True, exist_ok=True)
     sections = [
-        f"# {name.split('/')[-1]}",
+        f"# {escape(name.split('/')[-1])}",
         describe_model(model),
         *(embed_picture(Path(picture), folder) for picture in pictures),
         describe_usage(name, CLIP_SNIPPET if takes_clips else IMAGE_SNIPPET),
@@ -154,9 +159,19 @@ def write_model_card(
         describe_citation(model_type),
     ]
     body = "\n\n".join(section for section in sections if section)
+    card = f"{front_matter(yaml.safe_load(data.to_yaml()))}\n{body}\n"
     path = folder / "README.md"
-    write_whole(path, ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n").save)
+    write_whole(path, lambda file: file.write_text(card, encoding="utf-8"))
     return path
+
+
+def may_be_id(name: str) -> bool:
+    """Whether a name could be an id on the Hub, which refuses cards whose metadata calls another one a data set."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def to_eval_results(metrics: Mapping[tuple[str, str, str], Mapping[str, float]]) -> list[EvalResult]:
@@ -165,11 +180,11 @@ def to_eval_results(metrics: Mapping[tuple[str, str, str], Mapping[str, float]])
         EvalResult(
             task_type="image-segmentation",
             task_name=f"Referring {'video' if protocol in VIDEO_PROTOCOLS else 'image'} segmentation",
-            dataset_type=dataset,
-            dataset_name=dataset,
-            dataset_split=split,
+            dataset_type=one_line(public_name(dataset)),
+            dataset_name=one_line(public_name(dataset)),
+            dataset_split=one_line(split),
             metric_type=metric,
-            metric_name=f"{metric} ({protocol} protocol, {split})",
+            metric_name=one_line(f"{metric} ({protocol} protocol, {split})"),
             metric_value=round(float(value), 4),
             metric_args={"protocol": protocol},
         )
@@ -188,7 +203,9 @@ def describe_origin(model: PreTrainedModel | PeftModel, given: str | Sequence[st
         recorded = model.peft_config["default"].base_model_name_or_path
         if not Path(recorded).is_absolute():
             return {"base_model": recorded, "base_model_relation": "adapter"}
-    return {"base_model": given if given is None or isinstance(given, str) else list(given)}
+    if given is None or isinstance(given, str):
+        return {"base_model": given if given and may_be_id(given) else None}
+    return {"base_model": [name for name in given if may_be_id(name)] or None}
 
 
 def describe_model(model: PreTrainedModel | PeftModel) -> str:
@@ -200,7 +217,7 @@ def describe_model(model: PreTrainedModel | PeftModel) -> str:
         base_model = model.peft_config["default"].base_model_name_or_path
         size = (
             f"An adapter of {held / 1e6:.2f} million parameters for the `{model_class.__name__}` in "
-            f"`{public_name(base_model)}`, "
+            f"{escape(public_name(base_model))}, "
             "which is loaded along with it; that takes `peft`."
         )
     else:
@@ -221,12 +238,12 @@ def embed_picture(picture: Path, folder: Path) -> str:
         write_whole(copy, partial(shutil.copy, picture))
         picture = copy
     relative = picture.resolve().relative_to(folder.resolve()).as_posix()
-    return f"![{picture.stem.replace('_', ' ')}](<{relative}>)"
+    return f"![{escape(picture.stem.replace('_', ' '))}]({link_target(relative)})"
 
 
 def describe_usage(name: str, snippet: str) -> str:
-    installed = snippet.format(name=name, first_line="import hf_refseg\n", option="")
-    remote = snippet.format(name=name, first_line="", option=", trust_remote_code=True")
+    installed = snippet.format(name=quoted(name), first_line="import hf_refseg\n", option="")
+    remote = snippet.format(name=quoted(name), first_line="", option=", trust_remote_code=True")
     return (
         f"## Usage\n\nWith `hf_refseg` installed:\n\n{installed}\n\n"
         f"Without it, by the code that lies beside the weights:\n\n{remote}"
@@ -243,7 +260,8 @@ def describe_results(metrics: Mapping[tuple[str, str, str], Mapping[str, float]]
         return ""
     names = list(dict.fromkeys(name for scores in metrics.values() for name in scores))
     rows = [
-        [*key, *(f"{scores[name]:.2f}" if name in scores else "" for name in names)] for key, scores in metrics.items()
+        [public_name(dataset), *rest, *(f"{scores[name]:.2f}" if name in scores else "" for name in names)]
+        for (dataset, *rest), scores in metrics.items()
     ]
     table = to_table(["data set", "split", "protocol", *names], rows)
     note = "Scores in percent. Numbers of different protocols cannot be compared; see `hf_refseg.evaluation`."
@@ -264,7 +282,10 @@ def describe_training(
 def describe_training_data(training_data: Mapping[str, TrainingPart]) -> str:
     """One row per data set: what was trained on, and what was dropped because it is held out."""
     rows = [
-        [name, *(f"{count:,}" for count in (part.rows, part.images, part.dropped_images, part.dropped_rows))]
+        [
+            public_name(name),
+            *(f"{count:,}" for count in (part.rows, part.images, part.dropped_images, part.dropped_rows)),
+        ]
         for name, part in training_data.items()
     ]
     header = ["trained on", "referents", "images", "images dropped for leakage", "their referents"]
@@ -274,13 +295,3 @@ def describe_training_data(training_data: Mapping[str, TrainingPart]) -> str:
 def describe_citation(model_type: str) -> str:
     citation = CITATIONS.get(model_type)
     return f"## Citation\n\nThe method:\n\n```bibtex\n{citation}\n```" if citation else ""
-
-
-def to_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; what would break a cell is escaped."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(escape_cell(cell) for cell in line)} |" for line in lines)
-
-
-def escape_cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
