@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import math
 import re
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,8 @@ from hf_refseg.datasets_scripts.video import (
 from hf_refseg.messages import name_text, one_line, short_text
 
 SPLITS = {"0": "train", "1": "test"}
+# The filters of HDF5, by their numbers, that keep the size of what they get, and the one that packs it.
+FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32"}
 FRAME_ENDINGS = (".jpg", ".png")
 JPEG_QUALITY = 95
 
@@ -242,7 +246,7 @@ def read_instances(path: Path, where: str) -> dict[int, np.ndarray]:
         with h5py.File(path, "r") as file:
             instances = _own_data(file, "instance", path, where).reshape(-1)
             masks = _own_data(file, "reMask", path, where)
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, zlib.error) as error:
         if isinstance(error, DataFormatError):
             raise
         raise DataFormatError(f"{path} ({where}) cannot be read as HDF5: {error}. Download it again.") from error
@@ -267,12 +271,31 @@ def _own_data(file: Any, name: str, path: Path, where: str) -> np.ndarray:
     stored = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
     if not isinstance(stored, h5py.Dataset) or stored.external or stored.is_virtual:
         raise DataFormatError(f"{path} ({where}) has no dataset '{name}' of its own. {AGAIN}")
-    if stored.dtype.kind not in "uifb" or not 0 < stored.size <= MAX_PIXELS:
+    if stored.dtype.kind not in "uifb" or not 0 < stored.nbytes <= MAX_PIXELS:
         raise DataFormatError(
-            f"{path} ({where}): '{name}' should be numbers, at most {MAX_PIXELS}, found {stored.dtype} "
+            f"{path} ({where}): '{name}' should be numbers, at most {MAX_PIXELS} bytes of them, found {stored.dtype} "
             f"{stored.shape}. {AGAIN}"
         )
+    if stored.chunks is not None and not _chunks_are_measured(stored):
+        raise DataFormatError(f"{path} ({where}): '{name}' is larger than it says, or packed in an odd way. {AGAIN}")
     return stored[()]
+
+
+def _chunks_are_measured(stored: Any) -> bool:
+    """Whether the parts of an HDF5 dataset unpack to no more than they should; HDF5 unpacks whatever there is."""
+    pipeline = stored.id.get_create_plist()
+    filters = {pipeline.get_filter(index)[0] for index in range(pipeline.get_nfilters())}
+    largest = math.prod(stored.chunks) * stored.dtype.itemsize
+    if largest > MAX_PIXELS or not filters <= set(FILTERS):
+        return False
+    if "deflate" not in {FILTERS[number] for number in filters}:
+        return True
+    chunks = (stored.id.get_chunk_info(index).chunk_offset for index in range(stored.id.get_num_chunks()))
+    unpacked = (
+        zlib.decompressobj().decompress(stored.id.read_direct_chunk(place)[1], largest + 5) for place in chunks
+    )
+    # A checksum of four bytes may follow.
+    return all(len(content) <= largest + 4 for content in unpacked)
 
 
 def _listed_frames(folder: Path, nearby: _Nearby, where: str) -> dict[int, Path]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import struct
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -32,6 +34,9 @@ LIST_FILES = ("samples_metadata.json", "jhmdb_sentences_samples_metadata.json")
 # The paths of the list begin with the data set's own folder.
 FOLDER = "jhmdb_sentences"
 # MATLAB's kinds of numeric arrays, as `whosmat` names them.
+# Of a part of a MATLAB file: its kind, and how much of it is unpacked at a time.
+PACKED = 15
+PIECE = 2**20
 NUMBERS = ("uint", "int", "double", "single", "logical")
 
 
@@ -144,6 +149,8 @@ def read_puppet_masks(path: Path, where: str) -> np.ndarray:
     require_file(path, path.parent, path.name)
     try:
         version = matfile_version(str(path))[0]
+        if version == 1:
+            _check_packed_size(path, where)
         # What the file says of its content is checked before any of it is read.
         found = {name: (shape, kind) for name, shape, kind in whosmat(str(path))} if version == 1 else {}
         shape, kind = found.get("part_mask", ((), "none"))
@@ -155,5 +162,35 @@ def read_puppet_masks(path: Path, where: str) -> np.ndarray:
         return loadmat(str(path), variable_names=["part_mask"])["part_mask"]
     except DataFormatError:
         raise
-    except (MatReadError, OSError, ValueError, TypeError, KeyError, NotImplementedError, zlib.error) as error:
+    except (
+        MatReadError,
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        NotImplementedError,
+        MemoryError,
+        zlib.error,
+    ) as error:
         raise DataFormatError(f"{path} ({where}) cannot be read as a MATLAB file: {error}. {AGAIN}") from error
+
+
+def _check_packed_size(path: Path, where: str) -> None:
+    """Raises `DataFormatError` where a MATLAB file unpacks to more than masks take, however small it says they are."""
+    size = 0
+    with path.open("rb") as file:
+        header = file.read(128)
+        tag = struct.Struct("<2I" if header.endswith(b"IM") else ">2I")
+        while len(packed_tag := file.read(tag.size)) == tag.size:
+            kind, length = tag.unpack(packed_tag)
+            if kind != PACKED:
+                file.seek(length, os.SEEK_CUR)
+                continue
+            packed, inflater = file.read(length), zlib.decompressobj()
+            while packed:
+                size += len(inflater.decompress(packed, PIECE))
+                packed = inflater.unconsumed_tail
+                if size > MAX_PIXELS:
+                    raise DataFormatError(
+                        f"{path} ({where}) unpacks to more than {MAX_PIXELS} bytes, which no masks do. {AGAIN}"
+                    )

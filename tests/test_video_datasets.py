@@ -4,7 +4,9 @@ import json
 import os
 import pickle
 import shutil
+import struct
 import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ from hf_refseg.data import video_loading
 from hf_refseg.data.loading import DataFormatError, load_refseg, video_features
 from hf_refseg.data.masks import decode_mask
 from hf_refseg.data.prepare import prepare_dataset
-from hf_refseg.datasets_scripts import a2d_sentences
+from hf_refseg.datasets_scripts import a2d_sentences, jhmdb_sentences
 
 REAL = Path(os.environ.get("HF_REFSEG_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -444,6 +446,16 @@ def store_h5_outside(root: Path) -> None:
         file.create_dataset("reMask", (WIDTH, HEIGHT), np.uint8, external=outside)
 
 
+def write_chunks_h5(root: Path, packed: bytes, **options: Any) -> None:
+    """A mask that says it is small; its only chunk is as given."""
+    import h5py
+
+    write_h5_content(root, instance=[3.0])
+    with h5py.File(root / H5, "a") as file:
+        mask = file.create_dataset("reMask", (WIDTH, HEIGHT), np.uint8, chunks=(WIDTH, HEIGHT), **options)
+        mask.id.write_direct_chunk((0, 0), packed)
+
+
 def replace_in(name: str, old: str, new: str) -> Callable[[Path], None]:
     return lambda root: (root / name).write_text((root / name).read_text().replace(old, new))
 
@@ -474,6 +486,18 @@ A2D_DAMAGE = {
     "no mask": (lambda root: write_h5_content(root, instance=[3.0]), "00020.h5 .*no dataset 'reMask' of its own"),
     "text": (lambda root: write_h5_content(root, instance=[3.0], reMask="x"), "'reMask' should be numbers"),
     "linked": (link_h5, "no dataset 'reMask' of its own"),
+    "larger than it says": (
+        lambda root: write_chunks_h5(root, zlib.compress(bytes(10**6)), compression="gzip"),
+        "00020.h5 .*'reMask' is larger than it says",
+    ),
+    "packed damage": (
+        lambda root: write_chunks_h5(root, b"no stream", compression="gzip"),
+        "00020.h5 .*cannot be read as HDF5",
+    ),
+    "odd packing": (
+        lambda root: write_chunks_h5(root, b"x", compression="lzf"),
+        "'reMask' is .* packed in an odd way",
+    ),
     "outside": (store_h5_outside, "no dataset 'reMask' of its own"),
     "masks missing": (
         lambda root: write_h5_content(root, instance=[1.0, 3.0], reMask=np.ones((WIDTH, HEIGHT))),
@@ -546,6 +570,19 @@ def set_field(place: int, value: Any) -> Callable[[Path], None]:
 
 
 MAT = "puppet_mask/run/j2/puppet_mask.mat"
+
+
+def write_growing_mat(root: Path) -> None:
+    """Masks that say they are small, with more than a hundred thousand bytes behind them."""
+    write_mat(root / MAT, {"part_mask": np.ones((HEIGHT, WIDTH, 6), np.uint8)})
+    content = (root / MAT).read_bytes()
+    head, masks = content[:128], content[136:]
+    values = struct.pack("<2I", 2, 200_000) + bytes(200_000)
+    masks = masks[: masks.index(b"part_mask") + 16] + values
+    packed = zlib.compress(struct.pack("<2I", 14, len(masks)) + masks)
+    (root / MAT).write_bytes(head + struct.pack("<2I", 15, len(packed)) + packed)
+
+
 JHMDB_DAMAGE = {
     "leaves by path": (set_field(1, "./jhmdb_sentences/../../secret/00002.png"), "position 4: the path .* leads out"),
     "absolute path": (set_field(2, "/etc/passwd"), "position 4: '/etc/passwd' is no path inside"),
@@ -598,6 +635,13 @@ JHMDB_DAMAGE = {
 @pytest.mark.parametrize("case", JHMDB_DAMAGE)
 def test_bad_jhmdb(case, tmp_path):
     check_damage("jhmdb_sentences", make_jhmdb(tmp_path / "data"), *JHMDB_DAMAGE[case])
+
+
+def test_masks_that_grow_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(jhmdb_sentences, "MAX_PIXELS", 100_000)
+    root = make_jhmdb(tmp_path / "data")
+    assert len(load("jhmdb_sentences", root)["test"]) > 0
+    check_damage("jhmdb_sentences", root, write_growing_mat, "puppet_mask.mat .*unpacks to more than 100000 bytes")
 
 
 def test_videos_that_repeat_are_said_once_with_their_number(tmp_path, caplog):
