@@ -36,7 +36,15 @@ from .modeling.saved_files_refseg import (
 from .training.adapters import find_base_model, is_adapter, load_with_adapter
 
 # What making a configuration or a model of wrong values may raise.
-WRONG_VALUES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, StrictDataclassError)
+WRONG_VALUES = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    StrictDataclassError,
+)
 
 
 def load_model(name: str, device: str | None, dtype: str | None) -> tuple[PreTrainedModel, RefSegProcessor]:

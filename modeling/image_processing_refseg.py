@@ -372,6 +372,13 @@ def _check_options(options: Mapping[str, Any]) -> None:
         are_finite = all(isinstance(number, Real) and math.isfinite(number) for number in numbers)
         if len(numbers) not in counts or not are_finite or not all(map(is_possible, numbers)):
             raise ValueError(f"`{name}` is {wanted}, not {reprlib.repr(value)}.")
+    if given.get("resample", 0) not in (*PILImageResampling, *tvF.InterpolationMode):
+        raise ValueError(f"`resample` is the number of one of PIL's filters, not {reprlib.repr(given['resample'])}.")
+    for name in given.keys() & {"crop_size", "pad_size"}:
+        value = given[name]
+        sides = dict(value).values() if isinstance(value, dict | SizeDict) else [value]
+        if not all(isinstance(side, Integral) and side > 0 for side in sides if side is not None):
+            raise ValueError(f"`{name}` has sides of 1 pixel at least, not {reprlib.repr(value)}.")
     as_probability(given.get("mask_threshold", 0.5))
 
 

@@ -21,6 +21,7 @@ from .saved_files_refseg import (
     check_mappings,
     check_vocabulary,
     load_saved_tokenizer,
+    may_be_damage,
     one_line,
 )
 from .texts_refseg import as_sentences, unknown_words
@@ -87,13 +88,14 @@ class RefSegProcessor(ProcessorMixin):
         name = pretrained_model_name_or_path
         try:
             loaded = super().from_pretrained(name, **kwargs)
-        except OUT_OF_REACH:
-            raise
         except Exception as error:
             # Whatever a value in one of the files makes transformers raise.
-            check_mappings(name, PROCESSOR_FILES, kwargs)
-            if "tokenizer" not in kwargs:
-                load_saved_tokenizer(name, **kwargs)
+            if may_be_damage(error, name):
+                check_mappings(name, PROCESSOR_FILES, kwargs)
+                if "tokenizer" not in kwargs:
+                    load_saved_tokenizer(name, **kwargs)
+            if isinstance(error, OUT_OF_REACH):
+                raise
             raise SavedFileError(
                 f"{name}: no processor can be made of its {PROCESSOR_NAME} ({one_line(error)}). {AGAIN}"
             ) from error

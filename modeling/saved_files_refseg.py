@@ -43,6 +43,11 @@ def one_line(value: object) -> str:
     return printable if len(line) <= 200 else f"{printable[:197]}..."
 
 
+def may_be_damage(error: Exception, name: str | PathLike[str]) -> bool:
+    """Whether files may be at fault; of a folder also where an error speaks of files that cannot be had."""
+    return Path(name).is_dir() or not isinstance(error, OUT_OF_REACH)
+
+
 def find_file(name: str | PathLike[str], file_name: str, options: Mapping[str, Any]) -> Path | None:
     """A file in the folder or repository `name`, None where it is not there; `options` as of `from_pretrained`."""
     found = cached_file(
@@ -119,10 +124,8 @@ def naming_damage(name: str | PathLike[str] | None, options: Mapping[str, Any]) 
     """While a model is loaded: an error becomes a SavedFileError that names the damaged file, where there is one."""
     try:
         yield
-    except OUT_OF_REACH:
-        raise
-    except Exception:
-        if name is not None:
+    except Exception as error:
+        if name is not None and may_be_damage(error, name):
             check_mappings(name, [CONFIG_NAME], options)
             check_weights(name, options)
         raise
@@ -137,13 +140,12 @@ def load_saved_tokenizer(name: str | PathLike[str], **options: Any) -> PreTraine
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    except OUT_OF_REACH:
-        if Path(name).is_dir():
-            check_mappings(name, TOKENIZER_FILES, options)
-        raise
     except Exception as error:
         # The library of tokenizers raises nothing narrower.
-        check_mappings(name, TOKENIZER_FILES, options)
+        if may_be_damage(error, name):
+            check_mappings(name, TOKENIZER_FILES, options)
+        if isinstance(error, OUT_OF_REACH):
+            raise
         raise SavedFileError(
             f"{name}: no tokenizer can be made of its tokenizer_config.json and tokenizer.json ({one_line(error)}). "
             f"{AGAIN}"

@@ -441,6 +441,9 @@ def test_an_unknown_kind_of_size_is_refused(size: dict) -> None:
         ({"rescale_factor": math.inf}, "`rescale_factor` is"),
         ({"mask_threshold": 50.0}, "A threshold is a probability, from 0 to 1, not 50.0"),
         ({"mask_threshold": math.nan}, "A threshold is a probability"),
+        ({"resample": 99}, "`resample` is the number of one of PIL's filters, not 99"),
+        ({"pad_size": {"height": 8, "width": -3}}, "`pad_size` has sides of 1 pixel at least"),
+        ({"crop_size": 0}, "`crop_size` has sides of 1 pixel at least, not 0"),
     ],
     ids=str,
 )

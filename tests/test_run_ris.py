@@ -203,6 +203,23 @@ def test_a_saved_model_or_tokenizer_without_its_words_is_refused(finished, tmp_p
             run_ris.build_model_and_processor(run_ris.ModelArguments(**options))
 
 
+def test_a_damaged_file_of_a_saved_model_is_one_line(finished, cache, tmp_path, capsys) -> None:
+    folder = Path(shutil.copytree(finished[1], tmp_path / "model", ignore=shutil.ignore_patterns("checkpoint-*")))
+    recipe = write_recipe(tmp_path, cache, model_name_or_path=str(folder), config=None)
+    for name, content in (
+        ("tokenizer.json", b"{"),
+        ("processor_config.json", b"[]"),
+        ("config.json", b"[]"),
+        ("model.safetensors", b"cut"),
+    ):
+        sound = (folder / name).read_bytes()
+        (folder / name).write_bytes(content)
+        status, _, error = run_script([recipe], capsys)
+        (folder / name).write_bytes(sound)
+        assert status == 1 and "Traceback" not in error
+        assert error.splitlines()[-1].startswith(f"Error: {folder / name}")
+
+
 def test_a_text_length_that_does_not_fit_is_found_at_the_start(cache, tmp_path) -> None:
     config = {**TINY["config"], "text_config": {**TINY["config"]["text_config"], "max_position_embeddings": 30}}
     with pytest.raises(ValueError, match="max_text_length is 40, but the model takes texts of at most 30 tokens"):

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from tiny_lavt import WORDS, tiny_lavt, tiny_processor
-from transformers import AutoProcessor, BertTokenizer, CLIPTokenizer, pipeline
+from transformers import AutoModel, AutoProcessor, BertTokenizer, CLIPTokenizer, pipeline
 from typer.testing import CliRunner
 
 from hf_refseg import LavtForReferringSegmentation, RefSegImageProcessor, RefSegProcessor, add_adapter
 from hf_refseg.data.vocabulary import train_word_tokenizer
+from hf_refseg.describe import describe_model
 from hf_refseg.inputs import load_model, load_tokenizer
 from hf_refseg.modeling.saved_files_refseg import SavedFileError
-from hf_refseg_cli import app
+from hf_refseg_cli import app, message_of
 
 SCENES = ("--train-size", 1, "--val-size", 1, "--test-size", 1, "--image-size", 64)
 
@@ -160,6 +164,153 @@ def test_every_kind_of_tokenizer_has_as_many_tokens_as_when_it_was_saved(kind: s
     loaded = AutoProcessor.from_pretrained(tmp_path)
     assert saved["vocab_size"] == len(loaded.tokenizer) == len(tokenizer)
     assert loaded.tokenizer.get_vocab() == tokenizer.get_vocab()
+
+
+JSON_FILES = ("config.json", "processor_config.json", "tokenizer_config.json", "tokenizer.json")
+
+
+@pytest.mark.parametrize("file_name", JSON_FILES)
+@pytest.mark.parametrize("damage", ["cut", "list", "nested", "bytes"])
+def test_a_damaged_json_file_is_named(file_name: str, damage: str, folder) -> None:
+    path = folder / file_name
+    content = path.read_bytes()
+    damaged = {"cut": content[: len(content) // 2], "list": b"[1, 2]", "nested": b"[" * 10**5, "bytes": b"\xff\xfe{"}
+    path.write_bytes(damaged[damage])
+    with pytest.raises((ValueError, OSError), match=re.escape(str(path))) as caught:
+        load_model(str(folder), "cpu", None)
+    assert len(str(caught.value)) <= 500
+
+
+@pytest.mark.parametrize(
+    ("file_name", "key", "value"),
+    [
+        ("config.json", "backbone_config", []),
+        ("config.json", "text_config", "bert"),
+        ("config.json", "mask_grounding", [1]),
+        ("config.json", "model_type", ["lavt"]),
+        ("config.json", "custom_pipelines", [1]),
+        ("config.json", "dtype", "float33"),
+        ("config.json", "fusion_dropout", 1.5),
+        ("config.json", "text_config.hidden_act", "nonsense"),
+        ("config.json", "text_config.vocab_size", -3),
+        ("config.json", "backbone_config.depths", []),
+        ("processor_config.json", "image_processor", []),
+        ("processor_config.json", "image_processor.size", [64]),
+        ("processor_config.json", "image_processor.size", {"height": 0, "width": -3}),
+        ("processor_config.json", "image_processor.image_std", float("nan")),
+        ("processor_config.json", "image_processor.mask_threshold", 7),
+        ("processor_config.json", "max_text_length", -3),
+        ("processor_config.json", "max_text_length", "long"),
+        ("processor_config.json", "text_truncation", []),
+        ("tokenizer_config.json", "tokenizer_class", []),
+        ("tokenizer_config.json", "mask_token", {"a": 1}),
+        ("tokenizer.json", "model", []),
+    ],
+    ids=str,
+)
+def test_a_wrong_value_in_a_json_file_is_one_error(file_name: str, key: str, value: object, folder) -> None:
+    def edit(saved: dict) -> None:
+        *outer, name = key.split(".")
+        for each in outer:
+            saved = saved[each]
+        saved[name] = value
+
+    change(folder / file_name, edit)
+    with pytest.raises(SavedFileError) as caught:
+        describe_model(str(folder))
+    assert str(folder) in str(caught.value) and file_name in str(caught.value)
+    assert len(message_of(caught.value)) <= 500 and "\n" not in message_of(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise"])
+def test_damaged_weights_are_named(damage: str, folder) -> None:
+    path = folder / "model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes({"cut": content[:5000], "noise": bytes(range(256)) * 40}[damage])
+    for load in (AutoModel.from_pretrained, partial(load_model, device="cpu", dtype=None)):
+        with pytest.raises(SavedFileError, match=rf"{re.escape(str(path))}: the weights are damaged"):
+            load(str(folder))
+
+
+class Harmful:
+    """Writes a file where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("damage", ["code", "cut", "list", "pickle"])
+def test_weights_in_a_pickle_run_no_code_and_are_named(damage: str, folder, tmp_path) -> None:
+    (folder / "model.safetensors").unlink()
+    path, trace = folder / "pytorch_model.bin", tmp_path / "trace"
+    weights = {"code": {"weight": Harmful(trace)}, "cut": tiny_lavt().state_dict(), "list": [torch.zeros(2)]}
+    if damage == "pickle":
+        path.write_bytes(pickle.dumps({"weight": Harmful(trace)}))
+    else:
+        torch.save(weights[damage], path)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:5000])
+    for load in (AutoModel.from_pretrained, partial(load_model, device="cpu", dtype=None)):
+        with pytest.raises(ValueError, match=re.escape(str(path))) as caught:
+            load(str(folder))
+        # torch advises to load it all the same.
+        assert "weights_only" not in str(caught.value)
+    assert not trace.exists()
+
+
+def test_a_pickle_of_weights_alone_is_loaded(folder) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save(tiny_lavt().state_dict(), folder / "pytorch_model.bin")
+    model, _ = load_model(str(folder), "cpu", None)
+    assert torch.equal(model.decoder.classifier.weight, tiny_lavt().decoder.classifier.weight)
+
+
+@pytest.mark.parametrize("damage", ["cut", "list", "names", "shard"])
+def test_a_damaged_index_or_shard_is_named(damage: str, folder) -> None:
+    (folder / "model.safetensors").unlink()
+    tiny_lavt().save_pretrained(folder, max_shard_size="100KB")
+    index, shard = folder / "model.safetensors.index.json", min(folder.glob("model-*.safetensors"))
+    content = index.read_bytes()
+    damaged = {"cut": content[:100], "list": b"[]", "names": json.dumps({"weight_map": [1]}).encode()}
+    if damage == "shard":
+        shard.write_bytes(shard.read_bytes()[:500])
+    else:
+        index.write_bytes(damaged[damage])
+    with pytest.raises(SavedFileError, match=re.escape(str(shard if damage == "shard" else index))):
+        load_model(str(folder), "cpu", None)
+
+
+@pytest.mark.parametrize(
+    ("file_name", "content"),
+    [
+        ("adapter_config.json", b"{"),
+        ("adapter_config.json", b"[]"),
+        ("adapter_config.json", b'{"peft_type": "LORA", "r": "x", "base_model_name_or_path": 7}'),
+        ("adapter_model.safetensors", b"\0"),
+        ("tokenizer.json", b"{"),
+    ],
+)
+def test_a_damaged_adapter_is_named(file_name: str, content: bytes, sound, tmp_path) -> None:
+    adapter = save_adapter(sound, tmp_path / "adapter")
+    (adapter / file_name).write_bytes(content)
+    arguments = commands(adapter, sound.parent / "photo.png", tmp_path / "output")
+    assert file_name in error_of(*arguments["predict"])
+
+
+@pytest.mark.parametrize("file_name", ["config.json", "model.safetensors"])
+def test_a_damaged_encoder_is_named(file_name: str, sound, tmp_path) -> None:
+    model = tiny_lavt()
+    for part in ("swin", "bert"):
+        AutoModel.from_config(
+            getattr(model.config, f"{'backbone' if part == 'swin' else 'text'}_config")
+        ).save_pretrained(tmp_path / part)
+    path = tmp_path / "bert" / file_name
+    path.write_bytes(b"[]")
+    with pytest.raises(SavedFileError, match=re.escape(str(path))):
+        LavtForReferringSegmentation.from_encoders(str(tmp_path / "swin"), str(tmp_path / "bert"))
 
 
 def change(path: Path, edit: Callable[[dict], object]) -> None:
