@@ -258,6 +258,8 @@ def test_predict_takes_folders_and_patterns(model_folder):
 
     assert segmented("a", "b/1.png") == ["a/10.png", "a/9.JPG", "b/1.png"]
     assert segmented("a/*.png", "a/**/1*.png", "b/[1].png") == ["a/10.png", "a/deep/1.png", "b/[1].png"]
+    noise(Path("[ab]/3.png"))
+    assert segmented("[ab]/[3].png", "[ab]/*.png") == ["[ab]/3.png"]
     arguments = ["--text", "dog", "--output", "out"]
     assert error_of("predict", model_folder, "c/*.png", *arguments).startswith("c/*.png: there is no such image file")
     assert error_of("predict", model_folder, "broken", *arguments).startswith("broken/gone.png: there is no such")

@@ -15,7 +15,15 @@ from tqdm.auto import tqdm
 
 from ..files import begin_folder, only_writer, require_writable, write_whole
 from ..messages import name_text
-from .loading import DATASET_NAMES, REFER_SPLITS, REFSHAPES_VIDEO, VIDEO_DATASETS, DataFormatError, load_refseg
+from .loading import (
+    DATASET_NAMES,
+    REFER_SPLITS,
+    REFSHAPES_VIDEO,
+    VIDEO_DATASETS,
+    DataFormatError,
+    load_refseg,
+    require_literal_name,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -64,6 +72,7 @@ def prepare_dataset(
     `ValueError` for an unknown name or option value; and `OutputError` for an output folder that cannot be written or
     a full disk. Finished shards are left as they are.
     """
+    require_literal_name(output)
     require_writable(output)
     if name not in DATASET_NAMES:
         raise ValueError(f"Unknown data set '{name}'. Choose one of: {', '.join(DATASET_NAMES)}.")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import glob
 import hashlib
 from os import PathLike
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from ..messages import name_text
-from .loading import DataFormatError, filling_cache
+from ..files import is_plain_name
+from ..messages import name_text, short_text
+from .loading import DataFormatError, filling_cache, require_literal_name
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -33,6 +34,7 @@ def load_prepared(folder: str | PathLike[str], **options: Any) -> DatasetDict:
     from datasets import load_dataset
 
     folder = Path(folder)
+    require_literal_name(folder)
     files = split_files(folder)
     if not files:
         found = ", ".join(map(name_text, sorted(path.name for path in folder.iterdir())[:8])) or "nothing"
@@ -49,25 +51,46 @@ def load_prepared(folder: str | PathLike[str], **options: Any) -> DatasetDict:
 
 
 def split_files(folder: Path) -> dict[str, list[Path]]:
-    """The Parquet files of each split, as the card lists them, else by their names; none without a card or files."""
-    from datasets.data_files import sanitize_patterns
-    from datasets.utils.metadata import MetadataConfigs
-    from huggingface_hub import DatasetCard
+    """The Parquet files of each split, as the card lists them, else by their names; none without a card or files.
 
+    Raises:
+        DataFormatError: the card is damaged, or lists files outside the folder.
+    """
     if not is_prepared(folder):
         return {}
-    configs = MetadataConfigs.from_dataset_card_data(DatasetCard.load(folder / "README.md").data)
-    listed = configs[configs.get_default_config_name() or next(iter(configs))] if configs else {}
-    if "data_files" in listed:
-        patterns = sanitize_patterns(listed["data_files"])
-    else:
+    patterns = _listed_patterns(folder / "README.md")
+    if patterns is None:
         names = sorted(path.name for path in (folder / "data").glob("*.parquet"))
         patterns = {name.partition("-")[0]: [f"data/{name.partition('-')[0]}-*.parquet"] for name in names}
+    for pattern in (pattern for globs in patterns.values() for pattern in globs):
+        parts = PurePosixPath(pattern).parts
+        if not parts or not all(map(is_plain_name, parts)):
+            raise DataFormatError(
+                f"{folder / 'README.md'} lists files outside its folder: {short_text(pattern)}. Prepare the data set "
+                "again, or correct data_files."
+            )
     found = {
         str(split): sorted(path for pattern in globs for path in folder.glob(pattern))
         for split, globs in patterns.items()
     }
     return {split: paths for split, paths in found.items() if paths}
+
+
+def _listed_patterns(card_file: Path) -> dict[Any, list[str]] | None:
+    """The patterns of the files of each split in a card; None where it lists none."""
+    from datasets.data_files import sanitize_patterns
+    from datasets.utils.metadata import MetadataConfigs
+    from huggingface_hub import DatasetCard
+    from yaml import YAMLError
+
+    try:
+        configs = MetadataConfigs.from_dataset_card_data(DatasetCard.load(card_file).data)
+        listed = configs[configs.get_default_config_name() or next(iter(configs))] if configs else {}
+        return sanitize_patterns(listed["data_files"]) if "data_files" in listed else None
+    except (YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:
+        raise DataFormatError(
+            f"{card_file}: its metadata are damaged ({error}). Prepare the data set again, or download it again."
+        ) from error
 
 
 def read_footer(path: Path) -> bytes:
