@@ -222,6 +222,9 @@ def test_predict_needs_whole_images(model_folder):
     truncated = noise(Path("truncated.png"))
     truncated.write_bytes(truncated.read_bytes()[:2000])
     Path("text.jpg").write_text("no image")
+    # The header of a format whose decoder raises errors of its own class.
+    Path("odd.png").write_bytes(b"BLP2\xff\xff\xff\xff\1\0\0\0\x38\0\0\0\x28\0\0\0" + bytes(1200))
+    assert predict_error(Path("odd.png")).startswith("odd.png is damaged or no image (Unknown BLP compression -1)")
     assert predict_error(Path("none.png")).startswith("none.png: there is no such image file")
     assert predict_error(truncated).startswith("truncated.png is damaged or no image")
     assert predict_error(Path("text.jpg")).startswith("text.jpg is damaged or no image")
