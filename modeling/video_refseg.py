@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from packaging.version import Version
 from PIL import Image
 from torch import Tensor, nn
 from transformers.utils import logging
@@ -155,11 +156,12 @@ class _VideoFile:
     @contextmanager
     def _opened(self) -> Iterator[tuple[Any, Any]]:
         """The container and its video stream; whatever PyAV raises meanwhile is the fault of the file."""
-        # The prefix, because FFmpeg takes what stands before a colon in a name for a protocol. Titles and the like,
-        # which nobody reads here, may be in any encoding.
-        options = {"options": {"protocol_whitelist": "file"}, "metadata_errors": "replace"}
+        # Titles and the like, which nobody reads here, may be in any encoding; PyAV 19 knows that by itself.
+        any_title = {"metadata_errors": "replace"} if Version(self.av.__version__).major < 19 else {}
         try:
-            with self.av.open(f"file:{self.name}", **options) as container:
+            # The prefix, because FFmpeg takes what stands before a colon in a name for a protocol.
+            file, options = f"file:{self.name}", {"protocol_whitelist": "file"}
+            with self.av.open(file, options=options, **any_title) as container:
                 yield container, self._video_stream(container)
         except VideoFileError:
             raise

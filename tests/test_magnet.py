@@ -316,7 +316,7 @@ def test_alignment_labels_are_taken_at_the_features_places() -> None:
         ({"text_stage_layers": [3, 6, 9, 11]}, "the last of them 12"),
         ({"text_stage_layers": [6, 3, 9, 12]}, "four rising numbers"),
         ({"alignment_pixels": 0}, "alignment_pixels must be at least 1"),
-        ({"text_temperature": 0.0}, "must be above 0"),
+        ({"text_temperature": 0.0}, "a number above 0"),
         ({"feature_size": 100}, "multiple of 32"),
         ({"text_config": {"model_type": "roberta"}}, "got model_type 'roberta'"),
         ({"backbone_config": {"model_type": "resnet"}}, "got model_type 'resnet'"),
