@@ -167,7 +167,7 @@ def read_puppet_masks(path: Path, where: str) -> np.ndarray:
         OSError,
         ValueError,
         TypeError,
-        KeyError,
+        LookupError,
         NotImplementedError,
         MemoryError,
         zlib.error,

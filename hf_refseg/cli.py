@@ -57,7 +57,7 @@ from .files import (
     writing_into,
 )
 from .hub.token import require_token
-from .inputs import load_model, load_tokenizer, open_dataset, select_split, what_is_in
+from .inputs import load_model, load_tokenizer, select_split, what_is_in
 from .modeling.image_processing_refseg import open_image
 from .modeling.video_refseg import FrameMask, VideoFrames, segment_video
 from .sources import SOURCE_ERRORS, Report, Source, find_sources, keep_readable
@@ -259,7 +259,7 @@ def evaluate(
     of_run = data_options_of_run(model_name, dataset_name)
     options = {**of_run, **given}
     reading = {option: value for option, value in reading.items() if value is not None}
-    rows = select_split(open_dataset(dataset_name, partial(load_refseg, dataset_name, **options)), dataset_name, split)
+    rows = select_split(load_refseg(dataset_name, **options), dataset_name, split)
     protocol = choose_protocol(protocol, dataset_name, rows)
     on_videos = protocol in VIDEO_PROTOCOLS
     if reading and not on_videos:
@@ -440,7 +440,7 @@ def check_leakage(name: str | None, leakage_list: Path | None) -> str:
             f"{folder}: where its images come from is unknown, so their ids cannot be compared. Prepare it again: "
             "pretty_name in its README.md is no data set of this library."
         )
-    dataset = open_dataset(folder, partial(load_prepared, folder, columns=["image_id"]))
+    dataset = load_prepared(folder, columns=["image_id"])
     _, part = drop_images(select_split(dataset, str(folder), "train"), listed if collection == COCO else frozenset())
     if part.dropped_images:
         raise LeakageError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Sequence
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from .data.prepare import count_rows
 from .data.prepared import load_prepared, stored_columns
 from .evaluation import VIDEO_PROTOCOLS
 from .evaluation.protocols import PROTOCOLS
-from .inputs import check_processor, find_device, load_config, load_processor, naming_config, open_dataset
+from .inputs import check_processor, find_device, load_config, load_processor, naming_config
 from .training.adapters import describe_adapter, find_base_model, is_adapter, read_adapter_config
 from .training.run_options import SAVED_WITH_A_MODEL
 
@@ -103,7 +102,7 @@ def describe_dataset(folder: Path) -> str:
     """A table of the splits of a prepared data set: referents, sentences and images or videos."""
     # Such columns alone: load_refseg would copy every image to the cache.
     columns = ["referents"] if "frames" in stored_columns(folder) else ["image_id", "sentences"]
-    dataset = open_dataset(folder, partial(load_prepared, folder, columns=columns))
+    dataset = load_prepared(folder, columns=columns)
     counts = {split: count_rows(rows) for split, rows in dataset.items()}
     header = ("split", *next(iter(counts.values())))
     return align([header, *((split, *(f"{count:,}" for count in counts[split].values())) for split in counts)])

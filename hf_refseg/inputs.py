@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset, DatasetDict
-from datasets.exceptions import DatasetGenerationError
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
@@ -22,7 +21,6 @@ from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
 from . import AutoModelForReferringSegmentation, RefSegProcessor
 from .auto import MODELS
 from .convert.torch_files import check_torch_file
-from .data.loading import DataFormatError
 from .files import may_be_on_hub
 from .messages import short_text
 from .modeling.saved_files_refseg import (
@@ -183,17 +181,6 @@ def find_device(name: str | None) -> torch.device:
     if name not in available:
         raise ValueError(f"There is no device '{name}' here. Choose one of: {', '.join(available)}.")
     return torch.device(name)
-
-
-def open_dataset(name: object, load: Callable[[], DatasetDict]) -> DatasetDict:
-    """What `load` returns; raises DataFormatError, naming the data set, where its Parquet files are damaged."""
-    try:
-        return load()
-    except DatasetGenerationError as error:
-        raise DataFormatError(
-            f"{name} is damaged ({error.__cause__}). Prepare it again with the same options, "
-            "which names the damaged file, or download it again."
-        ) from error
 
 
 def select_split(dataset: DatasetDict, name: str, split: str) -> Dataset:

@@ -98,15 +98,10 @@ def unique_names(bases: Iterable[str]) -> list[str]:
 
 
 def _matching(argument: Path) -> list[Path]:
-    """The files and folders that a pattern means; the argument itself where it is none, or means nothing.
-
-    Folders in front of it that exist mean themselves.
-    """
+    """The files and folders that a pattern means; the argument itself where it is none, or means nothing."""
     if argument.exists():
         return [argument]
-    folder = next(parent for parent in argument.parents if parent.exists())
-    found = glob(str(argument.relative_to(folder)), root_dir=folder, recursive=True)
-    return sorted(folder / name for name in found) or [argument]
+    return sorted(map(Path, glob(str(argument), recursive=True))) or [argument]
 
 
 def _files_in(folder: Path) -> list[Path]:

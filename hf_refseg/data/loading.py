@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields
 from inspect import signature
 from os import PathLike
@@ -130,8 +128,6 @@ def load_refseg(
     Raises `ValueError` for an unknown name, option or option value, and `DataFormatError`, which names file, record
     and remedy, for files that are absent, damaged or in another layout.
     """
-    for folder in (data_dir, options.get("image_dir")):
-        require_literal_name(folder)
     if split_by is not None and name in VIDEO_DATASETS:
         raise ValueError(f"{name} is split in one way alone: leave split_by out.")
     if (data_dir is not None or split_by is not None) and name not in (*REFER_SPLITS, *VIDEO_DATASETS):
@@ -234,27 +230,26 @@ def filling_cache(folder: str | PathLike[str] | None) -> AbstractContextManager[
     """A context that fills the cache of `datasets` in `folder`, None = its usual one; raises as `writing_into`."""
     from datasets import config
 
-    folder = config.HF_DATASETS_CACHE if folder is None else folder
-    require_literal_name(folder)
     remedy = "Make room, or name another cache_dir (HF_DATASETS_CACHE for all data sets)"
-    return writing_into(folder, remedy)
+    return writing_into(config.HF_DATASETS_CACHE if folder is None else folder, remedy)
 
 
-def require_literal_name(folder: str | PathLike[str] | None) -> None:
-    """Raises `DataFormatError` for a folder whose name `datasets` takes for that of another one, or cannot store.
+@contextmanager
+def reading_parquet(name: object) -> Iterator[None]:
+    """A context in which `datasets` reads the Parquet files of a data set.
 
-    "::" stands before the name of an archive to it, and it puts the values of environment variables in the place of
-    their names; there is no way to write either of them otherwise. None is fine.
+    Raises:
+        DataFormatError: they are damaged; it names the data set.
     """
-    name = "" if folder is None else str(Path(folder).resolve())
-    faults = {
-        "holds '::', which the library datasets takes for the end of an archive's name": "::" in name,
-        "holds the name of an environment variable": os.path.expandvars(name) != name,
-        "is no text in UTF-8": re.search("[\ud800-\udfff]", name) is not None,
-    }
-    for fault, is_so in faults.items():
-        if is_so:
-            raise DataFormatError(f"The name of the folder {name} {fault}. Rename it, or choose another one.")
+    from datasets.exceptions import DatasetGenerationError
+
+    try:
+        yield
+    except DatasetGenerationError as error:
+        raise DataFormatError(
+            f"{name} is damaged ({error.__cause__ or error}). Prepare it again with the same options, which names the "
+            "damaged file, or download it again."
+        ) from error
 
 
 def _load_rows(name: str, **options: Any) -> DatasetDict:
@@ -278,7 +273,7 @@ def _load_rows(name: str, **options: Any) -> DatasetDict:
     if folder.is_dir():
         dataset = load_prepared(folder, **options)
     else:
-        with filling_cache(options.get("cache_dir")):
+        with reading_parquet(name), filling_cache(options.get("cache_dir")):
             dataset = load_dataset(name, **options)
     found = set(next(iter(dataset.values())).column_names)
     missing = set(video_features() if "frames" in found else row_features()) - found

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import glob
 import hashlib
+from collections.abc import Mapping
 from os import PathLike
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import is_plain_name
-from ..messages import name_text, short_text
-from .loading import DataFormatError, filling_cache, require_literal_name
+from yaml import YAMLError
+
+from ..messages import name_text
+from .loading import DataFormatError, filling_cache, reading_parquet
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
+    from pyarrow import Schema
+
+AGAIN = "Prepare the data set again with the same options, or download it again."
+# What is raised for cards and schemas that do not say what they should.
+MEANINGLESS = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
 def is_prepared(folder: Path) -> bool:
@@ -34,7 +41,6 @@ def load_prepared(folder: str | PathLike[str], **options: Any) -> DatasetDict:
     from datasets import load_dataset
 
     folder = Path(folder)
-    require_literal_name(folder)
     files = split_files(folder)
     if not files:
         found = ", ".join(map(name_text, sorted(path.name for path in folder.iterdir())[:8])) or "nothing"
@@ -45,8 +51,10 @@ def load_prepared(folder: str | PathLike[str], **options: Any) -> DatasetDict:
     # Given its folder alone, `load_dataset` would key the cache by the folder's name, and answer from another one of
     # that name. Given the files, by their paths and times; files copied along with their times differ in the footers.
     key = hashlib.sha256(b"".join(read_footer(path) for paths in files.values() for path in paths))
+    for path in (path for paths in files.values() for path in paths):
+        read_schema(path)
     patterns = {split: [glob.escape(str(path.resolve())) for path in paths] for split, paths in files.items()}
-    with filling_cache(options.get("cache_dir")):
+    with reading_parquet(folder), filling_cache(options.get("cache_dir")):
         return load_dataset("parquet", name=key.hexdigest()[:16], data_files=patterns, **options)
 
 
@@ -54,43 +62,35 @@ def split_files(folder: Path) -> dict[str, list[Path]]:
     """The Parquet files of each split, as the card lists them, else by their names; none without a card or files.
 
     Raises:
-        DataFormatError: the card is damaged, or lists files outside the folder.
+        DataFormatError: the card is damaged, or lists files outside of the folder.
     """
     if not is_prepared(folder):
         return {}
-    patterns = _listed_patterns(folder / "README.md")
-    if patterns is None:
-        names = sorted(path.name for path in (folder / "data").glob("*.parquet"))
-        patterns = {name.partition("-")[0]: [f"data/{name.partition('-')[0]}-*.parquet"] for name in names}
-    for pattern in (pattern for globs in patterns.values() for pattern in globs):
-        parts = PurePosixPath(pattern).parts
-        if not parts or not all(map(is_plain_name, parts)):
-            raise DataFormatError(
-                f"{folder / 'README.md'} lists files outside its folder: {short_text(pattern)}. Prepare the data set "
-                "again, or correct data_files."
-            )
-    found = {
-        str(split): sorted(path for pattern in globs for path in folder.glob(pattern))
-        for split, globs in patterns.items()
-    }
+    card = folder / "README.md"
+    try:
+        found = {
+            str(split): sorted(path for pattern in patterns for path in folder.glob(pattern))
+            for split, patterns in _patterns_of(card).items()
+        }
+    except (*MEANINGLESS, YAMLError, NotImplementedError) as error:
+        raise DataFormatError(f"{card} is damaged ({error}). {AGAIN}") from error
+    if any(".." in path.relative_to(folder).parts for paths in found.values() for path in paths):
+        raise DataFormatError(f"{card} lists files outside of {folder}. {AGAIN}")
     return {split: paths for split, paths in found.items() if paths}
 
 
-def _listed_patterns(card_file: Path) -> dict[Any, list[str]] | None:
-    """The patterns of the files of each split in a card; None where it lists none."""
+def _patterns_of(card: Path) -> Mapping[Any, list[str]]:
+    """For each split the patterns of its files, relative to the card's folder."""
     from datasets.data_files import sanitize_patterns
     from datasets.utils.metadata import MetadataConfigs
     from huggingface_hub import DatasetCard
-    from yaml import YAMLError
 
-    try:
-        configs = MetadataConfigs.from_dataset_card_data(DatasetCard.load(card_file).data)
-        listed = configs[configs.get_default_config_name() or next(iter(configs))] if configs else {}
-        return sanitize_patterns(listed["data_files"]) if "data_files" in listed else None
-    except (YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:
-        raise DataFormatError(
-            f"{card_file}: its metadata are damaged ({error}). Prepare the data set again, or download it again."
-        ) from error
+    configs = MetadataConfigs.from_dataset_card_data(DatasetCard.load(card).data)
+    listed = configs[configs.get_default_config_name() or next(iter(configs))] if configs else {}
+    if "data_files" in listed:
+        return sanitize_patterns(listed["data_files"])
+    splits = (path.name.partition("-")[0] for path in sorted((card.parent / "data").glob("*.parquet")))
+    return {split: [f"data/{split}-*.parquet"] for split in splits}
 
 
 def read_footer(path: Path) -> bytes:
@@ -113,18 +113,23 @@ def read_footer(path: Path) -> bytes:
         return file.read()
 
 
+def read_schema(path: Path) -> Schema:
+    """The columns of a Parquet file; raises `DataFormatError` where it, or what `datasets` wrote there, is damaged."""
+    from datasets import Features
+    from pyarrow import ArrowException, parquet
+
+    try:
+        schema = parquet.read_schema(path)
+        Features.from_arrow_schema(schema)
+    except (*MEANINGLESS, ArrowException, OSError) as error:
+        raise DataFormatError(f"{path} is damaged ({error}). {AGAIN}") from error
+    return schema
+
+
 def stored_columns(folder: Path) -> list[str]:
     """The names of the columns of a prepared data set; none where it has no files.
 
     Raises `DataFormatError` where the first file is damaged.
     """
-    import pyarrow
-    import pyarrow.parquet as parquet
-
     files = sorted((folder / "data").glob("*.parquet"))
-    try:
-        return parquet.read_schema(files[0]).names if files else []
-    except pyarrow.ArrowInvalid as error:
-        raise DataFormatError(
-            f"{files[0]} is damaged ({error}). Prepare the data set again with the same options, or download it again."
-        ) from error
+    return read_schema(files[0]).names if files else []

@@ -26,7 +26,7 @@ from transformers.image_utils import PILImageResampling
 
 from ..data.examples import open_image, read_image_file, undecoded
 from ..files import OutputError, begin_folder, only_writer, write_whole, writing_into
-from ..messages import short_text
+from ..messages import BadInputError, short_text
 from ..modeling.modeling_outputs_refseg import ImageFeatures
 from ..modeling.modeling_refseg import is_frozen
 
@@ -48,7 +48,7 @@ SIZES = {"map_size": (2,), "image_size": (2, 3), "size": (2,)}
 POLL_SECONDS = 2.0
 
 
-class FeatureCacheError(ValueError):
+class FeatureCacheError(BadInputError):
     """A folder that is not this model's cache, a trained encoder, or features that cannot be stored or read."""
 
 
