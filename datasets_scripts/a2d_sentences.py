@@ -93,7 +93,7 @@ class A2dSentences(VideoBuilder):
     Frames are counted from 1, so `00023.h5` belongs to the 23rd frame of the video. An .h5 file is taken to be as
     MATLAB wrote it: `instance` lists the instances on the frame, `reMask` their masks, (instances, width, height), or
     (width, height) for a single one, which is transposed here. A referent is annotated on the frames that list its
-    instance alone; one that no frame lists is left out with a warning.
+    instance alone; one that no frame lists is left out with a warning. A video has `MAX_FRAMES` frames at most.
     """
 
     BUILDER_CONFIG_CLASS = A2dConfig

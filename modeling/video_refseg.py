@@ -54,8 +54,8 @@ class VideoFrames:
         FileNotFoundError: there is no such file or folder.
         ImportError: a video file needs PyAV, which is not installed.
         TypeError: none of these.
-        ValueError: no frame, a damaged file, a file without video, a frame beyond PIL's limit of pixels, or, while
-            iterating, a frame of another size than the first; the file is named.
+        ValueError: no frame, a damaged file, one without video or of an unknown codec, a frame beyond PIL's limit of
+            pixels, or, while iterating, a frame of another size than the first; the file is named.
     """
 
     def __init__(self, source: "str | PathLike[str] | Sequence[Image.Image | np.ndarray] | VideoFrames") -> None:
