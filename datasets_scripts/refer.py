@@ -235,14 +235,7 @@ def find_image_dir(root: Path, dataset: str, image_dir: str | PathLike[str] | No
             f"The image folder {folder} does not exist. Expected {usual} under {root}, found there "
             f"{list_folder(root)}. Put the images there, or pass image_dir."
         )
-    require_readable_name(folder)
     return folder
-
-
-def require_readable_name(folder: Path) -> None:
-    """Raises `DataFormatError` for a folder whose name is no text: rows name the files in it."""
-    if LONE_SURROGATE.search(str(folder)):
-        raise DataFormatError(f"The name of the folder {folder} is no text in UTF-8. Rename it.")
 
 
 def fingerprint_files(paths: list[Path]) -> str:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,17 +25,9 @@ from hf_refseg.datasets_scripts.refer import (
 )
 from hf_refseg.files import is_plain_name
 from hf_refseg.messages import name_text, one_line, short_text
+from hf_refseg.modeling.pictures_refseg import PictureError, picture_faults
 
 logger = logging.getLogger(__name__)
-
-PICTURE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
 
 
 @dataclass
@@ -167,8 +157,7 @@ def existing_frames(paths: Iterable[Path], where: str) -> list[Path]:
 
 def picture_size(path: Path, where: str) -> tuple[int, int]:
     """Height and width of a picture, by its header."""
-    with _opened(path, where) as picture:
-        return picture.height, picture.width
+    return _read_picture(path, where, lambda picture: (picture.height, picture.width))
 
 
 def read_labels(path: Path, where: str) -> np.ndarray:
@@ -176,15 +165,13 @@ def read_labels(path: Path, where: str) -> np.ndarray:
 
     A gray picture of 0 and 255 alone, as DAVIS 2016 has them, shows one object, 1.
     """
-    with _opened(path, where) as picture:
-        if picture.mode not in ("P", "L", "1"):
-            raise DataFormatError(
-                f"{path} ({where}) is a picture of mode {picture.mode}, expected object numbers as palette indices or "
-                "gray values. Put the original annotation there."
-            )
-        labels = np.array(picture, dtype=np.uint8)
-        is_gray = picture.mode == "L"
-    if is_gray and set(np.unique(labels)) <= {0, 255}:
+    mode, labels = _read_picture(path, where, lambda picture: (picture.mode, np.array(picture, dtype=np.uint8)))
+    if mode not in ("P", "L", "1"):
+        raise DataFormatError(
+            f"{path} ({where}) is a picture of mode {mode}, expected object numbers as palette indices or gray "
+            "values. Put the original annotation there."
+        )
+    if mode == "L" and set(np.unique(labels)) <= {0, 255}:
         labels[labels == 255] = 1
     return labels
 
@@ -260,16 +247,14 @@ def make_row(video_id: str, frame_names: list[str], frames: Iterable[Any], refer
     return {"video_id": video_id, "frame_names": frame_names, "frames": stored, "referents": referents}
 
 
-@contextmanager
-def _opened(path: Path, where: str) -> Iterator[Image.Image]:
+def _read_picture(path: Path, where: str, read: Callable[[Image.Image], Any]) -> Any:
+    """What `read` makes of a picture that is opened, but not decoded yet."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                yield picture
-    except DataFormatError:
-        raise
+        with picture_faults(), Image.open(path) as picture:
+            return read(picture)
     except FileNotFoundError as error:
         raise DataFormatError(f"{path} ({where}) does not exist. Download it.") from error
-    except PICTURE_ERRORS as error:
-        raise DataFormatError(f"{path} ({where}) cannot be read as a picture: {error}. Download it again.") from error
+    except PictureError as error:
+        raise DataFormatError(
+            f"{path} ({where}) cannot be read as a picture: it is {error}. Download it again."
+        ) from error

@@ -98,10 +98,15 @@ def unique_names(bases: Iterable[str]) -> list[str]:
 
 
 def _matching(argument: Path) -> list[Path]:
-    """The files and folders that a pattern means; the argument itself where it is none, or means nothing."""
+    """The files and folders that a pattern means; the argument itself where it is none, or means nothing.
+
+    Folders in front of it that exist mean themselves.
+    """
     if argument.exists():
         return [argument]
-    return sorted(map(Path, glob(str(argument), recursive=True))) or [argument]
+    folder = next(parent for parent in argument.parents if parent.exists())
+    found = glob(str(argument.relative_to(folder)), root_dir=folder, recursive=True)
+    return sorted(folder / name for name in found) or [argument]
 
 
 def _files_in(folder: Path) -> list[Path]:

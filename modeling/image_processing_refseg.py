@@ -4,7 +4,6 @@ import base64
 import math
 import os
 import reprlib
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from http.client import HTTPException
 from io import BytesIO
@@ -37,6 +36,7 @@ from transformers.utils import ModelOutput, TensorType, logging
 
 from .modeling_outputs_refseg import require_finite
 from .names_refseg import nearest_names
+from .pictures_refseg import load_picture, naming_picture, picture_name
 from .pixels_refseg import as_8_bit, as_mask, as_pixels, check_array
 from .precision_refseg import at_least_float32
 
@@ -208,7 +208,7 @@ class RefSegImageProcessor(TorchvisionBackend):
         self, image: ImageInput, do_convert_rgb: bool | None = None, do_rescale: bool | None = None, **kwargs
     ) -> Tensor:
         if isinstance(image, Image.Image):
-            image = upright_rgb(image) if do_convert_rgb else np.asarray(image)
+            image = upright_rgb(image) if do_convert_rgb else np.asarray(load_picture(image))
         if isinstance(image, np.ndarray | Tensor):
             image = as_pixels(image, do_rescale=bool(do_rescale))
         return super().process_image(image, do_convert_rgb=do_convert_rgb, **kwargs)
@@ -450,17 +450,29 @@ def _check_sizes_of_masks(masks: list[Tensor], images: list[Tensor]) -> None:
 
 
 def stored_rgb(image: Image.Image) -> Image.Image:
-    """A PIL image of any mode as RGB, in the orientation in which its pixels are stored."""
+    """A PIL image of any mode as RGB, in the orientation in which its pixels are stored.
+
+    Raises:
+        ValueError: it has no pixel, or values that are no picture; or it was opened, but not decoded yet, and its file
+            is damaged, which is named.
+    """
+    return decode_rgb(load_picture(image))
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A PIL image of any mode as RGB, turned the way its EXIF orientation says; raises as `stored_rgb`."""
+    with naming_picture(picture_name(image)):
+        image = ImageOps.exif_transpose(image)
+    return decode_rgb(image)
+
+
+def decode_rgb(image: Image.Image) -> Image.Image:
+    """As `stored_rgb`, but raises whatever the decoder does: for use inside of `picture_faults`."""
     if not all(image.size):
         raise ValueError(f"An image of {image.width} x {image.height} pixels is empty: pass one with a pixel.")
     if image.mode == "F" or image.mode.startswith("I"):
         image = Image.fromarray(as_8_bit(np.asarray(image)))
     return image.convert("RGB")
-
-
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """A PIL image of any mode as RGB, turned the way its EXIF orientation says."""
-    return stored_rgb(ImageOps.exif_transpose(image))
 
 
 def open_image(path: Path) -> Image.Image:
@@ -521,15 +533,8 @@ def _download(url: str) -> bytes:
 
 
 def _decode(file: Path | BinaryIO, name: str) -> Image.Image:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
-                return upright_rgb(image)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{name} is too large to open: {error} Scale it down first.") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ValueError(f"{name} is damaged or no image ({error}). Replace it with the complete file.") from error
+    with naming_picture(name), Image.open(file) as image:
+        return decode_rgb(ImageOps.exif_transpose(image))
 
 
 def _from_array(values: np.ndarray | Tensor) -> Image.Image:
@@ -543,4 +548,12 @@ def _from_array(values: np.ndarray | Tensor) -> Image.Image:
     return Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).convert("RGB")
 
 
-__all__ = ["RefSegImageProcessor", "as_8_bit", "open_image", "read_image", "stored_rgb", "upright_rgb"]
+__all__ = [
+    "RefSegImageProcessor",
+    "as_8_bit",
+    "decode_rgb",
+    "open_image",
+    "read_image",
+    "stored_rgb",
+    "upright_rgb",
+]

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .pictures_refseg import load_picture
 from .precision_refseg import at_least_float32
 
 # The value of white in integers of 8, 12 or 16 bits, and in fractions.
@@ -113,7 +114,7 @@ def as_mask(mask: Any) -> Tensor:
     """
     if not isinstance(mask, Image.Image | np.ndarray | Tensor):
         raise TypeError(f"A mask is a PIL image, an array or a tensor, not {type(mask).__name__}.")
-    values = np.asarray(mask) if isinstance(mask, Image.Image) else mask
+    values = np.asarray(load_picture(mask)) if isinstance(mask, Image.Image) else mask
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(f"A mask of shape {tuple(values.shape)} is no mask: pass (height, width), one channel.")
     _check_numbers(values)

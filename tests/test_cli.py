@@ -222,6 +222,9 @@ def test_predict_needs_whole_images(model_folder):
     truncated = noise(Path("truncated.png"))
     truncated.write_bytes(truncated.read_bytes()[:2000])
     Path("text.jpg").write_text("no image")
+    # The header of a format whose decoder raises errors of its own class.
+    Path("odd.png").write_bytes(b"BLP2\xff\xff\xff\xff\1\0\0\0\x38\0\0\0\x28\0\0\0" + bytes(1200))
+    assert predict_error(Path("odd.png")).startswith("odd.png is damaged or no image (Unknown BLP compression -1)")
     assert predict_error(Path("none.png")).startswith("none.png: there is no such image file")
     assert predict_error(truncated).startswith("truncated.png is damaged or no image")
     assert predict_error(Path("text.jpg")).startswith("text.jpg is damaged or no image")
@@ -258,6 +261,8 @@ def test_predict_takes_folders_and_patterns(model_folder):
 
     assert segmented("a", "b/1.png") == ["a/10.png", "a/9.JPG", "b/1.png"]
     assert segmented("a/*.png", "a/**/1*.png", "b/[1].png") == ["a/10.png", "a/deep/1.png", "b/[1].png"]
+    noise(Path("[ab]/3.png"))
+    assert segmented("[ab]/[3].png", "[ab]/*.png") == ["[ab]/3.png"]
     arguments = ["--text", "dog", "--output", "out"]
     assert error_of("predict", model_folder, "c/*.png", *arguments).startswith("c/*.png: there is no such image file")
     assert error_of("predict", model_folder, "broken", *arguments).startswith("broken/gone.png: there is no such")

@@ -89,7 +89,7 @@ def test_damaged_missing_and_odd_files_are_named(tmp_path) -> None:
     path = tmp_path / "model.pth"
     torch.save(released_checkpoint(), path)
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(CheckpointError, match=r"model\.pth.*Download it again"):
+    with pytest.raises(CheckpointError, match=r"model\.pth.*it is cut off or damaged\. Download it again"):
         load_checkpoint(path)
     torch.save([1, 2], path)
     with pytest.raises(CheckpointError, match="expected a dictionary"):

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import struct
@@ -271,10 +272,10 @@ def edit_card(old: str, new: bytes) -> Callable[[Path], None]:
     [
         (garble_page, "output is damaged .*Prepare it again"),
         (garble_footer, r"val-00000-of-00002.parquet is damaged .*Prepare the data set again"),
-        (edit_card("language", b"\xe8\xff"), r"README\.md is damaged .*Prepare the data set again"),
-        (edit_card("configs:", b"configs: [:"), r"README\.md is damaged .*Prepare the data set again"),
-        (edit_card("path: data/", b"path: /etc/"), r"README\.md is damaged .*Prepare the data set again"),
-        (edit_card("path: data/", b"path: ../other/data/"), r"README\.md lists files outside of .*output\. Prepare"),
+        (edit_card("language", b"\xe8\xff"), r"README\.md: its metadata are damaged"),
+        (edit_card("configs:", b"configs: [:"), r"README\.md: its metadata are damaged"),
+        (edit_card("path: data/", b"path: /etc/"), r"README\.md lists files outside its folder: '/etc/"),
+        (edit_card("path: data/", b"path: ../other/data/"), r"README\.md lists files outside its folder: '../other"),
     ],
     ids=["page", "footer", "no UTF-8", "no YAML", "absolute", "outside"],
 )
@@ -415,6 +416,73 @@ def test_a_folder_may_have_any_name(prepared, tmp_path, monkeypatch, name):
     assert counts_by_split(tmp_path / name, tmp_path / "cache") == SPLITS
     printed = CliRunner().invoke(app, ["info", str(tmp_path / name)]).stdout
     assert [line.split()[:2] for line in printed.splitlines()[1:]] == [[key, str(SPLITS[key])] for key in SPLITS]
+
+
+@pytest.mark.parametrize(("name", "sibling"), [("run[1]", "run1"), ("a?b", "acb"), ("a*b", "ab")])
+def test_folders_of_original_files_and_caches_may_have_any_name(tree, tmp_path, name, sibling):
+    shutil.copytree(tree, tmp_path / "data" / name)
+    for kind in ("data", "cache", "output"):
+        (tmp_path / kind / sibling).mkdir(parents=True)
+    cache = tmp_path / "cache" / name
+    output = prepare(tmp_path / "data" / name, tmp_path / "output" / name, cache_dir=cache)
+    assert counts_by_split(output, cache) == SPLITS
+    for kind in ("data", "cache", "output"):
+        assert not list((tmp_path / kind / sibling).iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a::b", "holds '::', which the library datasets takes for the end of an archive's name"),
+        ("$PLACE", "holds the name of an environment variable"),
+    ],
+)
+def test_a_folder_that_would_be_taken_for_another_one_is_refused(prepared, tree, tmp_path, monkeypatch, name, message):
+    monkeypatch.setenv("PLACE", "a")
+    shutil.copytree(prepared, tmp_path / "a")
+    shutil.copytree(tree / "refcoco", tmp_path / "a" / "refcoco")
+    folder = tmp_path / name
+    shutil.copytree(prepared, folder)
+    refused = pytest.raises(
+        DataFormatError, match=rf"The name of the folder .*{re.escape(name)}.* {message}. Rename it"
+    )
+    for call in (
+        lambda: load_refseg(str(folder), cache_dir=tmp_path / "cache"),
+        lambda: load_refseg("refcoco", folder, cache_dir=tmp_path / "cache"),
+        lambda: load_refseg("refcoco", tree, image_dir=folder, cache_dir=tmp_path / "cache"),
+        lambda: load_refseg("refcoco", tree, cache_dir=folder),
+        lambda: load_refseg(str(tmp_path / "a"), cache_dir=folder),
+        lambda: prepare(tree, folder / "output"),
+    ):
+        with refused:
+            call()
+    assert not (folder / "output").exists() and not (tree / "cache").exists()
+    printed = CliRunner().invoke(app, ["info", str(folder)])
+    assert printed.exit_code == 1 and message in printed.stderr
+
+
+@pytest.mark.parametrize("pattern", ["../other/data/*.parquet", "/etc/*", "data/../../other/*", "."])
+def test_a_card_lists_no_files_outside_its_folder(prepared, tmp_path, pattern):
+    shutil.copytree(prepared, tmp_path / "other")
+    shutil.copytree(prepared, tmp_path / "refs")
+    card = tmp_path / "refs" / "README.md"
+    card.write_text(card.read_text().replace("data/val-*.parquet", pattern))
+    with pytest.raises(
+        DataFormatError, match=r"refs/README\.md lists files outside its folder: .*Prepare the data set"
+    ):
+        load_refseg(str(tmp_path / "refs"), cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    ["configs: [", "configs: 5", "configs: [{config_name: 5, data_files: {a: {b: c}}}]", "- a", "\0", "\xff"],
+)
+def test_a_damaged_card_is_named(prepared, tmp_path, metadata):
+    shutil.copytree(prepared, tmp_path / "refs")
+    (tmp_path / "refs" / "README.md").write_bytes(f"---\n{metadata}\n---\n".encode("latin-1"))
+    with pytest.raises(DataFormatError, match=r"refs/README\.md: its metadata are damaged \(.*\. Prepare") as error:
+        load_refseg(str(tmp_path / "refs"), cache_dir=tmp_path / "cache")
+    assert str(error.value).isprintable()
 
 
 def test_a_card_without_a_list_of_splits_leaves_them_to_the_names_of_the_files(prepared, tmp_path):

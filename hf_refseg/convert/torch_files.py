@@ -121,7 +121,9 @@ def _check_directory(path: Path) -> None:
             end = file.seek(end - END64_PLACE.size - END64.size)
             *_, size, offset = END64.unpack(file.read(END64.size))
             comment += place != end
-    if signature != b"PK\5\6" or comment or offset + size != end:
+    if signature != b"PK\5\6":
+        raise zipfile.BadZipFile("it does not end as archives do")
+    if comment or offset + size != end:
         raise _NotPlainError("there is something between its directory and its end")
 
 

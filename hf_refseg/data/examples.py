@@ -18,7 +18,8 @@ from torch.utils.data import Dataset
 from hf_refseg.data.loading import DataFormatError
 from hf_refseg.data.masks import InvalidMaskError, decode_mask
 from hf_refseg.messages import BadInputError, name_text
-from hf_refseg.modeling.image_processing_refseg import stored_rgb
+from hf_refseg.modeling.image_processing_refseg import decode_rgb
+from hf_refseg.modeling.pictures_refseg import PictureError, picture_faults
 
 ReadImage = Callable[[dict[str, Any]], Any]
 
@@ -213,7 +214,7 @@ def read_image_file(row: dict[str, Any]) -> bytes:
     try:
         return Path(source["path"]).read_bytes() if source["bytes"] is None else source["bytes"]
     except OSError as error:
-        raise _unreadable(row, error) from error
+        raise _unreadable(row, str(error)) from error
 
 
 def open_image(row: dict[str, Any]) -> Image.Image:
@@ -224,19 +225,19 @@ def open_image(row: dict[str, Any]) -> Image.Image:
     """
     file = io.BytesIO(read_image_file(row))
     try:
-        with Image.open(file) as image:
-            picture = stored_rgb(image)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise _unreadable(row, error) from error
+        with picture_faults(), Image.open(file) as image:
+            picture = decode_rgb(image)
+    except PictureError as error:
+        raise _unreadable(row, f"it is {error}") from error
     # Without its metadata the picture stays as stored: a processor would turn it by its EXIF orientation.
     picture.info = {}
     return picture
 
 
-def _unreadable(row: dict[str, Any], error: Exception) -> InvalidRowError:
+def _unreadable(row: dict[str, Any], reason: str) -> InvalidRowError:
     name = row["image"]["path"] or "embedded in the data set"
     return InvalidRowError(
-        f"The image of row {name_text(row['ref_id'])} ({name}) cannot be read: {error}. "
+        f"The image of row {name_text(row['ref_id'])} ({name}) cannot be read: {reason}. "
         "Put the complete file there, or prepare the data set again without that row."
     )
 

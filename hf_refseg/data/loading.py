@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields
@@ -128,6 +130,8 @@ def load_refseg(
     Raises `ValueError` for an unknown name, option or option value, and `DataFormatError`, which names file, record
     and remedy, for files that are absent, damaged or in another layout.
     """
+    for folder in (data_dir, options.get("image_dir")):
+        require_literal_name(folder)
     if split_by is not None and name in VIDEO_DATASETS:
         raise ValueError(f"{name} is split in one way alone: leave split_by out.")
     if (data_dir is not None or split_by is not None) and name not in (*REFER_SPLITS, *VIDEO_DATASETS):
@@ -230,8 +234,27 @@ def filling_cache(folder: str | PathLike[str] | None) -> AbstractContextManager[
     """A context that fills the cache of `datasets` in `folder`, None = its usual one; raises as `writing_into`."""
     from datasets import config
 
+    folder = config.HF_DATASETS_CACHE if folder is None else folder
+    require_literal_name(folder)
     remedy = "Make room, or name another cache_dir (HF_DATASETS_CACHE for all data sets)"
-    return writing_into(config.HF_DATASETS_CACHE if folder is None else folder, remedy)
+    return writing_into(folder, remedy)
+
+
+def require_literal_name(folder: str | PathLike[str] | None) -> None:
+    """Raises `DataFormatError` for a folder whose name `datasets` takes for that of another one, or cannot store.
+
+    "::" stands before the name of an archive to it, and it puts the values of environment variables in the place of
+    their names; there is no way to write either of them otherwise. None is fine.
+    """
+    name = "" if folder is None else str(Path(folder).resolve())
+    faults = {
+        "holds '::', which the library datasets takes for the end of an archive's name": "::" in name,
+        "holds the name of an environment variable": os.path.expandvars(name) != name,
+        "is no text in UTF-8": re.search("[\ud800-\udfff]", name) is not None,
+    }
+    for fault, is_so in faults.items():
+        if is_so:
+            raise DataFormatError(f"The name of the folder {name} {fault}. Rename it, or choose another one.")
 
 
 @contextmanager

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
 from tqdm.auto import tqdm
 
 from ..files import begin_folder, only_writer, require_writable, write_whole
 from ..messages import name_text
-from .loading import DATASET_NAMES, REFER_SPLITS, REFSHAPES_VIDEO, VIDEO_DATASETS, DataFormatError, load_refseg
+from ..modeling.image_processing_refseg import decode_rgb
+from ..modeling.pictures_refseg import LargePictureError, PictureError, picture_faults
+from .loading import (
+    DATASET_NAMES,
+    REFER_SPLITS,
+    REFSHAPES_VIDEO,
+    VIDEO_DATASETS,
+    DataFormatError,
+    load_refseg,
+    require_literal_name,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -64,6 +72,7 @@ def prepare_dataset(
     `ValueError` for an unknown name or option value; and `OutputError` for an output folder that cannot be written or
     a full disk. Finished shards are left as they are.
     """
+    require_literal_name(output)
     require_writable(output)
     if name not in DATASET_NAMES:
         raise ValueError(f"Unknown data set '{name}'. Choose one of: {', '.join(DATASET_NAMES)}.")
@@ -178,20 +187,17 @@ def verify_image(image: Mapping[str, Any], size: Sequence[int] | None, where: st
 
     path = image["path"] if image["bytes"] is None else "the embedded image"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with picture_faults():
             decoded = ImageFeature().decode_example(dict(image))
-            decoded.load()
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataFormatError(
-            f"{path} ({where}) is too large to open: {error} Replace it with the original."
-        ) from error
+            # As training will need it.
+            decode_rgb(decoded)
     except FileNotFoundError as error:
         raise DataFormatError(f"{path} ({where}) does not exist. Download it.") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except LargePictureError as error:
+        raise DataFormatError(f"{path} ({where}) is {error}. Replace it with the original.") from error
+    except PictureError as error:
         raise DataFormatError(
-            f"{path} ({where}) is damaged or no image ({error}). Download it again, then run prepare again: finished "
-            "shards are kept."
+            f"{path} ({where}) is {error}. Download it again, then run prepare again: finished shards are kept."
         ) from error
     if size is not None and decoded.size != (size[1], size[0]):
         raise DataFormatError(

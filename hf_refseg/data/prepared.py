@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import glob
 import hashlib
-from collections.abc import Mapping
 from os import PathLike
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from yaml import YAMLError
-
-from ..messages import name_text
-from .loading import DataFormatError, filling_cache, reading_parquet
+from ..files import is_plain_name
+from ..messages import name_text, short_text
+from .loading import DataFormatError, filling_cache, reading_parquet, require_literal_name
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
     from pyarrow import Schema
 
 AGAIN = "Prepare the data set again with the same options, or download it again."
-# What is raised for cards and schemas that do not say what they should.
-MEANINGLESS = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
 def is_prepared(folder: Path) -> bool:
@@ -41,6 +37,7 @@ def load_prepared(folder: str | PathLike[str], **options: Any) -> DatasetDict:
     from datasets import load_dataset
 
     folder = Path(folder)
+    require_literal_name(folder)
     files = split_files(folder)
     if not files:
         found = ", ".join(map(name_text, sorted(path.name for path in folder.iterdir())[:8])) or "nothing"
@@ -62,35 +59,43 @@ def split_files(folder: Path) -> dict[str, list[Path]]:
     """The Parquet files of each split, as the card lists them, else by their names; none without a card or files.
 
     Raises:
-        DataFormatError: the card is damaged, or lists files outside of the folder.
+        DataFormatError: the card is damaged, or lists files outside the folder.
     """
     if not is_prepared(folder):
         return {}
-    card = folder / "README.md"
-    try:
-        found = {
-            str(split): sorted(path for pattern in patterns for path in folder.glob(pattern))
-            for split, patterns in _patterns_of(card).items()
-        }
-    except (*MEANINGLESS, YAMLError, NotImplementedError) as error:
-        raise DataFormatError(f"{card} is damaged ({error}). {AGAIN}") from error
-    if any(".." in path.relative_to(folder).parts for paths in found.values() for path in paths):
-        raise DataFormatError(f"{card} lists files outside of {folder}. {AGAIN}")
+    patterns = _listed_patterns(folder / "README.md")
+    if patterns is None:
+        names = sorted(path.name for path in (folder / "data").glob("*.parquet"))
+        patterns = {name.partition("-")[0]: [f"data/{name.partition('-')[0]}-*.parquet"] for name in names}
+    for pattern in (pattern for globs in patterns.values() for pattern in globs):
+        parts = PurePosixPath(pattern).parts
+        if not parts or not all(map(is_plain_name, parts)):
+            raise DataFormatError(
+                f"{folder / 'README.md'} lists files outside its folder: {short_text(pattern)}. Prepare the data set "
+                "again, or correct data_files."
+            )
+    found = {
+        str(split): sorted(path for pattern in globs for path in folder.glob(pattern))
+        for split, globs in patterns.items()
+    }
     return {split: paths for split, paths in found.items() if paths}
 
 
-def _patterns_of(card: Path) -> Mapping[Any, list[str]]:
-    """For each split the patterns of its files, relative to the card's folder."""
+def _listed_patterns(card_file: Path) -> dict[Any, list[str]] | None:
+    """The patterns of the files of each split in a card; None where it lists none."""
     from datasets.data_files import sanitize_patterns
     from datasets.utils.metadata import MetadataConfigs
     from huggingface_hub import DatasetCard
+    from yaml import YAMLError
 
-    configs = MetadataConfigs.from_dataset_card_data(DatasetCard.load(card).data)
-    listed = configs[configs.get_default_config_name() or next(iter(configs))] if configs else {}
-    if "data_files" in listed:
-        return sanitize_patterns(listed["data_files"])
-    splits = (path.name.partition("-")[0] for path in sorted((card.parent / "data").glob("*.parquet")))
-    return {split: [f"data/{split}-*.parquet"] for split in splits}
+    try:
+        configs = MetadataConfigs.from_dataset_card_data(DatasetCard.load(card_file).data)
+        listed = configs[configs.get_default_config_name() or next(iter(configs))] if configs else {}
+        return sanitize_patterns(listed["data_files"]) if "data_files" in listed else None
+    except (YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:
+        raise DataFormatError(
+            f"{card_file}: its metadata are damaged ({error}). Prepare the data set again, or download it again."
+        ) from error
 
 
 def read_footer(path: Path) -> bytes:
@@ -121,7 +126,7 @@ def read_schema(path: Path) -> Schema:
     try:
         schema = parquet.read_schema(path)
         Features.from_arrow_schema(schema)
-    except (*MEANINGLESS, ArrowException, OSError) as error:
+    except (ArrowException, OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise DataFormatError(f"{path} is damaged ({error}). {AGAIN}") from error
     return schema
 

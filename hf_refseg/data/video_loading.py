@@ -33,8 +33,6 @@ def load_video_dataset(
     "video", and `DataFormatError`, which names file, record and remedy, for files that are absent, damaged or in
     another layout.
     """
-    from hf_refseg.datasets_scripts.refer import require_readable_name
-
     package = PACKAGES.get(name)
     if package is not None and find_spec(package) is None:
         raise ImportError(f"{name} needs {package}: pip install 'hf_refseg[video]'.")
@@ -43,7 +41,6 @@ def load_video_dataset(
     root = Path(data_dir).resolve()
     if not root.is_dir():
         raise DataFormatError(f"The folder {root} does not exist. Point data_dir at the folder of {name}.")
-    require_readable_name(root)
     builder_class = _builder_class(name)
     builder = builder_class(
         config_name=name,
