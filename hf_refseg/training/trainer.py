@@ -56,8 +56,18 @@ TRAINING_PROTOCOL = "lavt"
 TrainingExamples = ReferentExamples | ClipExamples | FrameExamples | MixedExamples
 # What of an output folder is never uploaded: Trainer's own list, and its pickle of the arguments.
 NOT_UPLOADED = ["_*", "checkpoint-*", TRAINING_ARGS_NAME]
-# Files of a checkpoint that going on needs, but the model does not; the card is that of the output folder.
-TRAINING_STATE = ("*.pt", "*.pth", "*_fsdp_*", "optimizer_*", "global_step*", "trainer_state.json", "README.md")
+# Files of a checkpoint that going on needs, but the model does not, and what would be wrong of other weights; the card
+# is that of the output folder.
+TRAINING_STATE = (
+    "*.pt",
+    "*.pth",
+    "*_fsdp_*",
+    "optimizer_*",
+    "global_step*",
+    "trainer_state.json",
+    "SHA256SUMS",
+    "README.md",
+)
 
 
 class RefSegTrainer(Trainer):
