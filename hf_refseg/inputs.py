@@ -1,4 +1,7 @@
-"""What commands are given: models, tokenizers, devices and data sets, with one clear error for each that is wrong."""
+"""What commands are given: models, tokenizers, devices and data sets, with one clear error for each that is wrong.
+
+Code that lies beside weights is never run, nor asked about: `trust_remote_code=False`.
+"""
 
 from __future__ import annotations
 
@@ -106,7 +109,7 @@ def load_config(name: str) -> Any:
         )
     with naming_config(name):
         try:
-            config = AutoConfig.from_pretrained(name)
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         except OSError as error:
             raise OSError(f"{name} cannot be loaded: {error}") from error
     if type(config) not in MODELS:
@@ -135,7 +138,7 @@ def load_processor(name: str) -> RefSegProcessor:
             f"{folder} holds a model, but no processor_config.json: save its processor there with "
             "`processor.save_pretrained`."
         )
-    return RefSegProcessor.from_pretrained(name)
+    return RefSegProcessor.from_pretrained(name, trust_remote_code=False)
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -150,7 +153,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         return BertTokenizer(vocab={word: index for index, word in enumerate(read_words(path))})
     if path.is_file():
         read_mapping(path)
-    return load_saved_tokenizer(name)
+    return load_saved_tokenizer(name, trust_remote_code=False)
 
 
 def read_words(path: Path) -> list[str]:

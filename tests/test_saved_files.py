@@ -44,10 +44,18 @@ def folder(sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return Path(shutil.copytree(sound, tmp_path / "model"))
 
 
-def save_adapter(base: Path, output: Path) -> Path:
-    add_adapter(LavtForReferringSegmentation.from_pretrained(base)).save_pretrained(output)
+@pytest.fixture(scope="module")
+def sound_adapter(sound: Path) -> Path:
+    output = sound.parent / "adapter"
+    add_adapter(LavtForReferringSegmentation.from_pretrained(sound)).save_pretrained(output)
     tiny_processor().save_pretrained(output)
     return output
+
+
+@pytest.fixture
+def adapter(sound_adapter: Path, tmp_path: Path) -> Path:
+    """A copy of it, to do damage to."""
+    return Path(shutil.copytree(sound_adapter, tmp_path / "adapter"))
 
 
 def error_of(*arguments: object) -> str:
@@ -95,8 +103,7 @@ def test_a_folder_without_its_words_is_no_processor(recorded: bool, folder) -> N
             load(folder)
 
 
-def test_an_adapter_without_its_words_is_refused(sound, tmp_path) -> None:
-    adapter = save_adapter(sound, tmp_path / "adapter")
+def test_an_adapter_without_its_words_is_refused(adapter, sound, tmp_path) -> None:
     (adapter / "tokenizer.json").unlink()
     for command in ("predict", "info"):
         arguments = commands(adapter, sound.parent / "photo.png", tmp_path / "output")[command]
@@ -293,8 +300,7 @@ def test_a_damaged_index_or_shard_is_named(damage: str, folder) -> None:
         ("tokenizer.json", b"{"),
     ],
 )
-def test_a_damaged_adapter_is_named(file_name: str, content: bytes, sound, tmp_path) -> None:
-    adapter = save_adapter(sound, tmp_path / "adapter")
+def test_a_damaged_adapter_is_named(file_name: str, content: bytes, adapter, sound, tmp_path) -> None:
     (adapter / file_name).write_bytes(content)
     arguments = commands(adapter, sound.parent / "photo.png", tmp_path / "output")
     assert file_name in error_of(*arguments["predict"])
@@ -311,6 +317,24 @@ def test_a_damaged_encoder_is_named(file_name: str, sound, tmp_path) -> None:
     path.write_bytes(b"[]")
     with pytest.raises(SavedFileError, match=re.escape(str(path))):
         LavtForReferringSegmentation.from_encoders(str(tmp_path / "swin"), str(tmp_path / "bert"))
+
+
+@pytest.mark.parametrize("file_name", ["config.json", "processor_config.json", "tokenizer_config.json"])
+def test_commands_run_no_code_of_a_folder_and_do_not_ask(file_name: str, folder, tmp_path, monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda question="": asked.append(question) or "y")
+    trace = tmp_path / "trace"
+    (folder / "harm.py").write_text(f"from pathlib import Path\nPath({str(trace)!r}).touch()\nclass Harm:\n    pass\n")
+    code = {"AutoConfig": "harm.Harm", "AutoModel": "harm.Harm", "AutoImageProcessor": "harm.Harm"}
+    kinds = {
+        "config.json": {"model_type": "harmful", "auto_map": code},
+        "processor_config.json": {"image_processor": {"image_processor_type": "Harm", "auto_map": code}},
+        "tokenizer_config.json": {"tokenizer_class": "Harm", "auto_map": {"AutoTokenizer": ["harm.Harm", None]}},
+    }
+    change(folder / file_name, lambda saved: saved.update(kinds[file_name]))
+    with pytest.raises(ValueError, match=re.escape(str(folder))):
+        load_model(str(folder), "cpu", None)
+    assert not trace.exists() and not asked
 
 
 def change(path: Path, edit: Callable[[dict], object]) -> None:
