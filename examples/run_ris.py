@@ -63,9 +63,10 @@ from hf_refseg.sources import unique_names
 from hf_refseg.training.adapters import add_adapter, check_kind, find_base_model, is_adapter
 from hf_refseg.training.arguments import RefSegTrainingArguments
 from hf_refseg.training.callbacks import PredictionPictures
+from hf_refseg.training.checkpoints import last_complete_checkpoint
 from hf_refseg.training.feature_cache import EncodedCollator, cache_image_features
 from hf_refseg.training.run_options import DATASETS, SAVED_WITH_A_MODEL, given_options
-from hf_refseg.training.trainer import RefSegTrainer, last_complete_checkpoint, load_weights
+from hf_refseg.training.trainer import RefSegTrainer, load_weights
 from hf_refseg.visualization import draw_comparison
 from hf_refseg_cli import expected_errors, message_of
 

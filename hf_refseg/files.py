@@ -108,11 +108,11 @@ def find_write_fault(error: BaseException) -> str | None:
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
         causes.append(cause)
     for cause in causes:
-        # Libraries in Rust, those of safetensors and tokenizers, end their message with the number.
-        told = re.search(r"\(os error (\d+)\)", str(cause))
-        number = cause.errno if isinstance(cause, OSError) else int(told[1]) if told else None
-        if number in WRITE_FAULTS:
-            return os.strerror(number)
+        # Some tell the number in their text alone: libraries in Rust (safetensors, tokenizers), or copies of folders.
+        told = re.search(r"(?:os error|Errno) (\d+)", str(cause))
+        numbers = (getattr(cause, "errno", None), int(told[1]) if told else None)
+        if found := [number for number in numbers if number in WRITE_FAULTS]:
+            return os.strerror(found[0])
         # So `datasets` says what it sees before it writes anything.
         if isinstance(cause, OSError) and str(cause).startswith("Not enough disk space"):
             return os.strerror(errno.ENOSPC)

@@ -35,6 +35,7 @@ from .modeling.saved_files_refseg import (
     read_mapping,
 )
 from .training.adapters import find_base_model, is_adapter, load_with_adapter
+from .training.checkpoints import check_checksums
 
 # What making a configuration or a model of wrong values may raise.
 WRONG_VALUES = (
@@ -59,6 +60,7 @@ def load_model(name: str, device: str | None, dtype: str | None) -> tuple[PreTra
         OSError: where the Hub has no such model, or it cannot be reached.
     """
     found = find_device(device)
+    check_checksums(name)
     if not is_adapter(name):
         model, processor = load_whole_model(name, dtype).to(found), load_processor(name)
         check_processor(processor, model.config)

@@ -46,7 +46,8 @@ from hf_refseg.datasets_scripts.refshapes import build_refshapes
 from hf_refseg.modeling.configuration_refseg import MaskGroundingConfig
 from hf_refseg.training.adapters import ATTENTION_PROJECTIONS, find_heads, load_adapter_weights
 from hf_refseg.training.arguments import RefSegTrainingArguments
-from hf_refseg.training.trainer import find_checkpoint_fault, last_complete_checkpoint, load_weights
+from hf_refseg.training.checkpoints import find_checkpoint_fault, last_complete_checkpoint
+from hf_refseg.training.trainer import load_weights
 from hf_refseg_cli import app
 
 RANKS = {"heads": None, "lora": 4}

@@ -24,7 +24,8 @@ from hf_refseg.evaluation import evaluate_masks
 from hf_refseg.modeling.modeling_outputs_refseg import ReferringSegmentationOutput
 from hf_refseg.training.arguments import RefSegTrainingArguments
 from hf_refseg.training.callbacks import LossWeightSchedule, PredictionPictures
-from hf_refseg.training.trainer import EpochSampler, find_checkpoint_fault, last_complete_checkpoint, load_weights
+from hf_refseg.training.checkpoints import find_checkpoint_fault, last_complete_checkpoint
+from hf_refseg.training.trainer import EpochSampler, load_weights
 
 TESTS = Path(__file__).parent
 EIGHT_AT_ONCE = {"per_device_train_batch_size": 8}

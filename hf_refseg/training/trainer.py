@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import random
-import re
 import shutil
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from os import PathLike
@@ -19,7 +16,6 @@ import torch
 from accelerate import Accelerator
 from huggingface_hub import HfApi
 from peft import PeftModel
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 from torch.utils.data import Dataset, Sampler
@@ -38,6 +34,14 @@ from ..modeling.precision_refseg import at_least_float32
 from .adapters import check_kind, describe_adapter, load_adapter_weights
 from .arguments import RefSegTrainingArguments
 from .callbacks import EpochSetter, LossWeightSchedule
+from .checkpoints import (
+    CHECKSUMS,
+    check_checksums,
+    find_checkpoint_fault,
+    find_state_fault,
+    last_complete_checkpoint,
+    write_checksums,
+)
 from .mixed_batches import MixedExamples, MixedSampler
 from .optimization import decay_parameter_names, synchronize_batch_norm, train_first_text_layers
 from .run_options import (
@@ -65,7 +69,7 @@ TRAINING_STATE = (
     "optimizer_*",
     "global_step*",
     "trainer_state.json",
-    "SHA256SUMS",
+    CHECKSUMS,
     "README.md",
 )
 
@@ -160,14 +164,20 @@ class RefSegTrainer(Trainer):
         is logged, scored and saved, and where (`run_options.MAY_CHANGE`).
 
         Raises:
-            ValueError: `True`, and there is no complete checkpoint; a checkpoint that was trained with other options,
-                or for as many steps as this training, or more, but with a schedule of others.
+            ValueError: `True`, and there is no complete checkpoint; a checkpoint that is not complete, that was
+                trained with other options, or for as many steps as this training, or more, but with a schedule of
+                others.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise ValueError(f"There is no complete checkpoint in {self.args.output_dir} to resume from.")
         if resume_from_checkpoint:
+            if self._holds_all_weights() and (fault := find_checkpoint_fault(resume_from_checkpoint)) is not None:
+                raise ValueError(
+                    f"{resume_from_checkpoint} is no complete checkpoint: {fault}. Name another one, or begin anew "
+                    "with resume_from_checkpoint=never."
+                )
             self._continue_run(resume_from_checkpoint)
             if (state := finished_state(self.args, resume_from_checkpoint)) is not None:
                 return self._load_finished(resume_from_checkpoint, state)
@@ -261,9 +271,17 @@ class RefSegTrainer(Trainer):
             with writing_into(folder):
                 super()._save_checkpoint(model, trial)
         except OutputError:
-            if self.args.should_save:
+            # It is finished where only what follows it had no room, such as its copy for the Hub.
+            if self.args.should_save and find_state_fault(folder / "trainer_state.json") is not None:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # All but trainer_state.json is there now, once every process is here.
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            write_checksums(output_dir)
 
     def _other_plans(self) -> list[dict[str, int]]:
         """The earlier plans but those that the next one merely repeats."""
@@ -320,6 +338,7 @@ class RefSegTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         if self._holds_all_weights():
+            check_checksums(self.state.best_model_checkpoint)
             load_weights(self.model, self.state.best_model_checkpoint)
         else:
             super()._load_best_model()
@@ -569,71 +588,3 @@ def count_pixels(predictions: Tensor, references: Tensor) -> Tensor:
     """Pixels of intersection and union, int64 (batch, 2), of boolean masks (batch, [frames,] height, width)."""
     both, either = predictions & references, predictions | references
     return torch.stack([both.flatten(1).sum(1), either.flatten(1).sum(1)], 1)
-
-
-def last_complete_checkpoint(output_dir: str | PathLike[str]) -> str | None:
-    """The newest checkpoint in `output_dir` from which a run can resume; None where there is none.
-
-    A checkpoint that was cut off while it was written, or damaged later, is passed over with a warning.
-    """
-    found = [
-        (int(match[1]), folder)
-        for folder in Path(output_dir).glob("checkpoint-*")
-        if (match := re.fullmatch(r"checkpoint-(\d+)", folder.name)) and folder.is_dir()
-    ]
-    for _, folder in sorted(found, reverse=True):
-        fault = find_checkpoint_fault(folder)
-        if fault is None:
-            return str(folder)
-        logger.warning(f"Checkpoint {folder} is not complete and is passed over: {fault}.")
-    return None
-
-
-def find_checkpoint_fault(folder: str | PathLike[str]) -> str | None:
-    """What is missing from or broken in a checkpoint of `Trainer`; None for a complete one.
-
-    Trainer writes weights, optimizer, schedule and random states first and `trainer_state.json` last.
-    """
-    folder = Path(folder)
-    state = folder / "trainer_state.json"
-    if not state.is_file():
-        return "trainer_state.json is missing"
-    if "global_step" not in _read_json(state):
-        return "trainer_state.json is cut off"
-    weights = sorted(folder.glob("*.safetensors"))
-    for index in folder.glob("*.safetensors.index.json"):
-        shards = set(_read_json(index).get("weight_map", {}).values())
-        weights += [folder / shard for shard in sorted(shards)]
-    is_adapter = (folder / "adapter_config.json").is_file()
-    if not weights:
-        return f"{'adapter_model' if is_adapter else 'model'}.safetensors is missing"
-    if (folder / "adapter_model.safetensors") in weights and not is_adapter:
-        return "adapter_config.json is missing"
-    random_states = sorted(folder.glob("rng_state*.pth")) or [folder / "rng_state.pth"]
-    for path in [*weights, folder / "optimizer.pt", folder / "scheduler.pt", *random_states]:
-        if not path.is_file():
-            return f"{path.name} is missing"
-        if not _is_whole(path):
-            return f"{path.name} is cut off"
-    return None
-
-
-def _is_whole(path: Path) -> bool:
-    if path.suffix != ".safetensors":
-        # torch.save writes a ZIP archive, whose table of contents lies at its end.
-        return zipfile.is_zipfile(path)
-    try:
-        # Checks the header and that the tensors it lists fill the file exactly; reads none of them.
-        with safe_open(path, framework="pt"):
-            return True
-    except SafetensorError:
-        return False
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; an empty one where the file is cut off."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -21,7 +24,8 @@ from typer.testing import CliRunner, Result
 from hf_refseg.data.loading import load_refseg
 from hf_refseg.data.prepare import prepare_dataset
 from hf_refseg.evaluation.submission import SubmissionWriter
-from hf_refseg.files import LOCK, OutputError, write_whole
+from hf_refseg.files import LOCK, OutputError, write_whole, writing_into
+from hf_refseg.training.checkpoints import last_complete_checkpoint
 from hf_refseg_cli import app
 
 GOLDEN_WORDS = (GOLDEN_LAVT / "vocab.txt").read_text(encoding="utf-8").splitlines()
@@ -176,6 +180,12 @@ def test_a_file_stays_as_it_was_where_a_new_one_has_no_room(disk: SmallDisk) -> 
     assert path.read_text() == "before" and files_in(disk.folder) == {"scores.json"}
 
 
+def test_a_copied_folder_without_room_is_told(tmp_path: Path, disk: SmallDisk) -> None:
+    noise(tmp_path / "pictures" / "a.png", 200)
+    with disk.room(10_000), pytest.raises(OutputError, match=FULL), writing_into(disk.folder):
+        shutil.copytree(tmp_path / "pictures", disk.folder / "pictures")
+
+
 def refuse() -> None:
     raise PermissionError("of another file")
 
@@ -215,3 +225,13 @@ def test_training_goes_on_from_the_checkpoint_that_had_room(cache, trained, disk
     trainer = build_trainer(output, cache, **SAVES)
     trainer.train(resume_from_checkpoint=True)
     assert all(torch.equal(value, trained[name]) for name, value in trainer.model.state_dict().items())
+
+
+def test_a_finished_checkpoint_stays_where_what_follows_has_no_room(cache, tmp_path: Path, monkeypatch) -> None:
+    def rotate(**keywords) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("transformers.trainer.rotate_checkpoints", rotate)
+    with pytest.raises(OutputError, match=FULL):
+        build_trainer(tmp_path / "run", cache, **SAVES).train()
+    assert last_complete_checkpoint(tmp_path / "run") == str(tmp_path / "run" / "checkpoint-1")

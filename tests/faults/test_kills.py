@@ -1,0 +1,59 @@
+"""A training that is killed, again and again and at any moment, comes to the same bits as one that is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from fresh_process import CHECKOUT
+
+from hf_refseg.training.checkpoints import CHECKSUMS
+
+# Each run goes on from the newest complete checkpoint, and is killed in turn: in the middle of a step, or when half of
+# a file is written, or removed. After it, this checkpoint is the newest complete one.
+KILLS = (
+    ("step 2", "checkpoint-1"),
+    ("checkpoint-2/model.safetensors", "checkpoint-1"),
+    ("checkpoint-2/optimizer.pt", "checkpoint-1"),
+    ("checkpoint-3/rng_state.pth", "checkpoint-2"),
+    ("checkpoint-3/trainer_state.json", "checkpoint-2"),
+    ("checkpoint-1", "checkpoint-3"),
+)
+
+
+def train(cache: Path, pairs: list[tuple[str, str | None]]) -> list[list]:
+    """What `train_killed.py` prints."""
+    program = str(Path(__file__).with_name("train_killed.py"))
+    paths = os.pathsep.join(map(str, (CHECKOUT, CHECKOUT / "tests")))
+    done = subprocess.run(
+        [sys.executable, program, str(cache), json.dumps(pairs)],
+        env={**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def losses(checkpoint: Path) -> list[float]:
+    log = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
+    return [entry["loss"] for entry in log if "loss" in entry]
+
+
+def test_a_training_that_is_killed_at_every_turn_ends_in_the_same_bits(tmp_path: Path) -> None:
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    moments = [(str(killed), moment) for moment, _ in KILLS]
+    results = train(tmp_path / "cache", [*moments, (str(killed), None), (str(whole), None)])
+    expected = [[-signal.SIGKILL, str(killed / newest)] for _, newest in KILLS]
+    ends = [[0, str(folder / "checkpoint-4")] for folder in (killed, whole)]
+    assert results == [*expected, *ends]
+    # Of weights, optimizer, schedule and random states.
+    checksums = (whole / "checkpoint-4" / CHECKSUMS).read_text()
+    assert len(checksums.splitlines()) == 4
+    assert (killed / "checkpoint-4" / CHECKSUMS).read_text() == checksums
+    assert losses(killed / "checkpoint-4") == losses(whole / "checkpoint-4")
