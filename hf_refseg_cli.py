@@ -33,16 +33,17 @@ def expected_errors() -> tuple[type[Exception], ...]:
 
 
 def message_of(error: Exception) -> str:
-    """The message in one line; of the library's own errors all lines, as some hold a table."""
+    """The message in one printable line of at most 500 characters; an error that holds a table keeps its lines."""
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
-    message = str(error).strip()
-    if type(error).__module__.startswith("hf_refseg."):
-        return message
-    line = " ".join(message.split())
+    from hf_refseg.messages import BadInputError, one_line
+
+    if isinstance(error, BadInputError):
+        return str(error)
+    line = " ".join(str(error).split())
     if isinstance(error, HTTPError) and not isinstance(error, HfHubHTTPError):
-        return f"The Hub cannot be reached ({line}): look at the connection, and start the same command again."
-    return line
+        line = f"The Hub cannot be reached ({line}): look at the connection, and start the same command again."
+    return one_line(line)
 
 
 app = typer.Typer(
@@ -65,6 +66,9 @@ Dtype = Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="
 DataDir = Annotated[
     Path | None,
     typer.Option(help="Folder of the original files: holds <name>/ and images/, or is that of the videos."),
+]
+MaskOverlap = Annotated[
+    str | None, typer.Option(help="Overlapping polygons of RefCOCO and its like: union (default) or background.")
 ]
 ImageDir = Annotated[Path | None, typer.Option(help="Folder of COCO's train2014 images, if not in --data-dir.")]
 CacheDir = Annotated[Path | None, typer.Option(help="Folder for the rows that are read; by default that of datasets.")]
@@ -197,7 +201,7 @@ def evaluate(
     ] = None,
     data_dir: DataDir = None,
     split_by: SplitBy = None,
-    mask_overlap: Annotated[str | None, typer.Option(help="Overlapping polygons: union or background.")] = None,
+    mask_overlap: MaskOverlap = None,
     image_dir: ImageDir = None,
     cache_dir: CacheDir = None,
     train_size: TrainSize = None,
@@ -269,7 +273,7 @@ def prepare(
     output: Annotated[Path, typer.Option("--output", "-o", help="New or empty folder, or one that a kill cut off.")],
     data_dir: DataDir = None,
     split_by: SplitBy = None,
-    mask_overlap: Annotated[str, typer.Option(help="Overlapping polygons: union or background.")] = "union",
+    mask_overlap: MaskOverlap = None,
     image_dir: ImageDir = None,
     verify: Annotated[bool, typer.Option("--verify", help="Compare counts with the published ones first.")] = False,
     push_to_hub: Annotated[str | None, typer.Option(help="Repository user/name to upload the folder to.")] = None,
@@ -293,10 +297,10 @@ def prepare(
         data_dir,
         output,
         split_by=split_by,
-        mask_overlap=mask_overlap,
         verify=verify,
         push_to_hub=push_to_hub,
         options={
+            "mask_overlap": mask_overlap,
             "image_dir": image_dir,
             "cache_dir": cache_dir,
             "train_size": train_size,

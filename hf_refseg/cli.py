@@ -28,7 +28,7 @@ from .convert import (
 from .data.leakage import COCO, IMAGE_COLLECTIONS, LeakageError, drop_images, image_collection, read_leakage_list
 from .data.loading import load_refseg, option_names
 from .data.masks import encode_mask, mask_to_bbox
-from .data.prepare import prepare_dataset
+from .data.prepare import prepare_dataset, require_dataset_name
 from .data.prepared import is_prepared, load_prepared
 from .describe import align, describe_dataset, describe_installation, describe_model
 from .evaluation import (
@@ -305,12 +305,13 @@ def prepare(
     output: Path,
     *,
     split_by: str | None,
-    mask_overlap: str,
     verify: bool,
     push_to_hub: str | None,
     options: Mapping[str, Any],
 ) -> str:
     """Writes a data set with `prepare_dataset` and returns a table of what the folder holds."""
+    require_dataset_name(name)
+    given = given_options(name, options)
     if push_to_hub is not None:
         require_token("--push-to-hub")
     folder = prepare_dataset(
@@ -318,10 +319,9 @@ def prepare(
         data_dir,
         output,
         split_by=split_by,
-        mask_overlap=mask_overlap,
         verify=verify,
         push_to_hub=push_to_hub,
-        **given_options(name, options),
+        **given,
     )
     return describe_dataset(folder)
 

@@ -460,6 +460,62 @@ def test_evaluate_names_what_is_wrong(model_folder, shapes_folder):
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize("name", DATASET_OPTIONS)
+def test_an_option_that_is_not_of_the_data_set_is_refused(model_folder, name):
+    others = {option for options in DATASET_OPTIONS.values() for option in options}
+    for option in sorted(others - {"data_dir", "split_by", *DATASET_OPTIONS[name]}):
+        flag = f"--{option.replace('_', '-')}"
+        value = {"mask_overlap": "union", "image_dir": "."}.get(option, 0)
+        for command in (["prepare", name, "--output", "out"], ["evaluate", model_folder, name]):
+            assert error_of(*command, flag, value) == f"'{name}' takes no {flag}. Leave it out."
+    assert not Path("out").exists() and not Path("runs").exists()
+
+
+def test_prepare_says_first_that_there_is_no_such_data_set():
+    assert "Unknown data set 'nope'" in error_of("prepare", "nope", "--output", "out", "--seed", 0)
+
+
+LONG = "x" * 3000
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "MODEL", LONG],
+        ["evaluate", "MODEL", "a\n\x1b[31mb"],
+        ["evaluate", "MODEL", "SHAPES", "--split", LONG],
+        ["evaluate", "MODEL", "SHAPES", "--protocol", LONG],
+        ["evaluate", "MODEL", "SHAPES", "--device", "\x1b[31m" + LONG],
+        ["evaluate", LONG, "SHAPES"],
+        ["predict", LONG, "photo.png", "--text", "red", "--output", "out"],
+        ["predict", "MODEL", "\x1b[31m.png", "--text", "red", "--output", "out"],
+        ["prepare", "\x1b[31m" + LONG, "--output", "out"],
+        ["prepare", "refcoco", "--split-by", LONG, "--output", "out"],
+        ["info", LONG],
+        ["info", "\x1b[31mred"],
+        ["convert", "lavt", LONG, "out"],
+        ["merge", LONG, "out"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_an_error_is_one_short_printable_line(model_folder, shapes_folder, arguments):
+    noise(Path("photo.png"))
+    places = {"MODEL": model_folder, "SHAPES": shapes_folder}
+    result = run(*(places.get(argument, argument) for argument in arguments))
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    error = result.stderr.splitlines()[-1]
+    assert error.startswith("Error: ") and error.isprintable() and len(error) <= len("Error: ") + 500
+
+
+def test_evaluate_takes_no_folder_of_predictions(model_folder, shapes_folder):
+    output_of("predict", model_folder, noise(Path("photo.png")), "--text", "red", "--output", "predictions")
+    error = error_of("evaluate", "predictions", shapes_folder)
+    assert error.startswith("predictions is no model: expected a folder with config.json")
+    error = error_of("evaluate", model_folder, "predictions")
+    assert error.startswith("predictions is no prepared data set: expected README.md")
+    assert not Path("runs").exists()
+
+
 def test_evaluate_names_a_damaged_data_set(model_folder):
     sizes = {"train_size": 1, "val_size": 1, "test_size": 1, "image_size": 64}
     prepare_dataset("refshapes", None, "shapes", **sizes)

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 import pickle
 import random
 import zipfile
@@ -388,6 +389,25 @@ def test_masks_of_another_model_are_never_mixed_in(videos, tmp_path):
     (tmp_path / "mine/letter.txt").write_text("dear")
     with pytest.raises(ValueError, match="holds other files"):
         SubmissionWriter(tmp_path / "mine", {})
+
+
+@pytest.mark.parametrize("content", [b"", b'{"model": ', b"\xff\xfe", b"[" * 10**5])
+def test_a_damaged_manifest_is_named(content, tmp_path):
+    SubmissionWriter(tmp_path, {"model": "rows"})
+    (tmp_path / "submission.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"submission\.json is damaged .*Delete .*, and start again") as caught:
+        SubmissionWriter(tmp_path, {"model": "rows"})
+    assert len(str(caught.value)) <= 500
+
+
+@pytest.mark.parametrize("begun", [["rows"], "rows", {"model": "x" * 10**5}, {"model": "rows", "window": 3}])
+def test_other_inputs_are_shown_in_short(begun, tmp_path):
+    SubmissionWriter(tmp_path, {"model": "rows"})
+    (tmp_path / "submission.json").write_text(json.dumps(begun))
+    with pytest.raises(ValueError, match="was begun with") as caught:
+        SubmissionWriter(tmp_path, {"model": "rows"})
+    assert len(str(caught.value)) <= 500
+    assert "'rows'}, not" not in str(caught.value)
 
 
 MASK = np.ones((HEIGHT, WIDTH), dtype=bool)

@@ -310,3 +310,9 @@ def test_evaluate_module_gathers_two_processes(masks, counts, tmp_path):
         worker.join()
     assert scores[1] is None
     assert scores[0] == pytest.approx(evaluate_masks(*masks, protocol="lavt"), rel=1e-12)
+
+
+def test_a_folder_of_predictions_is_no_predictions(tmp_path):
+    for predictions in (tmp_path, str(tmp_path)):
+        with pytest.raises(TypeError, match="Predictions and references are masks, not the path"):
+            evaluate_masks(predictions, [np.ones((2, 2), dtype=bool)])

@@ -72,10 +72,9 @@ def prepare_dataset(
     `ValueError` for an unknown name or option value; and `OutputError` for an output folder that cannot be written or
     a full disk. Finished shards are left as they are.
     """
+    require_dataset_name(name)
     require_literal_name(output)
     require_writable(output)
-    if name not in DATASET_NAMES:
-        raise ValueError(f"Unknown data set '{name}'. Choose one of: {', '.join(DATASET_NAMES)}.")
     if max_shard_rows is None:
         max_shard_rows = VIDEO_SHARD_ROWS if name in (REFSHAPES_VIDEO, *VIDEO_DATASETS) else IMAGE_SHARD_ROWS
     if max_shard_rows < 1:
@@ -102,6 +101,12 @@ def prepare_dataset(
     if push_to_hub is not None:
         upload_dataset(folder, push_to_hub)
     return folder
+
+
+def require_dataset_name(name: str) -> None:
+    """Raises ValueError for what is no name of a data set that can be prepared."""
+    if name not in DATASET_NAMES:
+        raise ValueError(f"Unknown data set '{name_text(name)}'. Choose one of: {', '.join(DATASET_NAMES)}.")
 
 
 def count_rows(rows: Dataset) -> dict[str, int]:
@@ -234,7 +239,7 @@ def _open_folder(folder: Path, manifest: dict[str, Any]) -> None:
         raise DataFormatError(f"{folder} holds other files. Choose a new or an empty folder as output.")
     try:
         begun = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataFormatError(f"{path} is damaged ({error}). Delete {folder} and prepare it again.") from error
     differing = [key for key in manifest if begun.get(key) != manifest[key]] if isinstance(begun, dict) else ["all"]
     if differing:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -270,8 +271,12 @@ def evaluate_masks(
     Raises:
         ValueError: unknown protocol or option, no sample, unequal numbers of masks, or a mask that is not boolean, not
             two-dimensional or of another size than its partner; the message names the sample.
+        TypeError: a path instead of masks.
     """
     protocol = _with_options(get_protocol(protocol), options)
+    for given in (predictions, references):
+        if isinstance(given, str | PathLike):
+            raise TypeError(f"Predictions and references are masks, not the path {given}: read its files first.")
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions for {len(references)} references: give one for each.")
     heads = [None] * len(predictions) if present is None else present

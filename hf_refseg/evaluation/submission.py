@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ..data.clips import VideoExamples
 from ..files import begin_folder, is_plain_name, only_writer, write_whole, writing_into
-from ..messages import name_text, short_text
+from ..messages import BadInputError, name_text, short_text
 
 MANIFEST = "submission.json"
 ROOT = "Annotations"
@@ -37,7 +37,7 @@ class SubmissionWriter:
         inputs: what the masks depend on (model, data set, threshold, ...), kept in `submission.json`.
 
     Raises:
-        ValueError: the folder was begun with other inputs, or holds other files.
+        ValueError: the folder was begun with other inputs, or holds other files, or its `submission.json` is damaged.
     """
 
     def __init__(self, folder: str | PathLike[str], inputs: Mapping[str, Any]):
@@ -46,10 +46,15 @@ class SubmissionWriter:
         wanted = json.loads(json.dumps(dict(inputs), default=str))
         if not begin_folder(manifest, wanted):
             raise ValueError(f"{folder} holds other files. Choose a new or an empty folder for the submission.")
-        begun = json.loads(manifest.read_text(encoding="utf-8"))
+        try:
+            begun = json.loads(manifest.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise BadInputError(f"{manifest} is damaged ({error}). Delete {folder}, and start again.") from error
         if begun != wanted:
-            raise ValueError(
-                f"{folder} was begun with {begun}, not with {wanted}. Choose another folder, or delete this one."
+            before, now = _differing(begun, wanted) if isinstance(begun, dict) else (begun, wanted)
+            raise BadInputError(
+                f"{folder} was begun with {short_text(before)}, not with {short_text(now)}. Choose another folder, or "
+                "delete this one."
             )
 
     def is_written(self, video_id: str) -> bool:
@@ -119,6 +124,14 @@ class SubmissionWriter:
 
         write_whole(path, pack)
         return Path(path)
+
+
+def _differing(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of two mappings what they do not share."""
+    return tuple(
+        {key: value for key, value in one.items() if key not in other or other[key] != value}
+        for one, other in ((begun, wanted), (wanted, begun))
+    )
 
 
 def write_submission(

@@ -423,7 +423,7 @@ def _gib(size: int) -> str:
 def _read_key(path: Path) -> dict[str, Any]:
     try:
         key = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FeatureCacheError(f"{path} is damaged ({error}). Delete its folder, or name another one.") from error
     if not isinstance(key, dict):
         raise FeatureCacheError(f"{path} is not of a feature cache. Name another folder.")

@@ -128,7 +128,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     try:
         options = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}). Put it back, or delete it.") from error
     if not isinstance(options, dict):
         raise ValueError(f"{path} is damaged: it holds no mapping. Put it back, or delete it.")
