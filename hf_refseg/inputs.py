@@ -60,11 +60,11 @@ def load_model(name: str, device: str | None, dtype: str | None) -> tuple[PreTra
         OSError: where the Hub has no such model, or it cannot be reached.
     """
     found = find_device(device)
-    check_checksums(name)
     if not is_adapter(name):
         model, processor = load_whole_model(name, dtype).to(found), load_processor(name)
         check_processor(processor, model.config)
         return model, processor
+    check_checksums(name)
     processor = load_processor(name)
     # Merged at the precision of the saved weights, so that small updates are not lost.
     model = load_with_adapter(name, load_whole_model(find_base_model(name), None)).merge_and_unload().to(found)
@@ -81,6 +81,7 @@ def check_processor(processor: RefSegProcessor, config: Any) -> None:
 def load_whole_model(name: str, dtype: str | None) -> PreTrainedModel:
     """A model without adapter; raises as `load_model`."""
     config = load_config(name)
+    check_checksums(name)
     for path in find_weights(name, {}):
         if path.suffix != ".safetensors":
             check_torch_file(path)
