@@ -14,6 +14,7 @@ from hf_refseg.data.examples import (
     ReferentExamples,
     RefSegCollator,
     SentenceExamples,
+    read_image_file,
 )
 from hf_refseg.data.loading import DataFormatError, row_features
 from hf_refseg.data.masks import InvalidMaskError, decode_mask, encode_mask, mask_to_bbox
@@ -33,7 +34,7 @@ def image_bytes(image, **options):
     return buffer.getvalue()
 
 
-def make_row(number=0, image=None, mask=None, raws=("red circle",), image_id="image"):
+def make_row(number=0, image=None, mask=None, raws=("red circle",), image_id="image", sentences=None):
     mask = np.eye(8, 10, dtype=bool) if mask is None else mask
     return {
         "image": image or {"bytes": image_bytes(Image.new("RGB", (10, 8), (9, 8, 7))), "path": None},
@@ -44,9 +45,8 @@ def make_row(number=0, image=None, mask=None, raws=("red circle",), image_id="im
         "mask": mask if isinstance(mask, dict) else encode_mask(mask),
         "bbox": [0.0] * 4 if isinstance(mask, dict) else mask_to_bbox(mask),
         "no_target": False,
-        "sentences": [
-            {"sent_id": f"ref-{number}-{k}", "raw": raw, "sent": raw.strip().lower()} for k, raw in enumerate(raws)
-        ],
+        "sentences": sentences
+        or [{"sent_id": f"ref-{number}-{k}", "raw": raw, "sent": raw.strip().lower()} for k, raw in enumerate(raws)],
     }
 
 
@@ -219,6 +219,9 @@ def test_images_in_files_are_read(tmp_path):
         ({"mask": np.ones((10, 8), dtype=bool)}, InvalidRowError, "ref-7.* 10 x 8 .*8 x 10.*original size"),
         ({"mask": {"size": [8, 10], "counts": "0"}}, InvalidMaskError, "ref-7"),
         ({"raws": ("  ",)}, InvalidRowError, "ref-7-0 of row ref-7 is empty"),
+        ({"sentences": [{"sent_id": "5", "raw": None, "sent": "x"}]}, InvalidRowError, "5 of row ref-7 is empty"),
+        ({"sentences": [None]}, InvalidRowError, "None of row ref-7 is empty"),
+        ({"image": {"bytes": None, "path": "a\0b"}}, InvalidRowError, "ref-7 .*cannot be read"),
         ({"image": {"bytes": b"no image", "path": None}}, InvalidRowError, "ref-7 .*cannot be read"),
         ({"image": {"bytes": None, "path": "/missing/picture.jpg"}}, InvalidRowError, "ref-7 .*/missing/picture.jpg"),
     ],
@@ -228,6 +231,12 @@ def test_a_bad_row_is_refused_by_name_and_the_others_still_work(view, options, e
     assert examples[0]["image_id"] == "image"
     with pytest.raises(error, match=message):
         examples[1]
+
+
+@pytest.mark.parametrize("image", [None, {"bytes": None, "path": None}])
+def test_a_row_without_image_is_refused(image):
+    with pytest.raises(InvalidRowError, match="Row ref-7 has no image"):
+        read_image_file({"ref_id": "ref-7", "image": image})
 
 
 def test_a_truncated_image_is_refused(tmp_path):

@@ -359,6 +359,44 @@ def test_a_foreign_data_set_is_refused(tmp_path):
         load_refseg(str(tmp_path), cache_dir=tmp_path / "cache")
 
 
+def write_rows(folder: Path, rows: list[dict], features: datasets.Features) -> str:
+    """A folder like a prepared one, with rows of somebody's own."""
+    (folder / "data").mkdir(parents=True)
+    datasets.Dataset.from_list(rows, features=features).to_parquet(folder / "data" / "train-0.parquet")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    return str(folder)
+
+
+def test_rows_of_another_type_and_gaps_are_named(prepared, tmp_path):
+    rows = load_refseg(str(prepared), cache_dir=tmp_path / "cache")["val"].to_list()
+    features = row_features()
+    whole = load_refseg(write_rows(tmp_path / "whole", rows, features), cache_dir=tmp_path / "cache")
+    assert whole["train"].num_rows == len(rows)
+
+    texts = [{**row, "sentences": [sentence["raw"] for sentence in row["sentences"]]} for row in rows]
+    numbers = [{**row, "mask": {"size": row["mask"]["size"], "counts": 5}} for row in rows]
+    gaps = [{**row, "sentences": None} for row in rows[:2]] + rows[2:]
+    text, number = datasets.Value("string"), datasets.Value("int64")
+    for name, changed, types, message in (
+        (
+            "texts",
+            texts,
+            {"sentences": datasets.List(text)},
+            "columns sentences.raw, sentences.sent, sentences.sent_id,",
+        ),
+        (
+            "numbers",
+            numbers,
+            {"mask": {"size": datasets.List(number), "counts": number}},
+            "lacks the columns mask.counts,",
+        ),
+        ("gaps", gaps, {}, r"gaps \(train\): 2 rows have no sentences. Remove them"),
+    ):
+        folder = write_rows(tmp_path / name, changed, datasets.Features({**features, **types}))
+        with pytest.raises(DataFormatError, match=message):
+            load_refseg(folder, cache_dir=tmp_path / "cache")
+
+
 def test_the_pushed_data_set_is_read_by_a_fresh_process(hub, tree, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
     monkeypatch.setenv("HF_TOKEN", TOKEN)

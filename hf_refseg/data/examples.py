@@ -196,9 +196,9 @@ def checked_sentences(row: dict[str, Any]) -> list[dict[str, str]]:
     if not row["sentences"]:
         raise InvalidRowError(f"Row {name_text(row['ref_id'])} has no sentence. Remove the row from the data set.")
     for sentence in row["sentences"]:
-        if not sentence["raw"].strip():
+        if sentence is None or not (sentence["raw"] or "").strip():
             raise InvalidRowError(
-                f"Sentence {name_text(sentence['sent_id'])} of row {name_text(row['ref_id'])} is empty. "
+                f"Sentence {name_text(sentence and sentence['sent_id'])} of row {name_text(row['ref_id'])} is empty. "
                 "Remove the sentence from the row."
             )
     return row["sentences"]
@@ -211,9 +211,11 @@ def read_image_file(row: dict[str, Any]) -> bytes:
         InvalidRowError: there is no such file, or it cannot be read.
     """
     source = row["image"]
+    if source is None or source["bytes"] is source["path"] is None:
+        raise InvalidRowError(f"Row {name_text(row['ref_id'])} has no image. Remove the row from the data set.")
     try:
         return Path(source["path"]).read_bytes() if source["bytes"] is None else source["bytes"]
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _unreadable(row, str(error)) from error
 
 

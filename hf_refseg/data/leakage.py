@@ -17,6 +17,7 @@ from ..datasets_scripts.refer import read_json
 from ..hub.dataset_card import SOURCES
 from ..messages import BadInputError
 from .loading import DataFormatError
+from .prepared import load_card
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +136,7 @@ def image_collection(name: str) -> str:
         images then.
 
     Raises:
+        DataFormatError: the card of a folder is damaged.
         OSError: the card of a data set on the Hub cannot be read, neither there nor from the cache.
     """
     if name in IMAGE_COLLECTIONS:
@@ -144,7 +146,7 @@ def image_collection(name: str) -> str:
     if not card_file.is_file() and not on_hub:
         return name
     try:
-        card = DatasetCard.load(name if on_hub else card_file)
+        card = DatasetCard.load(name) if on_hub else load_card(card_file)
     except RemoteEntryNotFoundError:
         return name
     collections = {source.title: IMAGE_COLLECTIONS[known] for known, source in SOURCES.items()}

@@ -18,7 +18,8 @@ from ..modeling.names_refseg import nearest_names
 from .masks import MASK_OVERLAPS
 
 if TYPE_CHECKING:
-    from datasets import DatasetBuilder, DatasetDict, Features
+    import pyarrow
+    from datasets import Dataset, DatasetBuilder, DatasetDict, Features, IterableDataset
 
 # The splits that each partition (split_by) of a data set has; the first partition is the default one.
 REFER_SPLITS = {
@@ -298,11 +299,42 @@ def _load_rows(name: str, **options: Any) -> DatasetDict:
     else:
         with reading_parquet(name), filling_cache(options.get("cache_dir")):
             dataset = load_dataset(name, **options)
-    found = set(next(iter(dataset.values())).column_names)
-    missing = set(video_features() if "frames" in found else row_features()) - found
-    if missing:
-        raise DataFormatError(
-            f"'{name}' is no data set for referring segmentation: it lacks the columns {', '.join(sorted(missing))}. "
-            "Write it with `hf-refseg prepare`."
-        )
+    for split, rows in dataset.items():
+        _check_columns(f"{name} ({split})", rows)
     return dataset
+
+
+def _check_columns(where: str, rows: Dataset | IterableDataset) -> None:
+    """Raises `DataFormatError` unless rows have the columns of this library, and, where they are there, no gaps."""
+    from datasets import Dataset
+
+    features = video_features() if "frames" in rows.column_names else row_features()
+    missing = _columns(features.arrow_schema) - _columns(rows.features.arrow_schema)
+    # Of a column that is not there at all its own name says enough.
+    names = {name if name.split(".")[0] in rows.column_names else name.split(".")[0] for name, _ in missing}
+    if names:
+        raise DataFormatError(
+            f"{where} is no data set for referring segmentation: it lacks the columns {', '.join(sorted(names))}, or "
+            "has values of another type there. Write it with `hf-refseg prepare`."
+        )
+    for name in features if isinstance(rows, Dataset) else ():
+        if count := rows.data[name].null_count:
+            raise DataFormatError(f"{where}: {count} rows have no {name}. Remove them, or write their {name}.")
+
+
+def _columns(schema: Iterable[pyarrow.Field], prefix: str = "") -> set[tuple[str, str]]:
+    """The name of every column, those within columns as "sentences.raw", and the kind of its values."""
+    import pyarrow.types as types
+
+    kinds = {"text": (types.is_string, types.is_large_string), "number": (types.is_integer, types.is_floating)}
+    found: set[tuple[str, str]] = set()
+    for field in schema:
+        name, kind = f"{prefix}{field.name}", field.type
+        while types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+            kind = kind.value_type
+        if types.is_struct(kind):
+            found |= _columns(kind, f"{name}.")
+        else:
+            named = (each for each, tests in kinds.items() if any(test(kind) for test in tests))
+            found.add((name, next(named, str(kind))))
+    return found

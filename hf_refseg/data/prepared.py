@@ -14,9 +14,12 @@ from .loading import DataFormatError, filling_cache, reading_parquet, require_li
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
+    from huggingface_hub import DatasetCard
     from pyarrow import Schema
 
 AGAIN = "Prepare the data set again with the same options, or download it again."
+# What metadata of another form make libraries raise.
+CARD_ERRORS = (ValueError, TypeError, AttributeError, LookupError)
 
 
 def is_prepared(folder: Path) -> bool:
@@ -85,17 +88,31 @@ def _listed_patterns(card_file: Path) -> dict[Any, list[str]] | None:
     """The patterns of the files of each split in a card; None where it lists none."""
     from datasets.data_files import sanitize_patterns
     from datasets.utils.metadata import MetadataConfigs
+
+    card = load_card(card_file)
+    try:
+        configs = MetadataConfigs.from_dataset_card_data(card.data)
+        listed = configs[configs.get_default_config_name() or next(iter(configs))] if configs else {}
+        return sanitize_patterns(listed["data_files"]) if "data_files" in listed else None
+    except CARD_ERRORS as error:
+        raise _damaged(card_file, error) from error
+
+
+def load_card(path: Path) -> DatasetCard:
+    """The card in a file; raises `DataFormatError` where it is damaged."""
     from huggingface_hub import DatasetCard
     from yaml import YAMLError
 
     try:
-        configs = MetadataConfigs.from_dataset_card_data(DatasetCard.load(card_file).data)
-        listed = configs[configs.get_default_config_name() or next(iter(configs))] if configs else {}
-        return sanitize_patterns(listed["data_files"]) if "data_files" in listed else None
-    except (YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:
-        raise DataFormatError(
-            f"{card_file}: its metadata are damaged ({error}). Prepare the data set again, or download it again."
-        ) from error
+        return DatasetCard.load(path)
+    except (YAMLError, *CARD_ERRORS) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(card_file: Path, error: Exception) -> DataFormatError:
+    return DataFormatError(
+        f"{card_file}: its metadata are damaged ({error}). Prepare the data set again, or download it again."
+    )
 
 
 def read_footer(path: Path) -> bytes:
