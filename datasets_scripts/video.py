@@ -25,7 +25,7 @@ from hf_refseg.datasets_scripts.refer import (
 )
 from hf_refseg.files import is_plain_name
 from hf_refseg.messages import name_text, one_line, short_text
-from hf_refseg.modeling.pictures_refseg import PictureError, picture_faults
+from hf_refseg.modeling.pictures_refseg import PictureError, open_picture, picture_faults
 
 logger = logging.getLogger(__name__)
 
@@ -250,7 +250,7 @@ def make_row(video_id: str, frame_names: list[str], frames: Iterable[Any], refer
 def _read_picture(path: Path, where: str, read: Callable[[Image.Image], Any]) -> Any:
     """What `read` makes of a picture that is opened, but not decoded yet."""
     try:
-        with picture_faults(), Image.open(path) as picture:
+        with picture_faults(), open_picture(path) as picture:
             return read(picture)
     except FileNotFoundError as error:
         raise DataFormatError(f"{path} ({where}) does not exist. Download it.") from error

@@ -36,7 +36,7 @@ from transformers.utils import ModelOutput, TensorType, logging
 
 from .modeling_outputs_refseg import require_finite
 from .names_refseg import nearest_names
-from .pictures_refseg import load_picture, naming_picture, picture_name
+from .pictures_refseg import load_picture, naming_picture, open_picture, picture_name
 from .pixels_refseg import as_8_bit, as_mask, as_pixels, check_array
 from .precision_refseg import at_least_float32
 
@@ -533,7 +533,7 @@ def _download(url: str) -> bytes:
 
 
 def _decode(file: Path | BinaryIO, name: str) -> Image.Image:
-    with naming_picture(name), Image.open(file) as image:
+    with naming_picture(name), open_picture(file) as image:
         return decode_rgb(ImageOps.exif_transpose(image))
 
 

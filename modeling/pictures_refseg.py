@@ -4,6 +4,8 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, ImageFile
 
@@ -16,6 +18,12 @@ class PictureError(ValueError):
 
 class LargePictureError(PictureError):
     """A picture has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`."""
+
+
+def open_picture(file: Path | BinaryIO) -> Image.Image:
+    """As `PIL.Image.open`, for every format but EPS, a program that Pillow would have Ghostscript run."""
+    Image.init()
+    return Image.open(file, formats=[name for name in Image.ID if name != "EPS"])
 
 
 @contextmanager
@@ -66,4 +74,12 @@ def picture_name(image: Image.Image) -> str:
     return os.fsdecode(image.filename) if is_from_file else "The image"
 
 
-__all__ = ["LargePictureError", "PictureError", "load_picture", "naming_picture", "picture_faults", "picture_name"]
+__all__ = [
+    "LargePictureError",
+    "PictureError",
+    "load_picture",
+    "naming_picture",
+    "open_picture",
+    "picture_faults",
+    "picture_name",
+]

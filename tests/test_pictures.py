@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import EpsImagePlugin, Image, features
 from tiny_lavt import tiny_lavt, tiny_processor
 from transformers import pipeline
 
@@ -122,3 +122,14 @@ def test_a_picture_that_was_opened_elsewhere_is_named(tmp_path: Path) -> None:
             use(Image.open(path))
     with pytest.raises(ValueError, match=r"^The image is damaged or no image"):
         upright_rgb(Image.open(io.BytesIO(path.read_bytes())))
+
+
+def test_no_program_is_run_for_a_picture(monkeypatch, tmp_path) -> None:
+    (tmp_path / "photo.png").write_bytes(encode("EPS"))
+    started: list[tuple] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *arguments, **options: started.append(arguments))
+    with pytest.raises(ValueError, match=r"photo\.png is damaged or no image"):
+        open_image(tmp_path / "photo.png")
+    with pytest.raises(ValueError, match="damaged or no image"):
+        open_row_image({"ref_id": 1, "image": {"bytes": encode("EPS"), "path": None}})
+    assert not started

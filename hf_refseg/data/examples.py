@@ -19,7 +19,7 @@ from hf_refseg.data.loading import DataFormatError
 from hf_refseg.data.masks import InvalidMaskError, decode_mask
 from hf_refseg.messages import BadInputError, name_text
 from hf_refseg.modeling.image_processing_refseg import decode_rgb
-from hf_refseg.modeling.pictures_refseg import PictureError, picture_faults
+from hf_refseg.modeling.pictures_refseg import PictureError, open_picture, picture_faults
 
 ReadImage = Callable[[dict[str, Any]], Any]
 
@@ -227,7 +227,7 @@ def open_image(row: dict[str, Any]) -> Image.Image:
     """
     file = io.BytesIO(read_image_file(row))
     try:
-        with picture_faults(), Image.open(file) as image:
+        with picture_faults(), open_picture(file) as image:
             picture = decode_rgb(image)
     except PictureError as error:
         raise _unreadable(row, f"it is {error}") from error
