@@ -21,6 +21,8 @@ from .visualization import BACKGROUND, draw_masks
 DEFAULT_FRAMES_PER_SECOND = 25
 # Expressions that one picture can tell apart, 0 being the background.
 MAX_MASKS = 255
+# The longest side of a picture that H.264 can hold.
+MAX_SIDE = 16_384
 
 
 def write_video_masks(
@@ -72,7 +74,7 @@ class VideoWriter:
 
     Raises:
         ImportError: PyAV is not installed.
-        ValueError: nothing was added, or a picture is of another size than the first.
+        ValueError: nothing was added, a picture is larger than a video can hold, or of another size than the first.
     """
 
     def __init__(self, path: Path, frames_per_second: float | None) -> None:
@@ -99,6 +101,11 @@ class VideoWriter:
         self.container.mux(self.stream.encode(self.av.VideoFrame.from_image(even)))
 
     def _start(self, size: tuple[int, int]) -> None:
+        if max(size) > MAX_SIDE:
+            raise ValueError(
+                f"{self.path}: no video holds pictures of {size[0]} x {size[1]} pixels. Scale the video down, or pass "
+                "fewer expressions."
+            )
         self.size = size
         codec = "libx264" if "libx264" in self.av.codecs_available else "mpeg4"
         self.stream = self.container.add_stream(codec, rate=self.rate)

@@ -22,6 +22,8 @@ HIDDEN_COLOR: Color = (128, 128, 128)
 # From the lowest value of a heat map to the highest.
 HEAT_COLORS: tuple[Color, ...] = ((20, 20, 90), (0, 130, 160), (250, 210, 60), (220, 30, 20))
 CELLS_PER_ROW = 5
+# Lines of an expression in the legend below a picture.
+LEGEND_LINES = 6
 # Colors nearer to each other than this, of 442 from black to white, are hard to tell apart.
 NEAR_COLORS = 120
 # What systems come with and Pillow finds by name, for texts that its own font, of plain Latin letters, cannot draw.
@@ -114,7 +116,8 @@ def draw_masks(
 ) -> Image.Image:
     """Draw several masks, each in its own color, above a legend that names them.
 
-    Of an expression that no font here can draw (`can_draw`) the legend shows the number, 1 for the first.
+    Of an expression that no font here can draw (`can_draw`) the legend shows the number, 1 for the first; of a long
+    one the first `LEGEND_LINES` lines.
 
     Args:
         image: any mode; it is not changed.
@@ -515,7 +518,7 @@ def _draw_legend(labels: Sequence[str], colors: Sequence[Color], width: int) -> 
     for number, (label, color) in enumerate(zip(labels, colors, strict=True), start=1):
         text = label if can_draw(label) else str(number)
         font = _font_of(text, font_size)
-        lines = wrap_text(text, font, width - 3 * font_size)
+        lines = _first_lines(wrap_text(text, font, width - 3 * font_size), LEGEND_LINES)
         entry = Image.new("RGB", (width, round((len(lines) * 1.25 + 0.5) * font_size)), BACKGROUND)
         draw = ImageDraw.Draw(entry)
         draw.rectangle((font_size // 2, font_size // 2, 3 * font_size // 2, 3 * font_size // 2), fill=color)
@@ -529,13 +532,17 @@ def _text_cell(text: str, width: int, height: int, font_size: int, note: str = "
     font = _font_of(text, font_size)
     lines = wrap_text(text, font, width - font_size)
     available = max(1, int(height / (1.25 * font_size)) - (1 if note else 0))
-    if len(lines) > available:
-        lines = [*lines[: available - 1], lines[available - 1][:-3] + "..."]
+    lines = _first_lines(lines, available)
     lines = [*lines, note] if note else lines
     cell = Image.new("RGB", (width, height), BACKGROUND)
     top = max(0, round((height - len(lines) * 1.25 * font_size) / 2))
     _draw_lines(ImageDraw.Draw(cell), (font_size // 2, top), lines, font, font_size)
     return cell
+
+
+def _first_lines(lines: Sequence[str], most: int) -> list[str]:
+    """At most so many lines, the last of them with "..." where others follow."""
+    return list(lines) if len(lines) <= most else [*lines[: most - 1], lines[most - 1][:-3] + "..."]
 
 
 def _draw_lines(

@@ -223,4 +223,6 @@ def test_a_video_needs_pictures_of_one_size(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\(20, 20\), the first \(50, 41\)"), VideoWriter(tmp_path / "a.mp4", 5) as a:
         for picture in (noise_frames(1)[0], Image.new("RGB", (20, 20))):
             a.add(picture)
+    with pytest.raises(ValueError, match="holds pictures of 8 x 20000"), VideoWriter(tmp_path / "a.mp4", 5) as a:
+        a.add(Image.new("RGB", (8, 20_000)))
     assert written(tmp_path) == set()

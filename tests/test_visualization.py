@@ -73,6 +73,12 @@ def test_every_mask_has_its_color_in_the_picture_and_in_the_legend():
         assert (picture[300:] == color).all(axis=-1).sum() > 100
 
 
+def test_a_legend_has_room_for_long_texts_but_an_end():
+    image, mask = Image.new("RGB", (400, 300), GRAY), np.zeros((300, 400), dtype=bool)
+    heights = [draw_masks(image, [mask], ["a b " * repeats]).height for repeats in (1, 50, 1000, 2000)]
+    assert 300 < heights[0] < heights[1] < heights[2] == heights[3] < 450
+
+
 def test_colors_stay_apart():
     colors = np.array([distinct_color(index) for index in range(8)], dtype=float)
     distances = np.linalg.norm(colors[:, None] - colors[None], axis=-1) + 1000 * np.eye(8)
