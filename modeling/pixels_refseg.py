@@ -14,6 +14,9 @@ from .precision_refseg import at_least_float32
 # The value of white in integers of 8, 12 or 16 bits, and in fractions.
 INTEGER_LEVELS = (255, 4095, 65535)
 FRACTION_LEVELS = (1, *INTEGER_LEVELS)
+# So much of white, a quarter of a level of 8 bits, floats may lie beside black and white: an image that was normalized
+# and brought back is rounded.
+ROUNDING = 1e-3
 
 
 def check_array(values: np.ndarray | Tensor) -> None:
@@ -46,21 +49,25 @@ def _check_numbers(values: np.ndarray | Tensor) -> None:
 def _white_level(lowest: float, largest: float, levels: tuple[int, ...]) -> float:
     """The value of white: the smallest level that holds the largest value, or, beyond all of them, this value.
 
+    Values may lie by `ROUNDING` beside black and white, where 1 is a level.
+
     Raises:
-        ValueError: negative values, NaN or infinity, or values just above 1, where 1 is a level.
+        ValueError: negative values, NaN or infinity, or a largest value between 1 and 2, where 1 is a level.
     """
-    if not (lowest >= 0 and largest < math.inf):
+    rounding = ROUNDING if 1 in levels else 0
+    white = next((level for level in levels if largest <= level * (1 + rounding)), largest)
+    if not (lowest >= -rounding * white and largest < math.inf):
         raise ValueError(
             f"An image has values from {lowest:g} to {largest:g}: pass levels from 0 to 255, or fractions of white "
             "from 0 to 1, before they are normalized (or pass what is ready with do_rescale=False)."
         )
     # So dark is no picture of 8 bits: these are fractions that overshoot, as those that were resized do.
-    if 1 in levels and 1 < largest < 2:
+    if 1 in levels and white != 1 and largest < 2:
         raise ValueError(
             f"An image has values from {lowest:g} to {largest:g}, neither fractions of white nor levels from 0 to "
             "255: cut fractions off at 1."
         )
-    return next((level for level in levels if largest <= level), largest)
+    return white
 
 
 def as_8_bit(values: np.ndarray) -> np.ndarray:
@@ -77,7 +84,7 @@ def as_8_bit(values: np.ndarray) -> np.ndarray:
         return values.astype(np.uint8)
     is_whole = values.dtype.kind in "iu"
     white = _white_level(values.min().item(), values.max().item(), INTEGER_LEVELS if is_whole else FRACTION_LEVELS)
-    scaled = values.astype(np.float64) * 255 / white
+    scaled = values.astype(np.float64).clip(0, white) * 255 / white
     return (scaled if is_whole else np.rint(scaled)).astype(np.uint8)
 
 
@@ -99,7 +106,8 @@ def as_pixels(values: np.ndarray | Tensor, do_rescale: bool) -> Tensor:
     numbers = at_least_float32(values)
     lowest, largest = numbers.min().item(), numbers.max().item()
     if do_rescale:
-        return numbers * (255 / _white_level(lowest, largest, FRACTION_LEVELS))
+        white = _white_level(lowest, largest, FRACTION_LEVELS)
+        return numbers.clamp(0, white) * (255 / white)
     if not (math.isfinite(lowest) and math.isfinite(largest)):
         raise ValueError(f"An image has values from {lowest:g} to {largest:g}: pass finite ones.")
     return values

@@ -136,6 +136,17 @@ def test_fractions_of_white_are_the_picture_of_8_bits(segment, dtype) -> None:
     assert torch.equal(pixel_values(black), pixel_values(Image.new("RGB", (5, 5))))
 
 
+@pytest.mark.parametrize("white", [1, 255])
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_floats_that_were_rounded_beside_black_and_white_are_the_same_picture(kind, white: int) -> None:
+    array = np.asarray(photograph()).copy()
+    array[0, 0], array[-1, -1] = 0, 255
+    levels = array / 255 * white
+    rounded = kind(np.where(levels == white, white * 1.0001, np.where(levels == 0, white * -0.0001, levels)))
+    assert_close(pixel_values(rounded), pixel_values(Image.fromarray(array)), atol=0.02, rtol=0)
+    assert np.abs(np.asarray(read_image(rounded)).astype(int) - array).max() == 0
+
+
 def test_what_is_scaled_already_stays_as_it_is_without_rescaling() -> None:
     normalized = torch.randn(3, 64, 64, requires_grad=True)
     options = {"do_rescale": False, "do_normalize": False}
