@@ -530,6 +530,9 @@ def test_logits_of_clips_are_not_those_of_images() -> None:
     processor = tiny_processor()
     with pytest.raises(ValueError, match=r"not those of images: .* `post_process_referring_video_segmentation`"):
         processor.post_process_referring_segmentation(ReferringSegmentationOutput(logits=torch.zeros(1, 2, 8, 8)))
+    for shape in ((1, 0, 8), (1, 8, 0)):
+        with pytest.raises(ValueError, match="not those of images"):
+            processor.post_process_referring_segmentation(ReferringSegmentationOutput(logits=torch.zeros(shape)))
     with pytest.raises(ValueError, match="not those of videos"):
         processor.post_process_referring_video_segmentation(ReferringSegmentationOutput(logits=torch.zeros(1, 8, 8)))
 
