@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LOWEST := .venv-lowest
+# How long `make fuzz` goes on.
+MINUTES ?= 30
 
 # Idle threads of OpenMP wait in a long busy loop by default; where something else needs a core as well, that slows
 # training down many times. A shorter loop costs nothing on a quiet machine.
@@ -14,7 +16,7 @@ export GOMP_SPINCOUNT ?= 10000
 export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 
-.PHONY: demo demo-real test test-kernels test-lowest test-transformers lint format
+.PHONY: demo demo-real test test-kernels test-lowest test-transformers fuzz lint format
 
 # Trains a small LAVT on generated scenes (about 10 minutes, whatever the machine) and shows what it learned.
 demo: $(INSTALLED)
@@ -47,6 +49,11 @@ test-lowest:
 test-transformers: $(INSTALLED)
 	$(BIN)/python tests/transformers_suite/download.py
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/transformers_suite
+
+# Random damage to files and calls, other ones each time; `make test` tries the same ones for about a minute. A failure
+# says how to reproduce it.
+fuzz: $(INSTALLED)
+	FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/fuzz
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

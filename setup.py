@@ -25,7 +25,10 @@ VIDEO = ["av>=17.1", "h5py>=3.12", "scipy>=1.14"]
 EXTRAS = {
     "video": VIDEO,
     "export": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.32"],
-    "dev": ["markdown-it-py>=3", "pytest>=8", "ruff>=0.9", "setuptools>=77", "tensorboard>=2.18", *VIDEO],
+    "dev": [
+        *("hypothesis>=6.130", "markdown-it-py>=3", "pytest>=8", "ruff>=0.9", "setuptools>=77", "tensorboard>=2.18"),
+        *VIDEO,
+    ],
 }
 
 setup(

@@ -518,7 +518,7 @@ def read_image(source: str | PathLike[str] | Image.Image | np.ndarray | Tensor) 
         return _decode(file, "The image in base64")
     except ValueError as error:
         raise FileNotFoundError(
-            f"{name[:100]}: there is no such image file, and it is no URL and no image in base64."
+            f"{name[:100]!r}: there is no such image file, and it is no URL and no image in base64."
         ) from error
 
 

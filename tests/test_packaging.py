@@ -1,5 +1,6 @@
 """What is installed elsewhere: the sdist, the wheel that is built from it, and what they ask for."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -54,6 +55,16 @@ def test_sdist_and_wheel_contain_the_recipes(sdist: Path, wheel: zipfile.ZipFile
     installed = {name for name in wheel.namelist() if name.startswith("hf_refseg/recipes/")}
     assert installed == {f"hf_refseg/recipes/{name}" for name in RECIPES}
     assert all(wheel.read(f"hf_refseg/recipes/{name}") == content for name, content in RECIPES.items())
+
+
+def test_the_sdist_contains_what_its_pages_link_to(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    pages = {
+        page: (CHECKOUT / page).read_text(encoding="utf-8") for page in ("README.md", "CONTRIBUTING.md", "SECURITY.md")
+    }
+    links = {link for text in pages.values() for link in re.findall(r"\]\(([^)#:]+)\)", text)}
+    assert {*pages, *links} <= names and "SECURITY.md" in links
 
 
 def test_the_wheel_contains_every_module(wheel: zipfile.ZipFile) -> None:

@@ -526,6 +526,13 @@ def test_a_size_that_no_mask_can_have_is_refused(size) -> None:
         processor.post_process_referring_video_segmentation(clips, target_sizes=[size])
 
 
+@pytest.mark.parametrize("name", ["", "\x1b[31mred", "a\nb", "\ud800", "\0"])
+def test_a_name_that_is_no_picture_is_shown_in_one_printable_line(name: str) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no such image file") as error:
+        tiny_processor()(images=name, text="dog")
+    assert str(error.value).isprintable()
+
+
 def test_logits_of_clips_are_not_those_of_images() -> None:
     processor = tiny_processor()
     with pytest.raises(ValueError, match=r"not those of images: .* `post_process_referring_video_segmentation`"):

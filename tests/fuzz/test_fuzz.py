@@ -1,0 +1,76 @@
+"""Any input gives the right result or one clear error, within limits of memory and time and inside its own folder.
+
+`FUZZ_MINUTES=30` goes on for so long, with new seeds; `FUZZ_SEED=5` runs the cases of one of them again.
+"""
+
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from isolation import Worker
+from mutations import STRATEGIES
+
+# How many cases of each target, so that all together take about a minute on one core.
+CASES = {
+    "refcoco": 60,
+    "prepared": 30,
+    "ref_youtube_vos": 35,
+    "ref_davis17": 25,
+    "a2d_sentences": 45,
+    "jhmdb_sentences": 35,
+    "picture": 100,
+    "masks": 180,
+    "processor": 120,
+    "post_processing": 60,
+    "checkpoint": 40,
+}
+ROUND = 200
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of address space and /proc are Linux's")
+
+
+@pytest.fixture(scope="session")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    with Worker(tmp_path_factory.mktemp("fuzz")) as started:
+        yield started
+
+
+@pytest.mark.parametrize("target", STRATEGIES)
+def test_fuzz(target: str, worker: Worker) -> None:
+    minutes, chosen = os.environ.get("FUZZ_MINUTES"), os.environ.get("FUZZ_SEED")
+    if minutes is None and chosen is None:
+        check(target, worker, CASES[target], number=0)
+        return
+    end = time.monotonic() + float(minutes or 0) * 60 / len(STRATEGIES)
+    number = int(chosen or random.getrandbits(32))
+    check(target, worker, ROUND, number)
+    while chosen is None and time.monotonic() < end:
+        number += 1
+        check(target, worker, ROUND, number)
+
+
+def check(target: str, worker: Worker, cases: int, number: int) -> None:
+    """Runs so many cases, which follow from the seed `number`."""
+
+    @seed(number)
+    @settings(
+        max_examples=cases,
+        deadline=None,
+        database=None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(STRATEGIES[target])
+    def run(case: object) -> None:
+        outcome = worker.run(target, case)
+        assert outcome.kind != "fault", outcome.text
+
+    try:
+        run()
+    except AssertionError as error:
+        error.add_note(f"Reproduce with: FUZZ_SEED={number} {sys.executable} -m pytest tests/fuzz -k {target}")
+        raise
