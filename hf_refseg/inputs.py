@@ -82,7 +82,10 @@ def load_whole_model(name: str, dtype: str | None) -> PreTrainedModel:
     """A model without adapter; raises as `load_model`."""
     config = load_config(name)
     check_checksums(name)
-    for path in find_weights(name, {}):
+    weights = find_weights(name, {})
+    if not weights and Path(name).is_dir():
+        raise SavedFileError(f"{name} holds no weights (model.safetensors). Save or download the model again.")
+    for path in weights:
         if path.suffix != ".safetensors":
             check_torch_file(path)
     with naming_config(name):
@@ -114,6 +117,8 @@ def load_config(name: str) -> Any:
         try:
             config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         except OSError as error:
+            if folder.is_dir():
+                check_mappings(name, [CONFIG_NAME], {})
             raise OSError(f"{name} cannot be loaded: {error}") from error
     if type(config) not in MODELS:
         methods = ", ".join(config_class.model_type for config_class in MODELS)

@@ -292,7 +292,7 @@ class RefSegImageProcessor(TorchvisionBackend):
         Raises:
             ValueError: where the numbers of logits and sizes differ, a size is not two whole numbers above 0 of not
                 more pixels than PIL opens (`PIL.Image.MAX_IMAGE_PIXELS`), the threshold is no probability, or the
-                logits are those of clips.
+                logits are those of clips or without a pixel.
             NotFiniteError: a logit is NaN or infinite.
         """
         threshold = self.mask_threshold if threshold is None else as_probability(threshold)
@@ -391,6 +391,8 @@ def _for_each_text(
             f"Logits of shape {tuple(outputs.logits.shape)} are not those of {kind}s: masks of images come from "
             "`post_process_referring_segmentation`, those of clips from `post_process_referring_video_segmentation`."
         )
+    if 0 in outputs.logits.shape[1:]:
+        raise ValueError(f"Logits of shape {tuple(outputs.logits.shape)} hold no pixel: pass a model's own.")
     if target_sizes is None:
         sizes = [tuple(outputs.logits.shape[-2:])] * len(outputs.logits)
     else:

@@ -159,7 +159,8 @@ def check_vocabulary(
 ) -> None:
     """Raises SavedFileError where a saved tokenizer knows other words than it was saved with.
 
-    Of a folder without words transformers makes, without a word, a tokenizer that knows none.
+    Of a folder without words transformers makes, without a word, a tokenizer that knows none, and of a saved processor
+    without the settings of its tokenizer one that cannot pad.
     """
     names = tokenizer.vocab_files_names.values()
     is_one_file = Path(name).is_file()
@@ -169,6 +170,11 @@ def check_vocabulary(
             "download the processor again."
         )
     path = None if is_one_file else find_file(name, PROCESSOR_NAME, options)
+    if path is not None and find_file(name, TOKENIZER_FILES[0], options) is None:
+        raise SavedFileError(
+            f"{name} holds no {TOKENIZER_FILES[0]}, so that its tokenizer would not know which tokens are special: "
+            "put the file back, or save or download the processor again."
+        )
     saved = None if path is None else read_mapping(path).get("vocab_size")
     if saved not in (None, len(tokenizer)):
         raise SavedFileError(

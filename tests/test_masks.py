@@ -102,6 +102,12 @@ def test_bad_polygons_are_refused(polygon, message):
         rasterize_polygons([SQUARE, polygon], 12, 16)
 
 
+@pytest.mark.parametrize("polygons", [None, 5, {"a": 1}, iter([])])
+def test_polygons_come_in_a_list(polygons):
+    with pytest.raises(InvalidMaskError, match="Expected a list of polygons, found"):
+        rasterize_polygons(polygons, 12, 16)
+
+
 @pytest.mark.parametrize(
     ("rle", "message"),
     [

@@ -544,6 +544,14 @@ def test_logits_of_clips_are_not_those_of_images() -> None:
         processor.post_process_referring_video_segmentation(ReferringSegmentationOutput(logits=torch.zeros(1, 8, 8)))
 
 
+@pytest.mark.parametrize("shape", [(1, 0, 8), (2, 8, 0), (1, 0, 8, 8)])
+def test_logits_hold_a_pixel_at_least(shape: tuple[int, ...]) -> None:
+    kind = "video_" if len(shape) == 4 else ""
+    post_process = getattr(tiny_processor(), f"post_process_referring_{kind}segmentation")
+    with pytest.raises(ValueError, match=r"Logits of shape .* hold no pixel: pass a model's own"):
+        post_process(ReferringSegmentationOutput(logits=torch.zeros(shape)), target_sizes=[(8, 8)] * shape[0])
+
+
 @pytest.mark.parametrize("threshold", [50, -1, math.nan, math.inf, "high", [0.3, 0.4]])
 def test_a_threshold_is_a_probability(segment, threshold) -> None:
     processor = segment.processor

@@ -185,7 +185,21 @@ def test_a_damaged_json_file_is_named(file_name: str, damage: str, folder) -> No
     path.write_bytes(damaged[damage])
     with pytest.raises((ValueError, OSError), match=re.escape(str(path))) as caught:
         load_model(str(folder), "cpu", None)
-    assert len(str(caught.value)) <= 500
+    assert len(str(caught.value)) <= 500 and str(caught.value).endswith("Save or download it again.")
+
+
+@pytest.mark.parametrize(
+    ("file_name", "message"),
+    [
+        ("tokenizer_config.json", "holds no tokenizer_config.json, so that its tokenizer .*: put the file back"),
+        ("model.safetensors", r"holds no weights \(model.safetensors\). Save or download the model again"),
+    ],
+)
+def test_a_missing_file_is_named(file_name: str, message: str, folder, sound, tmp_path) -> None:
+    (folder / file_name).unlink()
+    for command in ("predict", "evaluate"):
+        arguments = commands(folder, sound.parent / "photo.png", tmp_path / "output")[command]
+        assert re.match(f"{re.escape(str(folder))} {message}", error_of(*arguments))
 
 
 @pytest.mark.parametrize(

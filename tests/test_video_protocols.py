@@ -271,6 +271,9 @@ def test_average_precision_takes_no_unchecked_mask():
         ({"size": [100, 100], "counts": "0"}, 1.0, "A prediction for 'a': .*cover 0 pixels"),
         (encode_mask(square(size=101)), 1.0, r"size \[101, 101\], its reference \[100, 100\]"),
         (sound, float("nan"), "score nan"),
+        (sound, None, "score None: give a finite number"),
+        (sound, "0.5", "score '0.5'"),
+        (sound, True, "score True"),
     ):
         with pytest.raises(ValueError, match=message):
             coco_statistics({"a": sound}, [ScoredMask("a", mask, score)])

@@ -162,6 +162,8 @@ def _checked_polygon(polygon: Any, height: int, width: int) -> list[float]:
 def _checked_drawing(parts: Sequence[Any], height: Any, width: Any) -> tuple[int, int]:
     """Height and width of an image on which so many parts can be drawn."""
     height, width = _checked_size((height, width), "image's")
+    if not isinstance(parts, (Sequence, np.ndarray)):
+        raise InvalidMaskError(f"Expected a list of polygons, found {short_text(parts)}. Draw an outline.")
     if len(parts) * height * width > MAX_FILLED_PIXELS:
         raise InvalidMaskError(
             f"{len(parts)} outlines are too many for an image of {width} x {height} pixels. Join or remove some."

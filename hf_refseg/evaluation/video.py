@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from itertools import zip_longest
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -370,8 +371,10 @@ def _checked_prediction(prediction: ScoredMask, references: Mapping[str, Mapping
     image_id, score = prediction.image_id, prediction.score
     if image_id not in references:
         raise ValueError(f"There is a prediction for {short_text(image_id)}, which has no reference.")
-    if not math.isfinite(score):
-        raise ValueError(f"A prediction for {short_text(image_id)} has the score {score}: give a finite number.")
+    if not isinstance(score, Real) or isinstance(score, bool) or not math.isfinite(score):
+        raise ValueError(
+            f"A prediction for {short_text(image_id)} has the score {short_text(score)}: give a finite number."
+        )
     mask = _checked_rle(prediction.mask, f"A prediction for {short_text(image_id)}")
     if mask["size"] != references[image_id]["size"]:
         raise ValueError(
