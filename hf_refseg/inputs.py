@@ -40,6 +40,7 @@ from .training.checkpoints import check_checksums
 # What making a configuration or a model of wrong values may raise.
 WRONG_VALUES = (
     ArithmeticError,
+    AssertionError,
     AttributeError,
     LookupError,
     RecursionError,

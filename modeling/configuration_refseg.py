@@ -29,6 +29,8 @@ NAMES_OF_TRANSFORMERS = (
     "quantization_config",
     "use_cache",
 )
+# Far more than any encoder or method has.
+MAX_LAYERS = 1000
 # So many unknown names are said.
 MOST_NAMED = 5
 # Under what condition some fields have an effect: its words, and a function of the configuration that tells it.
@@ -110,7 +112,7 @@ def require_ranges(values: Mapping[str, Any]) -> None:
     """Raises ValueError where a field has a number that is none, or one that its name rules out.
 
     Weights of losses, standard deviations and epsilons are 0 or more, dropout rates are probabilities below 1, ratios
-    and temperatures are above 0.
+    and temperatures are above 0. There are at most `MAX_LAYERS` layers: they are made before any weight is read.
 
     Args:
         values: fields of a configuration, by name.
@@ -126,6 +128,8 @@ def require_ranges(values: Mapping[str, Any]) -> None:
                 raise ValueError(f"{name}: at least 0 is needed, got {number}.")
             if name.endswith(("_ratio", "_temperature")) and number <= 0:
                 raise ValueError(f"{name}: a number above 0 is needed, got {number}.")
+            if (name.endswith("layers") or name == "depths") and number > MAX_LAYERS:
+                raise ValueError(f"{name}: at most {MAX_LAYERS} layers are possible, got {number}.")
 
 
 def require_sizes(config_class: type[PreTrainedConfig], values: Mapping[str, Any]) -> None:
