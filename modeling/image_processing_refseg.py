@@ -344,7 +344,7 @@ def as_probability(threshold: Any) -> float:
     """A threshold as a float; raises ValueError where it is no number from 0 to 1."""
     try:
         number = float(threshold)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         number = math.nan
     if not 0 <= number <= 1:
         raise ValueError(f"A threshold is a probability, from 0 to 1, not {reprlib.repr(threshold)}.")
@@ -386,7 +386,7 @@ def _for_each_text(
     outputs: ModelOutput, target_sizes: list[tuple[int, int]] | None, kind: Literal["image", "video"]
 ) -> Iterator[tuple[Tensor, tuple[int, int], bool]]:
     """The logits of each text, the size of its mask, and whether the presence head, if any, has found its target."""
-    if outputs.logits.ndim != (3 if kind == "image" else 4) or 0 in outputs.logits.shape[1:]:
+    if outputs.logits.ndim != (3 if kind == "image" else 4):
         raise ValueError(
             f"Logits of shape {tuple(outputs.logits.shape)} are not those of {kind}s: masks of images come from "
             "`post_process_referring_segmentation`, those of clips from `post_process_referring_video_segmentation`."
