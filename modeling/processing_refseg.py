@@ -32,8 +32,11 @@ logger = logging.get_logger(__name__)
 # So many unknown words are named, not each one of a whole data set.
 MOST_NAMED_WORDS = 20
 PROCESSOR_FILES = (PROCESSOR_NAME, IMAGE_PROCESSOR_NAME)
-# Arguments of `from_pretrained` that replace or add tokens.
-TOKEN_OPTIONS = {"tokenizer", "extra_special_tokens", *PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES}
+# Arguments of `from_pretrained` that replace or add tokens; transformers takes the older name of one as well.
+TOKEN_OPTIONS = {
+    *("tokenizer", "extra_special_tokens", "additional_special_tokens"),
+    *PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES,
+}
 PADDING_OPTIONS = ("padding", "padding_side", "pad_to_multiple_of")
 
 

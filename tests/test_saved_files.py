@@ -148,7 +148,8 @@ def test_a_vocabulary_may_be_padded_and_tokens_may_be_given(folder) -> None:
     model, processor = load_model(str(folder), "cpu", None)
     assert (model.config.text_config.vocab_size, len(processor.tokenizer)) == (16, 12)
     assert processor(text="the red dog")["input_ids"] == tiny_processor()(text="the red dog")["input_ids"]
-    assert len(AutoProcessor.from_pretrained(folder, bos_token="[BOS]").tokenizer) == 13
+    for given in ({"bos_token": "[BOS]"}, {"extra_special_tokens": ["<x>"]}, {"additional_special_tokens": ["<x>"]}):
+        assert len(AutoProcessor.from_pretrained(folder, **given).tokenizer) == 13
     other = BertTokenizer(vocab={word: index for index, word in enumerate([*WORDS, "cat"])})
     assert AutoProcessor.from_pretrained(folder, tokenizer=other).tokenizer is other
 
