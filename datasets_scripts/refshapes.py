@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from hf_refseg.data.loading import row_features
+from hf_refseg.data.loading import build_rows, row_features
 from hf_refseg.data.masks import encode_mask, mask_to_bbox
 from hf_refseg.messages import short_text
 
@@ -144,8 +144,7 @@ def build_refshapes(
         image_size=image_size,
         seed=seed,
     )
-    builder.download_and_prepare()
-    return builder.as_dataset()
+    return build_rows(builder)
 
 
 __all__ = [

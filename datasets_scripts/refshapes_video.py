@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from hf_refseg.data.loading import video_features
+from hf_refseg.data.loading import build_rows, video_features
 from hf_refseg.data.masks import MAX_PIXELS, encode_mask
 
 from .refshapes import RefShapes, RefShapesConfig
@@ -140,8 +140,7 @@ def build_refshapes_video(
         num_frames=num_frames,
         seed=seed,
     )
-    builder.download_and_prepare()
-    return builder.as_dataset()
+    return build_rows(builder)
 
 
 __all__ = [

@@ -117,6 +117,14 @@ def test_prepare_names_the_cache_that_is_full_and_keeps_finished_shards(disk: Sm
     assert run(*arguments).exit_code == 0
 
 
+@pytest.mark.parametrize("name", ["refshapes", "refshapes_video"])
+def test_the_cache_of_generated_data_that_is_full_is_named(name: str, disk: SmallDisk) -> None:
+    sizes = {"train_size": 1, "val_size": 1, "test_size": 1, "image_size": 64}
+    with disk.room(2_000), pytest.raises(OutputError, match=f"^{disk.folder / 'cache'}.*name another cache_dir"):
+        load_refseg(name, cache_dir=str(disk.folder / "cache"), **sizes)
+    assert len(load_refseg(name, cache_dir=str(disk.folder / "cache"), **sizes)["train"]) > 0
+
+
 def test_prepare_keeps_finished_shards(disk: SmallDisk, tmp_path: Path) -> None:
     def prepare() -> Path:
         return prepare_dataset("refcoco", REFER_API, disk.folder / "out", max_shard_rows=5, cache_dir=tmp_path)
