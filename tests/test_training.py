@@ -479,3 +479,9 @@ def test_the_defaults_are_the_papers_recipe_and_another_schedule_keeps_its_own_o
     assert (arguments.max_grad_norm, arguments.warmup_steps) == (0, 0)
     cosine = RefSegTrainingArguments(output_dir=str(tmp_path), use_cpu=True, lr_scheduler_type="cosine")
     assert not cosine.lr_scheduler_kwargs
+
+
+@pytest.mark.parametrize("name", ["per_device_train_batch_size", "per_device_eval_batch_size"])
+def test_a_batch_holds_something(name: str, tmp_path) -> None:
+    with pytest.raises(ValueError, match=f"{name} has to be 1 at least, got 0"):
+        RefSegTrainingArguments(str(tmp_path), use_cpu=True, **{name: 0})

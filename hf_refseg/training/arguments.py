@@ -87,6 +87,9 @@ class RefSegTrainingArguments(TrainingArguments):
         if self.lr_scheduler_kwargs is None and self.lr_scheduler_type == "polynomial":
             self.lr_scheduler_kwargs = {"lr_end": 0.0, "power": 0.9}
         super().__post_init__()
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} has to be 1 at least, got {getattr(self, name)}.")
         if self.push_to_hub:
             require_token("push_to_hub", self.hub_token)
         if self.dataloader_drop_last:
