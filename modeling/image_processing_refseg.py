@@ -39,6 +39,7 @@ from .names_refseg import nearest_names
 from .pictures_refseg import load_picture, naming_picture, open_picture, picture_name
 from .pixels_refseg import as_8_bit, as_mask, as_pixels, check_array
 from .precision_refseg import at_least_float32
+from .saved_files_refseg import one_line
 
 logger = logging.get_logger(__name__)
 
@@ -520,7 +521,7 @@ def read_image(source: str | PathLike[str] | Image.Image | np.ndarray | Tensor) 
         return _decode(file, "The image in base64")
     except ValueError as error:
         raise FileNotFoundError(
-            f"{name[:100]!r}: there is no such image file, and it is no URL and no image in base64."
+            f"{one_line(name[:100])}: there is no such image file, and it is no URL and no image in base64."
         ) from error
 
 
