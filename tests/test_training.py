@@ -465,6 +465,20 @@ def test_the_batch_of_all_processes_sets_the_accumulation(tmp_path) -> None:
             RefSegTrainingArguments(**common, total_train_batch_size=total)
 
 
+@pytest.mark.parametrize(
+    "name", ["learning_rate", "max_grad_norm", "num_train_epochs", "weight_decay", "warmup_steps"]
+)
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused_before_training(tmp_path, name: str, number: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} has to be a finite number, got {number}"):
+        RefSegTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **{name: number})
+
+
+def test_a_negative_number_of_steps_is_refused(tmp_path) -> None:
+    with pytest.raises(ValueError, match="max_steps is -5"):
+        RefSegTrainingArguments(output_dir=str(tmp_path), use_cpu=True, max_steps=-5)
+
+
 def test_arguments_that_would_change_the_evaluation_are_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match="dataloader_drop_last would drop sentences"):
         RefSegTrainingArguments(output_dir=str(tmp_path), dataloader_drop_last=True)

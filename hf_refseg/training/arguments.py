@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from transformers import TrainingArguments
@@ -86,6 +87,7 @@ class RefSegTrainingArguments(TrainingArguments):
     def __post_init__(self):
         if self.lr_scheduler_kwargs is None and self.lr_scheduler_type == "polynomial":
             self.lr_scheduler_kwargs = {"lr_end": 0.0, "power": 0.9}
+        self._require_finite_numbers()
         super().__post_init__()
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
             if getattr(self, name) < 1:
@@ -112,6 +114,14 @@ class RefSegTrainingArguments(TrainingArguments):
         options = super().to_dict()
         hidden = {name: f"<{name.upper()}>" for name in PLACES & options.keys() if options[name] is not None}
         return {**options, **without_paths(options), **hidden}
+
+    def _require_finite_numbers(self) -> None:
+        numbers = {each.name: getattr(self, each.name) for each in fields(self)}
+        for name, number in numbers.items():
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"{name} has to be a finite number, got {number}.")
+        if self.max_steps < -1:
+            raise ValueError(f"max_steps is {self.max_steps}: pass a number of steps, or leave it out.")
 
     def _accumulation_steps(self) -> int:
         # `train_batch_size` is that of a process, which may hold several devices.
