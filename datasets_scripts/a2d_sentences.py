@@ -33,8 +33,9 @@ from hf_refseg.datasets_scripts.video import (
 from hf_refseg.messages import name_text, one_line, short_text
 
 SPLITS = {"0": "train", "1": "test"}
-# The filters of HDF5, by their numbers, that keep the size of what they get, and the one that packs it.
-FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32"}
+# Filters of HDF5 by their numbers: the one that packs, and those that are known, deflate, shuffle and fletcher32.
+DEFLATE = 1
+FILTERS = {DEFLATE, 2, 3}
 FRAME_ENDINGS = (".jpg", ".png")
 JPEG_QUALITY = 95
 
@@ -286,9 +287,9 @@ def _chunks_are_measured(stored: Any) -> bool:
     pipeline = stored.id.get_create_plist()
     filters = {pipeline.get_filter(index)[0] for index in range(pipeline.get_nfilters())}
     largest = math.prod(stored.chunks) * stored.dtype.itemsize
-    if largest > MAX_PIXELS or not filters <= set(FILTERS):
+    if largest > MAX_PIXELS or not filters <= FILTERS:
         return False
-    if "deflate" not in {FILTERS[number] for number in filters}:
+    if DEFLATE not in filters:
         return True
     chunks = (stored.id.get_chunk_info(index).chunk_offset for index in range(stored.id.get_num_chunks()))
     unpacked = (

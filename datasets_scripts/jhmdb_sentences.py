@@ -33,10 +33,10 @@ from hf_refseg.messages import name_text, short_text
 LIST_FILES = ("samples_metadata.json", "jhmdb_sentences_samples_metadata.json")
 # The paths of the list begin with the data set's own folder.
 FOLDER = "jhmdb_sentences"
-# MATLAB's kinds of numeric arrays, as `whosmat` names them.
 # Of a part of a MATLAB file: its kind, and how much of it is unpacked at a time.
 PACKED = 15
 PIECE = 2**20
+# MATLAB's kinds of numeric arrays, as `whosmat` names them.
 NUMBERS = ("uint", "int", "double", "single", "logical")
 
 

@@ -184,9 +184,7 @@ class RefSegImageProcessor(TorchvisionBackend):
             raise ValueError(f"Clips and their masks need one frame at least, and equally many: got {lengths}.")
         masks = None if segmentation_maps is None else [mask for maps in segmentation_maps for mask in maps]
         frames = [frame for clip in clips for frame in clip]
-        if len(list(_one_by_one(frames, 3))) != len(frames) or len(list(_one_by_one(masks or [], 2))) != len(
-            masks or []
-        ):
+        if any(len(list(_one_by_one(each, ndims))) != len(each) for each, ndims in ((frames, 3), (masks or [], 2))):
             raise ValueError("Clips are lists of single frames and masks, not of lists or stacks of them.")
         inputs = self.preprocess(frames, segmentation_maps=masks, return_tensors="pt", **kwargs)
         data = {name: values.unflatten(0, (-1, lengths[0])) for name, values in inputs.items()}

@@ -22,6 +22,8 @@ class LargePictureError(PictureError):
 
 def open_picture(file: Path | BinaryIO) -> Image.Image:
     """As `PIL.Image.open`, for every format but EPS, a program that Pillow would have Ghostscript run."""
+    # Common formats are tried first, as Pillow does, those of its plugins after them.
+    Image.preinit()
     Image.init()
     return Image.open(file, formats=[name for name in Image.ID if name != "EPS"])
 

@@ -293,7 +293,7 @@ def _predict(
         batch = list(texts[start : start + batch_size])
         text_inputs = processor(text=batch, return_tensors="pt").to(parameter.device)
         outputs = model(image_embeds=image_embeds, **text_inputs)
-        require_finite(logits=outputs.logits, presence_logits=outputs.presence_logits)
+        require_finite(presence_logits=outputs.presence_logits)
         answers = [None] * len(batch) if outputs.presence_logits is None else (outputs.presence_logits > 0).tolist()
         results = processor.post_process_referring_segmentation(
             ReferringSegmentationOutput(logits=outputs.logits),
