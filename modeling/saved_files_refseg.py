@@ -61,14 +61,14 @@ def find_file(name: str | PathLike[str], file_name: str, options: Mapping[str, A
     return None if found is None else Path(found)
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file; raises SavedFileError where it is damaged or holds something else."""
+def read_mapping(path: Path, remedy: str = AGAIN) -> dict[str, Any]:
+    """The mapping in a JSON file; SavedFileError, with a remedy, where it is damaged or holds something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise SavedFileError(f"{path} is damaged ({one_line(error)}). {AGAIN}") from error
+        raise SavedFileError(f"{path} is damaged ({one_line(error)}). {remedy}") from error
     if not isinstance(content, dict):
-        raise SavedFileError(f"{path} is damaged: it should hold a mapping, not a {type(content).__name__}. {AGAIN}")
+        raise SavedFileError(f"{path} is damaged: it should hold a mapping, not a {type(content).__name__}. {remedy}")
     return content
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 import struct
@@ -17,7 +16,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ..files import write_whole
-from ..modeling.saved_files_refseg import SavedFileError
+from ..modeling.saved_files_refseg import SavedFileError, read_mapping
 
 logger = logging.getLogger(__name__)
 
@@ -169,9 +168,8 @@ def _is_sound(path: Path) -> bool:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; an empty one where the file is cut off."""
+    """The mapping in a JSON file; an empty one where the file is cut off."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+        return read_mapping(path)
+    except SavedFileError:
         return {}
-    return content if isinstance(content, dict) else {}

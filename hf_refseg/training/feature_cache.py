@@ -29,6 +29,7 @@ from ..files import OutputError, begin_folder, only_writer, write_whole, writing
 from ..messages import BadInputError, short_text
 from ..modeling.modeling_outputs_refseg import ImageFeatures
 from ..modeling.modeling_refseg import is_frozen
+from ..modeling.saved_files_refseg import SavedFileError, read_mapping
 
 # Raised when files of earlier versions can no longer be read, or would hold something else.
 FORMAT_VERSION = 1
@@ -422,12 +423,9 @@ def _gib(size: int) -> str:
 
 def _read_key(path: Path) -> dict[str, Any]:
     try:
-        key = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise FeatureCacheError(f"{path} is damaged ({error}). Delete its folder, or name another one.") from error
-    if not isinstance(key, dict):
-        raise FeatureCacheError(f"{path} is not of a feature cache. Name another folder.")
-    return key
+        return read_mapping(path, "Delete its folder, or name another one.")
+    except SavedFileError as error:
+        raise FeatureCacheError(str(error)) from error
 
 
 def _without_unrelated(settings: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 
 from ..files import may_be_on_hub, public_name, write_json
+from ..modeling.saved_files_refseg import read_mapping
 
 RUN_OPTIONS = "run_options.json"
 # Where the data lies on this machine. Trainer uploads nothing whose name begins like this one.
@@ -124,15 +125,7 @@ def read_run_options(folder: str | PathLike[str]) -> dict[str, Any] | None:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        options = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}). Put it back, or delete it.") from error
-    if not isinstance(options, dict):
-        raise ValueError(f"{path} is damaged: it holds no mapping. Put it back, or delete it.")
-    return options
+    return read_mapping(path, "Put it back, or delete it.") if path.is_file() else None
 
 
 def load_run_options(name: str) -> dict[str, Any]:
