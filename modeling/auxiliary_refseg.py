@@ -12,7 +12,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.bert.modeling_bert import BertEncoder, BertPreTrainedModel
 
 from .configuration_refseg import MaskGroundingConfig
-from .layers_refseg import mean_word, pixel_centers
+from .layers_refseg import masked_mean, pixel_centers
 from .modeling_outputs_refseg import FusedFeatures
 from .precision_refseg import at_least_float32
 
@@ -37,7 +37,7 @@ class PresenceHead(nn.Module):
     def forward(self, fused: FusedFeatures) -> Tensor:
         """Logits (batch,): above 0 there is a target."""
         pixels = fused.maps[-1].flatten(2)
-        sentence = mean_word(fused.words, fused.word_mask)
+        sentence = masked_mean(fused.words, fused.word_mask)
         return self.classifier(self.norm(torch.cat([pixels.mean(2), pixels.amax(2), sentence], 1))).squeeze(1)
 
     @staticmethod

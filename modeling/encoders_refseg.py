@@ -21,7 +21,7 @@ from transformers.models.swin.modeling_swin import (
 )
 from transformers.utils import is_tracing
 
-from .layers_refseg import to_map, written_out_attention
+from .layers_refseg import eager_attention_forward, to_map
 from .precision_refseg import at_least_float32
 from .recurrent_text_refseg import RecurrentTextConfig, RecurrentTextEncoder
 from .saved_files_refseg import naming_damage
@@ -135,7 +135,7 @@ class WindowAttention(SwinAttention):
             padding = torch.zeros_like(tokens[:, :1])
             key, value = (torch.cat(pair, 1) for pair in ((key, self.k_proj(padding)), (value, self.v_proj(padding))))
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, written_out_attention
+            self.config._attn_implementation, eager_attention_forward
         )
         dropout = self.attention_dropout if self.training else 0.0
         batch, _, channels = tokens.shape

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .configuration_refseg import LanguageReconstructionConfig
-from .layers_refseg import TokenBatchNorm, mean_word, sinusoidal_positions
+from .layers_refseg import TokenBatchNorm, masked_mean, sinusoidal_positions
 from .precision_refseg import at_least_float32
 
 
@@ -86,13 +86,13 @@ class LanguageReconstruction(nn.Module):
     def project(self, words: Tensor, sentences: Tensor, word_mask: Tensor) -> Tensor:
         """F_proj of the words F_t and the sentence F'_t (equation 4), (batch, feature channels)."""
         language = torch.cat([words + sinusoidal_positions(words), sentences.unsqueeze(1)], 1)
-        return mean_word(F.relu(self.projection(language)), F.pad(word_mask, (0, 1), value=1))
+        return masked_mean(F.relu(self.projection(language)), F.pad(word_mask, (0, 1), value=1))
 
     def reconstruct(self, features: Tensor, feature_mask: Tensor) -> Tensor:
         """F_rec, (batch, feature channels)."""
         for layer in self.layers:
             features = layer(features, feature_mask)
-        return mean_word(features, feature_mask)
+        return masked_mean(features, feature_mask)
 
 
 __all__ = ["LanguageReconstruction"]

@@ -113,7 +113,7 @@ class PixelWordAttention(nn.Module):
         query, key, added_scores = self.project(pixels, words, word_mask)
         value = self.value(words) * word_mask.unsqueeze(-1)  # equation 3
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, written_out_attention
+            self.config._attn_implementation, eager_attention_forward
         )
         # The scale is that of all channels, also with several heads.
         attended, _ = attend(
@@ -173,21 +173,19 @@ def to_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
     return tokens.view(tokens.shape[0], *size, tokens.shape[2]).permute(0, 3, 1, 2)
 
 
-def resize_aligned(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resizing of (batch, channels, height, width) with aligned corners, as the papers' decoders do."""
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
+def resize(maps: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
+    """Bilinear resizing of (batch, channels, height, width).
 
-
-def resize_free(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resizing of (batch, channels, height, width) without aligned corners, as SAM does."""
+    Corners are aligned in the papers' decoders, and not in SAM's.
+    """
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)
 
 
-def side_by_side(maps: list[Tensor], size: tuple[int, int]) -> Tensor:
+def concat_resized(maps: list[Tensor], size: tuple[int, int]) -> Tensor:
     """Maps (batch, channels, h, w) of any size as the tokens of one of `size`: (batch, positions, all channels)."""
-    return torch.cat([resize_free(each, size) for each in maps], 1).flatten(2).transpose(1, 2)
+    return torch.cat([resize(each, size, align_corners=False) for each in maps], 1).flatten(2).transpose(1, 2)
 
 
 def pixel_centers(height: int, width: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -200,7 +198,7 @@ def pixel_centers(height: int, width: int, device: torch.device, dtype: torch.dt
     return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).flatten(0, 1)
 
 
-def mean_word(words: Tensor, word_mask: Tensor) -> Tensor:
+def masked_mean(words: Tensor, word_mask: Tensor) -> Tensor:
     """The mean over the words of a sentence, (batch, channels), from (batch, tokens, channels) and (batch, tokens)."""
     weights = word_mask / word_mask.sum(1, keepdim=True).clamp(min=1)
     return (words * weights.unsqueeze(-1)).sum(1)
@@ -229,7 +227,7 @@ def map_positions(tokens: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.cat([rows[:, None].expand(-1, width, -1), columns.expand(height, -1, -1)], -1).flatten(0, 1)
 
 
-def written_out_attention(
+def eager_attention_forward(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -279,7 +277,7 @@ class MultiHeadAttention(nn.Module):
         query, key, value = (self.split_heads(features) for features in projected)
         mask = None if memory_mask is None else (memory_mask != 0)[:, None, None, :]
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, written_out_attention
+            self.config._attn_implementation, eager_attention_forward
         )
         attended, _ = attend(self, query, key, value, mask, scaling=query.shape[-1] ** -0.5)
         return self.output(attended.flatten(2))
@@ -299,7 +297,7 @@ class DecoderStep(nn.Module):
         self.norm2 = nn.BatchNorm2d(hidden_size)
 
     def forward(self, coarse: Tensor, features: Tensor) -> Tensor:
-        maps = torch.cat([resize_aligned(coarse, features.shape[-2:]), features], 1)
+        maps = torch.cat([resize(coarse, features.shape[-2:], align_corners=True), features], 1)
         maps = F.relu(self.norm1(self.conv1(maps)), inplace=True)
         return F.relu(self.norm2(self.conv2(maps)), inplace=True)
 

@@ -35,11 +35,11 @@ from .layers_refseg import (
     LavtDecoder,
     MultiHeadAttention,
     PixelWordAttention,
+    eager_attention_forward,
     map_positions,
-    resize_free,
+    resize,
     sinusoidal_positions,
     to_map,
-    written_out_attention,
 )
 from .losses_refseg import error_weighted_cross_entropy, iou_loss
 from .modeling_outputs_refseg import FusedFeatures, ImageFeatures, ReferringSegmentationOutput
@@ -122,7 +122,7 @@ class VisualFeatures(nn.Module):
         maps = [norm(each.permute(0, 2, 3, 1)) for norm, each in zip(self.norms, maps, strict=True)]
         fine = [project(each).permute(0, 3, 1, 2) for project, each in zip(self.fine, maps[:2], strict=True)]
         fused = [project(each).permute(0, 3, 1, 2) for project, each in zip(self.fused, maps[1:], strict=True)]
-        return [*fine, sum(resize_free(each, size) for each in fused)]
+        return [*fine, sum(resize(each, size, align_corners=False) for each in fused)]
 
 
 class ImpactTokenTransformer(nn.Module):
@@ -192,7 +192,7 @@ class ImpactTokenAttention(nn.Module):
         """Equations 1 to 3."""
         one_head = (self.query(refined)[:, None], self.key(words)[:, None], self.value(words)[:, None])
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, written_out_attention
+            self.config._attn_implementation, eager_attention_forward
         )
         is_word = (word_mask != 0)[:, None, None, :]
         attended, _ = attend(self, *one_head, is_word, scaling=refined.shape[-1] ** -0.5)
@@ -243,7 +243,7 @@ class MaskHead(nn.Module):
     def forward(self, maps: list[Tensor]) -> Tensor:
         *finer, coarse = maps
         for step, skip in zip(self.steps, reversed(finer), strict=True):
-            coarse = step(resize_free(coarse, skip.shape[-2:]) + skip)
+            coarse = step(resize(coarse, skip.shape[-2:], align_corners=False) + skip)
         return self.classifier(coarse).squeeze(1)
 
 
@@ -388,7 +388,7 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         """
         vision = load_pretrained_swin_or_timm(vision_name_or_path, drop_path_rate, len(STRIDES), 0.3)
         text = load_pretrained_text(text_name_or_path)
-        return cls.on_encoders(vision, text, **config)
+        return cls.from_loaded_encoders(vision, text, **config)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -464,7 +464,7 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
     def decode(self, fused: BtmaeFeatures, image_size: tuple[int, int]) -> Tensor:
         """Impact token attention: logits at the input size, (batch, height, width) (section 3.3)."""
         logits, _ = self.mask_decoder(fused)
-        return resize_free(logits.unsqueeze(1), image_size).squeeze(1)
+        return resize(logits.unsqueeze(1), image_size, align_corners=False).squeeze(1)
 
     def compute_losses(self, logits: Tensor, mask_labels: Tensor, fused: BtmaeFeatures) -> dict[str, Tensor]:
         """Equation 5."""
@@ -512,7 +512,7 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
                 added |= self.describe_impact_tokens(self.fuse(image, words, word_mask), image.map_size)
         if mask_labels is None:
             return BtmaeOutput(**self.segment(image, words, word_mask), **added)
-        output = self.segment_and_compare(image, words, word_mask, input_ids, attention_mask, mask_labels, losses)
+        output = self.forward_with_loss(image, words, word_mask, input_ids, attention_mask, mask_labels, losses)
         return BtmaeOutput(**output, **added)
 
     def reconstruct(

@@ -20,8 +20,8 @@ from .layers_refseg import (
     GateProjection,
     LavtDecoder,
     PixelWordAttention,
-    mean_word,
-    resize_aligned,
+    masked_mean,
+    resize,
     to_map,
 )
 from .losses_refseg import two_class_boundary_loss, two_class_dice_loss, two_class_focal_loss, weighted_cross_entropy
@@ -39,7 +39,7 @@ class PooledSentence(nn.Module):
         self.value = nn.Linear(text_channels, channels)
 
     def forward(self, pixels: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
-        sentence = self.value(mean_word(words, word_mask))
+        sentence = self.value(masked_mean(words, word_mask))
         return sentence.view(-1, *[1] * (pixels.ndim - 2), sentence.shape[1]).expand_as(pixels)
 
 
@@ -202,7 +202,7 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         """
         vision = load_pretrained_swin(vision_name_or_path, drop_path_rate)
         text = load_pretrained_text(text_name_or_path)
-        return cls.on_encoders(vision, text, **config)
+        return cls.from_loaded_encoders(vision, text, **config)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -240,7 +240,7 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
     def decode(self, fused: FusedFeatures, image_size: tuple[int, int]) -> Tensor:
         """Foreground minus background at the input size, (batch, height, width)."""
         background, foreground = self.decoder(fused.maps[-self.config.num_decoder_stages :]).unbind(1)
-        return resize_aligned((foreground - background).unsqueeze(1), image_size).squeeze(1)
+        return resize((foreground - background).unsqueeze(1), image_size, align_corners=True).squeeze(1)
 
     def compute_losses(
         self, logits: Tensor, mask_labels: Tensor, fused: FusedFeatures, is_counted: Tensor | None = None

@@ -23,7 +23,7 @@ from .encoders_refseg import (
     load_pretrained_swin_or_timm,
     load_pretrained_text,
 )
-from .layers_refseg import MultiHeadAttention, TokenBatchNorm, map_positions, resize_free, side_by_side, to_map
+from .layers_refseg import MultiHeadAttention, TokenBatchNorm, concat_resized, map_positions, resize, to_map
 from .losses_refseg import cross_entropy
 from .modeling_outputs_refseg import FusedFeatures, ImageFeatures
 from .modeling_refseg import RefSegPreTrainedModel
@@ -390,7 +390,7 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel):
         vision = load_pretrained_swin_or_timm(vision_name_or_path, drop_path_rate, 3, 0.1)
         if text_name_or_path is not None:
             text = load_pretrained_text(text_name_or_path)
-            return cls.on_encoders(vision, text, **config)
+            return cls.from_loaded_encoders(vision, text, **config)
         model = cls(M3AttConfig(backbone_config=vision.config, **config))
         model.backbone.load_encoder(vision)
         return model.eval()
@@ -414,7 +414,7 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel):
                 f'set the image processor\'s size to {{"height": {expected}, "width": {expected}}}.'
             )
         size = (self.config.map_size, self.config.map_size)
-        features = side_by_side(self.backbone(pixel_values), size)
+        features = concat_resized(self.backbone(pixel_values), size)
         return ImageFeatures(features=features, map_size=size, image_size=image_size)
 
     def enhance_image(self, image: ImageFeatures) -> ImageFeatures:
@@ -448,7 +448,7 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel):
     def decode(self, fused: FusedFeatures, image_size: tuple[int, int]) -> Tensor:
         """Logits at the input size, (batch, height, width) (section III-D)."""
         logits = self.mask_decoder(fused.words, fused.word_mask, fused.maps[-1])
-        return resize_free(logits.unsqueeze(1), image_size).squeeze(1)
+        return resize(logits.unsqueeze(1), image_size, align_corners=False).squeeze(1)
 
     def multimodal_features(self, fused: FusedFeatures) -> tuple[Tensor, Tensor]:
         """F_dec, which the language is reconstructed from (section III-C), and its mask."""

@@ -27,10 +27,10 @@ from .layers_refseg import (
     CrossModalAttention,
     GateProjection,
     PixelNorm,
-    mean_word,
-    resize_aligned,
+    eager_attention_forward,
+    masked_mean,
+    resize,
     to_map,
-    written_out_attention,
 )
 from .losses_refseg import cross_entropy, dice_loss, pixel_to_pixel_loss, pixel_to_text_loss
 from .modeling_outputs_refseg import FusedFeatures, ImageFeatures
@@ -117,7 +117,7 @@ class TextToPixels(nn.Module):
 
 def enlarge(tokens: Tensor, scale: int, size: tuple[int, int]) -> Tensor:
     """Tokens (batch, scale * scale, channels) of a pooled map, resized to (batch, height * width, channels)."""
-    return resize_aligned(to_map(tokens, (scale, scale)), size).flatten(2).transpose(1, 2)
+    return resize(to_map(tokens, (scale, scale)), size, align_corners=True).flatten(2).transpose(1, 2)
 
 
 class PixelsToText(nn.Module):
@@ -271,7 +271,7 @@ class MaskedCrossAttention(nn.MultiheadAttention):
         )
         is_attended = ~attn_mask.unflatten(0, (-1, self.num_heads))
         dropout = self.dropout if self.training else 0.0
-        attended, _ = written_out_attention(self, query, key, value, is_attended, self.head_dim**-0.5, dropout)
+        attended, _ = eager_attention_forward(self, query, key, value, is_attended, self.head_dim**-0.5, dropout)
         return self.out_proj(attended.flatten(2).transpose(0, 1)), None
 
 
@@ -409,7 +409,7 @@ class PixelToTextAlignment(nn.Module):
 
     def forward(self, fused: MagNetFeatures, mask_labels: Tensor) -> Tensor:
         pixels, config = fused.mask_features, self.config
-        sentences = self.projection(mean_word(fused.words, fused.word_mask))
+        sentences = self.projection(masked_mean(fused.words, fused.word_mask))
         generator = pixel_generator(self.training, pixels.device)
         return pixel_to_text_loss(
             pixels, sentences, mask_labels, config.text_temperature, config.alignment_pixels, generator
@@ -464,7 +464,7 @@ class MagNetForReferringSegmentation(RefSegPreTrainedModel):
         """
         vision = load_pretrained_swin(vision_name_or_path, drop_path_rate)
         text = load_pretrained_text(text_name_or_path)
-        return cls.on_encoders(vision, text, **config)
+        return cls.from_loaded_encoders(vision, text, **config)
 
     def load_text_encoder(self, pretrained: PreTrainedModel) -> None:
         self.text_encoder.load_encoder(pretrained)
@@ -513,7 +513,7 @@ class MagNetForReferringSegmentation(RefSegPreTrainedModel):
     def decode(self, fused: MagNetFeatures, image_size: tuple[int, int]) -> Tensor:
         """The one query's mask logits at the input size, (batch, height, width)."""
         masks = self.head.transformer(fused.scales, fused.mask_features).masks_queries_logits
-        return resize_aligned(masks[-1], image_size).squeeze(1)
+        return resize(masks[-1], image_size, align_corners=True).squeeze(1)
 
     def compute_losses(self, logits: Tensor, mask_labels: Tensor, fused: MagNetFeatures) -> dict[str, Tensor]:
         """The unweighted losses of equation 15 but that of Mask Grounding; `alignment` is equation 12."""

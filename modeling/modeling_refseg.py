@@ -130,7 +130,9 @@ class RefSegPreTrainedModel(PreTrainedModel):
         return loaded
 
     @classmethod
-    def on_encoders(cls, vision: PreTrainedModel, text: PreTrainedModel, **config: Any) -> "RefSegPreTrainedModel":
+    def from_loaded_encoders(
+        cls, vision: PreTrainedModel, text: PreTrainedModel, **config: Any
+    ) -> "RefSegPreTrainedModel":
         """A new model on pretrained encoders, in evaluation mode; `config` are other fields of its configuration."""
         model = cls(cls.config_class(backbone_config=vision.config, text_config=text.config, **config))
         model.backbone.load_encoder(vision)
@@ -420,7 +422,7 @@ class RefSegPreTrainedModel(PreTrainedModel):
         )
         if mask_labels is None:
             return self.segment(image, words, word_mask)
-        return self.segment_and_compare(image, words, word_mask, input_ids, attention_mask, mask_labels, {})
+        return self.forward_with_loss(image, words, word_mask, input_ids, attention_mask, mask_labels, {})
 
     def encode_inputs(
         self,
@@ -445,7 +447,7 @@ class RefSegPreTrainedModel(PreTrainedModel):
             words = text_embeds.last_hidden_state if isinstance(text_embeds, ModelOutput) else text_embeds
         return _match_images_to_texts(image_embeds, words.shape[0]), words, _word_mask(words, attention_mask)
 
-    def segment_and_compare(
+    def forward_with_loss(
         self,
         image: ImageFeatures,
         words: Tensor,

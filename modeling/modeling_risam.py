@@ -18,10 +18,10 @@ from .encoders_refseg import build_map_encoder, load_pretrained_sam_or_timm
 from .explanations_refseg import Explainable, Explanation, PixelWords, WordMaps, record_calls, strongest_places
 from .layers_refseg import (
     MultiHeadAttention,
-    mean_word,
+    concat_resized,
+    masked_mean,
     pixel_centers,
-    resize_free,
-    side_by_side,
+    resize,
     sinusoidal_positions,
     to_map,
 )
@@ -170,7 +170,7 @@ class ConvolutionalFusion(nn.Module):
         self, pixels: Tensor, words: Tensor, word_mask: Tensor, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
         words = self.project_words(words)
-        sentence = mean_word(words, word_mask).unsqueeze(1).expand_as(pixels)
+        sentence = masked_mean(words, word_mask).unsqueeze(1).expand_as(pixels)
         fused = self.fuse(to_map(torch.cat([pixels, sentence], -1), size))
         return fused.flatten(2).transpose(1, 2), words
 
@@ -300,7 +300,7 @@ class SamDecoder(nn.Module):
         masks, _ = self.decoder(
             image_embeddings=pixels,
             image_positional_embeddings=self.image_positions(pixels),
-            sparse_prompt_embeddings=mean_word(words, word_mask)[:, None, None],
+            sparse_prompt_embeddings=masked_mean(words, word_mask)[:, None, None],
             dense_prompt_embeddings=pixels.new_zeros(1),
             multimask_output=False,
         )
@@ -366,7 +366,7 @@ class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         vision = load_pretrained_sam_or_timm(vision_name_or_path, timm_stages=3)
         with naming_damage(text_name_or_path, {}):
             text = CLIPTextModel.from_pretrained(text_name_or_path)
-        return cls.on_encoders(vision, text, **config)
+        return cls.from_loaded_encoders(vision, text, **config)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -381,7 +381,7 @@ class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         maps = self.backbone(pixel_values)
         size = maps[1].shape[-2:]
         return ImageFeatures(
-            features=side_by_side(maps, size), map_size=tuple(size), image_size=tuple(pixel_values.shape[-2:])
+            features=concat_resized(maps, size), map_size=tuple(size), image_size=tuple(pixel_values.shape[-2:])
         )
 
     def enhance_image(self, image: ImageFeatures) -> ImageFeatures:
@@ -403,7 +403,7 @@ class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
     def decode(self, fused: FusedFeatures, image_size: tuple[int, int]) -> Tensor:
         """Logits at the input size, (batch, height, width) (section 3.4)."""
         logits = self.mask_decoder(fused.maps[-1], fused.words, fused.word_mask)
-        return resize_free(logits.unsqueeze(1), image_size).squeeze(1)
+        return resize(logits.unsqueeze(1), image_size, align_corners=False).squeeze(1)
 
     def compute_losses(self, logits: Tensor, mask_labels: Tensor, fused: FusedFeatures) -> dict[str, Tensor]:
         """Focal and dice loss (equations 10 and 11)."""

@@ -90,7 +90,7 @@ class UnifiedLavtForReferringSegmentation(VideoLavtForReferringSegmentation):
         vision = load_pretrained_video_swin(vision_name_or_path, drop_path_rate)
         image = load_pretrained_swin(image_name_or_path, drop_path_rate)
         text = load_pretrained_text(text_name_or_path)
-        model = cls.on_encoders(vision, text, image_backbone_config=image.config, **config)
+        model = cls.from_loaded_encoders(vision, text, image_backbone_config=image.config, **config)
         model.backbone.images.load_encoder(image)
         return model
 

@@ -109,7 +109,10 @@ class AddedBranches(nn.Module):
     def __init__(self, channels: int, design: Design, finish: str) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
-            nn.Sequential(*(build_convolution(channels, kernel) for kernel in kernels), build_finish(channels, finish))
+            nn.Sequential(
+                *(build_convolution(channels, kernel) for kernel in kernels),
+                build_norm_or_activation(channels, finish),
+            )
             for kernels in design.branches
         )
 
@@ -117,7 +120,7 @@ class AddedBranches(nn.Module):
         return sum(branch(features) for branch in self.branches)
 
     @torch.no_grad()
-    def start_as(self, weight: Tensor, bias: Tensor, finish: nn.Module, shares: Sequence[float]) -> None:
+    def init_from_image(self, weight: Tensor, bias: Tensor, finish: nn.Module, shares: Sequence[float]) -> None:
         """For a single frame, each branch starts as the projection of an image model, times its share.
 
         Args:
@@ -145,8 +148,8 @@ class ConcatenatedBranches(AddedBranches):
         return self.reduce(torch.cat([branch(features) for branch in self.branches], -1))
 
     @torch.no_grad()
-    def start_as(self, weight: Tensor, bias: Tensor, finish: nn.Module, shares: Sequence[float]) -> None:
-        super().start_as(weight, bias, finish, shares)
+    def init_from_image(self, weight: Tensor, bias: Tensor, finish: nn.Module, shares: Sequence[float]) -> None:
+        super().init_from_image(weight, bias, finish, shares)
         self.reduce.weight.copy_(torch.eye(len(bias)).repeat(1, len(self.branches)))
         self.reduce.bias.zero_()
 
@@ -155,7 +158,7 @@ def build_convolution(channels: int, kernel: Kernel) -> nn.Module:
     return nn.Linear(channels, channels) if kernel == ELEMENT else FrameConvolution(channels, kernel)
 
 
-def build_finish(channels: int, kind: str) -> nn.Module:
+def build_norm_or_activation(channels: int, kind: str) -> nn.Module:
     return ACTIVATIONS[kind]() if kind in ACTIVATIONS else build_fusion_norm(kind, channels)
 
 
@@ -185,18 +188,18 @@ class ClipWordAttention(PixelWordAttention):
         self.output = build_projection(channels, structure.output, config.fusion_norm)
 
     @torch.no_grad()
-    def start_as(self, image: PixelWordAttention) -> float:
+    def init_from_image(self, image: PixelWordAttention) -> float:
         """Starts as the image model's attention; returns how many times its result it gives.
 
         All branches start alike, because a normalization behind a weight of zero would have a huge gradient. What
         adds up is then too large by their number: the keys make up for the queries.
         """
         queries, outputs = len(self.query.branches), len(self.output.branches)
-        self.query.start_as(image.query.weight, image.query.bias, image.query_norm, [1.0] * queries)
+        self.query.init_from_image(image.query.weight, image.query.bias, image.query_norm, [1.0] * queries)
         self.key.weight.copy_(image.key.weight / queries)
         self.key.bias.copy_(image.key.bias / queries)
         self.value.load_state_dict(image.value.state_dict())
-        self.output.start_as(image.output.weight, image.output.bias, image.output_norm, [1.0] * outputs)
+        self.output.init_from_image(image.output.weight, image.output.bias, image.output_norm, [1.0] * outputs)
         return float(outputs)
 
 
@@ -207,7 +210,7 @@ class ClipPooledSentence(PooledSentence):
         channels, heads = config.stage_widths[stage], config.fusion_num_heads[stage]
         super().__init__(config, channels, config.text_config.hidden_size, heads, config.fusion_norm)
 
-    def start_as(self, image: PooledSentence) -> float:
+    def init_from_image(self, image: PooledSentence) -> float:
         """Starts as the image model's; returns how many times its result it gives."""
         self.load_state_dict(image.state_dict())
         return 1.0
@@ -232,15 +235,15 @@ class ClipFusion(MultiModalFusion):
         )
 
     @torch.no_grad()
-    def start_as(self, image: MultiModalFusion) -> None:
+    def init_from_image(self, image: MultiModalFusion) -> None:
         """For a single frame, starts as the fusion of an image model."""
-        gain = self.language_maps.start_as(image.language_maps)
+        gain = self.language_maps.init_from_image(image.language_maps)
         for ours, (linear, activation, *_), factor in (
             (self.project_pixels, image.project_pixels, 1.0),
             (self.project_fused[0], image.project_fused, 1 / gain),
         ):
             shares = activation_shares(activation, len(ours.branches))
-            ours.start_as(factor * linear.weight, linear.bias, activation, shares)
+            ours.init_from_image(factor * linear.weight, linear.bias, activation, shares)
 
 
 def activation_shares(activation: nn.Module, branches: int) -> list[float]:
@@ -334,7 +337,7 @@ class VideoLavtForReferringSegmentation(LavtForReferringSegmentation):
         """
         vision = load_pretrained_video_swin(vision_name_or_path, drop_path_rate)
         text = load_pretrained_text(text_name_or_path)
-        return cls.on_encoders(vision, text, **config)
+        return cls.from_loaded_encoders(vision, text, **config)
 
     @classmethod
     def from_image_lavt(
@@ -370,7 +373,7 @@ class VideoLavtForReferringSegmentation(LavtForReferringSegmentation):
         for index, (ours, image) in enumerate(zip(model.stages, image_model.stages, strict=True)):
             ours.decoder_norm.load_state_dict(image.decoder_norm.state_dict())
             if old.fuses(index):
-                ours.fusion.start_as(image.fusion)
+                ours.fusion.init_from_image(image.fusion)
                 ours.pathway.load_state_dict(image.pathway.state_dict())
         for task in ("presence_head", *TRAINING_TASKS):
             if kept[task] and not _differ(config.get(task, kept[task]), kept[task]):

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_refseg import CheckedConfig
-from .layers_refseg import written_out_attention
+from .layers_refseg import eager_attention_forward
 from .saved_files_refseg import naming_damage
 
 PRESETS = {
@@ -144,7 +144,7 @@ class VideoWindowAttention(ShiftedWindowAttention3d):
             if batch > 1:
                 scores = scores.repeat(batch, 1, 1, 1)
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, written_out_attention
+            self.config._attn_implementation, eager_attention_forward
         )
         dropout = self.attention_dropout if self.training else 0.0
         attended, _ = attend(self, query, key, value, scores, dropout=dropout, scaling=query.shape[-1] ** -0.5)

@@ -6,7 +6,6 @@ from transformers import PreTrainedConfig
 
 from ..modeling.configuration_lavt import LavtConfig
 from ..modeling.modeling_lavt import LavtForReferringSegmentation
-from .checkpoints import load_converted, rename_tensors, sizes_of_checkpoint, state_dict_of
 from .encoders import (
     SWIN_PROJECTIONS,
     SWIN_RULES,
@@ -15,6 +14,7 @@ from .encoders import (
     read_text_config,
     split_projections,
 )
+from .released_files import load_converted, rename_tensors, sizes_of_checkpoint, state_dict_of
 
 FUSION = r"backbone\.layers\.(\d+)\.fusion\."
 RULES = [

@@ -7,7 +7,6 @@ from transformers import PreTrainedConfig
 
 from ..modeling.configuration_magnet import MagNetConfig
 from ..modeling.modeling_magnet import MagNetForReferringSegmentation
-from .checkpoints import load_converted, rename_tensors, sizes_of_checkpoint, state_dict_of
 from .encoders import (
     SWIN_PROJECTIONS,
     SWIN_RULES,
@@ -17,6 +16,7 @@ from .encoders import (
     required_shape,
     split_projections,
 )
+from .released_files import load_converted, rename_tensors, sizes_of_checkpoint, state_dict_of
 from .torch_files import CheckpointError
 
 # Names that become those of the other released checkpoints and of the parts here.

@@ -9,9 +9,9 @@ from transformers import PreTrainedConfig
 from ..modeling.configuration_video_lavt import VideoLavtConfig
 from ..modeling.modeling_video_lavt import VideoLavtForReferringSegmentation
 from ..modeling.video_swin_refseg import VideoSwinConfig
-from .checkpoints import load_converted, rename_tensors, sizes_of_checkpoint, state_dict_of
 from .encoders import UNUSED_ENCODER_TENSORS, read_swin_config, read_text_config, required_shape
 from .lavt import RULES as LAVT_RULES
+from .released_files import load_converted, rename_tensors, sizes_of_checkpoint, state_dict_of
 from .torch_files import CheckpointError
 
 RELEASED_WINDOWS = ((8, 7, 7), (8, 12, 12))

@@ -15,6 +15,7 @@ import torch
 from golden_lavt import FOLDER as GOLDEN_LAVT
 from golden_lavt import released_checkpoint
 from PIL import Image
+from places import FIXTURES
 from small_disk import SmallDisk
 from tiny_lavt import tiny_lavt, tiny_processor
 from train_tiny import build_trainer
@@ -29,7 +30,7 @@ from hf_refseg.training.checkpoints import last_complete_checkpoint
 from hf_refseg_cli import app
 
 GOLDEN_WORDS = (GOLDEN_LAVT / "vocab.txt").read_text(encoding="utf-8").splitlines()
-REFER_API = Path(__file__).parents[1] / "fixtures" / "refer_api"
+REFER_API = FIXTURES / "refer_api"
 SCENES = {"train_size": 2, "val_size": 3, "test_size": 2, "image_size": 64}
 FULL = r"cannot be written \((No space left on device|File too large|the disk is full, or takes no file as large)\)\. "
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from fresh_process import CHECKOUT
+from places import SUPPORT
 
 from hf_refseg.training.checkpoints import CHECKSUMS
 
@@ -28,7 +29,7 @@ KILLS = (
 def train(cache: Path, pairs: list[tuple[str, str | None]]) -> list[list]:
     """What `train_killed.py` prints."""
     program = str(Path(__file__).with_name("train_killed.py"))
-    paths = os.pathsep.join(map(str, (CHECKOUT, CHECKOUT / "tests")))
+    paths = os.pathsep.join(map(str, (CHECKOUT, SUPPORT)))
     done = subprocess.run(
         [sys.executable, program, str(cache), json.dumps(pairs)],
         env={**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from places import FIXTURES
 from train_tiny import build_model, build_processor
 
 from hf_refseg import files
@@ -22,7 +23,7 @@ from hf_refseg.files import write_whole
 from hf_refseg.training import feature_cache
 from hf_refseg.training.feature_cache import FeatureCache, FeatureCacheError
 
-GOLDEN = Path(__file__).parents[1] / "fixtures" / "refer_api"
+GOLDEN = FIXTURES / "refer_api"
 # Only reached where something hangs.
 SECONDS = 120
 # Forked processes need no import of their own.

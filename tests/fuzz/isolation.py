@@ -23,7 +23,8 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any, TextIO
 
-TESTS = Path(__file__).parents[1]
+from places import CHECKOUT, SUPPORT, TESTS
+
 SERVER = "import sys, isolation; isolation.serve(int(sys.argv[1]), sys.argv[2])"
 # What one case may take: address space beyond that of the libraries, processor time, and time on the clock, which only
 # something that hangs without computing reaches.
@@ -35,7 +36,7 @@ MESSAGE_CHARACTERS = 500
 FORBIDDEN_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 # Whose errors are made for users: the project's and those of transformers.
 CLEAR_SOURCES = (
-    *(TESTS.parent / name for name in ("hf_refseg", "modeling", "datasets_scripts")),
+    *(CHECKOUT / name for name in ("hf_refseg", "modeling", "datasets_scripts")),
     *map(Path, find_spec("transformers").submodule_search_locations),
 )
 # Audit events that change files, and which of their arguments are paths.
@@ -121,7 +122,7 @@ class Worker:
             "HF_HUB_OFFLINE": "1",
             "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONPATH": os.pathsep.join(map(str, (TESTS.parent, TESTS, Path(__file__).parent))),
+            "PYTHONPATH": os.pathsep.join(map(str, (CHECKOUT, SUPPORT, TESTS / "fuzz"))),
             "TMPDIR": str(self.folder / "work"),
             "TOKENIZERS_PARALLELISM": "false",
         }

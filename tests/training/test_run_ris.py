@@ -1,0 +1,569 @@
+"""examples/run_ris.py trains from a recipe, resumes, scores, and leaves a folder that loads like any model."""
+
+import json
+import logging
+import re
+import shutil
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from PIL import Image
+from places import EXAMPLES, FIXTURES
+from safetensors.torch import load_file
+from tiny_recipes import TINY, run_ris, write_recipe
+from transformers import AutoModel, AutoProcessor, SwinConfig, SwinModel
+from typer.testing import CliRunner
+
+from hf_refseg import M3AttConfig, load_refseg
+from hf_refseg_cli import app
+
+REFER_API = FIXTURES / "refer_api"
+# A recipe says which script it is for.
+RECIPES = [path for path in sorted((EXAMPLES / "recipes").glob("*.yaml")) if "run_ris.py" in path.read_text()]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def finished(cache, tmp_path_factory) -> tuple[Path, Path, dict]:
+    """Recipe, output folder and report of a finished run."""
+    folder = tmp_path_factory.mktemp("finished")
+    recipe = write_recipe(folder, cache)
+    report = run_ris.main([str(recipe), "--max_steps", "3", "--protocol", "lavt"])
+    return recipe, folder / "run", report
+
+
+def test_a_run_scores_every_split_but_train_under_the_named_protocol(finished) -> None:
+    _, folder, report = finished
+    assert json.loads((folder / "metrics.json").read_text()) == json.loads(json.dumps(report))
+    assert list(report["splits"]) == ["val", "test"]
+    assert report["training"]["steps"] == 3
+    for result in report["splits"].values():
+        assert result["protocol"] == "lavt" and result["images"] == 2 and result["sentences"] > 2
+        assert {"oIoU", "mIoU", "Pr@0.5", "Pr@0.9"} <= result["metrics"].keys()
+
+
+def test_the_folder_loads_and_predicts(finished, caplog, monkeypatch) -> None:
+    _, folder, _ = finished
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    model, processor = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    image = Image.new("RGB", (50, 40), "red")
+    with torch.no_grad():
+        outputs = model(**processor(image, "the red circle", return_tensors="pt"))
+    result = processor.post_process_referring_segmentation(outputs, target_sizes=[(40, 50)])[0]
+    assert result["mask"].shape == (40, 50)
+    assert "[UNK]" not in processor.tokenizer.tokenize("the leftmost red circle")
+
+
+def test_the_model_card_says_what_happened(finished) -> None:
+    _, folder, report = finished
+    card = ModelCard.load(folder / "README.md")
+    assert re.search(r"\| steps \| 3 of 3 \|", card.text)
+    assert re.search(r"\| batch \| 4 referents \(1 processes, 1 accumulation steps\) \|", card.text)
+    assert "learning rate 0.001, weight decay 0.01, polynomial schedule" in card.text
+    scores = {(entry.dataset_split, entry.metric_type): entry.metric_value for entry in card.data.eval_results}
+    assert scores["val", "oIoU"] == pytest.approx(report["splits"]["val"]["metrics"]["oIoU"], abs=1e-4)
+    assert card.data.datasets == ["refshapes"]
+    assert (folder / "predictions.png").is_file() and "predictions.png" in card.text
+    part = report["training_data"]["refshapes"]
+    assert (part["images"], part["dropped_images"]) == (4, 0)
+    assert f"| refshapes | {part['rows']} | 4 | 0 | 0 |" in card.text
+    assert (folder / "pictures" / "step-3.png").is_file()
+
+
+def test_evaluate_scores_the_scenes_of_the_run(finished) -> None:
+    _, folder, report = finished
+    scored = CliRunner().invoke(app, ["evaluate", str(folder), "refshapes", "--protocol", "lavt", "-o", str(folder)])
+    assert scored.exit_code == 0, scored.output
+    written = json.loads((folder / "refshapes_val_lavt.json").read_text())
+    assert written["metrics"] == pytest.approx(report["splits"]["val"]["metrics"])
+
+
+def logged_losses(folder: Path, step: int) -> dict[int, float]:
+    """Evaluation loss by step, in the log of the checkpoint of `step`."""
+    state = json.loads((folder / f"checkpoint-{step}" / "trainer_state.json").read_text())
+    return {entry["step"]: entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry}
+
+
+def test_a_run_goes_on_from_its_newest_complete_checkpoint_unless_told_otherwise(finished) -> None:
+    recipe, folder, _ = finished
+    options = [str(recipe), "--max_steps", "5", "--test_splits", "val", "--max_test_images", "1"]
+    report = run_ris.main(options)
+    assert report["training"]["steps"] == 5 and list(report["splits"]) == ["val"]
+    assert report["splits"]["val"]["images"] == 1
+    # The schedule of a run of 5 steps gives other weights after 3 steps than that of the run of 3 steps.
+    assert logged_losses(folder, 5)[3] == logged_losses(folder, 3)[3]
+    run_ris.main([*options, "--resume_from_checkpoint", "never", "--output_dir", str(folder / "again")])
+    run_ris.main([*options, "--resume_from_checkpoint", "never"])
+    assert logged_losses(folder, 5) == logged_losses(folder / "again", 5)
+    assert logged_losses(folder / "again", 5)[3] != logged_losses(folder / "again", 5)[5]
+
+
+def test_a_saved_model_can_be_trained_further(finished, cache, tmp_path) -> None:
+    _, folder, _ = finished
+    recipe = write_recipe(tmp_path, cache, model_name_or_path=str(folder), config=None, max_steps=1, max_test_images=1)
+    report = run_ris.main([str(recipe)])
+    assert report["training"]["steps"] == 1
+    assert ModelCard.load(tmp_path / "run" / "README.md").data.base_model is None
+
+
+def test_a_saved_model_sees_images_and_texts_of_the_sizes_that_are_named(finished) -> None:
+    _, folder, _ = finished
+    sizes = {"image_size": 96, "max_text_length": 9}
+    arguments = run_ris.ModelArguments(model_name_or_path=str(folder), **sizes)
+    model, processor = run_ris.build_model_and_processor(arguments)
+    inputs = processor(Image.new("RGB", (50, 40)), " ".join(["red"] * 20), return_tensors="pt")
+    assert inputs["pixel_values"].shape[-2:] == (96, 96) and inputs["input_ids"].shape == (1, 9)
+    assert model(**inputs).logits.shape[-2:] == (96, 96)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (
+            {"max_text_length": 600},
+            "max_text_length is 600, but the model takes texts of at most 512 tokens: lower it",
+        ),
+        ({"max_text_length": 0}, "max_text_length has to be 1 at least, got 0"),
+        ({"tokenizer_name_or_path": "refshapes_video"}, "has another tokenizer than refshapes_video: leave"),
+        ({"model_type": "magnet"}, "is a model of type lavt, not magnet: leave model_type out"),
+        ({"word_vectors": "glove.txt"}, "takes no encoders and no config, nor word_vectors"),
+    ],
+)
+def test_what_a_saved_model_cannot_follow_is_refused(finished, options, error) -> None:
+    with pytest.raises(ValueError, match=re.escape(error)):
+        run_ris.build_model_and_processor(run_ris.ModelArguments(model_name_or_path=str(finished[1]), **options))
+
+
+def test_a_saved_model_of_one_image_size_alone_refuses_others(tmp_path) -> None:
+    arguments = run_ris.ModelArguments(model_type="m3att", tokenizer_name_or_path="words", config=M3ATT, image_size=64)
+    for saved in run_ris.build_model_and_processor(arguments, ["a red dog"]):
+        saved.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"image_size 32 does not go with this model: .* 64 x 64 pixels, got 32 x 32"):
+        run_ris.build_model_and_processor(run_ris.ModelArguments(model_name_or_path=str(tmp_path), image_size=32))
+
+
+def test_a_saved_model_or_tokenizer_without_its_words_is_refused(finished, tmp_path) -> None:
+    folder = Path(shutil.copytree(finished[1], tmp_path / "model", ignore=shutil.ignore_patterns("checkpoint-*")))
+    (folder / "tokenizer.json").unlink()
+    for options in ({"model_name_or_path": str(folder)}, {"tokenizer_name_or_path": str(folder)}):
+        with pytest.raises(ValueError, match=f"{re.escape(str(folder))} holds no tokenizer.json"):
+            run_ris.build_model_and_processor(run_ris.ModelArguments(**options))
+
+
+def test_a_damaged_file_of_a_saved_model_is_one_line(finished, cache, tmp_path, capsys) -> None:
+    folder = Path(shutil.copytree(finished[1], tmp_path / "model", ignore=shutil.ignore_patterns("checkpoint-*")))
+    recipe = write_recipe(tmp_path, cache, model_name_or_path=str(folder), config=None)
+    for name, content in (
+        ("tokenizer.json", b"{"),
+        ("processor_config.json", b"[]"),
+        ("config.json", b"[]"),
+        ("model.safetensors", b"cut"),
+    ):
+        sound = (folder / name).read_bytes()
+        (folder / name).write_bytes(content)
+        status, _, error = run_script([recipe], capsys)
+        (folder / name).write_bytes(sound)
+        assert status == 1 and "Traceback" not in error
+        assert error.splitlines()[-1].startswith(f"Error: {folder / name}")
+
+
+def test_a_text_length_that_does_not_fit_is_found_at_the_start(cache, tmp_path) -> None:
+    config = {**TINY["config"], "text_config": {**TINY["config"]["text_config"], "max_position_embeddings": 30}}
+    with pytest.raises(ValueError, match="max_text_length is 40, but the model takes texts of at most 30 tokens"):
+        run_ris.main([str(write_recipe(tmp_path, cache, config=config, max_text_length=40, max_steps=1))])
+    with pytest.raises(ValueError, match="max_text_length is 21, but the model takes texts of at most 20 tokens"):
+        M3AttConfig(**M3ATT).check_text_length(21)
+
+
+def test_the_command_line_goes_before_the_recipe_and_the_recipe_before_the_defaults(cache, tmp_path) -> None:
+    recipe = write_recipe(tmp_path, cache, weight_decay=0.5, image_size=96)
+    options = [str(recipe), "--image_size", "128", "--config", '{"loss_type": "dice_focal"}']
+    options += ["--dataset_options", '{"train_size": 5}']
+    model, data, training = run_ris.parse_arguments(options)
+    assert (model.image_size, training.weight_decay, training.learning_rate) == (128, 0.5, 1e-3)
+    assert model.config == {**TINY["config"], "loss_type": "dice_focal"} and model.max_text_length is None
+    assert (data.dataset_options["train_size"], data.dataset_options["val_size"]) == (5, 2)
+
+
+def test_a_finished_run_is_not_trained_further(finished, capsys) -> None:
+    recipe, folder, _ = finished
+    last = max(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*"))
+    before = load_file(folder / f"checkpoint-{last}" / "model.safetensors")
+    options = ["--max_steps", str(last), "--test_splits", "val", "--max_test_images", "1"]
+    report = run_ris.main([str(recipe), *options])
+    assert report["training"] == {"steps": last}
+    assert f"checkpoint-{last} is the end of this training" in capsys.readouterr().out
+    assert not (folder / f"checkpoint-{last + 1}").exists()
+    after = load_file(folder / "model.safetensors")
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize(
+    ("options", "differences"),
+    [
+        # The run of before was finished, or goes on.
+        ("--max_steps 1 --config {gate_activation: sigmoid}", ['gate_activation the default, now "sigmoid"']),
+        ("--max_steps 2 --config {gate_activation: sigmoid}", ['gate_activation the default, now "sigmoid"']),
+        ("--max_steps 1 --learning_rate 0.5 --seed 3", ["learning_rate 0.001, now 0.5", "seed the default, now 3"]),
+        ("--max_steps 2 --image_size 32", ["size.height 64, now 32", "size.width 64, now 32"]),
+        ("--max_steps 2 --max_text_length 9", ["max_text_length 20, now 9"]),
+        ("--max_steps 2 --dataset_options {seed: 1}", ["refshapes.seed the default, now 1"]),
+        ("--max_steps 2 --dataset_name refshapes+", ["refshapes.train_size 4, now the default", "refshapes+.train_"]),
+        ("--max_steps 2 --per_device_train_batch_size 2", ["referents per step 4, now 2"]),
+        ("--max_steps 2 --train_split test", ['train_split the default, now "test"']),
+    ],
+)
+def test_a_run_goes_on_with_its_own_options_alone(stopped, options, differences) -> None:
+    options = re.findall(r"\{.*?\}|\S+", options)
+    with pytest.raises(ValueError, match="checkpoint-1 was trained with other options: ") as error:
+        run_ris.main([str(stopped), *options])
+    for difference in differences:
+        assert difference in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def stopped(cache, tmp_path_factory) -> Path:
+    """The recipe of a run that has gone one step, which is its end if `max_steps` is 1."""
+    recipe = write_recipe(tmp_path_factory.mktemp("stopped"), cache, test_splits="val", max_test_images=1)
+    run_ris.main([str(recipe), "--max_steps", "1"])
+    return recipe
+
+
+def test_what_is_logged_scored_and_saved_may_change_and_the_card_tells_the_schedules(cache, tmp_path) -> None:
+    recipe = write_recipe(tmp_path, cache, max_test_images=1)
+    run_ris.main([str(recipe), "--max_steps", "1"])
+    other = ["--logging_steps", "1", "--eval_strategy", "no", "--save_strategy", "steps", "--save_steps", "1"]
+    same_batch = ["--per_device_train_batch_size", "2", "--total_train_batch_size", "4"]
+    scored = ["--protocol", "lavt", "--test_splits", "test", "--per_device_eval_batch_size", "1"]
+    scored += ["--dataset_options", "{val_size: 1}"]
+    for steps in ("2", "3"):
+        run_ris.main([str(recipe), "--max_steps", steps, *other, *same_batch, *scored])
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "| steps | 3 of 3 |" in card
+    assert "| schedule went by | until step 1 that of 1 steps, until step 2 that of 2 steps, then that of 3 |" in card
+    with pytest.raises(ValueError, match="checkpoint-3 has gone 3 steps of a training of 3: one of 2, whose"):
+        run_ris.main([str(recipe), "--max_steps", "2"])
+
+
+def test_a_longer_training_by_epochs_is_not_finished_by_a_shorter_one(cache, tmp_path) -> None:
+    recipe = write_recipe(tmp_path, cache, test_splits="val", max_test_images=1)
+    steps = [run_ris.main([str(recipe), "--num_train_epochs", epochs])["training"]["steps"] for epochs in ("1.5", "2")]
+    assert steps[0] < steps[1]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_each_recipe_parses_into_the_papers_setting(path) -> None:
+    model, data, training = run_ris.parse_arguments([str(path), "--use_cpu"])
+    trained_on = data.dataset_name if isinstance(data.dataset_name, str) else "union"
+    assert path.stem in (f"{model.model_type}_{trained_on}", f"{model.model_type}_refcoco_{trained_on}")
+    assert training.output_dir == f"runs/{path.stem}"
+    if data.dataset_name == "refshapes":
+        return
+    batch = {"btmae": 12, "m3att": 48}.get(model.model_type, 32)
+    assert training.train_batch_size * training.gradient_accumulation_steps == batch
+    assert (training.max_grad_norm, training.warmup_steps) == (0, 0)
+    PAPER_SETTINGS[model.model_type](model, data, training)
+
+
+def check_lavt(model, data, training, text_layers_trained: int = 10) -> None:
+    assert (model.image_size, model.config["drop_path_rate"], data.protocol) == (480, 0.3, "lavt")
+    assert (training.learning_rate, training.weight_decay, training.num_train_epochs) == (5e-5, 0.01, 40)
+    assert training.text_layers_trained == text_layers_trained
+    assert training.lr_scheduler_kwargs == {"lr_end": 0.0, "power": 0.9}
+
+
+def check_risam(model, data, training) -> None:
+    assert (training.learning_rate, training.weight_decay, training.num_train_epochs) == (1e-4, 0, 50)
+    assert training.learning_rate_drops == [30, 42]
+    assert model.max_text_length == 2 + (17 if data.dataset_name == "refcoco" else 25)
+    image_processor = run_ris.build_image_processor(model)
+    assert (dict(image_processor.size), image_processor.mask_threshold) == ({"longest_edge": 1024}, 0.35)
+
+
+def check_m3att(model, data, training) -> None:
+    assert (training.learning_rate, training.weight_decay, training.num_train_epochs) == (5e-5, 0, 50)
+    assert training.learning_rate_drops and data.protocol == "vlt"
+    assert model.max_text_length == 2 + (20 if data.dataset_name == "refcocog" else 15)
+    assert model.config == {"image_size": 480, "max_text_length": model.max_text_length}
+    image_processor = run_ris.build_image_processor(model)
+    assert (dict(image_processor.size), image_processor.mask_threshold) == ({"height": 480, "width": 480}, 0.35)
+
+
+def check_btmae(model, data, training) -> None:
+    assert (training.learning_rate, training.weight_decay, training.num_train_epochs) == (1e-4, 0, 200)
+    assert training.lr_scheduler_type == "cosine_with_min_lr"
+    assert training.lr_scheduler_kwargs == {"min_lr": 1e-5}
+    assert (model.image_size, model.config, data.protocol) == (480, {"drop_path_rate": 0.3}, "original")
+
+
+def check_video_lavt(model, data, training) -> None:
+    assert (model.config["drop_path_rate"], model.max_text_length, data.protocol) == (0.3, 22, "lavt")
+    assert (training.learning_rate, training.weight_decay, training.text_layers_trained) == (4e-5, 0.01, 10)
+    assert data.split_by_of_each() == {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
+
+
+PAPER_SETTINGS = {
+    "btmae": check_btmae,
+    "lavt": check_lavt,
+    "m3att": check_m3att,
+    "magnet": partial(check_lavt, text_layers_trained=12),
+    "risam": check_risam,
+    "video_lavt": check_video_lavt,
+}
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if "refshapes" in path.stem], ids=lambda path: path.stem)
+def test_the_recipes_for_refshapes_build_their_models(path) -> None:
+    arguments, _, _ = run_ris.parse_arguments([str(path), "--use_cpu"])
+    model, processor = run_ris.build_model_and_processor(arguments)
+    assert model.config.text_config.vocab_size == len(processor.tokenizer)
+    assert 1e6 < model.num_parameters() < 1e7
+
+
+M3ATT = {
+    "image_size": 64,
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "encoder_feedforward": 16,
+    "decoder_hidden_size": 8,
+    "backbone_config": TINY["config"]["backbone_config"],
+    "text_config": {"model_type": "refseg_recurrent_text", "embedding_size": 3, "hidden_size": 8},
+}
+
+
+def test_a_recurrent_text_encoder_reads_the_words_of_the_training_split(cache, tmp_path) -> None:
+    (tmp_path / "glove.txt").write_text("zebra 9 9 9\nred 0.5 -0.5 1\nthe 0 0.25 0\n")
+    options = {"model_type": "m3att", "tokenizer_name_or_path": "words", "word_vectors": str(tmp_path / "glove.txt")}
+    recipe = write_recipe(tmp_path, cache, **options, config=M3ATT, max_steps=1, test_splits="val", max_test_images=1)
+    assert run_ris.main([str(recipe)])["training"]["steps"] == 1
+    model, processor = AutoModel.from_pretrained(tmp_path / "run"), AutoProcessor.from_pretrained(tmp_path / "run")
+    rows = load_refseg("refshapes", **yaml.safe_load(recipe.read_text())["dataset_options"])["train"]
+    words = {word for row in rows for each in row["sentences"] for word in re.findall(r"\w+|[^\w\s]+", each["raw"])}
+    assert set(processor.tokenizer.get_vocab()) == {*(word.lower() for word in words), "[PAD]", "[UNK]", "[MASK]"}
+    vectors = model.text_encoder.embeddings.weight
+    ids = processor.tokenizer.convert_tokens_to_ids(["red", "the"])
+    assert (vectors[ids] - torch.tensor([[0.5, -0.5, 1], [0, 0.25, 0]])).abs().max() < 2e-3
+
+
+def test_a_new_recurrent_text_encoder_goes_with_a_pretrained_image_encoder(tmp_path) -> None:
+    SwinModel(SwinConfig(**M3ATT["backbone_config"]), add_pooling_layer=False).save_pretrained(tmp_path / "swin")
+    config = {name: value for name, value in M3ATT.items() if name != "backbone_config"}
+    arguments = run_ris.ModelArguments(
+        model_type="m3att", vision_name_or_path=str(tmp_path / "swin"), tokenizer_name_or_path="words", config=config
+    )
+    model, processor = run_ris.build_model_and_processor(arguments, ["a red dog"])
+    assert model.config.text_config.vocab_size == len(processor.tokenizer) == 6
+
+
+def write_union_recipe(folder: Path, cache: Path, **options) -> Path:
+    """RefCOCO and RefCOCOg of the synthetic tree: each has training images in a val or test split of the other."""
+    union = {"dataset_name": ["refcoco", "refcocog"], "split_by": ["unc", "umd"], "data_dir": str(REFER_API)}
+    return write_recipe(folder, cache, dataset_options={"cache_dir": str(cache)}, **{**union, **options})
+
+
+def test_a_union_is_trained_without_held_out_images_and_scored_by_data_set(cache, tmp_path, capsys) -> None:
+    listed = tmp_path / "list.json"
+    listed.write_text("[300102]")
+    tested = ["refcocog/val", "refcoco/testA", "refcoco/testB"]
+    options = {"test_splits": tested, "max_test_images": 1, "max_steps": 1, "leakage_list": str(listed)}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "refcocog_oIoU"}
+    report = run_ris.main([str(write_union_recipe(tmp_path, cache, **options, **best))])
+    printed = capsys.readouterr().out
+    assert report["dataset"] == ["refcoco", "refcocog"] and list(report["splits"]) == tested
+    # Of the images of both training splits, 300000 alone is in no other split and not on the list.
+    for name, part in report["training_data"].items():
+        image_ids = load_refseg(name, REFER_API, cache_dir=cache)["train"]["image_id"][:]
+        rows, images = image_ids.count("300000"), len(set(image_ids))
+        assert part == {
+            "rows": rows,
+            "images": 1,
+            "dropped_rows": len(image_ids) - rows,
+            "dropped_images": images - 1,
+        }
+        assert f"{name}: {images - 1} of {images} training images" in printed
+    folder = tmp_path / "run"
+    log = json.loads((folder / "checkpoint-1" / "trainer_state.json").read_text())["log_history"]
+    logged = {name for entry in log for name in entry}
+    assert {"eval_refcoco_oIoU", "eval_refcocog_oIoU", "eval_refcoco_loss_dice"} <= logged
+
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.datasets == ["refcoco", "refcocog"]
+    scores = {(entry.dataset_type, entry.dataset_split, entry.metric_type) for entry in card.data.eval_results}
+    assert ("refcocog", "val (first 1 images)", "oIoU") in scores
+    assert ("refcoco", "testB (first 1 images)", "oIoU") in scores
+    for name, part in zip(("refcoco (unc)", "refcocog (umd)"), report["training_data"].values(), strict=True):
+        cells = (part["rows"], part["images"], part["dropped_images"], part["dropped_rows"])
+        assert f"| {name} | {' | '.join(map(str, cells))} |" in card.text
+    for name in ("refcocog_val", "refcoco_testA"):
+        assert (folder / f"predictions_{name}.png").is_file() and f"worst_and_best_{name}.png" in card.text
+    assert not (folder / "predictions_refcoco_testB.png").exists()
+
+
+def test_several_data_sets_and_their_partitions_are_a_list_or_several_values(cache, tmp_path) -> None:
+    recipe = str(write_union_recipe(tmp_path, cache))
+    _, data, _ = run_ris.parse_arguments([recipe])
+    assert data.split_by_of_each() == {"refcoco": "unc", "refcocog": "umd"}
+    values = ["--dataset_name", "refcoco", "refcoco+", "--split_by", "google"]
+    _, data, _ = run_ris.parse_arguments([recipe, *values])
+    assert data.split_by_of_each() == {"refcoco": "google", "refcoco+": "google"}
+    _, data, _ = run_ris.parse_arguments(["--output_dir", "run", "--dataset_name", "refcoco+"])
+    assert (data.dataset_name, data.split_by_of_each()) == ("refcoco+", {"refcoco+": None})
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"dataset_name": ["refcoco", "refcoco"]}, "dataset_name names refcoco more than once"),
+        ({"split_by": ["unc", "umd", "umd"]}, "split_by has 3 values for 2 data sets: give one for all, or one each"),
+        ({"split_by": "unc"}, "Unknown split_by 'unc' for refcocog. Choose one of: umd, google"),
+        ({"eval_split": "testA"}, "refcocog has no split 'testA', only train, val, test"),
+        ({"test_splits": ["val"]}, "refcoco, refcocog: there is no split 'val', only refcoco/train, refcoco/val"),
+    ],
+)
+def test_a_wrong_option_of_a_union_is_one_clear_error(cache, tmp_path, options, error) -> None:
+    with pytest.raises(ValueError, match=re.escape(error)):
+        run_ris.main([str(write_union_recipe(tmp_path, cache, **options))])
+
+
+def run_script(arguments: list, capsys, main=None) -> tuple[int, str, str]:
+    """Exit status, standard output and error of the script."""
+    capsys.readouterr()
+    try:
+        run_ris.run(main or run_ris.main, [str(argument) for argument in arguments])
+        status, message = 0, ""
+    except SystemExit as end:
+        # What a string in the place of a number is to the interpreter.
+        status, message = (1, end.code) if isinstance(end.code, str) else (end.code, "")
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err + message
+
+
+def test_a_run_ends_on_its_scores_and_what_to_do_with_them(finished, capsys) -> None:
+    recipe, folder, report = finished
+    last = max(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*"))
+    options = ["--max_steps", last, "--protocol", "lavt"]
+    status, printed, _ = run_script([recipe, *options], capsys)
+    assert status == 0
+    lines = [line.split() for line in printed.splitlines()]
+    report = json.loads((folder / "metrics.json").read_text())
+    table = lines.index(["Scores", "in", "percent,", "protocol", "lavt:"]) + 1
+    assert lines[table][:3] == ["split", "oIoU", "mIoU"]
+    for line, (split, result) in zip(lines[table + 1 :], report["splits"].items(), strict=False):
+        assert line == [split, *(f"{result['metrics'][name]:.2f}" for name in lines[table][1:])]
+    assert f"Model, processor and card: {folder}" in printed
+    assert f"Pictures: {folder / 'predictions.png'}, {folder / 'worst_and_best.png'}" in printed
+    assert "On the Hub" not in printed
+    assert printed.splitlines()[-1].startswith(f"Try it: hf-refseg predict {folder} IMAGE.jpg --text ")
+
+
+def test_what_is_wrong_with_the_input_is_one_line(cache, tmp_path, capsys) -> None:
+    recipe = write_recipe(tmp_path, cache)
+    status, _, error = run_script([recipe, "--resume_from_checkpoint", "nowhere"], capsys)
+    assert status == 1 and error.startswith("Error: resume_from_checkpoint: nowhere is no folder. Name a folder")
+    _, _, error = run_script([recipe, "--resume_from_checkpoint", tmp_path], capsys)
+    assert error.startswith(f"Error: resume_from_checkpoint: {tmp_path} holds no trainer_state.json")
+    (tmp_path / "torn.yaml").write_text("output_dir: [run")
+    _, _, error = run_script([tmp_path / "torn.yaml"], capsys)
+    assert error.startswith(f"Error: {tmp_path / 'torn.yaml'} is no recipe, as it is no YAML") and "\n" not in error
+    _, _, error = run_script([recipe, "--config", "{a: ["], capsys)
+    assert error.startswith("Error: config is neither YAML nor JSON") and "\n" not in error
+    with pytest.raises(ValueError, match="nowhere is no folder"):
+        run_script(["--debug", recipe, "--resume_from_checkpoint", "nowhere"], capsys)
+    kept = ["recipe.yaml", "--debug", "underflow_overflow"]
+    assert run_ris.take_debug(kept) == (kept, False)
+    assert run_ris.take_debug(["recipe.yaml", "--debug"]) == (["recipe.yaml"], True)
+
+
+def test_an_error_of_the_code_keeps_its_traceback(capsys) -> None:
+    def broken(arguments):
+        raise KeyError("a fault")
+
+    with pytest.raises(KeyError):
+        run_script([], capsys, broken)
+
+
+@pytest.mark.parametrize("home", ["absent", "empty"])
+def test_to_push_without_a_token_is_an_error_that_says_how_to_log_in(
+    cache, tmp_path, monkeypatch, capsys, home
+) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    if home == "empty":
+        (tmp_path / "token").write_text("")
+    recipe = write_recipe(tmp_path, cache, push_to_hub=True)
+    status, _, error = run_script([recipe], capsys)
+    assert status == 1 and error.startswith("Error: push_to_hub needs a token") and "hf auth login" in error
+    assert not (tmp_path / "run").exists()
+    assert run_ris.parse_arguments([str(recipe), "--hub_token", "hf_given"])[2].push_to_hub
+
+
+def test_help_shows_the_options_of_this_library_and_all_on_request(capsys) -> None:
+    status, short, _ = run_script(["--help"], capsys)
+    assert status == 0
+    for option in ("--model_type", "--dataset_name", "--learning_rate_drops", "--resume_from_checkpoint"):
+        assert f"  {option}" in short
+    assert "  --max_steps" not in short and "--no_bf16" not in short
+    assert "--help_trainer" in short and short.index("--model_type") < short.index("--dataset_name")
+    _, whole, _ = run_script(["--help_trainer"], capsys)
+    assert "  --max_steps" in whole and "  --model_type" in whole and len(whole) > 2 * len(short)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"lerning_rate": 1e-4}, "there is no option lerning_rate; did you mean learning_rate"),
+        (
+            {"config": {**TINY["config"], "gate_activatio": "relu"}},
+            "no field gate_activatio; did you mean gate_activat",
+        ),
+        (
+            {"config": {**TINY["config"], "backbone_config": {"model_type": "swin", "embed_dims": 8}}},
+            "backbone_config: SwinConfig has no field embed_dims; did you mean embed_dim",
+        ),
+        ({"config": {**TINY["config"], "mask_grounding": {"predictor_layer": 1}}}, "did you mean predictor_layers"),
+        ({"dataset_options": {"train_siez": 4}}, "refshapes has no option 'train_siez', only train_size"),
+        ({"lora_alpha": 4}, "lora_alpha goes with adapter lora, not with none"),
+        ({"adapter": "heads", "lora_rank": 4}, "lora_rank goes with adapter lora, not with heads"),
+        ({"mask_overlap": "union"}, "refshapes has no option 'mask_overlap'"),
+        (
+            {"dataset_options": {"data_dir": "a"}, "data_dir": "b"},
+            "data_dir is given by itself and in dataset_options",
+        ),
+        ({"protocol": "lvat"}, "Unknown protocol 'lvat'"),
+        ({"config": [1]}, "config has to be a mapping"),
+        ({"vision_name_or_path": "a/b"}, "vision_name_or_path and text_name_or_path, or neither"),
+        ({"model_name_or_path": "a/b"}, "model_name_or_path takes no encoders and no config"),
+        ({"eval_split": "testA"}, "refshapes has no split 'testA', only train, val, test"),
+        ({"tokenizer_name_or_path": None}, "needs tokenizer_name_or_path"),
+        ({"tokenizer_name_or_path": "words", "text_name_or_path": "a/b"}, "goes with no text_name_or_path"),
+        ({"word_vectors": "glove.txt"}, "word_vectors goes with a recurrent text encoder"),
+        ({"per_device_train_batch_size": 64}, "fewer than one batch of 64"),
+    ],
+)
+def test_a_wrong_option_is_one_clear_error(cache, tmp_path, options, error) -> None:
+    with pytest.raises(ValueError, match=re.escape(error)):
+        run_ris.main([str(write_recipe(tmp_path, cache, **options))])
+
+
+def test_a_recipe_that_is_none_is_an_error(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no recipe .*absent\.yaml"):
+        run_ris.main([str(tmp_path / "absent.yaml")])
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(ValueError, match=r"list\.yaml is no recipe"):
+        run_ris.main([str(tmp_path / "list.yaml")])
+    with pytest.raises(ValueError, match=r"--lerning_rate=1; did you mean --learning_rate"):
+        run_ris.main(["--lerning_rate=1"])
+    with pytest.raises(ValueError, match=r"no option --max_step 1; did you mean --max_steps") as caught:
+        run_ris.main(["--max_step", "1"])
+    assert "--max-steps" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"no option --zzz 1; --help"):
+        run_ris.main(["--zzz", "1"])
