@@ -409,14 +409,14 @@ def digest_of_rows(seed):
 
 def test_same_seed_gives_the_same_bytes_in_another_process():
     program = "import test_refshapes; print(test_refshapes.digest_of_rows(seed=4))"
-    folder = Path(__file__).parent
+    path = os.pathsep.join(map(str, (Path(__file__).parent, SUPPORT, CHECKOUT)))
     outputs = {
         subprocess.run(
             [sys.executable, "-c", program],
             capture_output=True,
             text=True,
             check=True,
-            env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": f"{folder}{os.pathsep}{SUPPORT}{os.pathsep}{CHECKOUT}"},
+            env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": path},
         ).stdout.strip()
         for hash_seed in ("1", "2")
     }

@@ -422,7 +422,11 @@ def digest_of_rows(seed):
 def test_same_seed_gives_the_same_bytes_in_another_process():
     program = "import test_refshapes_video; print(test_refshapes_video.digest_of_rows(seed=4))"
     folder = Path(__file__).parent
-    environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": f"{folder}{os.pathsep}{SUPPORT}{os.pathsep}{CHECKOUT}"}
+    environment = {
+        **os.environ,
+        "PYTHONHASHSEED": "1",
+        "PYTHONPATH": f"{folder}{os.pathsep}{SUPPORT}{os.pathsep}{CHECKOUT}",
+    }
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.strip() == digest_of_rows(seed=4) != digest_of_rows(seed=5)
 
