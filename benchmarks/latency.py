@@ -32,7 +32,7 @@ from hf_refseg import AutoModelForReferringSegmentation, LavtConfig, LavtForRefe
 from hf_refseg.data.examples import ImageExamples
 from hf_refseg.datasets_scripts.refshapes import build_refshapes
 from hf_refseg.evaluation.protocols import mask_counts, per_sample_iou
-from hf_refseg.modeling.encoders_refseg import SwinStages
+from hf_refseg.modeling.swin_refseg import SwinStages
 
 VARIANTS = [(dtype, attention) for dtype in (torch.float32, torch.bfloat16) for attention in ("sdpa", "eager")]
 PEAK_FLOPS = {"matmul": 2 * 2048**3, "convolution": 2 * 60 * 60 * 512 * 512 * 9}

@@ -13,7 +13,7 @@ from transformers import AutoModel, PreTrainedConfig
 from transformers import initialization as init
 
 from .configuration_lavt import LavtConfig
-from .encoders_refseg import SwinStages, load_pretrained_swin, load_pretrained_text
+from .encoders_refseg import load_pretrained_swin, load_pretrained_text
 from .explanations_refseg import Explainable, Explanation, HeatMaps, WordMaps, record_calls
 from .layers_refseg import (
     DecoderStep,
@@ -27,6 +27,7 @@ from .layers_refseg import (
 from .losses_refseg import two_class_boundary_loss, two_class_dice_loss, two_class_focal_loss, weighted_cross_entropy
 from .modeling_outputs_refseg import FusedFeatures, ImageFeatures
 from .modeling_refseg import RefSegPreTrainedModel, is_frozen
+from .swin_refseg import SwinStages
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 

@@ -22,7 +22,7 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 
 from .configuration_magnet import MagNetConfig
-from .encoders_refseg import BertStages, SwinStages, load_pretrained_swin, load_pretrained_text
+from .encoders_refseg import BertStages, load_pretrained_swin, load_pretrained_text
 from .layers_refseg import (
     CrossModalAttention,
     GateProjection,
@@ -35,6 +35,7 @@ from .layers_refseg import (
 from .losses_refseg import cross_entropy, dice_loss, pixel_to_pixel_loss, pixel_to_text_loss
 from .modeling_outputs_refseg import FusedFeatures, ImageFeatures
 from .modeling_refseg import RefSegPreTrainedModel
+from .swin_refseg import SwinStages
 
 
 class PyramidLevel(nn.Module):

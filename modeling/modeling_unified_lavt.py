@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .configuration_unified_lavt import UnifiedLavtConfig
-from .encoders_refseg import SwinStages, load_pretrained_swin, load_pretrained_text
+from .encoders_refseg import load_pretrained_swin, load_pretrained_text
 from .modeling_lavt import LavtForReferringSegmentation
 from .modeling_outputs_refseg import ImageFeatures
 from .modeling_video_lavt import VideoLavtForReferringSegmentation
+from .swin_refseg import SwinStages
 from .video_swin_refseg import VideoSwinModel, load_pretrained_video_swin
 
 

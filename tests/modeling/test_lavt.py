@@ -17,8 +17,7 @@ from torch.testing import assert_close
 from transformers import BertConfig, BertModel, SwinConfig, SwinModel
 
 from hf_refseg import LavtConfig, LavtForReferringSegmentation
-from hf_refseg.modeling import encoders_refseg
-from hf_refseg.modeling.encoders_refseg import SwinStages, WindowLayer
+from hf_refseg.modeling import swin_refseg
 from hf_refseg.modeling.modeling_lavt import (
     ClosedPathway,
     GatedPathway,
@@ -28,6 +27,7 @@ from hf_refseg.modeling.modeling_lavt import (
     UngatedPathway,
     VisualStage,
 )
+from hf_refseg.modeling.swin_refseg import SwinStages, WindowLayer
 
 TINY_SWIN = {**SWIN, "depths": [1, 2, 2, 1], "num_heads": [1, 2, 2, 4], "drop_path_rate": 0.1}
 ABLATIONS = [
@@ -293,7 +293,7 @@ class TestLavt(MethodTests):
         with ThreadPoolExecutor(1) as other_thread:
 
             def switch_at_each_line(frame: FrameType, event: str, argument: object) -> Callable | None:
-                if frame.f_code.co_filename != encoders_refseg.__file__:
+                if frame.f_code.co_filename != swin_refseg.__file__:
                     return None
                 if event == "line":
                     other_thread.submit(encode, images[1]).result()

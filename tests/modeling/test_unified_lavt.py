@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from transformers import BertConfig, BertModel, SwinConfig, SwinModel
 
 from hf_refseg import UnifiedLavtConfig, UnifiedLavtForReferringSegmentation
-from hf_refseg.modeling.encoders_refseg import SwinStages, WindowLayer
+from hf_refseg.modeling.swin_refseg import SwinStages, WindowLayer
 from hf_refseg.modeling.video_swin_refseg import VideoSwinBlock, VideoSwinConfig, VideoSwinModel
 
 
