@@ -34,7 +34,7 @@ import run_ris
 
 from hf_refseg import AutoModelForReferringSegmentation, RefSegProcessor, load_refseg
 from hf_refseg.data.examples import RefSegCollator, SentenceExamples
-from hf_refseg.modeling.auxiliary_refseg import draw_masked_words
+from hf_refseg.modeling.tasks_refseg import draw_masked_words
 
 DATASET = "refshapes"
 SETTINGS = {

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import is_tracing
 
-from .auxiliary_refseg import independent_draws
 from .configuration_btmae import BtmaeConfig
 from .layers_refseg import MultiHeadAttention, PixelWordAttention
 from .precision_refseg import at_least_float32
+from .tasks_refseg import independent_draws
 
 
 def draw_masked_tokens(can_be_masked: Tensor, ratio: float, generator: torch.Generator | None) -> Tensor:

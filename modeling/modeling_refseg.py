@@ -13,13 +13,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, is_tracing, logging
 from transformers.utils.generic import can_return_tuple
 
-from .auxiliary_refseg import (
-    MaskGrounding,
-    MaskToken,
-    PresenceHead,
-    changed_output,
-    draw_masked_words,
-)
 from .configuration_refseg import RefSegConfig
 from .language_reconstruction_refseg import LanguageReconstruction
 from .losses_refseg import NOT_ANNOTATED
@@ -27,6 +20,13 @@ from .modeling_outputs_refseg import FusedFeatures, ImageFeatures, ReferringSegm
 from .pipeline_refseg import ReferringImageSegmentationPipeline
 from .pipeline_video_refseg import ReferringVideoSegmentationPipeline
 from .saved_files_refseg import naming_damage
+from .tasks_refseg import (
+    MaskGrounding,
+    MaskToken,
+    PresenceHead,
+    changed_output,
+    draw_masked_words,
+)
 
 logger = logging.get_logger(__name__)
 # Auxiliary tasks of training alone: the name of each is that of its module and of its field of the configuration.

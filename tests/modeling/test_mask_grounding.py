@@ -21,8 +21,9 @@ from hf_refseg import (
     RisamConfig,
     RisamForReferringSegmentation,
 )
-from hf_refseg.modeling import auxiliary_refseg
-from hf_refseg.modeling.auxiliary_refseg import (
+from hf_refseg.modeling import tasks_refseg
+from hf_refseg.modeling.configuration_refseg import MaskGroundingConfig
+from hf_refseg.modeling.tasks_refseg import (
     AverageToken,
     CenterToken,
     ImageTokens,
@@ -30,7 +31,6 @@ from hf_refseg.modeling.auxiliary_refseg import (
     draw_masked_words,
     mask_centers,
 )
-from hf_refseg.modeling.configuration_refseg import MaskGroundingConfig
 from hf_refseg.training.optimization import train_first_text_layers
 
 SPECIAL = [0, 1, 2, 3, 4]
@@ -114,8 +114,8 @@ def test_only_ordinary_words_are_masked_and_one_at_least():
 
 def test_a_seed_gives_the_same_words_and_processes_draw_apart(monkeypatch):
     def draw(rank: int) -> Tensor:
-        monkeypatch.setattr(auxiliary_refseg.dist, "is_initialized", lambda: True)
-        monkeypatch.setattr(auxiliary_refseg.dist, "get_rank", lambda: rank)
+        monkeypatch.setattr(tasks_refseg.dist, "is_initialized", lambda: True)
+        monkeypatch.setattr(tasks_refseg.dist, "get_rank", lambda: rank)
         torch.manual_seed(5)
         ids = torch.full((20, 9), 7)
         return torch.stack([draw_masked_words(ids, None, SPECIAL, 0.15, None) for _ in range(2)])
