@@ -26,7 +26,15 @@ EXTRAS = {
     "video": VIDEO,
     "export": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.32"],
     "dev": [
-        *("hypothesis>=6.130", "markdown-it-py>=3", "pytest>=8", "ruff>=0.9", "setuptools>=77", "tensorboard>=2.18"),
+        *(
+            "hypothesis>=6.130",
+            "markdown-it-py>=3",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff>=0.9",
+            "setuptools>=77",
+            "tensorboard>=2.18",
+        ),
         *VIDEO,
     ],
 }

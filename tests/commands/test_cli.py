@@ -15,7 +15,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from fresh_process import CHECKOUT, run_python
+from fresh_process import CHECKOUT, run_new_python, run_python
 from golden_lavt import FOLDER as GOLDEN_LAVT
 from golden_lavt import golden_case, model_inputs, released_checkpoint
 from PIL import Image
@@ -132,7 +132,7 @@ def test_help_imports_nothing_heavy(tmp_path):
         assert "Usage" in result.output
     print([name for name in ("hf_refseg", "torch", "transformers", "datasets", "numpy", "PIL") if name in sys.modules])
     """
-    assert run_python(code, cwd=tmp_path) == "[]\n"
+    assert run_new_python(code, cwd=tmp_path) == "[]\n"
 
 
 def test_the_library_itself_imports_what_models_need_alone(tmp_path):
@@ -141,7 +141,7 @@ def test_the_library_itself_imports_what_models_need_alone(tmp_path):
     import hf_refseg
     print([name for name in ("datasets", "evaluate", "matplotlib", "peft", "timm") if name in sys.modules])
     """
-    assert run_python(code, cwd=tmp_path) == "[]\n"
+    assert run_new_python(code, cwd=tmp_path) == "[]\n"
 
 
 def test_the_console_script_is_this_app():
@@ -704,7 +704,7 @@ def test_version_is_told_without_importing_the_library(tmp_path):
     print(CliRunner().invoke(app, ["--version"]).output, end="")
     print([name for name in ("hf_refseg", "torch") if name in sys.modules])
     """
-    assert run_python(code, cwd=tmp_path) == f"hf_refseg {version('hf_refseg')}\n[]\n"
+    assert run_new_python(code, cwd=tmp_path) == f"hf_refseg {version('hf_refseg')}\n[]\n"
 
 
 def test_info_without_folder_names_everything_known():
