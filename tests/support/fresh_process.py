@@ -1,6 +1,6 @@
 """Runs Python code in a fresh process, with hf_refseg importable from the checkout or hidden as if not installed.
 
-The process is a copy of one that has imported PyTorch and torchvision, and nothing else that the code may import: those
+The process is a copy of one that has imported PyTorch and torchvision, and nothing that reads the environment: those
 two take most of the time of a fresh process.
 """
 
