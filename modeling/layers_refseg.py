@@ -92,8 +92,8 @@ def build_fusion_norm(kind: str, channels: int) -> nn.Module:
 class PixelWordAttention(nn.Module):
     """For every pixel, the words that matter to it: the language maps (LAVT, section 3.1.2, equations 1 to 5).
 
-    Shapes: `pixels` (batch, ..., channels), `words` (batch, tokens, text_channels), `word_mask` (batch, tokens) with
-    1 = word. Returns the shape of `pixels`. The configuration says which kernel computes the attention.
+    Shapes: `pixels` (batch, ..., channels), `text_features` (batch, tokens, text_channels), `text_mask` (batch,
+    tokens) with 1 = word. Returns the shape of `pixels`. The configuration says which kernel computes the attention.
     """
 
     is_causal = False
@@ -109,9 +109,9 @@ class PixelWordAttention(nn.Module):
         self.output = nn.Linear(channels, channels)
         self.output_norm = build_fusion_norm(norm, channels)
 
-    def forward(self, pixels: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
-        query, key, added_scores = self.project(pixels, words, word_mask)
-        value = self.value(words) * word_mask.unsqueeze(-1)  # equation 3
+    def forward(self, pixels: Tensor, text_features: Tensor, text_mask: Tensor) -> Tensor:
+        query, key, added_scores = self.project(pixels, text_features, text_mask)
+        value = self.value(text_features) * text_mask.unsqueeze(-1)  # equation 3
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
@@ -121,15 +121,15 @@ class PixelWordAttention(nn.Module):
         )  # equation 4
         return self.output_norm(self.output(attended.reshape(pixels.shape)))  # equation 5
 
-    def project(self, pixels: Tensor, words: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, pixels: Tensor, text_features: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys, and what is added to the scores, each (batch, heads or 1, positions or tokens or 1, ...)."""
         query = self.query_norm(self.query(pixels)).flatten(1, -2)  # equation 1
-        key = self.key(words) * word_mask.unsqueeze(-1)  # equation 2
-        return self.split_heads(query), self.split_heads(key), (1e4 * word_mask - 1e4)[:, None, None, :]
+        key = self.key(text_features) * text_mask.unsqueeze(-1)  # equation 2
+        return self.split_heads(query), self.split_heads(key), (1e4 * text_mask - 1e4)[:, None, None, :]
 
-    def attention_weights(self, pixels: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
+    def attention_weights(self, pixels: Tensor, text_features: Tensor, text_mask: Tensor) -> Tensor:
         """How much each word matters to each pixel, the mean over the heads, (batch, positions, tokens)."""
-        query, key, added_scores = self.project(pixels, words, word_mask)
+        query, key, added_scores = self.project(pixels, text_features, text_mask)
         scores = query @ key.transpose(2, 3) * pixels.shape[-1] ** -0.5 + added_scores
         return scores.softmax(-1).mean(1)
 
@@ -198,10 +198,10 @@ def pixel_centers(height: int, width: int, device: torch.device, dtype: torch.dt
     return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).flatten(0, 1)
 
 
-def masked_mean(words: Tensor, word_mask: Tensor) -> Tensor:
+def masked_mean(text_features: Tensor, text_mask: Tensor) -> Tensor:
     """The mean over the words of a sentence, (batch, channels), from (batch, tokens, channels) and (batch, tokens)."""
-    weights = word_mask / word_mask.sum(1, keepdim=True).clamp(min=1)
-    return (words * weights.unsqueeze(-1)).sum(1)
+    weights = text_mask / text_mask.sum(1, keepdim=True).clamp(min=1)
+    return (text_features * weights.unsqueeze(-1)).sum(1)
 
 
 def sinusoidal_positions(features: Tensor) -> Tensor:

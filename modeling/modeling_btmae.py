@@ -128,8 +128,8 @@ class VisualFeatures(nn.Module):
 class ImpactTokenTransformer(nn.Module):
     """Fuses impact tokens with the words, then spreads them over the pixels (section 3.3, figure 3).
 
-    `tokens` (batch, impact tokens, channels), `pixels` (batch, positions, channels), `words` (batch, tokens,
-    channels), `word_mask` (batch, tokens); returns the pixels and the impact tokens anew.
+    `tokens` (batch, impact tokens, channels), `pixels` (batch, positions, channels), `text_features` (batch, tokens,
+    channels), `text_mask` (batch, tokens); returns the pixels and the impact tokens anew.
     """
 
     def __init__(self, config: BtmaeConfig) -> None:
@@ -142,8 +142,10 @@ class ImpactTokenTransformer(nn.Module):
         self.feed_forward = FeedForward(channels, config.intermediate_size)
         self.output_norm = nn.LayerNorm(channels)
 
-    def forward(self, tokens: Tensor, pixels: Tensor, words: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
-        tokens = self.word_norm(tokens + self.word_attention(tokens, words, word_mask))
+    def forward(
+        self, tokens: Tensor, pixels: Tensor, text_features: Tensor, text_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        tokens = self.word_norm(tokens + self.word_attention(tokens, text_features, text_mask))
         pixels = self.pixel_norm(pixels + self.pixel_attention(pixels, tokens))
         return self.output_norm(pixels + self.feed_forward(pixels)), tokens
 
@@ -164,8 +166,8 @@ class ImpactTokenAttention(nn.Module):
     """A layer of impact token attention with K impact tokens (section 3.3).
 
     `refined` (batch, positions, channels) are the tokens that are sampled, `pixels`, of the same shape, those that the
-    samples are spread over; `words` (batch, tokens, channels), `word_mask` (batch, tokens). Returns the pixels anew,
-    and the samples once they met the words. The configuration says which kernel computes the attention.
+    samples are spread over; `text_features` (batch, tokens, channels), `text_mask` (batch, tokens). Returns the pixels
+    anew, and the samples once they met the words. The configuration says which kernel computes the attention.
     """
 
     is_causal = False
@@ -182,19 +184,19 @@ class ImpactTokenAttention(nn.Module):
         self.transformer = ImpactTokenTransformer(config)
 
     def forward(
-        self, refined: Tensor, pixels: Tensor, words: Tensor, word_mask: Tensor
+        self, refined: Tensor, pixels: Tensor, text_features: Tensor, text_mask: Tensor
     ) -> tuple[Tensor, ImpactTokens]:
-        masks, tokens = self.sample(refined, words, word_mask)
-        pixels, tokens = self.transformer(tokens, pixels, words, word_mask)
+        masks, tokens = self.sample(refined, text_features, text_mask)
+        pixels, tokens = self.transformer(tokens, pixels, text_features, text_mask)
         return pixels, ImpactTokens(masks, tokens)
 
-    def sample(self, refined: Tensor, words: Tensor, word_mask: Tensor) -> ImpactTokens:
+    def sample(self, refined: Tensor, text_features: Tensor, text_mask: Tensor) -> ImpactTokens:
         """Equations 1 to 3."""
-        one_head = (self.query(refined)[:, None], self.key(words)[:, None], self.value(words)[:, None])
+        one_head = (self.query(refined)[:, None], self.key(text_features)[:, None], self.value(text_features)[:, None])
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
-        is_word = (word_mask != 0)[:, None, None, :]
+        is_word = (text_mask != 0)[:, None, None, :]
         attended, _ = attend(self, *one_head, is_word, scaling=refined.shape[-1] ** -0.5)
         features = self.feed_forward(attended.squeeze(2) + refined)  # equation 2
         masks = at_least_float32(self.sampling(features)).softmax(-1)  # equation 1
@@ -264,7 +266,7 @@ class ImpactTokenDecoder(nn.Module):
         refined, samples = refined_map.flatten(2).transpose(1, 2), []
         pixels = self.queries(fused.encoder_pixels, refined)
         for layer in self.layers:
-            pixels, sampled = layer(refined, pixels, fused.words, fused.word_mask)
+            pixels, sampled = layer(refined, pixels, fused.text_features, fused.text_mask)
             refined = pixels
             samples.append(sampled)
         return self.mask_head([*finer, to_map(pixels, refined_map.shape[-2:])]), samples
@@ -282,7 +284,7 @@ class SimpleDecoder(nn.Module):
     def forward(self, fused: BtmaeFeatures) -> tuple[Tensor, list[ImpactTokens]]:
         *finer, refined_map = fused.maps
         refined = refined_map.flatten(2).transpose(1, 2)
-        pixels = refined + self.attention(refined, fused.words, fused.word_mask)
+        pixels = refined + self.attention(refined, fused.text_features, fused.text_mask)
         background, foreground = self.decoder([*finer, to_map(pixels, refined_map.shape[-2:])]).unbind(1)
         return foreground - background, []
 
@@ -443,21 +445,21 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         tokens = self.pixel_tokens(encoder_pixels)
         return encoder_pixels, tokens, map_positions(tokens, image.map_size)
 
-    def embed_words(self, words: Tensor) -> tuple[Tensor, Tensor]:
+    def embed_words(self, text_features: Tensor) -> tuple[Tensor, Tensor]:
         """T_l (batch, tokens, hidden_size), and the positions' encoding."""
-        tokens = self.word_tokens(words)
+        tokens = self.word_tokens(text_features)
         return tokens, sinusoidal_positions(tokens)
 
-    def fuse(self, image: ImageFeatures, words: Tensor, word_mask: Tensor) -> BtmaeFeatures:
+    def fuse(self, image: ImageFeatures, text_features: Tensor, text_mask: Tensor) -> BtmaeFeatures:
         """Step 2 of both autoencoders: T_v^r and T_l^r (section 3.2)."""
         encoder_pixels, pixels, pixel_positions = self.embed_pixels(image)
-        words, word_positions = self.embed_words(words)
-        refined_pixels = self.language_to_vision(pixels, pixel_positions, None, words, word_mask)
-        refined_words = self.vision_to_language(words, word_positions, word_mask, pixels, None)
+        text_features, word_positions = self.embed_words(text_features)
+        refined_pixels = self.language_to_vision(pixels, pixel_positions, None, text_features, text_mask)
+        refined_words = self.vision_to_language(text_features, word_positions, text_mask, pixels, None)
         return BtmaeFeatures(
             maps=[*self.unpack_features(image)[:2], to_map(refined_pixels, image.map_size)],
-            words=refined_words,
-            word_mask=word_mask,
+            text_features=refined_words,
+            text_mask=text_mask,
             encoder_pixels=encoder_pixels,
         )
 
@@ -501,22 +503,24 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             TypeError: as there.
         """
         self.check_requests(token_type_ids, **kwargs)
-        image, words, word_mask = self.encode_inputs(
+        image, text_features, text_mask = self.encode_inputs(
             pixel_values, input_ids, attention_mask, image_embeds, text_embeds, encoder_features
         )
         losses, added = {}, {}
         if output_reconstructions or mask_labels is not None:
-            losses, added = self.reconstruct(image, words, word_mask, input_ids)
+            losses, added = self.reconstruct(image, text_features, text_mask, input_ids)
         if output_impact_maps:
             with torch.no_grad():
-                added |= self.describe_impact_tokens(self.fuse(image, words, word_mask), image.map_size)
+                added |= self.describe_impact_tokens(self.fuse(image, text_features, text_mask), image.map_size)
         if mask_labels is None:
-            return BtmaeOutput(**self.segment(image, words, word_mask), **added)
-        output = self.forward_with_loss(image, words, word_mask, input_ids, attention_mask, mask_labels, losses)
+            return BtmaeOutput(**self.segment(image, text_features, text_mask), **added)
+        output = self.forward_with_loss(
+            image, text_features, text_mask, input_ids, attention_mask, mask_labels, losses
+        )
         return BtmaeOutput(**output, **added)
 
     def reconstruct(
-        self, image: ImageFeatures, words: Tensor, word_mask: Tensor, input_ids: Tensor | None
+        self, image: ImageFeatures, text_features: Tensor, text_mask: Tensor, input_ids: Tensor | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Step 1 (section 3.2): the losses by name (equation 4), and the reconstructions as fields of [`BtmaeOutput`].
 
@@ -527,14 +531,14 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         """
         generator = None if self.training else torch.Generator().manual_seed(0)
         _, pixels, pixel_positions = self.embed_pixels(image)
-        words, word_positions = self.embed_words(words)
+        text_features, word_positions = self.embed_words(text_features)
         losses, fields = {}, {}
         if self.config.image_autoencoder:
             everywhere = torch.ones(pixels.shape[:2], dtype=torch.bool, device=pixels.device)
             is_masked = draw_masked_tokens(everywhere, self.config.image_mask_ratio, generator)
             masked = self.masked_tokens(self, image, pixels, is_masked)
             kept = count_kept(pixels.shape[1], self.config.image_mask_ratio)
-            patches = self.language_to_vision(masked, pixel_positions, None, words, word_mask, is_masked, kept)
+            patches = self.language_to_vision(masked, pixel_positions, None, text_features, text_mask, is_masked, kept)
             pixel_values = self.join_patches(patches, image)
             original = self.unpack_features(image)[-1]
             losses["image_reconstruction"] = F.mse_loss(at_least_float32(pixel_values), at_least_float32(original))
@@ -544,9 +548,9 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             if input_ids is None:
                 raise ValueError("BTMAE reconstructs masked words: pass `input_ids` instead of `text_embeds`.")
             special = torch.tensor(self.config.special_token_ids, device=input_ids.device)
-            can_be_masked = (word_mask != 0) & ~torch.isin(input_ids, special)
+            can_be_masked = (text_mask != 0) & ~torch.isin(input_ids, special)
             is_masked = draw_masked_tokens(can_be_masked, self.config.word_mask_ratio, generator)
-            logits = self.vision_to_language(words, word_positions, word_mask, pixels, None, is_masked)
+            logits = self.vision_to_language(text_features, word_positions, text_mask, pixels, None, is_masked)
             losses["word_reconstruction"] = masked_word_loss(logits, input_ids, is_masked)
             fields["reconstructed_ids"] = torch.where(is_masked, logits.argmax(-1), input_ids)
             fields["masked_words"] = is_masked
@@ -561,9 +565,9 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
     def describe_impact_tokens(self, fused: BtmaeFeatures, map_size: tuple[int, int]) -> dict[str, list[Tensor]]:
         """The sampling masks and the words that impact tokens resemble (figure 6), as fields of [`BtmaeOutput`]."""
         _, samples = self.mask_decoder(fused)
-        is_padding = (fused.word_mask == 0)[:, None]
+        is_padding = (fused.text_mask == 0)[:, None]
         scale = self.config.hidden_size**-0.5
-        scores = (scale * sampled.tokens @ fused.words.transpose(1, 2) for sampled in samples)
+        scores = (scale * sampled.tokens @ fused.text_features.transpose(1, 2) for sampled in samples)
         return {
             "impact_maps": [sampled.masks.transpose(1, 2).unflatten(2, map_size) for sampled in samples],
             "impact_words": [each.masked_fill(is_padding, -math.inf).softmax(-1) for each in scores],

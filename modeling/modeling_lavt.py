@@ -39,8 +39,8 @@ class PooledSentence(nn.Module):
         super().__init__()
         self.value = nn.Linear(text_channels, channels)
 
-    def forward(self, pixels: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
-        sentence = self.value(masked_mean(words, word_mask))
+    def forward(self, pixels: Tensor, text_features: Tensor, text_mask: Tensor) -> Tensor:
+        sentence = self.value(masked_mean(text_features, text_mask))
         return sentence.view(-1, *[1] * (pixels.ndim - 2), sentence.shape[1]).expand_as(pixels)
 
 
@@ -64,8 +64,8 @@ class MultiModalFusion(nn.Module):
             nn.Linear(channels, channels), activation(), nn.Dropout(config.fusion_dropout)
         )
 
-    def forward(self, pixels: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
-        language = self.language_maps(pixels, words, word_mask)
+    def forward(self, pixels: Tensor, text_features: Tensor, text_mask: Tensor) -> Tensor:
+        language = self.language_maps(pixels, text_features, text_mask)
         return self.project_fused(self.project_pixels(pixels) * language)  # equations 6 and 7
 
 
@@ -131,8 +131,8 @@ class FusionStage(nn.Module):
         is_decoded = stage >= len(config.stage_widths) - config.num_decoder_stages
         self.decoder_norm = nn.LayerNorm(config.stage_widths[stage]) if is_decoded else nn.Identity()
 
-    def forward(self, visual: Tensor, words: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
-        fused = self.fusion(visual, words, word_mask)
+    def forward(self, visual: Tensor, text_features: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
+        fused = self.fusion(visual, text_features, text_mask)
         enhanced = self.pathway(visual, fused)
         return enhanced, self.decoder_norm((visual, fused, enhanced)[self.decoder_features])
 
@@ -144,7 +144,7 @@ class VisualStage(nn.Module):
         super().__init__()
         self.decoder_norm = nn.LayerNorm(config.stage_widths[stage])
 
-    def forward(self, visual: Tensor, words: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, visual: Tensor, text_features: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
         return visual, self.decoder_norm(visual)
 
 
@@ -226,17 +226,17 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         """The word features L (section 3.1.1), (batch, tokens, channels)."""
         return self.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
-    def fuse(self, image: ImageFeatures, words: Tensor, word_mask: Tensor) -> FusedFeatures:
+    def fuse(self, image: ImageFeatures, text_features: Tensor, text_mask: Tensor) -> FusedFeatures:
         """Language-aware visual encoding (section 3.1.1): the decoder's feature maps."""
         visual, size = image.features, image.map_size
-        enhanced, features = self.stages[0](visual, words, word_mask)
+        enhanced, features = self.stages[0](visual, text_features, text_mask)
         maps = [to_map(features, size)]
         for index in range(1, len(self.stages)):
             tokens, size = self.backbone.merge(index - 1, enhanced, size)
             visual = self.backbone.run_stage(index, tokens, size)
-            enhanced, features = self.stages[index](visual, words, word_mask)
+            enhanced, features = self.stages[index](visual, text_features, text_mask)
             maps.append(to_map(features, size))
-        return FusedFeatures(maps=maps, words=words, word_mask=word_mask)
+        return FusedFeatures(maps=maps, text_features=text_features, text_mask=text_mask)
 
     def decode(self, fused: FusedFeatures, image_size: tuple[int, int]) -> Tensor:
         """Foreground minus background at the input size, (batch, height, width)."""
@@ -271,9 +271,9 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         if pixel_values.ndim != 4:
             raise ValueError("Only what a model makes of an image can be explained: pass a single frame.")
         attentions = [module for module in self.stages.modules() if isinstance(module, PixelWordAttention)]
-        image, words, word_mask = self.encode_inputs(pixel_values, input_ids, attention_mask)
+        image, text_features, text_mask = self.encode_inputs(pixel_values, input_ids, attention_mask)
         with record_calls([*attentions, *self.decoder.steps]) as calls:
-            fused = self.fuse(image, words, word_mask)
+            fused = self.fuse(image, text_features, text_mask)
             self.decode(fused, image.image_size)
         decoded = [fused.maps[-1], *(result for module, _, result in calls if isinstance(module, DecoderStep))]
         titles = [f"Y{len(fused.maps) - index}" for index in range(len(decoded))]

@@ -1,7 +1,7 @@
 """M3Att: multi-modal mutual attention (Liu et al., "Multi-Modal Mutual Attention and Iterative Interaction for
 Referring Image Segmentation", 2023).
 
-Equations, sections, figures and tables are those of the paper. Words are padded: `word_mask` (batch, tokens) with
+Equations, sections, figures and tables are those of the paper. Words are padded: `text_mask` (batch, tokens) with
 1 = word goes with them everywhere, and what stands where there is no word has no influence.
 """
 
@@ -70,14 +70,14 @@ class EncoderLayer(GradientCheckpointingLayer):
         return self.feedforward_norm(pixels + self.feedforward(pixels))
 
 
-def scaled_scores(words: Tensor, pixels: Tensor) -> Tensor:
+def scaled_scores(text_features: Tensor, pixels: Tensor) -> Tensor:
     """A_mut of the keys of words and pixels (equation 1), (batch, tokens, positions)."""
-    return words @ pixels.transpose(1, 2) * words.shape[-1] ** -0.5
+    return text_features @ pixels.transpose(1, 2) * text_features.shape[-1] ** -0.5
 
 
-def softmax_over_words(scores: Tensor, word_mask: Tensor) -> Tensor:
+def softmax_over_words(scores: Tensor, text_mask: Tensor) -> Tensor:
     """Scores (batch, queries, tokens) made weights of the words, padding without any; keeps the shape."""
-    return scores.masked_fill((word_mask == 0).unsqueeze(1), -math.inf).softmax(-1)
+    return scores.masked_fill((text_mask == 0).unsqueeze(1), -math.inf).softmax(-1)
 
 
 class MutualAttention(nn.Module):
@@ -97,11 +97,11 @@ class MutualAttention(nn.Module):
         self.pixel_value = nn.Linear(channels, channels)
         self.output = nn.Linear(config.map_size**2, channels)
 
-    def forward(self, query: Tensor, pixels: Tensor, word_mask: Tensor) -> Tensor:
+    def forward(self, query: Tensor, pixels: Tensor, text_mask: Tensor) -> Tensor:
         scores = scaled_scores(self.word_key(query), self.pixel_key(pixels))  # equation 1
         vision = scores.softmax(-1) @ self.pixel_value(pixels)  # equation 2a
         scores = self.scores_for_language(scores, query, pixels).transpose(1, 2)
-        language = softmax_over_words(scores, word_mask) @ self.word_value(query)  # equation 2b
+        language = softmax_over_words(scores, text_mask) @ self.word_value(query)  # equation 2b
         return self.output(vision @ language.transpose(1, 2))  # F_mul
 
     def scores_for_language(self, scores: Tensor, query: Tensor, pixels: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ class GenericAttention(nn.Module):
         self.pixel_value = nn.Linear(channels, channels)
         self.output = nn.Linear(channels, channels)
 
-    def forward(self, query: Tensor, pixels: Tensor, word_mask: Tensor) -> Tensor:
+    def forward(self, query: Tensor, pixels: Tensor, text_mask: Tensor) -> Tensor:
         scores = scaled_scores(self.word_key(query), self.pixel_key(pixels))
         return self.output(scores.softmax(-1) @ self.pixel_value(pixels))
 
@@ -173,10 +173,10 @@ class MutualDecoderLayer(GradientCheckpointingLayer):
         self.cross_attention = MultiHeadAttention(config)
         self.cross_join = join(channels)
 
-    def forward(self, query: Tensor, pixels: Tensor, word_mask: Tensor) -> Tensor:
-        query = self.self_join(query, self.self_attention(query, query, word_mask))  # F_q
-        multimodal = self.mutual_join(query, self.mutual_attention(query, pixels, word_mask))
-        return self.cross_join(query, self.cross_attention(query, multimodal, word_mask))
+    def forward(self, query: Tensor, pixels: Tensor, text_mask: Tensor) -> Tensor:
+        query = self.self_join(query, self.self_attention(query, query, text_mask))  # F_q
+        multimodal = self.mutual_join(query, self.mutual_attention(query, pixels, text_mask))
+        return self.cross_join(query, self.cross_attention(query, multimodal, text_mask))
 
 
 class NoInteraction(nn.Module):
@@ -185,7 +185,7 @@ class NoInteraction(nn.Module):
     def __init__(self, config: M3AttConfig) -> None:
         super().__init__()
 
-    def forward(self, decoded: Tensor, language: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, decoded: Tensor, language: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
         return decoded, language
 
 
@@ -207,12 +207,12 @@ class PlainInteraction(nn.Module):
             state_dict[name] = torch.atleast_1d(state_dict[name])
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def forward(self, decoded: Tensor, language: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
-        return self.inject(decoded, language, word_mask), language
+    def forward(self, decoded: Tensor, language: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
+        return self.inject(decoded, language, text_mask), language
 
-    def inject(self, decoded: Tensor, language: Tensor, word_mask: Tensor) -> Tensor:
+    def inject(self, decoded: Tensor, language: Tensor, text_mask: Tensor) -> Tensor:
         """F'_dec = BN(F_dec + w_ci F_i)."""
-        return self.norm(decoded + self.scale * language, word_mask)
+        return self.norm(decoded + self.scale * language, text_mask)
 
 
 class IterativeInteraction(PlainInteraction):
@@ -226,11 +226,11 @@ class IterativeInteraction(PlainInteraction):
         self.query = nn.Linear(channels, channels, bias=False)  # W_a
         self.value = nn.Linear(channels, channels, bias=False)  # W'
 
-    def forward(self, decoded: Tensor, language: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, decoded: Tensor, language: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
         language = self.transform(language)  # F_l
         scores = F.relu(self.query(decoded)) @ language.transpose(1, 2)
-        gathered = softmax_over_words(scores, word_mask) @ F.relu(self.value(language))  # equation 3 and F_i
-        return self.inject(decoded, gathered, word_mask), language
+        gathered = softmax_over_words(scores, text_mask) @ F.relu(self.value(language))  # equation 3 and F_i
+        return self.inject(decoded, gathered, text_mask), language
 
 
 class ScalesWithAxis(ConversionOps):
@@ -256,7 +256,10 @@ INTERACTION = {"iterative": IterativeInteraction, "plain": PlainInteraction, "no
 
 
 class MutualDecoder(nn.Module):
-    """M3Dec with an interaction between each two layers (figure 2); `words` F_t, shapes as in `MutualAttention`."""
+    """M3Dec with an interaction between each two layers (figure 2).
+
+    `text_features` is F_t; shapes as in `MutualAttention`.
+    """
 
     def __init__(self, config: M3AttConfig) -> None:
         super().__init__()
@@ -265,18 +268,18 @@ class MutualDecoder(nn.Module):
         self.interactions = nn.ModuleList(interaction(config) for _ in range(config.num_decoder_layers - 1))
         self.layers = nn.ModuleList(MutualDecoderLayer(config) for _ in range(config.num_decoder_layers - 1))
 
-    def forward(self, words: Tensor, pixels: Tensor, word_mask: Tensor) -> Tensor:
-        decoded, language = self.first_layer(words, pixels, word_mask), words
+    def forward(self, text_features: Tensor, pixels: Tensor, text_mask: Tensor) -> Tensor:
+        decoded, language = self.first_layer(text_features, pixels, text_mask), text_features
         for interact, layer in zip(self.interactions, self.layers, strict=True):
-            decoded, language = interact(decoded, language, word_mask)
-            decoded = layer(decoded, pixels, word_mask)
+            decoded, language = interact(decoded, language, text_mask)
+            decoded = layer(decoded, pixels, text_mask)
         return decoded
 
 
 class KernelMaps(nn.Module):
     """The decoder's words as the kernels of a 1x1 convolution over the encoded image (section III-D, figure 6).
 
-    `words` (batch, tokens, channels), 0 where there is none, `pixels` (batch, channels, h, w); returns
+    `text_features` (batch, tokens, channels), 0 where there is none, `pixels` (batch, channels, h, w); returns
     (batch, out_channels, h, w), a channel for each token that a text may have.
     """
 
@@ -284,8 +287,8 @@ class KernelMaps(nn.Module):
         super().__init__()
         self.out_channels = config.max_text_length
 
-    def forward(self, words: Tensor, pixels: Tensor) -> Tensor:
-        kernels = F.pad(words, (0, 0, 0, self.out_channels - words.shape[1]))
+    def forward(self, text_features: Tensor, pixels: Tensor) -> Tensor:
+        kernels = F.pad(text_features, (0, 0, 0, self.out_channels - text_features.shape[1]))
         return torch.einsum("bnc,bchw->bnhw", kernels, pixels)
 
 
@@ -297,9 +300,9 @@ class DecoderOutputMaps(nn.Module):
         self.out_channels = config.max_text_length
         self.project = nn.Linear(config.hidden_size, config.map_size**2, bias=False)
 
-    def forward(self, words: Tensor, pixels: Tensor) -> Tensor:
-        maps = self.project(words).unflatten(2, pixels.shape[-2:])
-        return F.pad(maps, (0, 0, 0, 0, 0, self.out_channels - words.shape[1]))
+    def forward(self, text_features: Tensor, pixels: Tensor) -> Tensor:
+        maps = self.project(text_features).unflatten(2, pixels.shape[-2:])
+        return F.pad(maps, (0, 0, 0, 0, 0, self.out_channels - text_features.shape[1]))
 
 
 class ConcatenatedMaps(nn.Module):
@@ -309,15 +312,15 @@ class ConcatenatedMaps(nn.Module):
         super().__init__()
         self.out_channels = 2 * config.hidden_size
 
-    def forward(self, words: Tensor, pixels: Tensor) -> Tensor:
-        sentence = words.sum(1)[:, :, None, None].expand_as(pixels)
+    def forward(self, text_features: Tensor, pixels: Tensor) -> Tensor:
+        sentence = text_features.sum(1)[:, :, None, None].expand_as(pixels)
         return torch.cat([pixels, sentence], 1)
 
 
 class MaskDecoder(nn.Module):
     """The decoder's words and the encoded image to logits at eight times the size of the map (section III-D).
 
-    `words` (batch, tokens, channels), `pixels` (batch, channels, h, w); returns (batch, 8 h, 8 w).
+    `text_features` (batch, tokens, channels), `pixels` (batch, channels, h, w); returns (batch, 8 h, 8 w).
     """
 
     MAPS = {"kernels": KernelMaps, "concatenation": ConcatenatedMaps, "decoder_output": DecoderOutputMaps}
@@ -332,9 +335,11 @@ class MaskDecoder(nn.Module):
         self.convolutions = nn.ModuleList(build_convolution(width, width, 3) for _ in range(3))
         self.classifier = nn.Conv2d(width, 1, 1)
 
-    def forward(self, words: Tensor, word_mask: Tensor, pixels: Tensor) -> Tensor:
-        words = self.join(words, self.attention(words, words, word_mask)) * word_mask.unsqueeze(-1)
-        maps = self.first_convolution(self.maps(words, pixels))
+    def forward(self, text_features: Tensor, text_mask: Tensor, pixels: Tensor) -> Tensor:
+        text_features = self.join(
+            text_features, self.attention(text_features, text_features, text_mask)
+        ) * text_mask.unsqueeze(-1)
+        maps = self.first_convolution(self.maps(text_features, pixels))
         for convolution in self.convolutions:
             maps = convolution(F.interpolate(maps, scale_factor=2, mode="nearest"))
         return self.classifier(maps).squeeze(1)
@@ -430,29 +435,29 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel):
         """The words' features, (batch, tokens, text channels)."""
         return self.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
-    def fuse(self, image: ImageFeatures, words: Tensor, word_mask: Tensor) -> FusedFeatures:
+    def fuse(self, image: ImageFeatures, text_features: Tensor, text_mask: Tensor) -> FusedFeatures:
         """F_enc as a map, and F_dec as the words (sections III-A and III-B).
 
         Raises:
             ValueError: more words than the mask decoder has channels for.
         """
         limit = self.config.max_text_length
-        if words.shape[1] > limit:
+        if text_features.shape[1] > limit:
             raise ValueError(
-                f"The texts have {words.shape[1]} tokens, the model's max_text_length is {limit}: lower the "
+                f"The texts have {text_features.shape[1]} tokens, the model's max_text_length is {limit}: lower the "
                 "processor's `max_text_length`."
             )
-        decoded = self.mutual_decoder(self.project_words(words), image.features, word_mask)
-        return FusedFeatures(maps=[to_map(image.features, image.map_size)], words=decoded, word_mask=word_mask)
+        decoded = self.mutual_decoder(self.project_words(text_features), image.features, text_mask)
+        return FusedFeatures(maps=[to_map(image.features, image.map_size)], text_features=decoded, text_mask=text_mask)
 
     def decode(self, fused: FusedFeatures, image_size: tuple[int, int]) -> Tensor:
         """Logits at the input size, (batch, height, width) (section III-D)."""
-        logits = self.mask_decoder(fused.words, fused.word_mask, fused.maps[-1])
+        logits = self.mask_decoder(fused.text_features, fused.text_mask, fused.maps[-1])
         return resize(logits.unsqueeze(1), image_size, align_corners=False).squeeze(1)
 
     def multimodal_features(self, fused: FusedFeatures) -> tuple[Tensor, Tensor]:
         """F_dec, which the language is reconstructed from (section III-C), and its mask."""
-        return fused.words, fused.word_mask
+        return fused.text_features, fused.text_mask
 
     def compute_losses(self, logits: Tensor, mask_labels: Tensor, fused: FusedFeatures) -> dict[str, Tensor]:
         """Binary cross-entropy (equation 5; its other loss is that of a task which any method can carry)."""

@@ -85,7 +85,7 @@ class TextToPixels(nn.Module):
     """The image's side of the cross-modal alignment module (equations 7, 9 and 11).
 
     Args of `forward`: `pixels` (batch, height * width, channels), `size` (height, width), `pyramid`: P_i^k for each
-    scale, `words` (batch, tokens, text_channels), `word_mask` (batch, tokens) with 1 = word.
+    scale, `text_features` (batch, tokens, text_channels), `text_mask` (batch, tokens) with 1 = word.
     Returns the decoder's features and the next stage's input, both shaped as `pixels`.
     """
 
@@ -106,11 +106,11 @@ class TextToPixels(nn.Module):
         self.pathway = ClosedPathway() if is_last else OpenPathway(channels)
 
     def forward(
-        self, pixels: Tensor, size: tuple[int, int], pyramid: list[Tensor], words: Tensor, word_mask: Tensor
+        self, pixels: Tensor, size: tuple[int, int], pyramid: list[Tensor], text_features: Tensor, text_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        full = self.full(pixels, words, word_mask)
+        full = self.full(pixels, text_features, text_mask)
         parts = [
-            enlarge(attend(level, words, word_mask), scale, size)
+            enlarge(attend(level, text_features, text_mask), scale, size)
             for attend, level, scale in zip(self.levels, pyramid, self.scales, strict=True)
         ]
         return self.mixer(torch.cat([*parts, full], 2)), self.pathway(pixels, full)
@@ -124,7 +124,7 @@ def enlarge(tokens: Tensor, scale: int, size: tuple[int, int]) -> Tensor:
 class PixelsToText(nn.Module):
     """The words' side of the cross-modal alignment module, as in the paper (equations 7, 8 and 10).
 
-    `words` (batch, tokens, channels); returns the same shape. `pixels` and `pyramid` are as in `TextToPixels`.
+    `text_features` (batch, tokens, channels); returns the same shape. `pixels` and `pyramid` are as in `TextToPixels`.
     """
 
     def __init__(self, config: MagNetConfig, stage: int) -> None:
@@ -138,12 +138,12 @@ class PixelsToText(nn.Module):
             nn.Linear((1 + levels) * channels, channels), nn.GELU(), GateProjection(channels), nn.Tanh()
         )
 
-    def forward(self, words: Tensor, word_mask: Tensor, pixels: Tensor, pyramid: list[Tensor]) -> Tensor:
+    def forward(self, text_features: Tensor, text_mask: Tensor, pixels: Tensor, pyramid: list[Tensor]) -> Tensor:
         parts = [
-            attend(words, others, others.new_ones(others.shape[:2]))
+            attend(text_features, others, others.new_ones(others.shape[:2]))
             for attend, others in zip([*self.levels, self.full], [*pyramid, pixels], strict=True)
         ]
-        return words + self.mixer(torch.cat(parts, 2))  # equation 10
+        return text_features + self.mixer(torch.cat(parts, 2))  # equation 10
 
 
 class ReleasedPixelsToText(nn.Module):
@@ -165,23 +165,23 @@ class ReleasedPixelsToText(nn.Module):
         self.project_fused = nn.Sequential(nn.Linear(channels, channels), nn.GELU())
         self.gate = nn.Sequential(GateProjection(channels), nn.ReLU(), GateProjection(channels), nn.Tanh())
 
-    def forward(self, words: Tensor, word_mask: Tensor, pixels: Tensor, pyramid: list[Tensor]) -> Tensor:
-        additive_mask = (1e4 * word_mask - 1e4).unsqueeze(-1)
-        query = self.query(words) * additive_mask
+    def forward(self, text_features: Tensor, text_mask: Tensor, pixels: Tensor, pyramid: list[Tensor]) -> Tensor:
+        additive_mask = (1e4 * text_mask - 1e4).unsqueeze(-1)
+        query = self.query(text_features) * additive_mask
         key, value = self.norm(self.key(pixels)), self.norm(self.value(pixels))
-        scores = words.shape[-1] ** -0.5 * (query @ key.transpose(1, 2))
+        scores = text_features.shape[-1] ** -0.5 * (query @ key.transpose(1, 2))
         # Large enough to round the scores of padding, on which the numbers depend.
         scores = scores + (1e4 * additive_mask - 1e4)
         attended = self.norm(self.output(scores.softmax(-1) @ value))
-        fused = self.project_fused(self.project_words(words) * attended)
-        return words + self.gate(fused) * fused
+        fused = self.project_fused(self.project_words(text_features) * attended)
+        return text_features + self.gate(fused) * fused
 
 
 class UnchangedWords(nn.Module):
     """Of the last stage where nothing reads its words."""
 
-    def forward(self, words: Tensor, word_mask: Tensor, pixels: Tensor, pyramid: list[Tensor]) -> Tensor:
-        return words
+    def forward(self, text_features: Tensor, text_mask: Tensor, pixels: Tensor, pyramid: list[Tensor]) -> Tensor:
+        return text_features
 
 
 def build_pixels_to_text(config: MagNetConfig, stage: int) -> nn.Module:
@@ -195,7 +195,7 @@ class CrossModalAlignment(nn.Module):
     """The cross-modal alignment module, CAM (section 3.3), after a stage of both encoders.
 
     Both directions read the features from before the update. Takes the pixels P_i (batch, height * width, channels),
-    their (height, width), the words O_i (batch, tokens, text_channels) and `word_mask` (batch, tokens) with 1 = word.
+    their (height, width), the words O_i (batch, tokens, text_channels) and `text_mask` (batch, tokens) with 1 = word.
     Returns the decoder's features, P_{i+1} and O_{i+1}.
     """
 
@@ -208,11 +208,11 @@ class CrossModalAlignment(nn.Module):
         self.pixels_to_text = build_pixels_to_text(config, stage)
 
     def forward(
-        self, pixels: Tensor, size: tuple[int, int], words: Tensor, word_mask: Tensor
+        self, pixels: Tensor, size: tuple[int, int], text_features: Tensor, text_mask: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         pyramid = [level(pixels, size) for level in self.pyramid]
-        features, next_pixels = self.text_to_pixels(pixels, size, pyramid, words, word_mask)
-        return features, next_pixels, self.pixels_to_text(words, word_mask, pixels, pyramid)
+        features, next_pixels = self.text_to_pixels(pixels, size, pyramid, text_features, text_mask)
+        return features, next_pixels, self.pixels_to_text(text_features, text_mask, pixels, pyramid)
 
 
 class PixelDecoderLayer(Mask2FormerPixelDecoderEncoderLayer):
@@ -410,7 +410,7 @@ class PixelToTextAlignment(nn.Module):
 
     def forward(self, fused: MagNetFeatures, mask_labels: Tensor) -> Tensor:
         pixels, config = fused.mask_features, self.config
-        sentences = self.projection(masked_mean(fused.words, fused.word_mask))
+        sentences = self.projection(masked_mean(fused.text_features, fused.text_mask))
         generator = pixel_generator(self.training, pixels.device)
         return pixel_to_text_loss(
             pixels, sentences, mask_labels, config.text_temperature, config.alignment_pixels, generator
@@ -486,27 +486,27 @@ class MagNetForReferringSegmentation(RefSegPreTrainedModel):
         """O_1: the words after BERT's first stage, before the image enters, (batch, tokens, channels)."""
         return self.text_encoder.run_stage(0, self.text_encoder.embed(input_ids), attention_mask)
 
-    def finish_text(self, words: Tensor, word_mask: Tensor) -> Tensor:
+    def finish_text(self, text_features: Tensor, text_mask: Tensor) -> Tensor:
         """The rest of BERT, without the image; for tasks that read a sentence alone."""
         for index in range(1, len(self.stages)):
-            words = self.text_encoder.run_stage(index, words, word_mask)
-        return words
+            text_features = self.text_encoder.run_stage(index, text_features, text_mask)
+        return text_features
 
-    def fuse(self, image: ImageFeatures, words: Tensor, word_mask: Tensor) -> MagNetFeatures:
+    def fuse(self, image: ImageFeatures, text_features: Tensor, text_mask: Tensor) -> MagNetFeatures:
         """Both encoders in lockstep with the alignment modules (equations 5 to 11), and the pixel decoder."""
         pixels, size, maps = image.features, image.map_size, []
         for index, align in enumerate(self.stages):
             if index > 0:
                 tokens, size = self.backbone.merge(index - 1, pixels, size)
                 pixels = self.backbone.run_stage(index, tokens, size)
-                words = self.text_encoder.run_stage(index, words, word_mask)
-            features, pixels, words = align(pixels, size, words, word_mask)
+                text_features = self.text_encoder.run_stage(index, text_features, text_mask)
+            features, pixels, text_features = align(pixels, size, text_features, text_mask)
             maps.append(to_map(features, size))
         pixels = self.head.pixel_decoder(maps)
         return MagNetFeatures(
             maps=maps,
-            words=words,
-            word_mask=word_mask,
+            text_features=text_features,
+            text_mask=text_mask,
             mask_features=pixels.mask_features,
             scales=list(pixels.multi_scale_features[:3]),
         )

@@ -53,13 +53,13 @@ class FusedFeatures(ModelOutput):
         maps (`list[torch.FloatTensor]`):
             Maps (batch, channels, height, width), finest first; those of clips have the frames stacked along the
             height.
-        words (`torch.FloatTensor` of shape `(batch, tokens, channels)`): the word features.
-        word_mask (`torch.FloatTensor` of shape `(batch, tokens)`): 1 = word, 0 = padding.
+        text_features (`torch.FloatTensor` of shape `(batch, tokens, channels)`): the features of the texts' tokens.
+        text_mask (`torch.FloatTensor` of shape `(batch, tokens)`): 1 = word, 0 = padding.
     """
 
     maps: list[Tensor] | None = None
-    words: Tensor | None = None
-    word_mask: Tensor | None = None
+    text_features: Tensor | None = None
+    text_mask: Tensor | None = None
 
 
 @dataclass

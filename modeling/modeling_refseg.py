@@ -365,13 +365,13 @@ class RefSegPreTrainedModel(PreTrainedModel):
             if wanted:
                 logger.warning_once(f"{type(self).__name__} returns no {name}: `output_{name}` has no effect.")
 
-    def finish_text(self, words: Tensor, word_mask: Tensor) -> Tensor:
+    def finish_text(self, text: Tensor, text_mask: Tensor) -> Tensor:
         """What a text encoder makes of a sentence that never meets the image, (batch, tokens, channels).
 
-        `words` are those of `encode_text`, as here where that is all; a method whose text encoder goes on in `fuse`
+        `text` is that of `encode_text`, as here where that is all; a method whose text encoder goes on in `fuse`
         runs the rest of it.
         """
-        return words
+        return text
 
     def enhance_image(self, image: ImageFeatures) -> ImageFeatures:
         """What is trained and works on the image alone; nothing unless a method says otherwise."""
@@ -417,12 +417,12 @@ class RefSegPreTrainedModel(PreTrainedModel):
             TypeError: an unknown keyword.
         """
         self.check_requests(token_type_ids, **kwargs)
-        image, words, word_mask = self.encode_inputs(
+        image, text, text_mask = self.encode_inputs(
             pixel_values, input_ids, attention_mask, image_embeds, text_embeds, encoder_features
         )
         if mask_labels is None:
-            return self.segment(image, words, word_mask)
-        return self.forward_with_loss(image, words, word_mask, input_ids, attention_mask, mask_labels, {})
+            return self.segment(image, text, text_mask)
+        return self.forward_with_loss(image, text, text_mask, input_ids, attention_mask, mask_labels, {})
 
     def encode_inputs(
         self,
@@ -442,16 +442,16 @@ class RefSegPreTrainedModel(PreTrainedModel):
         elif encoder_features is not None:
             image_embeds = self.enhance_image(encoder_features)
         if text_embeds is None:
-            words = self.embed_text(input_ids, attention_mask)
+            text = self.embed_text(input_ids, attention_mask)
         else:
-            words = text_embeds.last_hidden_state if isinstance(text_embeds, ModelOutput) else text_embeds
-        return _match_images_to_texts(image_embeds, words.shape[0]), words, _word_mask(words, attention_mask)
+            text = text_embeds.last_hidden_state if isinstance(text_embeds, ModelOutput) else text_embeds
+        return _match_images_to_texts(image_embeds, text.shape[0]), text, _text_mask(text, attention_mask)
 
     def forward_with_loss(
         self,
         image: ImageFeatures,
-        words: Tensor,
-        word_mask: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
         input_ids: Tensor | None,
         attention_mask: Tensor | None,
         mask_labels: Tensor,
@@ -459,7 +459,7 @@ class RefSegPreTrainedModel(PreTrainedModel):
     ) -> ReferringSegmentationOutput:
         """Logits and losses, `further_losses` and those of all auxiliary tasks included."""
         _require_labels(mask_labels, self.config.takes_clips)
-        fused = self.fuse(image, words, word_mask)
+        fused = self.fuse(image, text, text_mask)
         logits = self.decode(fused, image.image_size)
         losses = further_losses | self.compute_losses(logits, _matching_labels(mask_labels, logits), fused)
         presence_logits = self.predict_presence(fused)
@@ -471,7 +471,7 @@ class RefSegPreTrainedModel(PreTrainedModel):
             )
         if self.config.language_reconstruction is not None:
             losses["language_reconstruction"] = self.language_reconstruction(
-                self.finish_text(words, word_mask), word_mask, *self.multimodal_features(fused)
+                self.finish_text(text, text_mask), text_mask, *self.multimodal_features(fused)
             )
         return ReferringSegmentationOutput(
             loss=sum(self.loss_weights[name] * value for name, value in losses.items()),
@@ -480,9 +480,9 @@ class RefSegPreTrainedModel(PreTrainedModel):
             presence_logits=presence_logits,
         )
 
-    def segment(self, image: ImageFeatures, words: Tensor, word_mask: Tensor) -> ReferringSegmentationOutput:
+    def segment(self, image: ImageFeatures, text: Tensor, text_mask: Tensor) -> ReferringSegmentationOutput:
         """Logits alone, without gradients for `texts_per_pass` texts at a time; inputs as those of `fuse`."""
-        parts = [(image.features, words, word_mask)]
+        parts = [(image.features, text, text_mask)]
         # An exported graph is one pass, as it could not tell how many a batch of another size takes.
         if not (torch.is_grad_enabled() or torch.compiler.is_exporting() or torch.jit.is_tracing()):
             at_once = max(1, self.texts_per_pass // image.num_frames)
@@ -549,12 +549,12 @@ class RefSegPreTrainedModel(PreTrainedModel):
         with changed_output(
             self.get_input_embeddings(), lambda words: self.mask_grounding.mask_token(words, is_masked)
         ):
-            words = self.encode_text(input_ids.masked_fill(is_masked, task.mask_token_id), attention_mask)
+            text = self.encode_text(input_ids.masked_fill(is_masked, task.mask_token_id), attention_mask)
         if task.image_features == "masked_sentence" and self.maps_hold_language:
-            fused = self.fuse(image, words, fused.word_mask)
-        words = self.finish_text(words, fused.word_mask)
+            fused = self.fuse(image, text, fused.text_mask)
+        text = self.finish_text(text, fused.text_mask)
         maps, mask_labels = self.grounded_frame(fused.maps[-1], mask_labels, image.num_frames)
-        return self.mask_grounding(words, fused.word_mask, is_masked, maps, mask_labels)
+        return self.mask_grounding(text, fused.text_mask, is_masked, maps, mask_labels)
 
     def grounded_frame(self, maps: Tensor, mask_labels: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
         """What words are named from: `maps` (batch, channels, h, w) and labels (batch, height, width) of images.
@@ -584,8 +584,8 @@ class RefSegPreTrainedModel(PreTrainedModel):
             mask_labels: the targets (batch, height, width).
             attention_mask: (batch, tokens), 1 = word.
         """
-        image, words, word_mask = self.encode_inputs(pixel_values, input_ids, attention_mask)
-        fused = self.fuse(image, words, word_mask)
+        image, text, text_mask = self.encode_inputs(pixel_values, input_ids, attention_mask)
+        fused = self.fuse(image, text, text_mask)
         targets = _targets(mask_labels)
         return self.name_masked_words(input_ids, attention_mask, is_masked, image, fused, targets).argmax(1)
 
@@ -664,8 +664,8 @@ def _join(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _word_mask(words: Tensor, attention_mask: Tensor | None) -> Tensor:
-    return words.new_ones(words.shape[:2]) if attention_mask is None else attention_mask.to(words.dtype)
+def _text_mask(text: Tensor, attention_mask: Tensor | None) -> Tensor:
+    return text.new_ones(text.shape[:2]) if attention_mask is None else attention_mask.to(text.dtype)
 
 
 def _require_one(**inputs: Tensor | None) -> None:

@@ -114,8 +114,8 @@ class MutualAwareAttention(nn.Module):
     """Language-aware pixels F_lav and vision-aware words F_val (section 3.3, equations 3 to 5).
 
     A pair of pixel and word takes part where its relevance reaches the threshold; a row that would be left without any
-    pair keeps its best one. Shapes: `pixels` (batch, positions, hidden_size), `words` (batch, tokens, text_channels),
-    `word_mask` (batch, tokens) with 1 = word, `size` (height, width) of the map. Returns both with
+    pair keeps its best one. Shapes: `pixels` (batch, positions, hidden_size), `text_features` (batch, tokens,
+    text_channels), `text_mask` (batch, tokens) with 1 = word, `size` (height, width) of the map. Returns both with
     hidden_size channels.
     """
 
@@ -134,23 +134,23 @@ class MutualAwareAttention(nn.Module):
         self.score_threshold = math.log(threshold / (1 - threshold)) if threshold > 0 else -math.inf
 
     def forward(
-        self, pixels: Tensor, words: Tensor, word_mask: Tensor, size: tuple[int, int]
+        self, pixels: Tensor, text_features: Tensor, text_mask: Tensor, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        pixels, words = self.project_pixels(pixels), self.project_words(words)  # Z_v and Z_l
-        to_words, to_pixels = self.mutual_attention(pixels, words, word_mask)
-        language_aware = self.pixel_norm(to_words @ words + pixels)  # equation 5
-        vision_aware = self.word_norm(to_pixels @ pixels + words)
+        pixels, text_features = self.project_pixels(pixels), self.project_words(text_features)  # Z_v and Z_l
+        to_words, to_pixels = self.mutual_attention(pixels, text_features, text_mask)
+        language_aware = self.pixel_norm(to_words @ text_features + pixels)  # equation 5
+        vision_aware = self.word_norm(to_pixels @ pixels + text_features)
         return language_aware, vision_aware
 
-    def mutual_attention(self, pixels: Tensor, words: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def mutual_attention(self, pixels: Tensor, text_features: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
         """The attention of Z_v to Z_l, (batch, positions, tokens), and of Z_l to Z_v, (batch, tokens, positions)."""
-        scores = pixels @ words.transpose(1, 2) * pixels.shape[-1] ** -0.5
-        attention, relevant = self.attend(scores, word_mask)
+        scores = pixels @ text_features.transpose(1, 2) * pixels.shape[-1] ** -0.5
+        attention, relevant = self.attend(scores, text_mask)
         return attention, self.language_attention(scores, relevant, attention)
 
-    def attend(self, scores: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def attend(self, scores: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
         """A of equation 3, and which pairs are relevant (equation 4); both (batch, positions, tokens)."""
-        is_word = word_mask.unsqueeze(1) != 0
+        is_word = text_mask.unsqueeze(1) != 0
         of_words = scores.masked_fill(~is_word, -math.inf)
         relevant = (of_words >= self.score_threshold) & is_word
         kept = relevant | (of_words == of_words.amax(-1, keepdim=True))
@@ -167,12 +167,12 @@ class ConvolutionalFusion(nn.Module):
         self.fuse = ConvolutionNormActivation(2 * channels, channels)
 
     def forward(
-        self, pixels: Tensor, words: Tensor, word_mask: Tensor, size: tuple[int, int]
+        self, pixels: Tensor, text_features: Tensor, text_mask: Tensor, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        words = self.project_words(words)
-        sentence = masked_mean(words, word_mask).unsqueeze(1).expand_as(pixels)
+        text_features = self.project_words(text_features)
+        sentence = masked_mean(text_features, text_mask).unsqueeze(1).expand_as(pixels)
         fused = self.fuse(to_map(torch.cat([pixels, sentence], -1), size))
-        return fused.flatten(2).transpose(1, 2), words
+        return fused.flatten(2).transpose(1, 2), text_features
 
 
 class QueryToken(nn.Module):
@@ -182,18 +182,19 @@ class QueryToken(nn.Module):
         super().__init__()
         self.query = nn.Parameter(torch.zeros(1, 1, channels))
 
-    def forward(self, words: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, text_features: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (batch, tokens, channels) and their mask (batch, tokens), 1 = token."""
-        batch = words.shape[0]
-        return self.query.expand(batch, -1, -1), word_mask.new_ones(batch, 1)
+        batch = text_features.shape[0]
+        return self.query.expand(batch, -1, -1), text_mask.new_ones(batch, 1)
 
 
 class GuidedQueryToken(QueryToken):
     """F_c: the multi-modal query F_m in front of the words F_val with their positions (section 3.4)."""
 
-    def forward(self, words: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor]:
-        query, query_mask = super().forward(words, word_mask)
-        return torch.cat([query, words + sinusoidal_positions(words)], 1), torch.cat([query_mask, word_mask], 1)
+    def forward(self, text_features: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
+        query, query_mask = super().forward(text_features, text_mask)
+        placed = text_features + sinusoidal_positions(text_features)
+        return torch.cat([query, placed], 1), torch.cat([query_mask, text_mask], 1)
 
 
 class MutualAwareDecoderBlock(nn.Module):
@@ -239,7 +240,7 @@ class TwoWayDecoderBlock(MutualAwareDecoderBlock):
 class MutualAwareMaskDecoder(nn.Module):
     """Pixels and words to logits at four times the size of the map (section 3.4).
 
-    `pixels` (batch, channels, h, w), `words` (batch, tokens, channels), `word_mask` (batch, tokens); returns
+    `pixels` (batch, channels, h, w), `text_features` (batch, tokens, channels), `text_mask` (batch, tokens); returns
     (batch, 4 h, 4 w).
     """
 
@@ -265,9 +266,9 @@ class MutualAwareMaskDecoder(nn.Module):
             nn.Linear(channels, channels // 8),
         )
 
-    def forward(self, pixels: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, text_features: Tensor, text_mask: Tensor) -> Tensor:
         size = pixels.shape[-2:]
-        tokens, token_mask = self.query(words, word_mask)
+        tokens, token_mask = self.query(text_features, text_mask)
         pixels = pixels.flatten(2).transpose(1, 2)
         for block in self.blocks:
             pixels, tokens = block(pixels, tokens, token_mask)
@@ -296,11 +297,11 @@ class SamDecoder(nn.Module):
         positions.scale = 1.0
         self.positions = SamPositionalEmbedding(positions)
 
-    def forward(self, pixels: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, text_features: Tensor, text_mask: Tensor) -> Tensor:
         masks, _ = self.decoder(
             image_embeddings=pixels,
             image_positional_embeddings=self.image_positions(pixels),
-            sparse_prompt_embeddings=masked_mean(words, word_mask)[:, None, None],
+            sparse_prompt_embeddings=masked_mean(text_features, text_mask)[:, None, None],
             dense_prompt_embeddings=pixels.new_zeros(1),
             multimask_output=False,
         )
@@ -393,16 +394,16 @@ class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         """F_l (section 3.1), (batch, tokens, text channels)."""
         return self.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
-    def fuse(self, image: ImageFeatures, words: Tensor, word_mask: Tensor) -> FusedFeatures:
+    def fuse(self, image: ImageFeatures, text_features: Tensor, text_mask: Tensor) -> FusedFeatures:
         """F_lav as a map, and F_val (section 3.3)."""
         pixels = image.features
         for block in self.fusion:
-            pixels, words = block(pixels, words, word_mask, image.map_size)
-        return FusedFeatures(maps=[to_map(pixels, image.map_size)], words=words, word_mask=word_mask)
+            pixels, text_features = block(pixels, text_features, text_mask, image.map_size)
+        return FusedFeatures(maps=[to_map(pixels, image.map_size)], text_features=text_features, text_mask=text_mask)
 
     def decode(self, fused: FusedFeatures, image_size: tuple[int, int]) -> Tensor:
         """Logits at the input size, (batch, height, width) (section 3.4)."""
-        logits = self.mask_decoder(fused.maps[-1], fused.words, fused.word_mask)
+        logits = self.mask_decoder(fused.maps[-1], fused.text_features, fused.text_mask)
         return resize(logits.unsqueeze(1), image_size, align_corners=False).squeeze(1)
 
     def compute_losses(self, logits: Tensor, mask_labels: Tensor, fused: FusedFeatures) -> dict[str, Tensor]:
@@ -419,8 +420,8 @@ class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         with record_calls(blocks) as calls:
             self.fuse(*self.encode_inputs(pixel_values, input_ids, attention_mask))
         explanations: dict[str, Explanation] = {}
-        for number, (block, (pixels, words, mask, size), _) in enumerate(calls, start=1):
-            projected = block.project_pixels(pixels), block.project_words(words)
+        for number, (block, (pixels, text_features, mask, size), _) in enumerate(calls, start=1):
+            projected = block.project_pixels(pixels), block.project_words(text_features)
             to_words, to_pixels = (weights[0] for weights in block.mutual_attention(*projected, mask))
             maps = (to_pixels * mask[0, :, None]).unflatten(1, size)
             explanations[f"words_to_pixels_{number}"] = WordMaps(maps)

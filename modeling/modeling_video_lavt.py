@@ -261,8 +261,8 @@ class WordUpdate(nn.Module):
 
     The paper says no more than that an attention module like the 3D PWAM has the two sides exchanged; here it is that
     of one frame, as words have no neighbors, and a gate, a tanh, starts almost closed.
-    `words` (batch, tokens, channels), `visual` (batch, frames, height, width, visual channels); returns the shape of
-    `words`.
+    `text_features` (batch, tokens, channels), `visual` (batch, frames, height, width, visual channels); returns the
+    shape of `text_features`.
     """
 
     def __init__(self, config: VideoLavtConfig, stage: int) -> None:
@@ -274,17 +274,17 @@ class WordUpdate(nn.Module):
         self.attention = CrossModalAttention(config, channels, config.stage_widths[stage], norm, activation)
         self.gate = LanguageGate(channels, "tanh")
 
-    def forward(self, words: Tensor, visual: Tensor) -> Tensor:
+    def forward(self, text_features: Tensor, visual: Tensor) -> Tensor:
         positions = visual.flatten(1, 3)
-        fused = self.attention(words, positions, positions.new_ones(positions.shape[:2]))
-        return words + self.gate(fused) * fused
+        fused = self.attention(text_features, positions, positions.new_ones(positions.shape[:2]))
+        return text_features + self.gate(fused) * fused
 
 
 class UnchangedWords(nn.Module):
     """No update: where the configuration has none, or nothing reads the words any more."""
 
-    def forward(self, words: Tensor, visual: Tensor) -> Tensor:
-        return words
+    def forward(self, text_features: Tensor, visual: Tensor) -> Tensor:
+        return text_features
 
 
 def build_word_update(config: VideoLavtConfig, stage: int) -> nn.Module:
@@ -397,16 +397,16 @@ class VideoLavtForReferringSegmentation(LavtForReferringSegmentation):
         """
         return self.backbone.encode_stage(index, features)
 
-    def fuse(self, image: ImageFeatures, words: Tensor, word_mask: Tensor) -> FusedFeatures:
+    def fuse(self, image: ImageFeatures, text_features: Tensor, text_mask: Tensor) -> FusedFeatures:
         """Language-aware visual encoding (section 3.2.1): the decoder's feature maps."""
         visual, maps = image.features, []
         for index, (stage, update) in enumerate(zip(self.stages, self.word_updates, strict=True)):
-            enhanced, features = stage(visual, words, word_mask)
-            words = update(words, visual)
+            enhanced, features = stage(visual, text_features, text_mask)
+            text_features = update(text_features, visual)
             maps.append(stack_frames(features))
             if index + 1 < len(self.stages):
                 visual = self.encode_stage(index + 1, enhanced, image.image_size)
-        return FusedFeatures(maps=maps, words=words, word_mask=word_mask)
+        return FusedFeatures(maps=maps, text_features=text_features, text_mask=text_mask)
 
     def decode(self, fused: FusedFeatures, image_size: tuple[int, ...]) -> Tensor:
         """Foreground minus background, (batch, frames, height, width), for images (batch, height, width)."""

@@ -114,7 +114,7 @@ class TestMagNet(MethodTests):
         """In the paper's form; in the released form never, as long as nothing is padding."""
         model, inputs = self.build(cam_language=cam_language), self.inputs()
         swapped = {**inputs, "pixel_values": inputs["pixel_values"].flip(0)}
-        first, second = self.fused(model, inputs).words, self.fused(model, swapped).words
+        first, second = self.fused(model, inputs).text_features, self.fused(model, swapped).text_features
         difference = (first - second).abs().amax(2)
         assert (difference > 1e-3).all() if is_seen else difference.max() < 1e-4
 
@@ -124,8 +124,8 @@ class TestMagNet(MethodTests):
         padded = dict(inputs)
         for name, filling in (("input_ids", 7), ("attention_mask", 0)):
             padded[name] = F.pad(inputs[name], (0, 5), value=filling)
-        words = self.fused(model, padded).words[:, :6]
-        assert_close(words, self.fused(model, inputs).words, atol=1e-5, rtol=0)
+        words = self.fused(model, padded).text_features[:, :6]
+        assert_close(words, self.fused(model, inputs).text_features, atol=1e-5, rtol=0)
 
     @pytest.mark.parametrize("cam_language", ["paper", "released"])
     def test_no_gate_starts_without_a_gradient(self, cam_language: str) -> None:

@@ -56,7 +56,7 @@ def test_forward_matches_the_reference(case: str, attention: str) -> None:
     fused = model.fuse(image, words, inputs["attention_mask"].float())
     for index, maps in enumerate(fused.maps):
         assert_close(maps, tensors[f"img_stage{index + 1}.mixer_out"], atol=1e-4, rtol=0)
-    assert_close(fused.words, tensors["lang_stage4.next"], atol=1e-4, rtol=0)
+    assert_close(fused.text_features, tensors["lang_stage4.next"], atol=1e-4, rtol=0)
     masks = model.head.transformer(fused.scales, fused.mask_features).masks_queries_logits
     expected = [tensors[f"aux.{index}.pred_masks"] for index in range(4)] + [tensors["pred_masks"]]
     for actual, mask in zip(masks, expected, strict=True):

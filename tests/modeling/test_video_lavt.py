@@ -277,14 +277,14 @@ class TestVideoLavt(MethodTests):
         assert [type(update) for update in updates] == [WordUpdate] * 2 + [UnchangedWords] * 2
         assert all(isinstance(update, UnchangedWords) for update in self.build().word_updates)
         logits = model(**inputs).logits
-        image, words, word_mask = model.encode_inputs(**inputs)
-        fused = model.fuse(image, words, word_mask)
-        assert (fused.words - words).abs().max() > 1e-6
+        image, text, text_mask = model.encode_inputs(**inputs)
+        fused = model.fuse(image, text, text_mask)
+        assert (fused.text_features - text).abs().max() > 1e-6
         # Each word sees all frames: another last frame changes the words.
         other = inputs["pixel_values"].clone()
         other[:, -1] = 0
-        changed = model.fuse(model.get_image_features(other), words, word_mask)
-        assert (changed.words - fused.words).abs().max() > 1e-7
+        changed = model.fuse(model.get_image_features(other), text, text_mask)
+        assert (changed.text_features - fused.text_features).abs().max() > 1e-7
         for update in model.word_updates[:3]:
             update.gate.expand.weight *= 100
         assert (model(**inputs).logits - logits).abs().max() > 1e-4

@@ -78,9 +78,9 @@ def test_video_swin_matches_the_reference(case: str) -> None:
 def test_forward_matches_the_reference(case: str) -> None:
     tensors, inputs = golden_case(case)
     model, frames = golden_model(), inputs["pixel_values"].shape[1]
-    image, words, word_mask = model.encode_inputs(**inputs)
-    assert_close(words, tensors["last_hidden_state"], atol=1e-4, rtol=0)
-    for index, maps in enumerate(model.fuse(image, words, word_mask).maps):
+    image, text, text_mask = model.encode_inputs(**inputs)
+    assert_close(text, tensors["last_hidden_state"], atol=1e-4, rtol=0)
+    for index, maps in enumerate(model.fuse(image, text, text_mask).maps):
         assert_close(split_frames(maps, frames), tensors[f"features.{index}"], atol=1e-3, rtol=0)
     background, foreground = tensors["logits"].unbind(1)
     assert_close(model(**inputs).logits.flatten(0, 1), foreground - background, atol=1e-4, rtol=0)
