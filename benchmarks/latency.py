@@ -30,7 +30,7 @@ from transformers import SwinModel
 
 from hf_refseg import AutoModelForReferringSegmentation, LavtConfig, LavtForReferringSegmentation, RefSegProcessor
 from hf_refseg.data.examples import ImageExamples
-from hf_refseg.datasets_scripts.refshapes import build_refshapes
+from hf_refseg.data.loading import load_refseg
 from hf_refseg.evaluation.protocols import mask_counts, per_sample_iou
 from hf_refseg.modeling.swin_refseg import SwinStages
 
@@ -166,7 +166,7 @@ def measure_agreement(folder: str) -> dict:
     model = AutoModelForReferringSegmentation.from_pretrained(folder)
     processor = RefSegProcessor.from_pretrained(folder)
     size = processor.image_processor.size["height"]
-    rows = build_refshapes(train_size=1, val_size=100, test_size=1, image_size=size)["val"]
+    rows = load_refseg("refshapes", train_size=1, val_size=100, test_size=1, image_size=size)["val"]
     masks: dict[torch.dtype, list[torch.Tensor]] = {}
     for dtype in (torch.float32, torch.bfloat16):
         masks[dtype] = []

@@ -29,7 +29,8 @@ from transformers import AutoConfig, BertTokenizer, PreTrainedModel
 
 from hf_refseg import AutoModelForReferringSegmentation, RefSegImageProcessor, RefSegProcessor
 from hf_refseg.data.examples import ReferentExamples, RefSegCollator
-from hf_refseg.datasets_scripts.refshapes import REFSHAPES_WORDS, build_refshapes
+from hf_refseg.data.loading import load_refseg
+from hf_refseg.datasets_scripts.refshapes import REFSHAPES_WORDS
 from hf_refseg.modeling.modeling_outputs_refseg import ImageFeatures
 from hf_refseg.training.feature_cache import EncodedCollator, FeatureCache
 
@@ -77,7 +78,7 @@ def build_model_and_processor(arguments: argparse.Namespace) -> tuple[PreTrained
 
 def rows_of_images(images: int) -> Dataset:
     """One referent of each of so many images."""
-    rows = build_refshapes(train_size=images, val_size=1, test_size=1)["train"]
+    rows = load_refseg("refshapes", train_size=images, val_size=1, test_size=1)["train"]
     first_rows = {image_id: row for row, image_id in reversed(list(enumerate(rows["image_id"])))}
     return rows.select(sorted(first_rows.values()))
 

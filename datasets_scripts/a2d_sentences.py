@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_refseg.data.loading import MAX_FRAMES, DataFormatError
 from hf_refseg.data.masks import MAX_PIXELS, encode_mask
+from hf_refseg.data.rows import MAX_FRAMES, DataFormatError
 from hf_refseg.datasets_scripts.refer import AGAIN, list_folder, warn_of_repeats
 from hf_refseg.datasets_scripts.video import (
     VideoBuilder,

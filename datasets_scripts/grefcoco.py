@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hf_refseg.data.loading import DataFormatError
+from hf_refseg.data.rows import DataFormatError, read_json
 from hf_refseg.messages import short_text
 
-from .refer import AGAIN, Instances, Refer, is_int64, read_json
+from .refer import AGAIN, Instances, Refer, is_int64
 
 NO_TARGET = -1
 

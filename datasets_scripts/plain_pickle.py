@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_refseg.data.loading import DataFormatError
+from hf_refseg.data.rows import DataFormatError
 
 MAX_BYTES = 2**28
 MAX_STEPS = 2**26

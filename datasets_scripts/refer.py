@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 from collections import Counter
@@ -17,8 +16,9 @@ from typing import Any
 import datasets
 import numpy as np
 
-from hf_refseg.data.loading import REFER_SPLITS, DataFormatError, row_features
+from hf_refseg.data.loading import REFER_SPLITS
 from hf_refseg.data.masks import MAX_PIXELS, InvalidMaskError, annotation_to_mask, encode_mask
+from hf_refseg.data.rows import DataFormatError, read_json, row_features
 from hf_refseg.files import is_plain_name
 from hf_refseg.messages import name_text, one_line, short_text
 
@@ -48,7 +48,7 @@ class ReferConfig(datasets.BuilderConfig):
 
 
 class Refer(datasets.GeneratorBasedBuilder):
-    """One row for each ref of `refs(<split_by>).p`; see `hf_refseg.data.loading.row_features` for the columns.
+    """One row for each ref of `refs(<split_by>).p`; see `hf_refseg.data.rows.row_features` for the columns.
 
     Images are referenced by their path. Raises `DataFormatError` for files that are damaged or inconsistent.
     """
@@ -125,26 +125,6 @@ class Refer(datasets.GeneratorBasedBuilder):
             "no_target": not targets,
             "sentences": _sentences(ref, where),
         }
-
-
-def read_json(path: Path) -> Any:
-    """Parse a JSON file; raises `DataFormatError` when it is damaged, or a mapping in it has a key twice."""
-
-    def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            repeated, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-            raise DataFormatError(
-                f"{path} has the key {short_text(repeated)} twice in one mapping. Remove one of the records."
-            )
-        return found
-
-    try:
-        return json.loads(path.read_bytes(), object_pairs_hook=mapping)
-    except DataFormatError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise DataFormatError(f"{path} is not valid JSON ({error}). Download the file again.") from error
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from hf_refseg.data.loading import build_rows, row_features
 from hf_refseg.data.masks import encode_mask, mask_to_bbox
+from hf_refseg.data.rows import row_features
 from hf_refseg.messages import short_text
 
 from .refshapes_drawing import draw_mask, render_scene
@@ -54,7 +54,14 @@ class RefShapesConfig(datasets.BuilderConfig):
 
 
 class RefShapes(datasets.GeneratorBasedBuilder):
-    """Builder of the configs `refshapes`, `refshapes+` (no place words) and `grefshapes` (plural, no target)."""
+    """Builder of the configs `refshapes`, `refshapes+` (no place words) and `grefshapes` (plural, no target).
+
+    A scene gives up to four rows, one per referent, with one to three sentences each. The same options give the same
+    bytes; scenes depend on the seed, the split and their number alone, so no two splits share one, while the three
+    configs describe the same scenes in different sentences.
+
+    Raises ValueError for sizes that are no positive whole numbers (pixels: from 64 to 4096).
+    """
 
     BUILDER_CONFIG_CLASS = RefShapesConfig
     BUILDER_CONFIGS = [RefShapesConfig(name=name, version=VERSION) for name in MIXTURES]
@@ -114,39 +121,6 @@ def _make_row(
     }
 
 
-def build_refshapes(
-    config_name: str = "refshapes",
-    train_size: int = 8000,
-    val_size: int = 500,
-    test_size: int = 500,
-    image_size: int = 128,
-    seed: int = 0,
-    cache_dir: str | None = None,
-) -> datasets.DatasetDict:
-    """RefShapes with the splits train, val and test, generated once and then read from the cache.
-
-    Sizes are numbers of scenes; a scene gives up to four rows, one per referent, with one to three sentences each.
-    `cache_dir` is where the generated Arrow files lie (default: the cache of the datasets library). The same options
-    give the same bytes; scenes depend on the seed, the split and their number alone, so no two splits share one, while
-    the three configs describe the same scenes in different sentences.
-
-    Raises ValueError for a config name that does not exist and for sizes that are no positive whole numbers (pixels:
-    from 64 to 4096).
-    """
-    if config_name not in MIXTURES:
-        raise ValueError(f"unknown RefShapes config {config_name!r}; available: {', '.join(MIXTURES)}")
-    builder = RefShapes(
-        config_name=config_name,
-        cache_dir=cache_dir,
-        train_size=train_size,
-        val_size=val_size,
-        test_size=test_size,
-        image_size=image_size,
-        seed=seed,
-    )
-    return build_rows(builder)
-
-
 __all__ = [
     "REFSHAPES_WORDS",
     "Expression",
@@ -154,7 +128,6 @@ __all__ = [
     "RefShapesConfig",
     "Scene",
     "ShapeObject",
-    "build_refshapes",
     "make_rows",
     "render_scene",
     "sample_referents",

@@ -10,8 +10,8 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from hf_refseg.data.loading import build_rows, video_features
 from hf_refseg.data.masks import MAX_PIXELS, encode_mask
+from hf_refseg.data.rows import video_features
 
 from .refshapes import RefShapes, RefShapesConfig
 from .refshapes_drawing import render_scene
@@ -42,7 +42,19 @@ class RefShapesVideoConfig(RefShapesConfig):
 
 
 class RefShapesVideo(RefShapes):
-    """Builder of `refshapes_video`, one row per video."""
+    """Builder of `refshapes_video`, one row per video, every frame annotated.
+
+    About 70 % of the sentences are about motion ("the red circle moving left", "faster star", "square that appears")
+    and call their object what fits another one of the video too; the others name attributes that it alone has. The
+    identifier of a sentence ends in its kind, "-motion" or "-attribute", so that each can be scored on its own.
+
+    A video has one to four referents with one to three sentences each. Objects that move cover their way from the
+    first frame to the last, however many frames that are. The same options give the same bytes; a video depends on the
+    seed, the split and its number alone, so no two splits share one.
+
+    Raises ValueError for options that are no positive whole numbers (pixels: from 64 to 4096, frames: at least 4, and
+    at most as many as have `MAX_PIXELS` pixels together).
+    """
 
     BUILDER_CONFIG_CLASS = RefShapesVideoConfig
     BUILDER_CONFIGS = [RefShapesVideoConfig(name="refshapes_video", version=VERSION)]
@@ -106,49 +118,11 @@ def _encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def build_refshapes_video(
-    train_size: int = 4000,
-    val_size: int = 300,
-    test_size: int = 300,
-    image_size: int = 96,
-    num_frames: int = 8,
-    seed: int = 0,
-    cache_dir: str | None = None,
-) -> datasets.DatasetDict:
-    """RefShapes in motion with the splits train, val and test, generated once and then read from the cache.
-
-    Rows have the columns of `video_features`, every frame annotated. About 70 % of the sentences are about motion
-    ("the red circle moving left", "faster star", "square that appears") and call their object what fits another one
-    of the video too; the others name attributes that it alone has. The identifier of a sentence ends in its kind,
-    "-motion" or "-attribute", so that each can be scored on its own.
-
-    Sizes are numbers of videos; a video has one to four referents with one to three sentences each. Objects that move
-    cover their way from the first frame to the last, however many frames that are. The same options give the same
-    bytes; a video depends on the seed, the split and its number alone, so no two splits share one. `cache_dir` is
-    where the generated Arrow files lie (default: the cache of the datasets library).
-
-    Raises ValueError for options that are no positive whole numbers (pixels: from 64 to 4096, frames: at least 4, and
-    at most as many as have `MAX_PIXELS` pixels together).
-    """
-    builder = RefShapesVideo(
-        config_name="refshapes_video",
-        cache_dir=cache_dir,
-        train_size=train_size,
-        val_size=val_size,
-        test_size=test_size,
-        image_size=image_size,
-        num_frames=num_frames,
-        seed=seed,
-    )
-    return build_rows(builder)
-
-
 __all__ = [
     "REFSHAPES_VIDEO_WORDS",
     "RefShapesVideo",
     "RefShapesVideoConfig",
     "VideoScene",
-    "build_refshapes_video",
     "make_row",
     "render_frame",
     "sample_video",

@@ -14,8 +14,8 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from hf_refseg.data.loading import DataFormatError, video_features
 from hf_refseg.data.masks import encode_mask
+from hf_refseg.data.rows import DataFormatError, video_features
 from hf_refseg.datasets_scripts.refer import (
     AGAIN,
     fingerprint_files,
@@ -38,7 +38,7 @@ class VideoConfig(datasets.BuilderConfig):
 
 
 class VideoBuilder(datasets.GeneratorBasedBuilder):
-    """One row for each video, see `hf_refseg.data.loading.video_features`; frames are referenced by their path.
+    """One row for each video, see `hf_refseg.data.rows.video_features`; frames are referenced by their path.
 
     A data set says which files it is made of (`annotation_files`, `mask_files`), which videos each split has
     (`read_videos`) and how a video becomes a row (`row`). All of them raise `DataFormatError`, which names file,

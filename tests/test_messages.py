@@ -5,8 +5,7 @@ import pickle
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from hf_refseg.data.examples import InvalidRowError
-from hf_refseg.data.loading import DataFormatError
+from hf_refseg.data.rows import DataFormatError, InvalidRowError
 from hf_refseg.messages import BadInputError, name_text, one_line, short_text
 
 HOSTILE = "a\x1b[2J\r\n\x00\u2028\u202e\ud800" + "x" * 10_000

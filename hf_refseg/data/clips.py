@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from hf_refseg.data.examples import DrawnExamples, InvalidRowError, checked_sentences, open_image, open_mask
-from hf_refseg.data.loading import MAX_FRAMES, DataFormatError, video_features
+from hf_refseg.data.examples import DrawnExamples, checked_sentences, open_image, open_mask
+from hf_refseg.data.rows import MAX_FRAMES, DataFormatError, InvalidRowError, video_features
 from hf_refseg.messages import name_text, short_text
 from hf_refseg.modeling.losses_refseg import NOT_ANNOTATED
 

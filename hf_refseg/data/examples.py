@@ -15,19 +15,15 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from hf_refseg.data.loading import DataFormatError
 from hf_refseg.data.masks import InvalidMaskError, decode_mask
-from hf_refseg.messages import BadInputError, name_text
+from hf_refseg.data.rows import DataFormatError, InvalidRowError
+from hf_refseg.messages import name_text
 from hf_refseg.modeling.image_processing_refseg import decode_rgb
 from hf_refseg.modeling.pictures_refseg import PictureError, open_picture, picture_faults
 
 ReadImage = Callable[[dict[str, Any]], Any]
 
 REQUIRED_COLUMNS = ("image", "image_id", "ref_id", "mask", "no_target", "sentences")
-
-
-class InvalidRowError(BadInputError):
-    """A row that cannot become an example: an image that does not open, a mask of another size, an empty sentence."""
 
 
 class DrawnExamples(Dataset):

@@ -13,11 +13,11 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from huggingface_hub import DatasetCard
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
-from ..datasets_scripts.refer import read_json
+from ..data.rows import read_json
 from ..hub.dataset_card import SOURCES
 from ..messages import BadInputError
-from .loading import DataFormatError
 from .prepared import load_card
+from .rows import DataFormatError
 
 logger = logging.getLogger(__name__)
 

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable
 from dataclasses import fields
 from inspect import signature
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import writing_into
-from ..messages import BadInputError
 from ..modeling.names_refseg import nearest_names
 from .masks import MASK_OVERLAPS
+from .prepared import load_prepared
+from .rows import DataFormatError, check_columns, filling_cache, reading_parquet, require_literal_name
 
 if TYPE_CHECKING:
-    import pyarrow
-    from datasets import Dataset, DatasetBuilder, DatasetDict, Features, IterableDataset
+    from datasets import DatasetBuilder, DatasetDict
 
 # The splits that each partition (split_by) of a data set has; the first partition is the default one.
 REFER_SPLITS = {
@@ -34,8 +30,6 @@ REFSHAPES_VIDEO = "refshapes_video"
 # Read from their original files, see `video_loading`.
 VIDEO_DATASETS = ("ref_youtube_vos", "ref_davis17", "a2d_sentences", "jhmdb_sentences")
 DATASET_NAMES = (*REFER_SPLITS, *REFSHAPES, REFSHAPES_VIDEO, *VIDEO_DATASETS)
-# What a video may have, because its row and its clips are in memory at once; no data set comes near.
-MAX_FRAMES = 10_000
 SCENE_OPTIONS = ("train_size", "val_size", "test_size", "image_size", "seed", "cache_dir")
 # The options of `load_refseg` that each data set takes; those of other data sets are those of `load_dataset`.
 DATASET_OPTIONS = {
@@ -45,68 +39,6 @@ DATASET_OPTIONS = {
     **dict.fromkeys(VIDEO_DATASETS, ("data_dir", "cache_dir")),
     "a2d_sentences": ("data_dir", "cache_dir", "context_frames"),
 }
-
-
-class DataFormatError(BadInputError):
-    """Files of a data set which are absent, damaged or not in the layout and format of that data set."""
-
-
-def row_features() -> Features:
-    """The columns of every image data set of the library: one row for each referent of an image.
-
-    `mask` is COCO's compressed run-length encoding of the union of the annotations, `bbox` is x, y, width, height in
-    pixels. A referent without a target has an empty mask, `no_target` True and a `bbox` of four zeros.
-    """
-    from datasets import Features, Image, List, Value
-
-    return Features(
-        {
-            "image": Image(),
-            "image_id": Value("string"),
-            "ref_id": Value("string"),
-            "ann_ids": List(Value("int64")),
-            "category": Value("string"),
-            "mask": {"size": List(Value("int32"), length=2), "counts": Value("string")},
-            "bbox": List(Value("float64"), length=4),
-            "no_target": Value("bool"),
-            "sentences": List({"sent_id": Value("string"), "raw": Value("string"), "sent": Value("string")}),
-        }
-    )
-
-
-def video_features() -> Features:
-    """The columns of every video data set of the library: one row for each video, with all that it shows.
-
-    `frame_names` are those of the original files, without ending. Of a referent's frames only some may be annotated:
-    `annotated_frames` are their numbers (places in `frames`, ascending) and `masks` their masks, COCO's compressed
-    run-length encoding, empty where the referent is out of sight. `annotator` is empty save where a data set scores
-    the sentences of each annotator on their own (Ref-DAVIS17).
-    """
-    from datasets import Features, Image, List, Value
-
-    return Features(
-        {
-            "video_id": Value("string"),
-            "frame_names": List(Value("string")),
-            "frames": List(Image()),
-            "referents": List(
-                {
-                    "ref_id": Value("string"),
-                    "category": Value("string"),
-                    "annotated_frames": List(Value("int32")),
-                    "masks": List({"size": List(Value("int32"), length=2), "counts": Value("string")}),
-                    "sentences": List(
-                        {
-                            "sent_id": Value("string"),
-                            "raw": Value("string"),
-                            "sent": Value("string"),
-                            "annotator": Value("string"),
-                        }
-                    ),
-                }
-            ),
-        }
-    )
 
 
 def load_refseg(
@@ -149,13 +81,7 @@ def load_refseg(
         from .video_loading import load_video_dataset
 
         return load_video_dataset(name, data_dir, **options)
-    if name == REFSHAPES_VIDEO:
-        from hf_refseg.datasets_scripts.refshapes_video import build_refshapes_video
-
-        return build_refshapes_video(**options)
-    from hf_refseg.datasets_scripts.refshapes import build_refshapes
-
-    return build_refshapes(config_name=name, **options)
+    return _load_refshapes(name, **options)
 
 
 def option_names(name: str) -> tuple[str, ...]:
@@ -217,6 +143,16 @@ def _load_refer(
     return build_rows(builder)
 
 
+def _load_refshapes(name: str, cache_dir: str | PathLike[str] | None = None, **options: Any) -> DatasetDict:
+    from hf_refseg.datasets_scripts.refshapes import RefShapes
+    from hf_refseg.datasets_scripts.refshapes_video import RefShapesVideo
+
+    builder_class = RefShapesVideo if name == REFSHAPES_VIDEO else RefShapes
+    return build_rows(
+        builder_class(config_name=name, cache_dir=None if cache_dir is None else str(cache_dir), **options)
+    )
+
+
 def build_rows(builder: DatasetBuilder) -> DatasetDict:
     """The splits of a builder, from its cache where it has them; raises what was wrong itself, not as a cause."""
     from datasets.exceptions import DatasetGenerationError
@@ -231,56 +167,9 @@ def build_rows(builder: DatasetBuilder) -> DatasetDict:
     return builder.as_dataset()
 
 
-def filling_cache(folder: str | PathLike[str] | None) -> AbstractContextManager[None]:
-    """A context that fills the cache of `datasets` in `folder`, None = its usual one; raises as `writing_into`."""
-    from datasets import config
-
-    folder = config.HF_DATASETS_CACHE if folder is None else folder
-    require_literal_name(folder)
-    remedy = "Make room, or name another cache_dir (HF_DATASETS_CACHE for all data sets)"
-    return writing_into(folder, remedy)
-
-
-def require_literal_name(folder: str | PathLike[str] | None) -> None:
-    """Raises `DataFormatError` for a folder whose name `datasets` takes for that of another one, or cannot store.
-
-    "::" stands before the name of an archive to it, and it puts the values of environment variables in the place of
-    their names; there is no way to write either of them otherwise. None is fine.
-    """
-    name = "" if folder is None else str(Path(folder).resolve())
-    faults = {
-        "holds '::', which the library datasets takes for the end of an archive's name": "::" in name,
-        "holds the name of an environment variable": os.path.expandvars(name) != name,
-        "is no text in UTF-8": re.search("[\ud800-\udfff]", name) is not None,
-    }
-    for fault, is_so in faults.items():
-        if is_so:
-            raise DataFormatError(f"The name of the folder {name} {fault}. Rename it, or choose another one.")
-
-
-@contextmanager
-def reading_parquet(name: object) -> Iterator[None]:
-    """A context in which `datasets` reads the Parquet files of a data set.
-
-    Raises:
-        DataFormatError: they are damaged; it names the data set.
-    """
-    from datasets.exceptions import DatasetGenerationError
-
-    try:
-        yield
-    except DatasetGenerationError as error:
-        raise DataFormatError(
-            f"{name} is damaged ({error.__cause__ or error}). Prepare it again with the same options, which names the "
-            "damaged file, or download it again."
-        ) from error
-
-
 def _load_rows(name: str, **options: Any) -> DatasetDict:
     """A prepared folder or a data set on the Hub."""
     from datasets import load_dataset
-
-    from .prepared import load_prepared
 
     folder = Path(name)
     if not folder.is_dir() and (name.count("/") != 1 or name.startswith((".", "/"))):
@@ -300,41 +189,5 @@ def _load_rows(name: str, **options: Any) -> DatasetDict:
         with reading_parquet(name), filling_cache(options.get("cache_dir")):
             dataset = load_dataset(name, **options)
     for split, rows in dataset.items():
-        _check_columns(f"{name} ({split})", rows)
+        check_columns(f"{name} ({split})", rows)
     return dataset
-
-
-def _check_columns(where: str, rows: Dataset | IterableDataset) -> None:
-    """Raises `DataFormatError` unless rows have the columns of this library, and, where they are there, no gaps."""
-    from datasets import Dataset
-
-    features = video_features() if "frames" in rows.column_names else row_features()
-    missing = _columns(features.arrow_schema) - _columns(rows.features.arrow_schema)
-    # Of a column that is not there at all its own name says enough.
-    names = {name if name.split(".")[0] in rows.column_names else name.split(".")[0] for name, _ in missing}
-    if names:
-        raise DataFormatError(
-            f"{where} is no data set for referring segmentation: it lacks the columns {', '.join(sorted(names))}, or "
-            "has values of another type there. Write it with `hf-refseg prepare`."
-        )
-    for name in features if isinstance(rows, Dataset) else ():
-        if count := rows.data[name].null_count:
-            raise DataFormatError(f"{where}: {count} rows have no {name}. Remove them, or write their {name}.")
-
-
-def _columns(schema: Iterable[pyarrow.Field], prefix: str = "") -> set[tuple[str, str]]:
-    """The name of every column, those within columns as "sentences.raw", and the kind of its values."""
-    import pyarrow.types as types
-
-    kinds = {"text": (types.is_string, types.is_large_string), "number": (types.is_integer, types.is_floating)}
-    found: set[tuple[str, str]] = set()
-    for field in schema:
-        name, kind = f"{prefix}{field.name}", field.type
-        while types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-            kind = kind.value_type
-        if types.is_struct(kind):
-            found |= _columns(kind, f"{name}.")
-        else:
-            named = (each for each, tests in kinds.items() if any(test(kind) for test in tests))
-            found.add((name, next(named, str(kind))))
-    return found

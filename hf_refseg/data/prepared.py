@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import is_plain_name
 from ..messages import name_text, short_text
-from .loading import DataFormatError, filling_cache, reading_parquet, require_literal_name
+from .rows import DataFormatError, filling_cache, reading_parquet, require_literal_name
 
 if TYPE_CHECKING:
     from datasets import DatasetDict

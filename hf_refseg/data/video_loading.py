@@ -7,7 +7,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .loading import DataFormatError, build_rows
+from .loading import build_rows
+from .rows import DataFormatError
 
 if TYPE_CHECKING:
     from datasets import DatasetDict

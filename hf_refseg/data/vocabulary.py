@@ -18,7 +18,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from ..messages import short_text
-from .loading import DataFormatError
+from .rows import DataFormatError
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..data.clips import VideoExamples
-from ..data.loading import DataFormatError
 from ..data.masks import decode_mask, encode_mask
+from ..data.rows import DataFormatError
 from ..files import write_json
 from ..messages import short_text
 from ..modeling.modeling_outputs_refseg import NotFiniteError

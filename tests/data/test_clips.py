@@ -25,10 +25,10 @@ from hf_refseg.data.clips import (
     VideoExamples,
     choose_clip,
 )
-from hf_refseg.data.examples import InvalidRowError, ReferentExamples
-from hf_refseg.data.loading import DataFormatError, load_refseg, video_features
+from hf_refseg.data.examples import ReferentExamples
+from hf_refseg.data.loading import load_refseg
 from hf_refseg.data.masks import InvalidMaskError, decode_mask, encode_mask
-from hf_refseg.datasets_scripts.refshapes import build_refshapes
+from hf_refseg.data.rows import DataFormatError, InvalidRowError, video_features
 from hf_refseg.evaluation.submission import SubmissionWriter, write_submission
 
 
@@ -168,7 +168,9 @@ def test_only_the_frames_of_the_clip_are_opened(rows, monkeypatch):
 
 
 def test_frame_examples_have_the_form_of_referent_examples(rows, tmp_path):
-    images = build_refshapes("refshapes", 2, 1, 1, image_size=64, cache_dir=str(tmp_path))["train"]
+    images = load_refseg("refshapes", train_size=2, val_size=1, test_size=1, image_size=64, cache_dir=str(tmp_path))[
+        "train"
+    ]
     examples = FrameExamples(rows)
     assert len(examples) == 4 and set(examples[0]) == set(ReferentExamples(images)[0])
     seen = set()
@@ -291,7 +293,9 @@ def test_bad_rows_are_named(changes, error, message):
 
 
 def test_unusable_data_sets_and_options(rows, tmp_path):
-    images = build_refshapes("refshapes", 2, 1, 1, image_size=64, cache_dir=str(tmp_path))["train"]
+    images = load_refseg("refshapes", train_size=2, val_size=1, test_size=1, image_size=64, cache_dir=str(tmp_path))[
+        "train"
+    ]
     with pytest.raises(DataFormatError, match="no column video_id, frame_names, frames, referents"):
         ClipExamples(images, 4)
     with pytest.raises(DataFormatError, match="no annotated frame to train on"):

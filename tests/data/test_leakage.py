@@ -17,8 +17,9 @@ from tiny_lavt import tiny_lavt
 
 from hf_refseg.data.examples import ReferentExamples
 from hf_refseg.data.leakage import TrainingPart, drop_images, image_collection, join_training_splits, read_leakage_list
-from hf_refseg.data.loading import DataFormatError, load_refseg
+from hf_refseg.data.loading import load_refseg
 from hf_refseg.data.prepare import prepare_dataset
+from hf_refseg.data.rows import DataFormatError
 from hf_refseg.hub.model_card import write_model_card
 
 GOLDEN = FIXTURES / "refer_api"

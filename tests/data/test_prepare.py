@@ -23,8 +23,9 @@ from PIL import Image
 from places import FIXTURES
 from typer.testing import CliRunner
 
-from hf_refseg.data.loading import DataFormatError, load_refseg, row_features
+from hf_refseg.data.loading import load_refseg
 from hf_refseg.data.prepare import PUBLISHED_COUNTS, prepare_dataset, verify_counts
+from hf_refseg.data.rows import DataFormatError, row_features
 from hf_refseg.files import OutputError
 from hf_refseg.hub.dataset_card import size_category
 from hf_refseg_cli import app

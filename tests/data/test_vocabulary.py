@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from transformers import AutoProcessor, AutoTokenizer
 
 from hf_refseg import RefSegImageProcessor, RefSegProcessor
-from hf_refseg.data.loading import DataFormatError
+from hf_refseg.data.rows import DataFormatError
 from hf_refseg.data.vocabulary import load_glove, train_word_tokenizer
 
 SENTENCES = ["the Red dog", "the man's dog, left", "the LEFT dog", "a café"]

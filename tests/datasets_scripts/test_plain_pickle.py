@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_refseg.data.loading import DataFormatError
+from hf_refseg.data.rows import DataFormatError
 from hf_refseg.datasets_scripts import plain_pickle
 from hf_refseg.datasets_scripts.plain_pickle import read_pickle
 

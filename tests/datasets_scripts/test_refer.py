@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from places import FIXTURES, REAL_DATA
 
-from hf_refseg.data.loading import DataFormatError, load_refseg
+from hf_refseg.data.loading import load_refseg
 from hf_refseg.data.masks import decode_mask
+from hf_refseg.data.rows import DataFormatError
 
 GOLDEN = FIXTURES / "refer_api"
 IMAGES = GOLDEN / "images" / "mscoco" / "images" / "train2014"

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from places import CHECKOUT, SUPPORT
 
-from hf_refseg.data.loading import load_refseg, video_features
+from hf_refseg.data.loading import load_refseg
 from hf_refseg.data.masks import decode_mask
+from hf_refseg.data.rows import video_features
 from hf_refseg.datasets_scripts.refshapes import REFSHAPES_WORDS
 from hf_refseg.datasets_scripts.refshapes_meaning import Noun, Quantified, ShapeObject
 from hf_refseg.datasets_scripts.refshapes_motion import Behavior, Motion, Moving, Speed
@@ -25,7 +26,6 @@ from hf_refseg.datasets_scripts.refshapes_video import (
     REFSHAPES_VIDEO_WORDS,
     RefShapesVideoConfig,
     VideoScene,
-    build_refshapes_video,
     make_row,
     render_frame,
     sample_video,
@@ -336,7 +336,7 @@ def test_things_come_and_go_within_the_video(num_frames):
 def build(tmp_path_factory):
     cache_dir = str(tmp_path_factory.mktemp("refshapes_video"))
     sizes = {"train_size": 24, "val_size": 12, "test_size": 10, "image_size": 64, "cache_dir": cache_dir}
-    return lambda **options: build_refshapes_video(**{**sizes, **options})
+    return lambda **options: load_refseg("refshapes_video", **{**sizes, **options})
 
 
 def test_rows_have_the_documented_features_and_identifiers(build):

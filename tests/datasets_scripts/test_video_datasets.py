@@ -37,9 +37,10 @@ from video_trees import (
 )
 
 from hf_refseg.data import video_loading
-from hf_refseg.data.loading import DataFormatError, load_refseg, video_features
+from hf_refseg.data.loading import load_refseg
 from hf_refseg.data.masks import decode_mask
 from hf_refseg.data.prepare import prepare_dataset
+from hf_refseg.data.rows import DataFormatError, video_features
 from hf_refseg.datasets_scripts import a2d_sentences, jhmdb_sentences
 
 REAL = REAL_DATA

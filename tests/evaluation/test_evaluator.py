@@ -12,8 +12,8 @@ from tiny_lavt import WORDS, tiny_lavt, tiny_processor
 from torch import Tensor, nn
 from transformers import BatchFeature
 
-from hf_refseg.data.loading import row_features
 from hf_refseg.data.masks import decode_mask, encode_mask
+from hf_refseg.data.rows import row_features
 from hf_refseg.evaluation import (
     evaluate_masks,
     evaluate_model,

@@ -16,8 +16,8 @@ from transformers import BertTokenizer
 from typer.testing import CliRunner, Result
 
 from hf_refseg import RefSegImageProcessor, RefSegProcessor
-from hf_refseg.data.loading import DataFormatError, video_features
 from hf_refseg.data.masks import decode_mask, encode_mask
+from hf_refseg.data.rows import DataFormatError, video_features
 from hf_refseg.evaluation import (
     evaluate_video_model,
     predict_video_cases,

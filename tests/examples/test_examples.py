@@ -8,24 +8,19 @@ import pytest
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
-from hf_refseg.data.examples import (
-    ImageExamples,
-    InvalidRowError,
-    ReferentExamples,
-    RefSegCollator,
-    SentenceExamples,
-    read_image_file,
-)
-from hf_refseg.data.loading import DataFormatError, row_features
+from hf_refseg.data.examples import ImageExamples, ReferentExamples, RefSegCollator, SentenceExamples, read_image_file
+from hf_refseg.data.loading import load_refseg
 from hf_refseg.data.masks import InvalidMaskError, decode_mask, encode_mask, mask_to_bbox
-from hf_refseg.datasets_scripts.refshapes import build_refshapes
+from hf_refseg.data.rows import DataFormatError, InvalidRowError, row_features
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     """Rows of 15 images, several referents and sentences each, some without a target."""
     cache_dir = str(tmp_path_factory.mktemp("examples"))
-    return build_refshapes("grefshapes", 15, 1, 1, image_size=64, cache_dir=cache_dir)["train"]
+    return load_refseg("grefshapes", train_size=15, val_size=1, test_size=1, image_size=64, cache_dir=cache_dir)[
+        "train"
+    ]
 
 
 def image_bytes(image, **options):

@@ -14,9 +14,9 @@ from places import FIXTURES
 from train_tiny import build_model, build_processor
 
 from hf_refseg import files
-from hf_refseg.data.loading import DataFormatError, load_refseg
+from hf_refseg.data.loading import load_refseg
 from hf_refseg.data.prepare import prepare_dataset
-from hf_refseg.datasets_scripts.refshapes import build_refshapes
+from hf_refseg.data.rows import DataFormatError
 from hf_refseg.evaluation import submission
 from hf_refseg.evaluation.submission import write_submission
 from hf_refseg.files import write_whole
@@ -129,7 +129,9 @@ def test_a_second_prepare_with_other_options_is_refused(race, prepared, monkeypa
 
 
 def test_two_processes_fill_one_cache_and_encode_each_image_once(race, monkeypatch, tmp_path) -> None:
-    rows = build_refshapes(train_size=6, val_size=2, test_size=1, image_size=64, cache_dir=str(tmp_path / "rows"))
+    rows = load_refseg(
+        "refshapes", train_size=6, val_size=2, test_size=1, image_size=64, cache_dir=str(tmp_path / "rows")
+    )
     model, processor = build_model(), build_processor()
     model.backbone.requires_grad_(False)
     race.pause_in(feature_cache, "_pack", monkeypatch)

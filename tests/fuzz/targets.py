@@ -25,8 +25,8 @@ from video_trees import make_a2d, make_davis, make_jhmdb, make_youtube_vos
 
 from hf_refseg.convert import CheckpointError, convert_lavt_checkpoint, load_checkpoint
 from hf_refseg.data.clips import VideoExamples
-from hf_refseg.data.examples import ImageExamples, InvalidRowError
-from hf_refseg.data.loading import DataFormatError, load_refseg
+from hf_refseg.data.examples import ImageExamples
+from hf_refseg.data.loading import load_refseg
 from hf_refseg.data.masks import (
     InvalidMaskError,
     annotation_to_mask,
@@ -36,6 +36,7 @@ from hf_refseg.data.masks import (
     rasterize_polygons,
 )
 from hf_refseg.data.prepare import prepare_dataset
+from hf_refseg.data.rows import DataFormatError, InvalidRowError
 from hf_refseg.evaluation import ScoredMask, coco_statistics
 from hf_refseg.modeling.image_processing_refseg import open_image
 from hf_refseg.modeling.modeling_outputs_refseg import ReferringSegmentationOutput

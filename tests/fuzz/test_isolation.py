@@ -11,7 +11,7 @@ import isolation
 import pytest
 from targets import Target
 
-from hf_refseg.data.loading import DataFormatError
+from hf_refseg.data.rows import DataFormatError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of address space and /proc are Linux's")
 

@@ -13,7 +13,8 @@ from transformers import BertConfig, BertTokenizer, SwinConfig, TrainerCallback
 
 from hf_refseg import LavtConfig, LavtForReferringSegmentation, RefSegImageProcessor, RefSegProcessor
 from hf_refseg.data.examples import ReferentExamples, SentenceExamples
-from hf_refseg.datasets_scripts.refshapes import REFSHAPES_WORDS, build_refshapes
+from hf_refseg.data.loading import load_refseg
+from hf_refseg.datasets_scripts.refshapes import REFSHAPES_WORDS
 from hf_refseg.training.arguments import RefSegTrainingArguments
 from hf_refseg.training.trainer import RefSegTrainer
 
@@ -85,7 +86,7 @@ def build_trainer(
     **arguments,
 ) -> RefSegTrainer:
     """Arguments beyond those of the data and the model are those of `RefSegTrainingArguments`."""
-    data = build_refshapes(train_size=6, val_size=3, test_size=1, image_size=64, cache_dir=str(cache_dir))
+    data = load_refseg("refshapes", train_size=6, val_size=3, test_size=1, image_size=64, cache_dir=str(cache_dir))
     model = build_model(dropout, loss_type)
     if dropout == 0:
         freeze_batch_statistics(model)

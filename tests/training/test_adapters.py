@@ -42,7 +42,7 @@ from hf_refseg import (
     load_with_adapter,
 )
 from hf_refseg.data.examples import ReferentExamples, SentenceExamples
-from hf_refseg.datasets_scripts.refshapes import build_refshapes
+from hf_refseg.data.loading import load_refseg
 from hf_refseg.modeling.configuration_refseg import MaskGroundingConfig
 from hf_refseg.training.adapters import ATTENTION_PROJECTIONS, find_heads, load_adapter_weights
 from hf_refseg.training.arguments import RefSegTrainingArguments
@@ -350,7 +350,7 @@ def test_models_that_cannot_be_adapted_are_refused(base) -> None:
 
 @kinds
 def test_evaluation_reaches_the_base_model(shapes_base, kind, cache) -> None:
-    rows = build_refshapes(train_size=6, val_size=3, test_size=1, image_size=64, cache_dir=str(cache))["val"]
+    rows = load_refseg("refshapes", train_size=6, val_size=3, test_size=1, image_size=64, cache_dir=str(cache))["val"]
     options = {"bootstrap_samples": 0, "progress": False}
     before = evaluate_model(load_base(shapes_base), build_processor(), rows, **options)
     model = train(add_adapter(load_base(shapes_base), lora_rank=RANKS[kind]), steps=1)
@@ -445,7 +445,7 @@ def shapes_base(tmp_path_factory) -> Path:
 def build_trainer(
     output_dir: Path, base: Path, cache: Path, rank: int | None = None, model=None, **arguments
 ) -> RefSegTrainer:
-    data = build_refshapes(train_size=6, val_size=3, test_size=1, image_size=64, cache_dir=str(cache))
+    data = load_refseg("refshapes", train_size=6, val_size=3, test_size=1, image_size=64, cache_dir=str(cache))
     torch.manual_seed(0)
     defaults = {
         "use_cpu": True,

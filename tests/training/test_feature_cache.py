@@ -23,8 +23,8 @@ from train_tiny import build_model, build_processor
 
 from hf_refseg import LavtForReferringSegmentation, RefSegImageProcessor, RisamConfig, RisamForReferringSegmentation
 from hf_refseg.data.examples import ReferentExamples, RefSegCollator, SentenceExamples
+from hf_refseg.data.loading import load_refseg
 from hf_refseg.data.masks import encode_mask
-from hf_refseg.datasets_scripts.refshapes import build_refshapes
 from hf_refseg.modeling.modeling_outputs_refseg import ImageFeatures
 from hf_refseg.training import feature_cache
 from hf_refseg.training.arguments import RefSegTrainingArguments
@@ -41,7 +41,7 @@ from hf_refseg.training.trainer import RefSegTrainer
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shapes")
-    return build_refshapes(train_size=6, val_size=2, test_size=1, image_size=64, cache_dir=str(folder))
+    return load_refseg("refshapes", train_size=6, val_size=2, test_size=1, image_size=64, cache_dir=str(folder))
 
 
 def frozen_lavt() -> LavtForReferringSegmentation:

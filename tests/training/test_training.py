@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 
 from hf_refseg import AutoModelForReferringSegmentation
 from hf_refseg.data.examples import RefSegCollator, SentenceExamples
-from hf_refseg.datasets_scripts.refshapes import build_refshapes
+from hf_refseg.data.loading import load_refseg
 from hf_refseg.evaluation import evaluate_masks
 from hf_refseg.modeling.modeling_outputs_refseg import ReferringSegmentationOutput
 from hf_refseg.training.arguments import RefSegTrainingArguments
@@ -102,7 +102,7 @@ def test_two_processes_equal_one(cache, reference, tmp_path) -> None:
 
 def test_streaming_scores_are_those_of_all_masks(cache, reference) -> None:
     dataset = SentenceExamples(
-        build_refshapes(train_size=6, val_size=3, test_size=1, image_size=64, cache_dir=str(cache))["val"]
+        load_refseg("refshapes", train_size=6, val_size=3, test_size=1, image_size=64, cache_dir=str(cache))["val"]
     )
     batch = RefSegCollator(build_processor())(dataset[index] for index in range(len(dataset)))
     labels = batch["mask_labels"]
@@ -436,7 +436,7 @@ def test_an_evaluation_in_training_stops_where_answers_are_not_finite(cache, tmp
 
 def test_pictures_show_truth_and_prediction_at_evaluations_and_checkpoints(cache, tmp_path) -> None:
     dataset = SentenceExamples(
-        build_refshapes(train_size=6, val_size=3, test_size=1, image_size=64, cache_dir=str(cache))["val"]
+        load_refseg("refshapes", train_size=6, val_size=3, test_size=1, image_size=64, cache_dir=str(cache))["val"]
     )
     pictures = PredictionPictures(build_processor(), [dataset[0], dataset[7]])
     trainer = build_trainer(
