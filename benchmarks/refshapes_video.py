@@ -35,7 +35,7 @@ from refshapes import TIMED_STEPS, WARM_UP_STEPS  # noqa: E402
 
 from hf_refseg import AutoModelForReferringSegmentation, RefSegProcessor, load_refseg  # noqa: E402
 from hf_refseg.evaluation import evaluate_video_model, video_scores, with_shuffled_video_sentences  # noqa: E402
-from hf_refseg.modeling.video_refseg import segment_video  # noqa: E402
+from hf_refseg.modeling.inference_refseg import segment_video  # noqa: E402
 
 PRETRAINED = "+pretrained"
 PRETRAINED_SHARE = 0.25

@@ -59,9 +59,9 @@ from hf_refseg.evaluation.submission import write_submission
 from hf_refseg.evaluation.video import SEQUENCE_MEASURES, check_video_protocol
 from hf_refseg.evaluation.video_evaluator import VideoEvaluationResult, evaluate_video_model, predict_video_cases
 from hf_refseg.files import public_name, require_writable, write_json, write_picture
+from hf_refseg.modeling.inference_refseg import segment_video
 from hf_refseg.modeling.modeling_video_lavt import VideoLavtForReferringSegmentation
 from hf_refseg.modeling.names_refseg import nearest_names
-from hf_refseg.modeling.video_refseg import segment_video
 from hf_refseg.sources import unique_names
 from hf_refseg.training.arguments import RefSegTrainingArguments
 from hf_refseg.training.callbacks import PredictionPictures

@@ -19,6 +19,7 @@ from .modeling.configuration_risam import RisamConfig
 from .modeling.configuration_unified_lavt import UnifiedLavtConfig
 from .modeling.configuration_video_lavt import VideoLavtConfig
 from .modeling.image_processing_refseg import RefSegImageProcessor
+from .modeling.inference_refseg import FrameMask, segment_video
 from .modeling.modeling_btmae import BtmaeForReferringSegmentation
 from .modeling.modeling_lavt import LavtForReferringSegmentation
 from .modeling.modeling_m3att import M3AttForReferringSegmentation
@@ -27,10 +28,9 @@ from .modeling.modeling_outputs_refseg import ReferringSegmentationOutput
 from .modeling.modeling_risam import RisamForReferringSegmentation
 from .modeling.modeling_unified_lavt import UnifiedLavtForReferringSegmentation
 from .modeling.modeling_video_lavt import VideoLavtForReferringSegmentation
-from .modeling.pipeline_refseg import ReferringImageSegmentationPipeline
-from .modeling.pipeline_video_refseg import ReferringVideoSegmentationPipeline
+from .modeling.pipeline_refseg import ReferringImageSegmentationPipeline, ReferringVideoSegmentationPipeline
 from .modeling.processing_refseg import RefSegProcessor
-from .modeling.video_refseg import FrameMask, VideoFrames, segment_video
+from .modeling.video_refseg import VideoFrames
 
 register()
 

@@ -58,8 +58,9 @@ from .files import (
 )
 from .hub.token import require_token
 from .inputs import load_model, load_tokenizer, select_split, what_is_in
-from .modeling.image_processing_refseg import open_image
-from .modeling.video_refseg import FrameMask, VideoFrames, segment_video
+from .modeling.inference_refseg import FrameMask, segment_video
+from .modeling.pictures_refseg import open_image
+from .modeling.video_refseg import VideoFrames
 from .sources import SOURCE_ERRORS, Report, Source, find_sources, keep_readable
 from .training.adapters import is_adapter
 from .training.run_options import DATASETS, load_run_options, write_local_options, write_run_options

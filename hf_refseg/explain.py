@@ -23,8 +23,8 @@ from .modeling.explanations_refseg import (
     Reconstruction,
     WordMaps,
 )
-from .modeling.image_processing_refseg import upright_rgb
 from .modeling.modeling_outputs_refseg import require_finite
+from .modeling.pictures_refseg import upright_rgb
 from .visualization import (
     MaskedImage,
     MaskedWords,

@@ -8,7 +8,7 @@ from glob import glob
 from pathlib import Path
 
 from .files import slug
-from .modeling.image_processing_refseg import open_image
+from .modeling.pictures_refseg import open_image
 from .modeling.video_refseg import IMAGE_SUFFIXES, VideoFrames
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")

@@ -14,7 +14,8 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from .files import writing_into
-from .modeling.video_refseg import FrameMask, VideoFrames
+from .modeling.inference_refseg import FrameMask
+from .modeling.video_refseg import VideoFrames
 from .visualization import BACKGROUND, draw_masks
 
 # What a folder of frames is played at: nothing in it tells.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from .modeling.image_processing_refseg import stored_rgb
+from .modeling.pictures_refseg import stored_rgb
 
 Color = tuple[int, int, int]
 

@@ -1,27 +1,19 @@
 """Images and masks on their way into a model, and logits on their way back to masks at the image's own size."""
 
-import base64
 import math
-import os
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
-from http.client import HTTPException
-from io import BytesIO
 from numbers import Integral, Real
-from os import PathLike
-from pathlib import Path
-from typing import Any, BinaryIO, Literal
-from urllib.request import Request, urlopen
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision.transforms.v2.functional as tvF
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature, get_size_dict
-from transformers.image_transforms import to_channel_dimension_format
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
     IMAGENET_DEFAULT_STD,
@@ -29,17 +21,14 @@ from transformers.image_utils import (
     ImageInput,
     PILImageResampling,
     SizeDict,
-    infer_channel_dimension_format,
 )
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import ModelOutput, TensorType, logging
 
 from .modeling_outputs_refseg import require_finite
 from .names_refseg import nearest_names
-from .pictures_refseg import load_picture, naming_picture, open_picture, picture_name
-from .pixels_refseg import as_8_bit, as_mask, as_pixels, check_array
+from .pictures_refseg import as_mask, as_pixels, load_picture, read_image, upright_rgb
 from .precision_refseg import at_least_float32
-from .saved_files_refseg import one_line
 
 logger = logging.get_logger(__name__)
 
@@ -450,111 +439,4 @@ def _check_sizes_of_masks(masks: list[Tensor], images: list[Tensor]) -> None:
             )
 
 
-def stored_rgb(image: Image.Image) -> Image.Image:
-    """A PIL image of any mode as RGB, in the orientation in which its pixels are stored.
-
-    Raises:
-        ValueError: it has no pixel, or values that are no picture; or it was opened, but not decoded yet, and its file
-            is damaged, which is named.
-    """
-    return decode_rgb(load_picture(image))
-
-
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """A PIL image of any mode as RGB, turned the way its EXIF orientation says; raises as `stored_rgb`."""
-    with naming_picture(picture_name(image)):
-        image = ImageOps.exif_transpose(image)
-    return decode_rgb(image)
-
-
-def decode_rgb(image: Image.Image) -> Image.Image:
-    """As `stored_rgb`, but raises whatever the decoder does: for use inside of `picture_faults`."""
-    if not all(image.size):
-        raise ValueError(f"An image of {image.width} x {image.height} pixels is empty: pass one with a pixel.")
-    if image.mode == "F" or image.mode.startswith("I"):
-        image = Image.fromarray(as_8_bit(np.asarray(image)))
-    return image.convert("RGB")
-
-
-def open_image(path: Path) -> Image.Image:
-    """A photograph as RGB, upright.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged or too large; the file is named.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such image file.")
-    return _decode(path, str(path))
-
-
-def read_image(source: str | PathLike[str] | Image.Image | np.ndarray | Tensor) -> Image.Image:
-    """A picture from wherever it comes, as an upright RGB image.
-
-    Args:
-        source: a path, a URL (http or https), an image file in base64 (also as `data:image/...`), a PIL image of any
-            mode, or an array or tensor (height, width), or with 1, 3 or 4 channels in front or behind, of values that
-            `as_8_bit` takes.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ConnectionError: the URL cannot be downloaded.
-        ValueError: a damaged or too large image, one without pixels, or an array of another shape or of other values.
-        TypeError: anything else.
-    """
-    if isinstance(source, Image.Image):
-        return upright_rgb(source)
-    if isinstance(source, np.ndarray | Tensor):
-        return _from_array(source)
-    if not isinstance(source, str | PathLike):
-        kind = type(source).__name__
-        raise TypeError(f"An image is a path, a URL, a PIL image, an array or a tensor, not {kind}.")
-    name = os.fspath(source)
-    if name.startswith(("http://", "https://")):
-        return _decode(BytesIO(_download(name)), name)
-    if os.path.isfile(name):
-        return open_image(Path(name))
-    try:
-        file = BytesIO(base64.decodebytes(name.removeprefix("data:image/").rpartition("base64,")[2].encode()))
-        return _decode(file, "The image in base64")
-    except ValueError as error:
-        raise FileNotFoundError(
-            f"{one_line(name[:100])}: there is no such image file, and it is no URL and no image in base64."
-        ) from error
-
-
-def _download(url: str) -> bytes:
-    # Some servers refuse the name that Python gives itself.
-    request = Request(url, headers={"User-Agent": "Mozilla/5.0 (compatible; hf_refseg)"})
-    try:
-        with urlopen(request, timeout=30) as response:
-            return response.read()
-    except (OSError, HTTPException) as error:
-        raise ConnectionError(f"{url} cannot be downloaded: {error}") from error
-
-
-def _decode(file: Path | BinaryIO, name: str) -> Image.Image:
-    with naming_picture(name), open_picture(file) as image:
-        return decode_rgb(ImageOps.exif_transpose(image))
-
-
-def _from_array(values: np.ndarray | Tensor) -> Image.Image:
-    check_array(values)
-    if isinstance(values, Tensor):
-        values = (values.float() if values.is_floating_point() else values).detach().cpu().numpy()
-    if values.ndim == 2:
-        values = values[None]
-    channels = infer_channel_dimension_format(values, num_channels=(1, 3, 4))
-    pixels = as_8_bit(to_channel_dimension_format(values, ChannelDimension.LAST, channels))
-    return Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).convert("RGB")
-
-
-__all__ = [
-    "RefSegImageProcessor",
-    "as_8_bit",
-    "decode_rgb",
-    "open_image",
-    "read_image",
-    "stored_rgb",
-    "upright_rgb",
-]
+__all__ = ["RefSegImageProcessor"]

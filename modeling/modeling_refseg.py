@@ -17,8 +17,7 @@ from .configuration_refseg import RefSegConfig
 from .language_reconstruction_refseg import LanguageReconstruction
 from .losses_refseg import NOT_ANNOTATED
 from .modeling_outputs_refseg import FusedFeatures, ImageFeatures, ReferringSegmentationOutput
-from .pipeline_refseg import ReferringImageSegmentationPipeline
-from .pipeline_video_refseg import ReferringVideoSegmentationPipeline
+from .pipeline_refseg import ReferringImageSegmentationPipeline, ReferringVideoSegmentationPipeline
 from .saved_files_refseg import naming_damage
 from .tasks_refseg import (
     MaskGrounding,

@@ -13,8 +13,7 @@ from tqdm.auto import tqdm
 
 from ..files import begin_folder, only_writer, require_writable, write_whole
 from ..messages import name_text
-from ..modeling.image_processing_refseg import decode_rgb
-from ..modeling.pictures_refseg import LargePictureError, PictureError, picture_faults
+from ..modeling.pictures_refseg import LargePictureError, PictureError, decode_rgb, picture_faults
 from .loading import DATASET_NAMES, REFER_SPLITS, REFSHAPES_VIDEO, VIDEO_DATASETS, load_refseg
 from .rows import DataFormatError, require_literal_name
 

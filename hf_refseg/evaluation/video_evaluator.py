@@ -19,8 +19,8 @@ from ..data.masks import decode_mask, encode_mask
 from ..data.rows import DataFormatError
 from ..files import write_json
 from ..messages import short_text
+from ..modeling.inference_refseg import FrameMask, segment_video
 from ..modeling.modeling_outputs_refseg import NotFiniteError
-from ..modeling.video_refseg import FrameMask, segment_video
 from ..visualization import ComparisonStrip, StripFrame, spread
 from .evaluator import Record, check_at_least_one, evaluation_mode, shuffle_among_groups
 from .protocols import mask_counts

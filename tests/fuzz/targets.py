@@ -38,8 +38,8 @@ from hf_refseg.data.masks import (
 from hf_refseg.data.prepare import prepare_dataset
 from hf_refseg.data.rows import DataFormatError, InvalidRowError
 from hf_refseg.evaluation import ScoredMask, coco_statistics
-from hf_refseg.modeling.image_processing_refseg import open_image
 from hf_refseg.modeling.modeling_outputs_refseg import ReferringSegmentationOutput
+from hf_refseg.modeling.pictures_refseg import open_image
 
 HEIGHT, WIDTH = 12, 20
 

@@ -18,7 +18,7 @@ from hf_refseg import VideoFrames
 from hf_refseg.data.examples import open_image as open_row_image
 from hf_refseg.data.prepare import verify_image
 from hf_refseg.datasets_scripts.video import picture_size, read_labels
-from hf_refseg.modeling.image_processing_refseg import open_image, read_image, upright_rgb
+from hf_refseg.modeling.pictures_refseg import open_image, read_image, upright_rgb
 from hf_refseg.visualization import draw_masks, draw_overlay
 
 

@@ -33,9 +33,9 @@ from hf_refseg import (
 )
 from hf_refseg.data.examples import ImageExamples, ReferentExamples
 from hf_refseg.data.masks import encode_mask
-from hf_refseg.modeling.image_processing_refseg import open_image, read_image
+from hf_refseg.modeling.inference_refseg import segment_video
 from hf_refseg.modeling.modeling_outputs_refseg import ReferringSegmentationOutput
-from hf_refseg.modeling.video_refseg import segment_video
+from hf_refseg.modeling.pictures_refseg import open_image, read_image
 from hf_refseg.visualization import draw_overlay
 
 
