@@ -7,15 +7,9 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .configuration_refseg import (
-    BERT_BASE,
-    Conditions,
-    LanguageReconstructionConfig,
-    RefSegConfig,
-    require_at_least_one,
-    require_even_heads,
-    swin_b,
-)
+from .checks_refseg import Conditions, require_at_least_one, require_even_heads
+from .configuration_encoders_refseg import BERT_BASE, swin_b
+from .configuration_refseg import LanguageReconstructionConfig, RefSegConfig
 from .recurrent_text_refseg import RecurrentTextConfig
 
 

@@ -5,7 +5,9 @@ from typing import ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import Mask2FormerConfig, PreTrainedConfig
 
-from .configuration_refseg import BERT_BASE, Conditions, RefSegConfig, require_at_least_one, swin_b
+from .checks_refseg import Conditions, require_at_least_one
+from .configuration_encoders_refseg import BERT_BASE, swin_b
+from .configuration_refseg import RefSegConfig
 
 AlignmentLoss = Literal["pixel_to_pixel", "pixel_to_text"]
 

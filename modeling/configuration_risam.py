@@ -7,7 +7,8 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from .configuration_refseg import Conditions, RefSegConfig, require_at_least_one, require_even_heads
+from .checks_refseg import Conditions, require_at_least_one, require_even_heads
+from .configuration_refseg import RefSegConfig
 
 
 @strict

@@ -3,7 +3,7 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .configuration_refseg import swin_b
+from .configuration_encoders_refseg import swin_b
 from .configuration_video_lavt import VideoLavtConfig
 
 

@@ -6,8 +6,9 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .checks_refseg import Conditions
+from .configuration_encoders_refseg import BERT_BASE
 from .configuration_lavt import LavtConfig
-from .configuration_refseg import BERT_BASE, Conditions
 from .video_swin_refseg import VideoSwinConfig
 
 
