@@ -89,6 +89,55 @@ def build_fusion_norm(kind: str, channels: int) -> nn.Module:
     return norms[kind]()
 
 
+def eager_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[Tensor, Tensor]:
+    """Attention without a fused kernel, as transformers' interface wants it: the result, and the weights.
+
+    `attention_mask` is True = attend, or is added to the scores.
+    """
+    # There are fewer queries than scores to scale; keys that lie in order need no copy in columns for the product.
+    scores = (query * scaling) @ key.contiguous().transpose(-1, -2)
+    if attention_mask is not None:
+        if attention_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+        else:
+            scores = scores + attention_mask
+    weights = F.dropout(scores.softmax(-1), dropout, module.training)
+    return (weights @ value).transpose(1, 2), weights
+
+
+class AttentionKernel(nn.Module):
+    """Attention by the kernel that the configuration names, without projections.
+
+    A module of its own, so that what it returns can be recorded. Takes `query` (batch, heads, queries, channels of a
+    head), `key` and `value` (batch, heads, keys, channels), and a mask that is True = attend, or is added to the
+    scores. Returns (batch, queries, heads, channels), and the weights (batch, heads, queries, keys): None unless the
+    configuration's `attn_implementation` is "eager".
+    """
+
+    is_causal = False
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float
+    ) -> tuple[Tensor, Tensor | None]:
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        return attend(self, query, key, value, attention_mask, scaling=scaling)
+
+
 class PixelWordAttention(nn.Module):
     """For every pixel, the words that matter to it: the language maps (LAVT, section 3.1.2, equations 1 to 5).
 
@@ -96,11 +145,9 @@ class PixelWordAttention(nn.Module):
     tokens) with 1 = word. Returns the shape of `pixels`. The configuration says which kernel computes the attention.
     """
 
-    is_causal = False
-
     def __init__(self, config: PreTrainedConfig, channels: int, text_channels: int, num_heads: int, norm: str) -> None:
         super().__init__()
-        self.config = config
+        self.kernel = AttentionKernel(config)
         self.num_heads = num_heads
         self.query = nn.Linear(channels, channels)
         self.query_norm = build_fusion_norm(norm, channels)
@@ -112,13 +159,9 @@ class PixelWordAttention(nn.Module):
     def forward(self, pixels: Tensor, text_features: Tensor, text_mask: Tensor) -> Tensor:
         query, key, added_scores = self.project(pixels, text_features, text_mask)
         value = self.value(text_features) * text_mask.unsqueeze(-1)  # equation 3
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
         # The scale is that of all channels, also with several heads.
-        attended, _ = attend(
-            self, query, key, self.split_heads(value), added_scores, scaling=pixels.shape[-1] ** -0.5
-        )  # equation 4
+        scale = pixels.shape[-1] ** -0.5
+        attended, _ = self.kernel(query, key, self.split_heads(value), added_scores, scale)  # equation 4
         return self.output_norm(self.output(attended.reshape(pixels.shape)))  # equation 5
 
     def project(self, pixels: Tensor, text_features: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -227,31 +270,6 @@ def map_positions(tokens: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.cat([rows[:, None].expand(-1, width, -1), columns.expand(height, -1, -1)], -1).flatten(0, 1)
 
 
-def eager_attention_forward(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs,
-) -> tuple[Tensor, None]:
-    """Attention without a fused kernel, as transformers' interface wants it.
-
-    `attention_mask` is True = attend, or is added to the scores.
-    """
-    # There are fewer queries than scores to scale; keys that lie in order need no copy in columns for the product.
-    scores = (query * scaling) @ key.contiguous().transpose(-1, -2)
-    if attention_mask is not None:
-        if attention_mask.dtype == torch.bool:
-            scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-        else:
-            scores = scores + attention_mask
-    weights = F.dropout(scores.softmax(-1), dropout, module.training)
-    return (weights @ value).transpose(1, 2), None
-
-
 class MultiHeadAttention(nn.Module):
     """Scaled dot-product attention of several heads, with a projection for query, key, value and result each.
 
@@ -260,12 +278,10 @@ class MultiHeadAttention(nn.Module):
     returns (batch, queries, channels). Every memory needs one key at least that is attended.
     """
 
-    is_causal = False
-
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
         channels = config.hidden_size
-        self.config = config
+        self.kernel = AttentionKernel(config)
         self.num_heads = config.num_attention_heads
         self.query = nn.Linear(channels, channels)
         self.key = nn.Linear(channels, channels)
@@ -276,10 +292,7 @@ class MultiHeadAttention(nn.Module):
         projected = (self.query(query), self.key(memory), self.value(memory))
         query, key, value = (self.split_heads(features) for features in projected)
         mask = None if memory_mask is None else (memory_mask != 0)[:, None, None, :]
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        attended, _ = attend(self, query, key, value, mask, scaling=query.shape[-1] ** -0.5)
+        attended, _ = self.kernel(query, key, value, mask, query.shape[-1] ** -0.5)
         return self.output(attended.flatten(2))
 
     def split_heads(self, features: Tensor) -> Tensor:

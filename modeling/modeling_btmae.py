@@ -5,7 +5,7 @@ Equations, sections, tables and figures are those of the paper.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from transformers import AutoModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import can_return_tuple
 
 from .autoencoder_btmae import (
@@ -32,10 +31,10 @@ from .configuration_btmae import BtmaeConfig
 from .encoders_refseg import build_map_encoder, load_pretrained_swin_or_timm, load_pretrained_text
 from .explanations_refseg import Explainable, Explanation, ImpactMaps, Reconstruction
 from .layers_refseg import (
+    AttentionKernel,
     LavtDecoder,
     MultiHeadAttention,
     PixelWordAttention,
-    eager_attention_forward,
     map_positions,
     resize,
     sinusoidal_positions,
@@ -170,12 +169,10 @@ class ImpactTokenAttention(nn.Module):
     anew, and the samples once they met the words. The configuration says which kernel computes the attention.
     """
 
-    is_causal = False
-
     def __init__(self, config: BtmaeConfig, num_tokens: int) -> None:
         super().__init__()
         channels = config.hidden_size
-        self.config = config
+        self.kernel = AttentionKernel(config)
         self.query = nn.Linear(channels, channels, bias=False)
         self.key = nn.Linear(channels, channels, bias=False)
         self.value = nn.Linear(channels, channels, bias=False)
@@ -193,11 +190,8 @@ class ImpactTokenAttention(nn.Module):
     def sample(self, refined: Tensor, text_features: Tensor, text_mask: Tensor) -> ImpactTokens:
         """Equations 1 to 3."""
         one_head = (self.query(refined)[:, None], self.key(text_features)[:, None], self.value(text_features)[:, None])
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
         is_word = (text_mask != 0)[:, None, None, :]
-        attended, _ = attend(self, *one_head, is_word, scaling=refined.shape[-1] ** -0.5)
+        attended, _ = self.kernel(*one_head, is_word, refined.shape[-1] ** -0.5)
         features = self.feed_forward(attended.squeeze(2) + refined)  # equation 2
         masks = at_least_float32(self.sampling(features)).softmax(-1)  # equation 1
         weights = masks / masks.sum(1, keepdim=True).clamp(min=1e-6)
