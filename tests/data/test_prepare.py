@@ -7,16 +7,13 @@ import re
 import shutil
 import signal
 import struct
-import subprocess
-import sys
-import textwrap
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import datasets
 import pytest
-from fresh_process import CHECKOUT, run_python
+from fresh_process import run_python
 from hub_server import TOKEN
 from huggingface_hub import DatasetCard
 from PIL import Image
@@ -106,7 +103,7 @@ def test_a_prepared_folder_is_left_as_it_is(prepared, tmp_path):
 
 
 KILLED_PREPARE = """
-import os, signal, sys
+import os, signal
 from pathlib import Path
 from hf_refseg.data.prepare import prepare_dataset
 
@@ -119,20 +116,15 @@ def replace_until_killed(self, target):
     return replace(self, target)
 
 Path.replace = replace_until_killed
-prepare_dataset("refcoco", sys.argv[1], sys.argv[2], max_shard_rows=5, cache_dir=sys.argv[3])
+data, output, cache = folders
+prepare_dataset("refcoco", data, output, max_shard_rows=5, cache_dir=cache)
 """
 
 
 def test_a_killed_run_goes_on_and_keeps_finished_shards(prepared, tmp_path):
     output = tmp_path / "output"
-    killed = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(KILLED_PREPARE), str(GOLDEN), str(output), str(tmp_path / "cache")],
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "HF_HOME": str(tmp_path / "home")},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    folders = [str(folder) for folder in (GOLDEN, output, tmp_path / "cache")]
+    run_python(f"folders = {folders!r}", KILLED_PREPARE, cwd=tmp_path, exit_status=-signal.SIGKILL)
     finished = shard_states(output)
     assert len(finished) == 3
     assert list(output.glob("data/*.partial"))

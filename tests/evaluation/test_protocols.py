@@ -1,7 +1,6 @@
 """Protocols agree with the reference implementations' numbers and refuse what cannot be scored."""
 
 import json
-import multiprocessing
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import evaluate
 import numpy as np
 import pytest
 import torch
+from fresh_process import PROCESSES
 from places import FIXTURES
 from pycocotools import mask as coco_mask
 
@@ -299,10 +299,9 @@ def score_half(process: int, counts: tuple[np.ndarray, np.ndarray], cache_dir: s
 
 
 def test_evaluate_module_gathers_two_processes(masks, counts, tmp_path):
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
+    results = PROCESSES.Queue()
     workers = [
-        context.Process(target=score_half, args=(process, counts, str(tmp_path), results)) for process in range(2)
+        PROCESSES.Process(target=score_half, args=(process, counts, str(tmp_path), results)) for process in range(2)
     ]
     for worker in workers:
         worker.start()

@@ -31,11 +31,14 @@ class HiddenPackage:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
-def run_python(*code: str, cwd: Path, env: Mapping[str, str] | None = None, hide_package: bool = False) -> str:
+def run_python(
+    *code: str, cwd: Path, env: Mapping[str, str] | None = None, hide_package: bool = False, exit_status: int = 0
+) -> str:
     """Runs the pieces of `code`, each dedented, one after the other in `cwd`; returns what they printed.
 
     The process is offline, its caches lie in `cwd`, unless `env` says otherwise. `hide_package=True` makes
-    `import hf_refseg` fail as on a machine without it. Raises `AssertionError` with the process's output if it fails.
+    `import hf_refseg` fail as on a machine without it. Raises `AssertionError` with the process's output if
+    it ends with another status than `exit_status`, which is negative where a signal ends it.
     """
     script = "\n".join(textwrap.dedent(piece) for piece in code)
     with tempfile.TemporaryDirectory() as folder:
@@ -48,7 +51,7 @@ def run_python(*code: str, cwd: Path, env: Mapping[str, str] | None = None, hide
             process.kill()
             process.join()
         printed, errors = (Path(stream).read_text(encoding="utf-8") for stream in streams)
-    assert process.exitcode == 0, f"exit status {process.exitcode}\n{printed}\n{errors}"
+    assert process.exitcode == exit_status, f"exit status {process.exitcode}\n{printed}\n{errors}"
     return printed
 
 
