@@ -48,6 +48,7 @@ def metadata(wheel: zipfile.ZipFile) -> Message:
     return message_from_bytes(wheel.read(name))
 
 
+@pytest.mark.slow_process
 def test_sdist_and_wheel_contain_the_recipes(sdist: Path, wheel: zipfile.ZipFile) -> None:
     with tarfile.open(sdist) as archive:
         names = {Path(name).name for name in archive.getnames() if "/examples/recipes/" in name}
@@ -57,6 +58,7 @@ def test_sdist_and_wheel_contain_the_recipes(sdist: Path, wheel: zipfile.ZipFile
     assert all(wheel.read(f"hf_refseg/recipes/{name}") == content for name, content in RECIPES.items())
 
 
+@pytest.mark.slow_process
 def test_the_sdist_contains_what_its_pages_link_to(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
@@ -67,6 +69,7 @@ def test_the_sdist_contains_what_its_pages_link_to(sdist: Path) -> None:
     assert {*pages, *links} <= names and "SECURITY.md" in links
 
 
+@pytest.mark.slow_process
 def test_the_wheel_contains_every_module(wheel: zipfile.ZipFile) -> None:
     expected = {"hf_refseg_cli.py"}
     for folder in ("hf_refseg", "modeling", "datasets_scripts"):
@@ -76,6 +79,7 @@ def test_the_wheel_contains_every_module(wheel: zipfile.ZipFile) -> None:
     assert {name for name in wheel.namelist() if name.endswith(".py")} == expected
 
 
+@pytest.mark.slow_process
 def test_every_requirement_names_its_lowest_version(metadata: Message) -> None:
     requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
     operators = {each.name: {specifier.operator for specifier in each.specifier} for each in requirements}

@@ -121,6 +121,7 @@ def huge_png(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow_process
 def test_help_imports_nothing_heavy(tmp_path):
     code = f"""
     import sys
@@ -135,6 +136,7 @@ def test_help_imports_nothing_heavy(tmp_path):
     assert run_new_python(code, cwd=tmp_path) == "[]\n"
 
 
+@pytest.mark.slow_process
 def test_the_library_itself_imports_what_models_need_alone(tmp_path):
     code = """
     import sys
@@ -149,6 +151,7 @@ def test_the_console_script_is_this_app():
     assert script.load() is app
 
 
+@pytest.mark.slow_process
 def test_bad_input_in_a_process_of_its_own(tmp_path):
     command = [sys.executable, str(CHECKOUT / "hf_refseg_cli.py"), "info", "nowhere"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
@@ -696,6 +699,7 @@ def test_convert_names_the_tensor_or_file_that_is_wrong(checkpoint):
     assert not Path("lavt").exists()
 
 
+@pytest.mark.slow_process
 def test_version_is_told_without_importing_the_library(tmp_path):
     code = """
     import sys
@@ -749,6 +753,7 @@ def test_info_of_an_adapter_counts_what_it_trains(model_folder, rank):
     assert counted["total"] == [f"{plain.num_parameters():,}", f"{trained:,}"]
 
 
+@pytest.mark.slow_process
 def test_info_of_models_on_the_hub(hub, model_folder, tmp_path):
     code = f"""
     from typer.testing import CliRunner

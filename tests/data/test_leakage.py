@@ -169,6 +169,7 @@ def test_data_from_elsewhere_is_compared_with_itself_and_said_so(cache, caplog):
     assert parts["refcoco"].dropped_images == parts["own"].dropped_images == 0
 
 
+@pytest.mark.slow_process
 def test_the_card_on_the_hub_tells_the_collection(hub, cache, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
     monkeypatch.setenv("HF_TOKEN", TOKEN)

@@ -121,6 +121,7 @@ prepare_dataset("refcoco", data, output, max_shard_rows=5, cache_dir=cache)
 """
 
 
+@pytest.mark.slow_process
 def test_a_killed_run_goes_on_and_keeps_finished_shards(prepared, tmp_path):
     output = tmp_path / "output"
     folders = [str(folder) for folder in (GOLDEN, output, tmp_path / "cache")]
@@ -391,6 +392,7 @@ def test_rows_of_another_type_and_gaps_are_named(prepared, tmp_path):
             load_refseg(folder, cache_dir=tmp_path / "cache")
 
 
+@pytest.mark.slow_process
 def test_the_pushed_data_set_is_read_by_a_fresh_process(hub, tree, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
     monkeypatch.setenv("HF_TOKEN", TOKEN)

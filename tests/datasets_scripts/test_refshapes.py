@@ -407,6 +407,7 @@ def digest_of_rows(seed):
     return digest.hexdigest()
 
 
+@pytest.mark.slow_process
 def test_same_seed_gives_the_same_bytes_in_another_process():
     program = "import test_refshapes; print(test_refshapes.digest_of_rows(seed=4))"
     path = os.pathsep.join(map(str, (Path(__file__).parent, SUPPORT, CHECKOUT)))

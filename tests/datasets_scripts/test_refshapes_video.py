@@ -419,6 +419,7 @@ def digest_of_rows(seed):
     return digest.hexdigest()
 
 
+@pytest.mark.slow_process
 def test_same_seed_gives_the_same_bytes_in_another_process():
     program = "import test_refshapes_video; print(test_refshapes_video.digest_of_rows(seed=4))"
     folder = Path(__file__).parent

@@ -298,6 +298,7 @@ def score_half(process: int, counts: tuple[np.ndarray, np.ndarray], cache_dir: s
     results.put((process, metric.compute(protocol="lavt")))
 
 
+@pytest.mark.slow_process
 def test_evaluate_module_gathers_two_processes(masks, counts, tmp_path):
     results = PROCESSES.Queue()
     workers = [

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from fresh_process import CHECKOUT
 from places import SUPPORT
 
@@ -46,6 +47,7 @@ def losses(checkpoint: Path) -> list[float]:
     return [entry["loss"] for entry in log if "loss" in entry]
 
 
+@pytest.mark.slow_process
 def test_a_training_that_is_killed_at_every_turn_ends_in_the_same_bits(tmp_path: Path) -> None:
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     moments = [(str(killed), moment) for moment, _ in KILLS]

@@ -54,6 +54,7 @@ COMMANDS = (
 )
 
 
+@pytest.mark.slow_process
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_look_at_their_output_first(command: str, unwritable: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -66,6 +67,7 @@ def test_commands_look_at_their_output_first(command: str, unwritable: Path, tmp
     assert not Path("masks").exists()
 
 
+@pytest.mark.slow_process
 @pytest.mark.parametrize("script", [run_ris, run_rvs])
 def test_scripts_look_at_their_output_first(script, unwritable: Path) -> None:
     arguments = ["--output_dir", str(unwritable), "--dataset_name", "none", "--use_cpu", "true"]
@@ -73,6 +75,7 @@ def test_scripts_look_at_their_output_first(script, unwritable: Path) -> None:
         script.main(arguments)
 
 
+@pytest.mark.slow_process
 def test_the_library_looks_at_its_output_first(unwritable: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="Choose another folder"):
         prepare_dataset("refcoco", "none", unwritable)

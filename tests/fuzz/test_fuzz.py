@@ -15,6 +15,7 @@ from isolation import Worker
 from mutations import STRATEGIES
 
 # How many cases of each target, so that all together take about a minute on one core.
+pytestmark = pytest.mark.slow_process
 CASES = {
     "refcoco": 60,
     "prepared": 30,

@@ -54,6 +54,7 @@ def connect(case: object, work: Path) -> None:
         opened.connect_ex(("127.0.0.1", 9))
 
 
+@pytest.mark.slow_process
 @pytest.mark.parametrize(
     ("run", "reason"),
     [

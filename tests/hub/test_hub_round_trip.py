@@ -72,6 +72,7 @@ print((logits(model, processor) - expected["trained"]).abs().max().item())
 """
 
 
+@pytest.mark.slow_process
 def test_models_pushed_by_hand_and_by_the_trainer_are_read_elsewhere(hub, tmp_path):
     tiny_lavt().save_pretrained(tmp_path / "model")
     tiny_processor().save_pretrained(tmp_path / "model")

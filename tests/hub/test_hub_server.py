@@ -120,6 +120,7 @@ def test_ranges_of_a_file(hub, api):
         read("bytes=10-")
 
 
+@pytest.mark.slow_process
 def test_a_pushed_data_set_is_read_by_a_fresh_process(hub, tmp_path):
     push = """
     import numpy as np

@@ -204,6 +204,7 @@ def test_a_missing_picture_is_an_error_and_writes_nothing(lavt, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow_process
 def test_usage_examples_run_with_and_without_the_package(lavt, tmp_path):
     folder = tmp_path / "my-model"
     lavt.save_pretrained(folder)
@@ -217,6 +218,7 @@ def test_usage_examples_run_with_and_without_the_package(lavt, tmp_path):
         assert printed.splitlines()[-1] == "torch.bool (40, 50)"
 
 
+@pytest.mark.slow_process
 def test_cards_of_clip_models_show_how_to_segment_a_clip(tmp_path):
     folder = tmp_path / "my-model"
     model = VideoLavtForReferringSegmentation(VideoLavtConfig(backbone_config=VIDEO_SWIN, text_config=BERT)).eval()

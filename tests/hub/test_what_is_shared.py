@@ -118,6 +118,7 @@ def leaks(files: Mapping[str, bytes], machine: Path) -> list[str]:
     return [name for name, data in unpacked if any(secret in data for secret in secrets)]
 
 
+@pytest.mark.slow_process
 def test_nothing_that_reaches_the_hub_holds_the_token_or_a_path(hub_of_machine: HubServer, machine: Path) -> None:
     repositories = {name: repository for (_, name), repository in hub_of_machine.storage.repositories.items()}
     files = {
@@ -137,6 +138,7 @@ def test_nothing_that_reaches_the_hub_holds_the_token_or_a_path(hub_of_machine: 
     assert not leaks({f"{command} {path}": b"" for command, path in hub_of_machine.requests}, machine)
 
 
+@pytest.mark.slow_process
 def test_no_file_of_a_run_holds_the_token_or_a_path_but_the_one_that_is_not_shared(
     hub_of_machine: HubServer, machine: Path
 ) -> None:
@@ -148,6 +150,7 @@ def test_no_file_of_a_run_holds_the_token_or_a_path_but_the_one_that_is_not_shar
         assert load_run_options(str(model))["datasets"]["shapes"] == {"cache_dir": str(machine / "cache")}
 
 
+@pytest.mark.slow_process
 def test_every_checkpoint_is_pushed_and_in_the_end_the_model_with_the_librarys_card(
     hub_of_machine: HubServer, machine: Path
 ) -> None:

@@ -222,6 +222,7 @@ class TestM3Att(MethodTests):
         else:
             assert isinstance(model.text_encoder, RecurrentTextEncoder)
 
+    @pytest.mark.slow_process
     def test_code_beside_the_weights_is_enough(self, tmp_path) -> None:
         """Also for the text encoder, which transformers does not know, and for the tokenizer of words."""
         tokenizer = train_word_tokenizer(["the left dog", "red circle"])

@@ -58,6 +58,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow_process
 def test_code_beside_the_weights_is_enough(folder):
     code = """
     config = AutoConfig.from_pretrained("model", trust_remote_code=True)
@@ -96,6 +97,7 @@ def test_code_beside_the_weights_is_enough(folder):
     }
 
 
+@pytest.mark.slow_process
 def test_the_installed_package_needs_no_trust(folder):
     code = """
     import hf_refseg

@@ -113,6 +113,7 @@ def gradients_of_half(rank: int, meeting: Path) -> dict[str, Tensor]:
     return gradients
 
 
+@pytest.mark.slow_process
 def test_two_processes_have_the_gradients_of_one(tmp_path) -> None:
     model, batch = model_and_batch()
     model(**batch).loss.backward()

@@ -612,6 +612,7 @@ def test_what_is_no_video_is_one_clear_error() -> None:
         segment(noise_frames(1))
 
 
+@pytest.mark.slow_process
 @torch.no_grad()
 def test_a_saved_pipeline_of_a_video_model_needs_no_package(tmp_path) -> None:
     for number, frame in enumerate(noise_frames(3)):
@@ -629,6 +630,7 @@ def test_a_saved_pipeline_of_a_video_model_needs_no_package(tmp_path) -> None:
     assert json.loads(printed) == pytest.approx(expected["scores"], abs=1e-5)
 
 
+@pytest.mark.slow_process
 def test_a_saved_pipeline_needs_no_package(tmp_path, threshold) -> None:
     frames = noise_frames(2)
     (tmp_path / "frames").mkdir()

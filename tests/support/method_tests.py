@@ -391,6 +391,7 @@ class MethodTests(ABC):
             assert not report["missing_keys"] and not report["unexpected_keys"]
             assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
 
+    @pytest.mark.slow_process
     @torch.no_grad()
     def test_code_beside_the_weights_is_enough(self, tmp_path) -> None:
         model, inputs = self.build(presence_head=True), self.inputs()

@@ -401,6 +401,7 @@ show(model.merge_and_unload(), processor)
 """
 
 
+@pytest.mark.slow_process
 def test_an_adapter_on_the_hub_is_loaded_with_its_base(hub, base, tmp_path) -> None:
     shutil.copytree(base, tmp_path / "base")
     *_, by_hand, by_trainer, by_command, expected = run_python(

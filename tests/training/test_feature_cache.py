@@ -455,6 +455,7 @@ def test_further_processes_wait_until_the_first_has_filled_the_cache(
     assert not waiting.is_alive() and len(calls) == 1
 
 
+@pytest.mark.slow_process
 def test_run_ris_trains_from_a_cache_in_two_processes_and_evaluates_from_it(tmp_path) -> None:
     recipe = write_recipe(tmp_path, tmp_path / "data", max_steps=2, test_splits="val", max_test_images=1)
     config = {"freeze_image_encoder": True}

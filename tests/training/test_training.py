@@ -86,6 +86,7 @@ def test_four_accumulation_steps_of_two_equal_one_step_of_eight(cache, reference
     assert logged(trainer.state.log_history, "loss_dice") == pytest.approx(logged(trainer.state.log_history, "loss"))
 
 
+@pytest.mark.slow_process
 def test_two_processes_equal_one(cache, reference, tmp_path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     # 2 processes times 2 accumulation steps of 2; the 19 sentences do not divide among 2 processes of 4.
@@ -152,6 +153,7 @@ def killed_and_whole(cache, tmp_path_factory):
     return killed, whole, arguments
 
 
+@pytest.mark.slow_process
 def test_a_killed_run_resumes_to_the_same_weights(cache, killed_and_whole, caplog) -> None:
     killed, whole, arguments = killed_and_whole
     assert sorted(path.name for path in killed.glob("checkpoint-*")) == [f"checkpoint-{step}" for step in (2, 4, 6)]
@@ -177,6 +179,7 @@ def test_a_killed_run_resumes_to_the_same_weights(cache, killed_and_whole, caplo
     assert AutoModelForReferringSegmentation.from_pretrained(newest).config.loss_type == "dice_boundary"
 
 
+@pytest.mark.slow_process
 def test_resuming_in_the_middle_of_an_epoch_gives_the_same_weights(cache, killed_and_whole, tmp_path) -> None:
     _, whole, arguments = killed_and_whole
     middle = Path(whole.args.output_dir) / "checkpoint-6"
@@ -212,6 +215,7 @@ def test_the_best_checkpoint_is_loaded_in_full(cache, tmp_path) -> None:
     assert not all(torch.equal(value, best[name]) for name, value in last.items())
 
 
+@pytest.mark.slow_process
 @pytest.mark.parametrize(
     ("file", "fault"),
     [
