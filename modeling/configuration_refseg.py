@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -162,9 +162,6 @@ class LanguageReconstructionConfig(TaskConfig):
         if self.num_layers < 1:
             raise ValueError(f"language_reconstruction: num_layers: at least 1 is needed, got {self.num_layers}.")
         require_ranges(values_of(self))
-
-
-TASK_CONFIGS = {"mask_grounding": MaskGroundingConfig, "language_reconstruction": LanguageReconstructionConfig}
 
 
 @strict
@@ -338,16 +335,22 @@ class RefSegConfig(CheckedConfig):
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Not in `__post_init__`: `from_pretrained(path, mask_grounding={...})` sets the field of a finished object.
-        if name in TASK_CONFIGS and isinstance(value, dict):
-            value = TASK_CONFIGS[name].from_dict(value)
+        if isinstance(value, dict) and name in self.task_configs():
+            value = self.task_configs()[name].from_dict(value)
         super().__setattr__(name, value)
+
+    @classmethod
+    def task_configs(cls) -> dict[str, type[TaskConfig]]:
+        """The configurations of training tasks, by the fields that hold them: those whose type names one."""
+        kinds = ((field.name, kind) for field in fields(cls) for kind in get_args(field.type))
+        return {name: kind for name, kind in kinds if isinstance(kind, type) and issubclass(kind, TaskConfig)}
 
     def to_dict(self) -> dict[str, Any]:
         """As in transformers, with the tasks as plain mappings, and without the folders that anything came from.
 
         transformers leaves out that of the whole model alone, and from its file alone.
         """
-        tasks = {name: getattr(self, name) for name in TASK_CONFIGS}
+        tasks = {name: getattr(self, name) for name in self.task_configs()}
         values = super().to_dict() | {name: asdict(task) for name, task in tasks.items() if task is not None}
         for each in (values, *(values[key] for key in self.sub_configs_defaults)):
             if os.path.isdir(each.get("_name_or_path", "")):
