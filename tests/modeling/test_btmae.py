@@ -14,7 +14,6 @@ from transformers import BertConfig, BertModel, SwinConfig, SwinModel
 from hf_refseg import BtmaeConfig, BtmaeForReferringSegmentation
 from hf_refseg.modeling.autoencoder_btmae import BTMAE, count_kept, draw_masked_tokens, masked_word_loss
 from hf_refseg.modeling.layers_refseg import map_positions
-from hf_refseg.modeling.losses_refseg import error_weighted_cross_entropy, iou_loss
 from hf_refseg.modeling.modeling_btmae import ImpactTokenAttention
 
 TINY_BERT = {**BERT, "hidden_size": 24, "intermediate_size": 32}
@@ -179,6 +178,17 @@ class TestBtmae(MethodTests):
         assert torch.equal(output.reconstructed_ids, self.inputs()["input_ids"])
         before, after = (each.loss_components["image_reconstruction"] for each in (first, output))
         assert after < 0.9 * before
+
+    @torch.no_grad()
+    def test_later_layers_sample_what_the_layer_before_them_made(self) -> None:
+        model, inputs = self.build(), self.inputs()
+        before = model(**inputs, output_impact_maps=True).impact_maps
+        # Which works behind the sampling of its own layer.
+        for parameter in model.mask_decoder.layers[0].transformer.parameters():
+            parameter.mul_(2)
+        after = model(**inputs, output_impact_maps=True).impact_maps
+        assert torch.equal(after[0], before[0])
+        assert all((new - old).abs().max() > 1e-4 for new, old in zip(after[1:], before[1:], strict=True))
 
     def test_two_stages_are_a_matter_of_loss_weights(self) -> None:
         model = self.build().train()
@@ -457,39 +467,6 @@ def test_the_impact_token_transformer_equals_a_slow_loop() -> None:
     actual, sampled = layer(refined, pixels, words, torch.ones(1, 4))
     assert_close(actual[0], torch.stack(expected), atol=1e-5, rtol=1e-4)
     assert_close(sampled.tokens[0], torch.stack(tokens), atol=1e-5, rtol=1e-4)
-
-
-@pytest.fixture
-def maps() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return 2 * torch.randn(2, 5, 7, generator=generator), (torch.rand(2, 5, 7, generator=generator) > 0.6).long()
-
-
-def test_iou_loss(maps) -> None:
-    expected = []
-    for logits, labels in zip(*maps, strict=True):
-        pairs = [(1 / (1 + math.exp(-a)), b) for a, b in zip(logits.flatten().tolist(), labels.flatten(), strict=True)]
-        expected.append(1 - sum(min(p, int(g)) for p, g in pairs) / sum(max(p, int(g)) for p, g in pairs))
-    assert iou_loss(*maps).item() == pytest.approx(sum(expected) / 2, rel=1e-5)
-    logits = torch.full((1, 4, 4), -200.0, requires_grad=True)
-    loss = iou_loss(logits, torch.zeros(1, 4, 4))
-    loss.backward()
-    assert loss == 1 and logits.grad.isfinite().all()
-
-
-def test_error_weighted_cross_entropy_has_no_gradient_through_its_weights(maps) -> None:
-    logits, labels = maps[0].requires_grad_(), maps[1]
-    loss = error_weighted_cross_entropy(logits, labels, sigma=3.0)
-    loss.backward()
-    total, count = 0.0, labels.numel()
-    pairs = zip(logits.flatten().tolist(), labels.flatten().tolist(), logits.grad.flatten().tolist(), strict=True)
-    for logit, label, gradient in pairs:
-        probability = 1 / (1 + math.exp(-logit))
-        weight = 3.0 * abs(probability - label)
-        total -= weight * math.log(probability if label else 1 - probability)
-        # Of a constant weight times the cross-entropy, whose derivative is p - g.
-        assert gradient == pytest.approx(weight * (probability - label) / count, rel=1e-3, abs=1e-7)
-    assert loss.item() == pytest.approx(total / count, rel=1e-5)
 
 
 def test_masked_word_loss_is_a_mean_over_sentences() -> None:

@@ -1,6 +1,8 @@
 """Losses against slow loops written from their definitions, and at their limits."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -41,12 +43,77 @@ def test_weighted_cross_entropy(maps) -> None:
     assert weighted_cross_entropy(*maps, weights).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_focal(maps) -> None:
+def test_cross_entropy(maps) -> None:
+    terms = [-math.log(p[label]) for p, label in pixels(*maps)]
+    assert cross_entropy(*maps).item() == pytest.approx(sum(terms) / len(terms), rel=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal(maps, gamma: float) -> None:
+    terms = [(1 - p[label]) ** gamma * -math.log(p[label]) for p, label in pixels(*maps)]
+    assert focal_loss(*maps, gamma).item() == pytest.approx(sum(terms) / len(terms), rel=1e-5)
+
+
+def test_focal_focuses_as_in_the_paper(maps) -> None:
+    assert focal_loss(*maps) == focal_loss(*maps, gamma=2.0)
+
+
+@pytest.mark.parametrize("smoothing", [{}, {"smoothing": 0.25}, {"smoothing": 4.0}], ids=str)
+def test_dice(maps, smoothing: dict[str, float]) -> None:
+    """Without a word on it, the smoothing is 1."""
+    expected, added = [], smoothing.get("smoothing", 1.0)
+    for logits, labels in zip(*maps, strict=True):
+        overlap = sum(p[1] for p, label in pixels(logits, labels) if label == 1)
+        total = sum(p[1] + label for p, label in pixels(logits, labels))
+        expected.append(1 - (2 * overlap + added) / (total + added))
+    assert dice_loss(*maps, **smoothing).item() == pytest.approx(sum(expected) / 2, rel=1e-5)
+
+
+def test_the_dice_of_a_sample_without_a_target_is_what_smoothing_leaves_of_it() -> None:
+    logits = torch.tensor([[[0.3, -1.2], [2.0, -0.4]]], requires_grad=True)
+    labels = torch.zeros(1, 2, 2, dtype=torch.long)
+    loss = dice_loss(logits, labels)
+    loss.backward()
+    predicted = sum(p[1] for p, _ in pixels(logits, labels))
+    assert loss.item() == pytest.approx(1 - 1 / (predicted + 1), rel=1e-5)
+    assert (logits.grad > 0).all()
+
+
+def test_iou(maps) -> None:
+    expected = []
+    for logits, labels in zip(*maps, strict=True):
+        overlap = sum(min(p[1], label) for p, label in pixels(logits, labels))
+        expected.append(1 - overlap / sum(max(p[1], label) for p, label in pixels(logits, labels)))
+    assert iou_loss(*maps).item() == pytest.approx(sum(expected) / 2, rel=1e-5)
+
+
+def test_the_iou_of_a_sample_without_a_target_is_finite_and_costs_1() -> None:
+    logits = torch.full((1, 4, 4), -200.0, requires_grad=True)
+    loss = iou_loss(logits, torch.zeros(1, 4, 4))
+    loss.backward()
+    assert loss == 1 and logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("sigma", [1.0, 3.0])
+def test_error_weighted_cross_entropy_has_no_gradient_through_its_weights(maps, sigma: float) -> None:
+    logits, labels = maps[0].requires_grad_(), maps[1]
+    loss = error_weighted_cross_entropy(logits, labels, sigma)
+    loss.backward()
+    total, count = 0.0, labels.numel()
+    for (p, label), gradient in zip(pixels(logits, labels), logits.grad.flatten().tolist(), strict=True):
+        weight = sigma * abs(p[1] - label)
+        total -= weight * math.log(p[label])
+        # Of a constant weight times the cross-entropy, whose derivative is p - g.
+        assert gradient == pytest.approx(weight * (p[1] - label) / count, rel=1e-3, abs=1e-7)
+    assert loss.item() == pytest.approx(total / count, rel=1e-5)
+
+
+def test_two_class_focal(maps) -> None:
     terms = [0.75 * (1 - p[label]) ** 2 * -math.log(p[kind] + 1e-5) for p, label in pixels(*maps) for kind in (0, 1)]
     assert two_class_focal_loss(*maps).item() == pytest.approx(sum(terms) / len(terms), rel=1e-5)
 
 
-def test_dice(maps) -> None:
+def test_two_class_dice(maps) -> None:
     losses = []
     for logits, labels in zip(*maps, strict=True):
         for kind in (0, 1):
@@ -54,6 +121,60 @@ def test_dice(maps) -> None:
             total = sum(p[kind] ** 2 + (label == kind) for p, label in pixels(logits, labels))
             losses.append(1 - 2 * overlap / (total + 1e-6))
     assert two_class_dice_loss(*maps).item() == pytest.approx(sum(losses) / 4, rel=1e-5)
+
+
+def test_two_class_boundary(maps) -> None:
+    """The boundary F1 score by loops: maxima over windows of 3 and, for the tolerance, of 5 pixels."""
+
+    def largest(rows: list[list[float]], reach: int) -> list[list[float]]:
+        height, width = len(rows), len(rows[0])
+        return [
+            [
+                max(
+                    rows[j][i]
+                    for j in range(max(0, y - reach), min(height, y + reach + 1))
+                    for i in range(max(0, x - reach), min(width, x + reach + 1))
+                )
+                for x in range(width)
+            ]
+            for y in range(height)
+        ]
+
+    def boundary(rows: list[list[float]]) -> list[list[float]]:
+        complement = [[1 - value for value in row] for row in rows]
+        pairs = zip(largest(complement, 1), complement, strict=True)
+        return [[most - own for most, own in zip(*pair, strict=True)] for pair in pairs]
+
+    def covered(rows: list[list[float]], region: list[list[float]]) -> float:
+        inside = sum(a * b for pair in zip(rows, region, strict=True) for a, b in zip(*pair, strict=True))
+        return inside / (sum(sum(row) for row in rows) + 1e-7)
+
+    losses = []
+    for logits, labels in zip(*maps, strict=True):
+        for kind in (0, 1):
+            predicted = boundary([[p[kind] for p, _ in pixels(row, row)] for row in logits])
+            expected = boundary([[float(label == kind) for label in row] for row in labels.tolist()])
+            precision, recall = covered(predicted, largest(expected, 2)), covered(expected, largest(predicted, 2))
+            losses.append(1 - 2 * precision * recall / (precision + recall + 1e-7))
+    assert two_class_boundary_loss(*maps).item() == pytest.approx(sum(losses) / 4, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        partial(weighted_cross_entropy, class_weights=(0.9, 1.1)),
+        two_class_dice_loss,
+        two_class_focal_loss,
+        two_class_boundary_loss,
+    ],
+    ids=lambda loss: getattr(loss, "func", loss).__name__,
+)
+def test_samples_that_do_not_count_have_no_part(maps, loss: Callable) -> None:
+    logits, labels = (torch.cat([part, part.flip(1)]) for part in maps)
+    is_counted = torch.tensor([True, False, True, True])
+    actual = loss(logits, labels, is_counted=is_counted).item()
+    assert actual == pytest.approx(loss(logits[is_counted], labels[is_counted]).item(), rel=1e-5)
+    assert actual != pytest.approx(loss(logits, labels).item(), rel=1e-3)
 
 
 def perfect(labels: torch.Tensor) -> torch.Tensor:

@@ -290,6 +290,23 @@ class TestVideoLavt(MethodTests):
         assert (model(**inputs).logits - logits).abs().max() > 1e-4
 
     @torch.no_grad()
+    def test_a_stage_reads_the_words_as_the_one_before_it_left_them(self) -> None:
+        """An update of the words takes effect from the next stage on."""
+        model, inputs = self.build(bidirectional=True), self.clips()
+        for update in model.word_updates[:3]:
+            update.gate.expand.weight *= 100
+        before = fused_maps(model, inputs)
+        for number, update in enumerate(model.word_updates[:3]):
+            kept = {name: value.clone() for name, value in update.state_dict().items()}
+            for parameter in update.parameters():
+                parameter.neg_()
+            after = fused_maps(model, inputs)
+            update.load_state_dict(kept)
+            assert [torch.equal(*pair) for pair in zip(after, before, strict=True)] == [
+                stage <= number for stage in range(4)
+            ]
+
+    @torch.no_grad()
     def test_explanations_of_an_image(self) -> None:
         inputs = {name: value[:1] for name, value in self.inputs().items()}
         explanations = self.build().explain(**inputs)

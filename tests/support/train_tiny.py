@@ -23,9 +23,10 @@ WITHOUT_ONEDNN = "TESTS_WITHOUT_ONEDNN"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *REFSHAPES_WORDS]
 
 
-def build_processor() -> RefSegProcessor:
+def build_processor(mask_threshold: float = 0.5) -> RefSegProcessor:
     tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(WORDS)})
-    return RefSegProcessor(RefSegImageProcessor(size={"height": 64, "width": 64}), tokenizer)
+    image_processor = RefSegImageProcessor(size={"height": 64, "width": 64}, mask_threshold=mask_threshold)
+    return RefSegProcessor(image_processor, tokenizer)
 
 
 def build_model(dropout: float = 0.0, loss_type: str = "dice") -> LavtForReferringSegmentation:
@@ -82,6 +83,7 @@ def build_trainer(
     dropout: float = 0.0,
     loss_type: str = "dice",
     kill_at_step: int | None = None,
+    mask_threshold: float = 0.5,
     callbacks: tuple[TrainerCallback, ...] = (),
     **arguments,
 ) -> RefSegTrainer:
@@ -106,7 +108,7 @@ def build_trainer(
     return RefSegTrainer(
         model=model,
         args=RefSegTrainingArguments(output_dir=str(output_dir), **{**defaults, **arguments}),
-        processing_class=build_processor(),
+        processing_class=build_processor(mask_threshold),
         train_dataset=ReferentExamples(data["train"], seed=3),
         eval_dataset=SentenceExamples(data["val"]),
         callbacks=[*callbacks, *([KillItself(kill_at_step)] if kill_at_step else [])],

@@ -19,7 +19,7 @@ from train_tiny import build_model, build_processor, build_trainer
 from transformers import TrainerCallback
 
 from hf_refseg import AutoModelForReferringSegmentation
-from hf_refseg.data.examples import RefSegCollator, SentenceExamples
+from hf_refseg.data.examples import SentenceExamples
 from hf_refseg.data.loading import load_refseg
 from hf_refseg.evaluation import evaluate_masks
 from hf_refseg.modeling.modeling_outputs_refseg import ReferringSegmentationOutput
@@ -101,28 +101,33 @@ def test_two_processes_equal_one(cache, reference, tmp_path) -> None:
     assert_same_training(weights.state_dict(), log_history, reference)
 
 
-def test_streaming_scores_are_those_of_all_masks(cache, reference) -> None:
-    dataset = SentenceExamples(
-        load_refseg("refshapes", train_size=6, val_size=3, test_size=1, image_size=64, cache_dir=str(cache))["val"]
-    )
-    batch = RefSegCollator(build_processor())(dataset[index] for index in range(len(dataset)))
-    labels = batch["mask_labels"]
-    reference.model.eval()
-    with torch.no_grad():
-        outputs = reference.model(**batch)
-    expected = evaluate_masks(list(outputs.logits > 0), list(labels != 0), protocol="lavt")
+@torch.no_grad()
+def whole_scores(trainer, threshold: float) -> tuple[dict[str, float], ReferringSegmentationOutput]:
+    """Scores of all masks of the evaluation at once, and what the model returned."""
+    batch = trainer.data_collator([trainer.eval_dataset[index] for index in range(len(trainer.eval_dataset))])
+    outputs, labels = trainer.model.eval()(**batch), batch["mask_labels"] != 0
+    return evaluate_masks(list(outputs.logits.sigmoid() > threshold), list(labels), protocol="lavt"), outputs
+
+
+def test_streaming_scores_are_those_of_all_masks(reference) -> None:
+    expected, outputs = whole_scores(reference, 0.5)
     assert 0 < expected["oIoU"] < 100
     for name, value in expected.items():
         assert logged(reference.state.log_history, f"eval_{name}") == pytest.approx([value])
     assert logged(reference.state.log_history, "eval_loss_dice") == pytest.approx([outputs.loss.item()], abs=1e-5)
 
 
-def test_the_mask_threshold_is_the_processors(cache, reference) -> None:
-    before = reference.evaluate()["eval_oIoU"]
-    threshold = reference.logit_threshold
-    reference.logit_threshold = 1e9
-    assert reference.evaluate()["eval_oIoU"] == 0 < before
-    reference.logit_threshold = threshold
+@torch.no_grad()
+@pytest.mark.parametrize("threshold", [0.2, 0.8])
+def test_the_mask_threshold_is_the_processors(cache, tmp_path, threshold: float) -> None:
+    trainer = build_trainer(tmp_path, cache, mask_threshold=threshold)
+    classifier = trainer.model.decoder.classifier
+    # Probabilities on both sides of each threshold.
+    classifier.weight.mul_(20)
+    classifier.bias[1] -= whole_scores(trainer, 0.5)[1].logits.median()
+    expected, usual = (whole_scores(trainer, each)[0]["oIoU"] for each in (threshold, 0.5))
+    assert abs(expected - usual) > 0.01
+    assert trainer.evaluate()["eval_oIoU"] == pytest.approx(expected)
 
 
 def test_pixels_are_not_counted_as_tokens_of_a_language_model(reference) -> None:
