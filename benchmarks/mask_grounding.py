@@ -17,24 +17,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from budget import steps_that_fit
 from json_lines import read_lines, write_line
-from refshapes import ROOT, options_of, steps_that_fit
+from refshapes import options_of
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-sys.path.insert(0, str(ROOT / "examples"))
-
-import run_ris
-
 from hf_refseg import AutoModelForReferringSegmentation, RefSegProcessor, load_refseg
 from hf_refseg.data.examples import RefSegCollator, SentenceExamples
 from hf_refseg.modeling.tasks_refseg import draw_masked_words
+from hf_refseg.training.data_arguments import ImageDataArguments
+from hf_refseg.training.options import parse_options
+from hf_refseg.training.recipes import run_recipe
 
 DATASET = "refshapes"
 SETTINGS = {
@@ -65,10 +64,12 @@ def train_and_score(setting: str, arguments: argparse.Namespace) -> dict:
     folder = arguments.folder / "".join(character if character.isalnum() else "_" for character in setting)
     task = {"predictor_layers": arguments.predictor_layers, **SETTINGS[setting]}
     options = options_of(f"lavt:{json.dumps({'mask_grounding': task})}", DATASET, arguments.seed)
-    steps = arguments.steps or steps_that_fit(options, arguments.folder / "timing", 60 * arguments.minutes)
-    report = run_ris.main([*options, "--output_dir", str(folder), "--max_steps", str(steps)])
+    steps = arguments.steps or steps_that_fit(
+        [*options, "--max_test_images", "1"], arguments.folder / "timing", 60 * arguments.minutes
+    )
+    report = run_recipe([*options, "--output_dir", str(folder), "--max_steps", str(steps)])
     model = AutoModelForReferringSegmentation.from_pretrained(folder).eval()
-    _, data_arguments, _ = run_ris.parse_arguments([*options, "--output_dir", str(folder)])
+    _, data_arguments, _ = parse_options([*options, "--output_dir", str(folder)], ImageDataArguments, __doc__)
     sentences = SentenceExamples(load_refseg(DATASET, **data_arguments.dataset_options)["val"])
     collator = RefSegCollator(RefSegProcessor.from_pretrained(folder))
     scores = {"accuracy": masked_word_accuracy(model, sentences, collator, arguments.predictions)}

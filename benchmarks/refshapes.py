@@ -16,22 +16,19 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 from pathlib import Path
 
 import torch
+from budget import steps_that_fit
 from json_lines import read_lines, write_line
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "examples"))
+from hf_refseg import AutoModelForReferringSegmentation, RefSegProcessor, load_refseg
+from hf_refseg.evaluation import evaluate_model, with_shuffled_sentences
+from hf_refseg.training.data_arguments import ImageDataArguments
+from hf_refseg.training.options import RECIPES, parse_options
+from hf_refseg.training.recipes import run_recipe
 
-import run_ris  # noqa: E402
-
-from hf_refseg import AutoModelForReferringSegmentation, RefSegProcessor, load_refseg  # noqa: E402
-from hf_refseg.evaluation import evaluate_model, with_shuffled_sentences  # noqa: E402
-
-METHODS = sorted(path.stem.removesuffix("_refshapes") for path in ROOT.glob("examples/recipes/*_refshapes.yaml"))
-WARM_UP_STEPS, TIMED_STEPS = 20, 60
+METHODS = sorted(path.stem.removesuffix("_refshapes") for path in RECIPES.glob("*_refshapes.yaml"))
 SCORES = ("oIoU", "mIoU", "Pr@0.5", "N-acc", "T-acc")
 
 
@@ -48,35 +45,25 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def options_of(method: str, dataset: str, seed: int) -> list[str]:
-    """The options of run_ris.py for a method; expressions without a target ask for the presence head."""
+    """The recipe of a method and its options; expressions without a target ask for the presence head."""
     name, _, fields = method.partition(":")
     config = json.loads(fields or "{}")
     if dataset == "grefshapes":
         config["presence_head"] = True
-    recipe = ROOT / "examples" / "recipes" / f"{name}_refshapes.yaml"
     evaluation = ["--eval_strategy", "no", "--save_strategy", "no", "--test_splits", "val", "--pictures", "0"]
     options = ["--dataset_name", dataset, "--config", json.dumps(config), "--seed", str(seed), *evaluation]
-    return [str(recipe), *options, "--resume_from_checkpoint", "never", "--disable_tqdm", "true"]
-
-
-def steps_that_fit(options: list[str], folder: Path, seconds: float) -> int:
-    """Steps of training that take so many seconds on this machine."""
-    timed = {}
-    for steps in (WARM_UP_STEPS, WARM_UP_STEPS + TIMED_STEPS):
-        short = [*options, "--output_dir", str(folder), "--max_steps", str(steps), "--max_test_images", "1"]
-        timed[steps] = run_ris.main(short)["training"]["train_runtime"]
-    return int(seconds * TIMED_STEPS / (timed[WARM_UP_STEPS + TIMED_STEPS] - timed[WARM_UP_STEPS]))
+    return [f"{name}_refshapes", *options, "--resume_from_checkpoint", "never", "--disable_tqdm", "true"]
 
 
 def train_and_score(method: str, dataset: str, seed: int, arguments: argparse.Namespace) -> dict:
     label = "".join(character if character.isalnum() else "_" for character in f"{method}_{dataset}_{seed}")
     folder = arguments.folder / label
     options = options_of(method, dataset, seed)
-    steps = steps_that_fit(options, arguments.folder / "timing", 60 * arguments.minutes)
-    report = run_ris.main([*options, "--output_dir", str(folder), "--max_steps", str(steps)])
+    steps = steps_that_fit([*options, "--max_test_images", "1"], arguments.folder / "timing", 60 * arguments.minutes)
+    report = run_recipe([*options, "--output_dir", str(folder), "--max_steps", str(steps)])
     model = AutoModelForReferringSegmentation.from_pretrained(folder)
     processor = RefSegProcessor.from_pretrained(folder)
-    _, data_arguments, _ = run_ris.parse_arguments([*options, "--output_dir", str(folder)])
+    _, data_arguments, _ = parse_options([*options, "--output_dir", str(folder)], ImageDataArguments, __doc__)
     val = load_refseg(dataset, **data_arguments.dataset_options)["val"]
     # Moving the sentences of no target elsewhere says nothing about reading.
     targets = val.filter(lambda no_target: not no_target, input_columns="no_target").flatten_indices()

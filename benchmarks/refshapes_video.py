@@ -19,23 +19,19 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import time
 from pathlib import Path
 
 import torch
 import yaml
+from budget import steps_that_fit
 from json_lines import read_lines, write_line
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "examples"))
-
-import run_rvs  # noqa: E402
-from refshapes import TIMED_STEPS, WARM_UP_STEPS  # noqa: E402
-
-from hf_refseg import AutoModelForReferringSegmentation, RefSegProcessor, load_refseg  # noqa: E402
-from hf_refseg.evaluation import evaluate_video_model, video_scores, with_shuffled_video_sentences  # noqa: E402
-from hf_refseg.modeling.inference_refseg import segment_video  # noqa: E402
+from hf_refseg import AutoModelForReferringSegmentation, RefSegProcessor, load_refseg
+from hf_refseg.evaluation import evaluate_video_model, video_scores, with_shuffled_video_sentences
+from hf_refseg.modeling.inference_refseg import segment_video
+from hf_refseg.training.options import find_recipe, read_recipe
+from hf_refseg.training.recipes import run_recipe
 
 PRETRAINED = "+pretrained"
 PRETRAINED_SHARE = 0.25
@@ -54,11 +50,10 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_recipe(method: str) -> dict:
+def recipe_of(method: str) -> dict:
     """The recipe of a method, with what stands behind its name: other fields of the configuration."""
     name, _, fields = method.partition(":")
-    path = ROOT / "examples" / "recipes" / f"{name.removesuffix(PRETRAINED)}_refshapes_video.yaml"
-    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    recipe = read_recipe(find_recipe(f"{name.removesuffix(PRETRAINED)}_refshapes_video"))
     recipe["config"] |= json.loads(fields or "{}")
     return recipe
 
@@ -76,7 +71,7 @@ def starting_from(recipe: dict, image_model: Path) -> dict:
 
 
 def write_recipe(recipe: dict, seed: int, folder: Path) -> list[str]:
-    """The arguments of run_rvs.py that run the recipe, without anything on the way."""
+    """The arguments that run the recipe, without anything on the way."""
     quiet = {"eval_strategy": "no", "save_strategy": "no", "test_splits": ["val"], "pictures": 0, "disable_tqdm": True}
     path = folder.with_suffix(".yaml")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,30 +79,21 @@ def write_recipe(recipe: dict, seed: int, folder: Path) -> list[str]:
     return [str(path)]
 
 
-def steps_that_fit(options: list[str], folder: Path, seconds: float) -> int:
-    """Steps of training that take so many seconds on this machine."""
-    timed = {}
-    for steps in (WARM_UP_STEPS, WARM_UP_STEPS + TIMED_STEPS):
-        short = [*options, "--output_dir", str(folder), "--max_steps", str(steps), "--max_test_videos", "1"]
-        timed[steps] = run_rvs.main(short)["training"]["train_runtime"]
-    return int(seconds * TIMED_STEPS / (timed[WARM_UP_STEPS + TIMED_STEPS] - timed[WARM_UP_STEPS]))
-
-
 def train(options: list[str], folder: Path, seconds: float) -> dict:
     """Trains for so many seconds; returns the number of steps, and the seconds it took."""
-    steps = steps_that_fit(options, folder.parent / "timing", seconds)
-    report = run_rvs.main([*options, "--output_dir", str(folder), "--max_steps", str(steps)])
+    steps = steps_that_fit([*options, "--max_test_videos", "1"], folder.parent / "timing", seconds)
+    report = run_recipe([*options, "--output_dir", str(folder), "--max_steps", str(steps)])
     return {"steps": steps, "seconds": round(report["training"]["train_runtime"])}
 
 
 def train_and_score(method: str, seed: int, arguments: argparse.Namespace) -> dict:
     label = "".join(character if character.isalnum() else "_" for character in f"{method}_{seed}")
     folder, seconds = arguments.folder / label, 60 * arguments.minutes
-    recipe, efforts = read_recipe(method), []
+    recipe, efforts = recipe_of(method), []
     videos = load_refseg("refshapes_video", **recipe["dataset_options"])["test"]
     if method.partition(":")[0].endswith(PRETRAINED):
         image_model = arguments.folder / f"{label}_images"
-        options = write_recipe(read_recipe("lavt"), seed, image_model)
+        options = write_recipe(recipe_of("lavt"), seed, image_model)
         efforts.append(train(options, image_model, PRETRAINED_SHARE * seconds))
         recipe, seconds = starting_from(recipe, image_model), (1 - PRETRAINED_SHARE) * seconds
     efforts.append(train(write_recipe(recipe, seed, folder), folder, seconds))

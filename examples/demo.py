@@ -19,7 +19,6 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import run_ris
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoModel, AutoProcessor, PrinterCallback, TrainerCallback, set_seed
 from transformers.trainer_callback import TrainerControl, TrainerState
@@ -29,6 +28,11 @@ from hf_refseg.data.examples import ReferentExamples, RefSegCollator
 from hf_refseg.evaluation import evaluate_model, with_shuffled_sentences
 from hf_refseg.files import require_writable, write_json, write_picture
 from hf_refseg.training.arguments import RefSegTrainingArguments
+from hf_refseg.training.building import build_model_and_processor
+from hf_refseg.training.data_arguments import ImageDataArguments
+from hf_refseg.training.image_data import ImageData
+from hf_refseg.training.options import parse_options
+from hf_refseg.training.recipes import train_recipe
 from hf_refseg.training.trainer import RefSegTrainer
 
 RECIPE = Path(__file__).parent / "recipes" / "lavt_refshapes.yaml"
@@ -64,7 +68,7 @@ class Plan:
 
     @property
     def arguments(self) -> list[str]:
-        """The options of run_ris.py that follow from it; half way is the first of two evaluations and checkpoints."""
+        """The options of the recipe that follow from it; half way is the first of two evaluations and checkpoints."""
         steps, half = str(self.steps), str(self.steps // 2)
         chosen = variant_arguments(self.precision, self.attention)
         return [*chosen, "--max_steps", steps, "--eval_steps", half, "--save_steps", half]
@@ -131,13 +135,14 @@ def main(recipe: Path = RECIPE, output: Path = OUTPUT, minutes: float = MINUTES)
     plan = read_or_make_plan(recipe, output, minutes * 60)
     print(plan.describe())
     arguments = [str(recipe), "--output_dir", str(output), *plan.arguments]
-    report = run_ris.main(arguments, callbacks=[KeepToTime(plan)])
+    parsed = parse_options(arguments, ImageDataArguments, __doc__)
+    report = train_recipe(*parsed, callbacks=[KeepToTime(plan)])
     plan = replace(plan, steps=report["training"]["steps"])
     write_json(output / "plan.json", asdict(plan))
 
     print(f"\nLoading {output} again through AutoModel and AutoProcessor.")
     model, processor = AutoModel.from_pretrained(output), AutoProcessor.from_pretrained(output)
-    _, data_arguments, _ = run_ris.parse_arguments(arguments)
+    _, data_arguments, _ = parsed
     data = load_refseg(data_arguments.dataset_name, **data_arguments.dataset_options)
     row = data["val"][0]
     image, text = row["image"], row["sentences"][0]["raw"]
@@ -181,12 +186,12 @@ def time_steps(recipe: Path, precision: str, attention: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         options = ["--output_dir", folder, "--max_steps", str(TIMED_STEPS), "--eval_strategy", "no"]
         options += ["--save_strategy", "no", "--disable_tqdm", "true"]
-        model_arguments, data_arguments, training_arguments = run_ris.parse_arguments(
-            [str(recipe), *variant_arguments(precision, attention), *options]
+        model_arguments, data_arguments, training_arguments = parse_options(
+            [str(recipe), *variant_arguments(precision, attention), *options], ImageDataArguments, __doc__
         )
-        rows = run_ris.load_splits(data_arguments).train
+        rows = ImageData.load(data_arguments).train
         set_seed(training_arguments.seed)
-        model, processor = run_ris.build_model_and_processor(model_arguments)
+        model, processor = build_model_and_processor(model_arguments)
         clock = StepClock()
         trainer = RefSegTrainer(
             model=model,
@@ -202,7 +207,7 @@ def time_steps(recipe: Path, precision: str, attention: str) -> float:
 
 
 def variant_arguments(precision: str, attention: str) -> list[str]:
-    """The options of run_ris.py that choose a number format and a kernel of attention."""
+    """The options of the recipe that choose a number format and a kernel of attention."""
     is_half = str(precision == "bfloat16").lower()
     return ["--bf16", is_half, "--config", json.dumps({"attn_implementation": attention})]
 

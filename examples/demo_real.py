@@ -13,7 +13,6 @@ import os
 from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets
-from run_ris import SPECIAL_TOKENS
 from transformers import BertConfig, BertTokenizer, SwinConfig, TrainerCallback, set_seed
 
 from hf_refseg import LavtConfig, LavtForReferringSegmentation, RefSegImageProcessor, RefSegProcessor, load_refseg
@@ -21,6 +20,7 @@ from hf_refseg.data.examples import ReferentExamples, SentenceExamples
 from hf_refseg.data.prepare import prepare_dataset
 from hf_refseg.evaluation import evaluate_model, predict_cases
 from hf_refseg.training.arguments import RefSegTrainingArguments
+from hf_refseg.training.building import SPECIAL_TOKENS
 from hf_refseg.training.trainer import RefSegTrainer
 from hf_refseg.visualization import draw_comparison
 

@@ -1,15 +1,19 @@
-"""RefSegTrainingArguments: transformers' training arguments with the defaults of this field and a few of our own."""
+"""Arguments of a training: which model, and transformers' own with the defaults of this field and a few of ours."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from transformers import TrainingArguments
 
 from ..hub.token import require_token
-from .run_options import PLACES, without_paths
+from .data_arguments import to_mapping
+from .run_options import PLACES, given_options, without_paths
+
+# A tokenizer with a token for each word of the training split.
+WORDS = "words"
 
 
 @dataclass
@@ -134,3 +138,80 @@ class RefSegTrainingArguments(TrainingArguments):
                 "per_device_train_batch_size."
             )
         return steps
+
+
+@dataclass
+class ModelArguments:
+    """Which model: a saved one, a new one on pretrained encoders, or (with neither) one from random weights."""
+
+    _argument_group_name = "model"
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "A saved model with its processor, on the Hub or on disk, to go on from."}
+    )
+    model_type: str | None = field(
+        default=None,
+        metadata={
+            "help": "The method of a new model; lavt, on videos video_lavt, if absent. That of a saved model is its "
+            "own, but a video LAVT can start from the image LAVT in model_name_or_path; config then takes what is new "
+            "there, such as num_window_frames and pwam_structure."
+        },
+    )
+    vision_name_or_path: str | None = field(default=None, metadata={"help": "Pretrained image encoder."})
+    text_name_or_path: str | None = field(default=None, metadata={"help": "Pretrained text encoder."})
+    tokenizer_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": 'Tokenizer; the text encoder\'s if absent. "refshapes" or "refshapes_video": a token for each '
+            'word of that data set. "words": one for each word of the training split, for a text encoder from random '
+            "weights."
+        },
+    )
+    word_vectors: str | None = field(
+        default=None,
+        metadata={"help": "GloVe file with vectors of a recurrent text encoder's words, such as glove.6B.300d.txt."},
+    )
+    config: dict | str | None = field(
+        default=None, metadata={"help": "Fields of the model's configuration, as a mapping (YAML or JSON)."}
+    )
+    image_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Side of the square that the model sees; the method's, or the saved model's own, if absent."
+        },
+    )
+    max_text_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens per text, special ones included; those of the method's paper, or of the saved model, if "
+            "absent."
+        },
+    )
+    adapter: Literal["none", "heads", "lora"] = field(
+        default="none",
+        metadata={
+            "help": '"heads": the encoders stay as they are, and an adapter that holds the rest alone is saved; '
+            '"lora": as well low-rank updates of their attention. A new model is saved as output_dir/base_model.'
+        },
+    )
+    lora_rank: int = field(default=8, metadata={"help": "Rank of the low-rank updates."})
+    lora_alpha: float = field(default=16, metadata={"help": "The updates are scaled by lora_alpha / lora_rank."})
+
+    def __post_init__(self):
+        self.config = to_mapping("config", self.config)
+        has_new_words = self.tokenizer_name_or_path == WORDS
+        if (self.vision_name_or_path is None) != (self.text_name_or_path is None) and not has_new_words:
+            raise ValueError("Give vision_name_or_path and text_name_or_path, or neither of them.")
+        if has_new_words and self.text_name_or_path:
+            raise ValueError('tokenizer_name_or_path "words" goes with no text_name_or_path, which has other words.')
+        comes_along = self.vision_name_or_path or self.word_vectors or (self.config and not self.model_type)
+        if self.model_name_or_path and comes_along:
+            raise ValueError(
+                "model_name_or_path takes no encoders and no config, nor word_vectors: they come with the saved model."
+            )
+        for name in ("image_size", "max_text_length"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} has to be 1 at least, got {getattr(self, name)}.")
+        changed = [name for name in ("lora_rank", "lora_alpha") if name in given_options(self)]
+        if changed and self.adapter != "lora":
+            raise ValueError(f"{changed[0]} goes with adapter lora, not with {self.adapter}: leave it out.")

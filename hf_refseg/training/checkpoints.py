@@ -11,12 +11,15 @@ import zlib
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from ..files import write_whole
+from ..files import require_writable, write_whole
 from ..modeling.saved_files_refseg import SavedFileError, read_mapping
+
+if TYPE_CHECKING:
+    from .arguments import RefSegTrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +51,29 @@ def last_complete_checkpoint(output_dir: str | PathLike[str]) -> str | None:
             return str(folder)
         logger.warning(f"Checkpoint {folder} is not complete and is passed over: {fault}.")
     return None
+
+
+def checkpoint_to_resume(arguments: RefSegTrainingArguments) -> str | None:
+    """The folder of the checkpoint to go on from, if any.
+
+    Raises:
+        ValueError: one that is none is named.
+        OutputError: the output folder cannot be written.
+    """
+    if arguments.should_save:
+        require_writable(arguments.output_dir)
+    named = arguments.resume_from_checkpoint
+    if named == "auto":
+        return last_complete_checkpoint(arguments.output_dir)
+    if named == "never":
+        return None
+    if not Path(named, "trainer_state.json").is_file():
+        found = "holds no trainer_state.json" if Path(named).is_dir() else "is no folder"
+        raise ValueError(
+            f"resume_from_checkpoint: {named} {found}. Name a folder checkpoint-<step> of an earlier run, or say auto "
+            "or never."
+        )
+    return named
 
 
 def find_checkpoint_fault(folder: str | PathLike[str]) -> str | None:

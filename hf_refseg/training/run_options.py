@@ -72,6 +72,20 @@ def given_options(options: Any) -> dict[str, Any]:
     }
 
 
+def options_of_run(model: Any, data: Any, datasets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What to keep of the options of a run, beside those of the training; `datasets` are those of `load_refseg`.
+
+    The model's configuration and processor hold the others of the model.
+    """
+    kept = {name for name in given_options(model) if name not in ("config", "image_size", "max_text_length")}
+    in_datasets = ("data_dir", "split_by", "mask_overlap", "dataset_options")
+    return {
+        "model": {name: getattr(model, name) for name in kept},
+        "data": {name: value for name, value in given_options(data).items() if name not in in_datasets},
+        DATASETS: datasets,
+    }
+
+
 def given_fields(config: PreTrainedConfig) -> dict[str, Any]:
     """The fields of a configuration, and of those inside it, that differ from the method's own."""
     return differing_values(config.to_dict(), type(config)().to_dict())

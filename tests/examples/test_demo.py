@@ -1,17 +1,15 @@
 """The demonstration: the quickest number format and attention are chosen, said, and kept by a run that goes on."""
 
 import json
-import sys
 from pathlib import Path
 
+import demo
 import pytest
 import yaml
-from fresh_process import CHECKOUT
 from huggingface_hub import ModelCard
 
-sys.path.insert(0, str(CHECKOUT / "examples"))
-
-import demo
+from hf_refseg.training.data_arguments import ImageDataArguments
+from hf_refseg.training.options import parse_options
 
 TINY = {
     "config": {
@@ -62,7 +60,7 @@ def test_the_fastest_variant_is_trained_for_as_many_steps_as_fit(
     assert plan.steps == 172  # of 3 seconds each, in 0.85 of the time; an even number
     assert plan.seconds_per_step == {", ".join(each): 3.0 if each == fastest else 4.0 for each in demo.VARIANTS}
     assert f"So 172 steps are trained in {fastest[0]} with {fastest[1]} attention." in plan.describe()
-    model, _, training = demo.run_ris.parse_arguments([str(recipe), *plan.arguments])
+    model, _, training = parse_options([str(recipe), *plan.arguments], ImageDataArguments, "")
     assert (training.bf16, training.max_steps, training.eval_steps) == (fastest[0] == "bfloat16", 172, 86)
     assert model.config == TINY["config"] | {"attn_implementation": fastest[1]}
 

@@ -1,11 +1,6 @@
 """The latency benchmark says which number format is the fastest on which processor."""
 
-import sys
 from pathlib import Path
-
-from fresh_process import CHECKOUT
-
-sys.path.insert(0, str(CHECKOUT / "benchmarks"))
 
 import latency
 import processor

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fresh_process import CHECKOUT
 from PIL import Image
 from small_disk import may_mount
 from train_tiny import build_trainer
@@ -16,11 +14,8 @@ from typer.testing import CliRunner
 
 from hf_refseg.data.prepare import prepare_dataset
 from hf_refseg.files import OutputError, require_writable
+from hf_refseg.training.recipes import run_recipe
 from hf_refseg_cli import app
-
-sys.path.insert(0, str(CHECKOUT / "examples"))
-import run_ris
-import run_rvs
 
 
 @pytest.fixture(params=["file", "read-only disk"])
@@ -68,11 +63,11 @@ def test_commands_look_at_their_output_first(command: str, unwritable: Path, tmp
 
 
 @pytest.mark.slow_process
-@pytest.mark.parametrize("script", [run_ris, run_rvs])
-def test_scripts_look_at_their_output_first(script, unwritable: Path) -> None:
-    arguments = ["--output_dir", str(unwritable), "--dataset_name", "none", "--use_cpu", "true"]
+@pytest.mark.parametrize("dataset", ["none", "ref_youtube_vos"])
+def test_recipes_look_at_their_output_first(dataset: str, unwritable: Path) -> None:
+    arguments = ["--output_dir", str(unwritable), "--dataset_name", dataset, "--use_cpu", "true"]
     with pytest.raises(OutputError, match="Choose another folder"):
-        script.main(arguments)
+        run_recipe(arguments)
 
 
 @pytest.mark.slow_process

@@ -13,14 +13,15 @@ from datasets import Dataset, DatasetDict
 from fresh_process import run_python
 from hub_server import TOKEN, HubServer
 from huggingface_hub import ModelCard
-from places import EXAMPLES
 from tiny_configs import BERT
-from tiny_recipes import TINY, run_ris
+from tiny_recipes import TINY
 from transformers import AutoConfig, BertConfig, BertModel, BertTokenizer, SwinConfig, SwinModel
 
 from hf_refseg import LavtConfig
 from hf_refseg.datasets_scripts.refshapes import REFSHAPES_WORDS
 from hf_refseg.training.arguments import RefSegTrainingArguments
+from hf_refseg.training.data_arguments import ImageDataArguments
+from hf_refseg.training.image_data import ImageData
 from hf_refseg.training.run_options import (
     LOCAL_OPTIONS,
     check_same_options,
@@ -31,17 +32,19 @@ from hf_refseg.training.run_options import (
 )
 
 SHARE = """
-import run_ris
+from pathlib import Path
+
 from transformers import AutoModel, AutoProcessor
 from hf_refseg.data.prepare import prepare_dataset
+from hf_refseg.training.recipes import run_recipe
 
 data = {"train_size": 4, "val_size": 2, "test_size": 2, "image_size": 64, "cache_dir": "cache"}
 prepare_dataset("refshapes", None, Path("data/shapes").resolve(), push_to_hub="tester/shapes", **data)
-run_ris.main(["whole.yaml", "--max_steps", "2"])
-run_ris.main(["whole.yaml", "--max_steps", "3"])
+run_recipe(["whole.yaml", "--max_steps", "2"])
+run_recipe(["whole.yaml", "--max_steps", "3"])
 for each in (AutoModel, AutoProcessor):
     each.from_pretrained(Path("run").resolve()).push_to_hub("tester/by_hand")
-run_ris.main(["adapter.yaml", "--max_steps", "1"])
+run_recipe(["adapter.yaml", "--max_steps", "1"])
 """
 
 
@@ -92,10 +95,9 @@ def hub_of_machine(machine: Path) -> Iterator[HubServer]:
     }
     for name, options in (("whole", whole), ("adapter", adapter)):
         (machine / f"{name}.yaml").write_text(yaml.safe_dump({**shared, **options}))
-    found = f"import sys\nfrom pathlib import Path\nsys.path.insert(0, {str(EXAMPLES)!r})"
     with HubServer(machine / "home" / "hub") as server:
         environment = {**server.environment("cache"), "HOME": str(machine / "home")}
-        (machine / "printed.txt").write_text(run_python(found, SHARE, cwd=machine, env=environment))
+        (machine / "printed.txt").write_text(run_python(SHARE, cwd=machine, env=environment))
         yield server
 
 
@@ -221,11 +223,13 @@ def test_a_configuration_does_not_say_in_what_folders_its_encoders_lay(machine: 
 
 def test_data_sets_in_folders_go_by_the_names_of_these(monkeypatch, tmp_path) -> None:
     rows = Dataset.from_dict({"image_id": ["1"], "sentences": [[{"raw": "red"}]]})
-    monkeypatch.setattr(run_ris, "load_refseg", lambda *_, **__: DatasetDict(train=rows, val=rows))
+    monkeypatch.setattr(
+        "hf_refseg.training.image_data.load_refseg", lambda *_, **__: DatasetDict(train=rows, val=rows)
+    )
     names = [str(tmp_path / folder / "shapes") for folder in "ab"]
-    arguments = run_ris.DataArguments(dataset_name=[*names, "refcoco"], test_splits=[f"{names[1]}/val", "refcoco/val"])
+    arguments = ImageDataArguments(dataset_name=[*names, "refcoco"], test_splits=[f"{names[1]}/val", "refcoco/val"])
     assert list(arguments.shown_names.values()) == ["shapes", "shapes-2", "refcoco"]
-    splits = run_ris.load_splits(arguments)
-    assert list(splits.trained) == list(splits.evaluated) == ["shapes", "shapes-2", "refcoco"]
-    assert list(splits.tested) == ["shapes-2/val", "refcoco/val"]
-    assert list(run_ris.describe_parts(splits.trained, arguments)) == ["shapes", "shapes-2", "refcoco"]
+    images = ImageData.load(arguments)
+    assert list(images.trained) == list(images.evaluated) == ["shapes", "shapes-2", "refcoco"]
+    assert list(images.tested) == ["shapes-2/val", "refcoco/val"]
+    assert list(images.describe_parts()) == ["shapes", "shapes-2", "refcoco"]

@@ -1,16 +1,8 @@
-"""Recipes that train in seconds, and the script that runs them on images."""
+"""Recipes that train in seconds."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import yaml
-from places import EXAMPLES
-
-specification = importlib.util.spec_from_file_location("run_ris", EXAMPLES / "run_ris.py")
-run_ris = importlib.util.module_from_spec(specification)
-sys.modules["run_ris"] = run_ris  # dataclasses look their module up there
-specification.loader.exec_module(run_ris)
 
 TINY = {
     "config": {

@@ -17,7 +17,7 @@ from peft import __version__ as peft_version
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_lavt import tiny_lavt, tiny_processor
-from tiny_recipes import TINY, run_ris, write_recipe
+from tiny_recipes import TINY, write_recipe
 from torch import nn
 from torch.testing import assert_close
 from train_tiny import build_model, build_processor
@@ -47,6 +47,7 @@ from hf_refseg.modeling.configuration_refseg import MaskGroundingConfig
 from hf_refseg.training.adapters import ATTENTION_PROJECTIONS, find_heads, load_adapter_weights
 from hf_refseg.training.arguments import RefSegTrainingArguments
 from hf_refseg.training.checkpoints import find_checkpoint_fault, last_complete_checkpoint
+from hf_refseg.training.recipes import run_recipe
 from hf_refseg.training.trainer import load_weights
 from hf_refseg_cli import app
 
@@ -573,17 +574,17 @@ def failure(*arguments: object) -> str:
 def test_the_script_trains_resumes_and_the_commands_take_the_result(cache, tmp_path) -> None:
     recipe = write_recipe(tmp_path, cache, adapter="lora", lora_rank=2, max_test_images=1, test_splits=["val"])
     folder = tmp_path / "run"
-    run_ris.main([str(recipe), "--max_steps", "2"])
+    run_recipe([str(recipe), "--max_steps", "2"])
     assert not (folder / "config.json").exists()
     first = logits_of(folder)
     with pytest.raises(ValueError, match="seed the default, now 7"):
-        run_ris.main([str(recipe), "--max_steps", "3", "--seed", "7"])
-    report = run_ris.main([str(recipe), "--max_steps", "3"])
+        run_recipe([str(recipe), "--max_steps", "3", "--seed", "7"])
+    report = run_recipe([str(recipe), "--max_steps", "3"])
     assert report["training"]["steps"] == 3
     assert (logits_of(folder) - first).abs().max() > 1e-4
     state = json.loads((folder / "checkpoint-3" / "trainer_state.json").read_text())
     assert state["global_step"] == 3
-    again = run_ris.main([str(recipe), "--max_steps", "3"])
+    again = run_recipe([str(recipe), "--max_steps", "3"])
     assert again["splits"]["val"]["metrics"] == report["splits"]["val"]["metrics"]
 
     Image.new("RGB", (50, 40), "red").save(tmp_path / "photo.png")
@@ -599,19 +600,19 @@ def test_the_script_trains_resumes_and_the_commands_take_the_result(cache, tmp_p
     assert "nothing to merge" in failure("merge", tmp_path / "merged", tmp_path / "again")
 
     with pytest.raises(ValueError, match="belongs to the base model"):
-        run_ris.main([str(recipe), "--max_steps", "4", "--resume_from_checkpoint", "never"])
+        run_recipe([str(recipe), "--max_steps", "4", "--resume_from_checkpoint", "never"])
     assert logits_of(folder / "checkpoint-3").isfinite().all()
     with pytest.raises(ValueError, match="has another gate_activation"):
-        run_ris.main([str(recipe), "--max_steps", "4", "--config", '{"gate_activation": "sigmoid"}'])
+        run_recipe([str(recipe), "--max_steps", "4", "--config", '{"gate_activation": "sigmoid"}'])
     with pytest.raises(ValueError, match='adapter "lora", now "heads"'):
-        run_ris.main([str(recipe), "--max_steps", "4", "--adapter", "heads", "--lora_rank", "8"])
+        run_recipe([str(recipe), "--max_steps", "4", "--adapter", "heads", "--lora_rank", "8"])
     with pytest.raises(ValueError, match="holds an adapter, but a whole model is trained"):
-        run_ris.main([str(recipe), "--max_steps", "4", "--adapter", "none", "--lora_rank", "8"])
+        run_recipe([str(recipe), "--max_steps", "4", "--adapter", "none", "--lora_rank", "8"])
     other = write_recipe(
         tmp_path, cache, config=None, model_name_or_path=str(folder), output_dir=str(tmp_path / "next")
     )
     with pytest.raises(ValueError, match="is an adapter: write a whole model"):
-        run_ris.main([str(other)])
+        run_recipe([str(other)])
 
 
 def test_heads_are_trained_on_cached_features(cache, tmp_path) -> None:
@@ -620,7 +621,7 @@ def test_heads_are_trained_on_cached_features(cache, tmp_path) -> None:
     for name in ("plain", "cached"):
         recipe = write_recipe(tmp_path, cache, output_dir=str(tmp_path / name), **options)
         extra = ["--cache_image_features", str(tmp_path / "features")] if name == "cached" else []
-        run_ris.main([str(recipe), *extra])
+        run_recipe([str(recipe), *extra])
         state = json.loads((tmp_path / name / "checkpoint-2" / "trainer_state.json").read_text())
         losses += [entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry]
     assert len(losses) == 2 and losses[0] == pytest.approx(losses[1], abs=1e-3)

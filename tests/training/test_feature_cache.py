@@ -17,7 +17,7 @@ from places import CHECKOUT
 from safetensors.torch import load_file, save
 from test_unified_lavt import TestUnifiedLavt as UnifiedLavtModels
 from tiny_configs import BERT, IMAGE_SWIN
-from tiny_recipes import run_ris, write_recipe
+from tiny_recipes import write_recipe
 from torch.utils.data import DataLoader
 from train_tiny import build_model, build_processor
 
@@ -35,6 +35,7 @@ from hf_refseg.training.feature_cache import (
     FeatureCacheError,
     cache_image_features,
 )
+from hf_refseg.training.recipes import run_recipe
 from hf_refseg.training.trainer import RefSegTrainer
 
 
@@ -472,9 +473,9 @@ def test_run_ris_trains_from_a_cache_in_two_processes_and_evaluates_from_it(tmp_
     # The encoder is the same from random weights of the same seed, so a second run needs no file to be written.
     before = {path: path.stat().st_mtime_ns for path in files_of(tmp_path / "cache")}
     again = ["--resume_from_checkpoint", "never", "--output_dir", str(tmp_path / "again"), "--max_steps", "2"]
-    assert run_ris.main([str(recipe), *options, *again])["training"]["steps"] == 2
+    assert run_recipe([str(recipe), *options, *again])["training"]["steps"] == 2
     assert {path: path.stat().st_mtime_ns for path in files_of(tmp_path / "cache")} == before
     with pytest.raises(FeatureCacheError, match="Set freeze_image_encoder"):
-        run_ris.main([str(recipe), *options[:2], *again])
+        run_recipe([str(recipe), *options[:2], *again])
     with pytest.raises(FeatureCacheError, match="of another model or preprocessing: preprocessing differ"):
-        run_ris.main([str(recipe), *options, *again, "--image_size", "32"])
+        run_recipe([str(recipe), *options, *again, "--image_size", "32"])

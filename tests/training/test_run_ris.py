@@ -1,4 +1,4 @@
-"""examples/run_ris.py trains from a recipe, resumes, scores, and leaves a folder that loads like any model."""
+"""A recipe for images is trained, resumed and scored, and leaves a folder that loads like any model."""
 
 import json
 import logging
@@ -14,16 +14,28 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from places import EXAMPLES, FIXTURES
 from safetensors.torch import load_file
-from tiny_recipes import TINY, run_ris, write_recipe
+from tiny_recipes import TINY, write_recipe
 from transformers import AutoModel, AutoProcessor, SwinConfig, SwinModel
 from typer.testing import CliRunner
 
 from hf_refseg import M3AttConfig, load_refseg
+from hf_refseg.training.arguments import ModelArguments, RefSegTrainingArguments
+from hf_refseg.training.building import build_image_processor, build_model_and_processor
+from hf_refseg.training.data_arguments import ImageDataArguments
+from hf_refseg.training.options import find_data_class, parse_options, run_script, take_debug
+from hf_refseg.training.recipes import run_recipe
 from hf_refseg_cli import app
 
 REFER_API = FIXTURES / "refer_api"
-# A recipe says which script it is for.
-RECIPES = [path for path in sorted((EXAMPLES / "recipes").glob("*.yaml")) if "run_ris.py" in path.read_text()]
+RECIPES = [
+    path
+    for path in sorted((EXAMPLES / "recipes").glob("*.yaml"))
+    if find_data_class([str(path)]) is ImageDataArguments
+]
+
+
+def parse(arguments: list[str]) -> tuple[ModelArguments, ImageDataArguments, RefSegTrainingArguments]:
+    return parse_options(arguments, ImageDataArguments, "")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +48,7 @@ def finished(cache, tmp_path_factory) -> tuple[Path, Path, dict]:
     """Recipe, output folder and report of a finished run."""
     folder = tmp_path_factory.mktemp("finished")
     recipe = write_recipe(folder, cache)
-    report = run_ris.main([str(recipe), "--max_steps", "3", "--protocol", "lavt"])
+    report = run_recipe([str(recipe), "--max_steps", "3", "--protocol", "lavt"])
     return recipe, folder / "run", report
 
 
@@ -96,13 +108,13 @@ def logged_losses(folder: Path, step: int) -> dict[int, float]:
 def test_a_run_goes_on_from_its_newest_complete_checkpoint_unless_told_otherwise(finished) -> None:
     recipe, folder, _ = finished
     options = [str(recipe), "--max_steps", "5", "--test_splits", "val", "--max_test_images", "1"]
-    report = run_ris.main(options)
+    report = run_recipe(options)
     assert report["training"]["steps"] == 5 and list(report["splits"]) == ["val"]
     assert report["splits"]["val"]["images"] == 1
     # The schedule of a run of 5 steps gives other weights after 3 steps than that of the run of 3 steps.
     assert logged_losses(folder, 5)[3] == logged_losses(folder, 3)[3]
-    run_ris.main([*options, "--resume_from_checkpoint", "never", "--output_dir", str(folder / "again")])
-    run_ris.main([*options, "--resume_from_checkpoint", "never"])
+    run_recipe([*options, "--resume_from_checkpoint", "never", "--output_dir", str(folder / "again")])
+    run_recipe([*options, "--resume_from_checkpoint", "never"])
     assert logged_losses(folder, 5) == logged_losses(folder / "again", 5)
     assert logged_losses(folder / "again", 5)[3] != logged_losses(folder / "again", 5)[5]
 
@@ -110,7 +122,7 @@ def test_a_run_goes_on_from_its_newest_complete_checkpoint_unless_told_otherwise
 def test_a_saved_model_can_be_trained_further(finished, cache, tmp_path) -> None:
     _, folder, _ = finished
     recipe = write_recipe(tmp_path, cache, model_name_or_path=str(folder), config=None, max_steps=1, max_test_images=1)
-    report = run_ris.main([str(recipe)])
+    report = run_recipe([str(recipe)])
     assert report["training"]["steps"] == 1
     assert ModelCard.load(tmp_path / "run" / "README.md").data.base_model is None
 
@@ -118,8 +130,8 @@ def test_a_saved_model_can_be_trained_further(finished, cache, tmp_path) -> None
 def test_a_saved_model_sees_images_and_texts_of_the_sizes_that_are_named(finished) -> None:
     _, folder, _ = finished
     sizes = {"image_size": 96, "max_text_length": 9}
-    arguments = run_ris.ModelArguments(model_name_or_path=str(folder), **sizes)
-    model, processor = run_ris.build_model_and_processor(arguments)
+    arguments = ModelArguments(model_name_or_path=str(folder), **sizes)
+    model, processor = build_model_and_processor(arguments)
     inputs = processor(Image.new("RGB", (50, 40)), " ".join(["red"] * 20), return_tensors="pt")
     assert inputs["pixel_values"].shape[-2:] == (96, 96) and inputs["input_ids"].shape == (1, 9)
     assert model(**inputs).logits.shape[-2:] == (96, 96)
@@ -140,15 +152,15 @@ def test_a_saved_model_sees_images_and_texts_of_the_sizes_that_are_named(finishe
 )
 def test_what_a_saved_model_cannot_follow_is_refused(finished, options, error) -> None:
     with pytest.raises(ValueError, match=re.escape(error)):
-        run_ris.build_model_and_processor(run_ris.ModelArguments(model_name_or_path=str(finished[1]), **options))
+        build_model_and_processor(ModelArguments(model_name_or_path=str(finished[1]), **options))
 
 
 def test_a_saved_model_of_one_image_size_alone_refuses_others(tmp_path) -> None:
-    arguments = run_ris.ModelArguments(model_type="m3att", tokenizer_name_or_path="words", config=M3ATT, image_size=64)
-    for saved in run_ris.build_model_and_processor(arguments, ["a red dog"]):
+    arguments = ModelArguments(model_type="m3att", tokenizer_name_or_path="words", config=M3ATT, image_size=64)
+    for saved in build_model_and_processor(arguments, ["a red dog"]):
         saved.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"image_size 32 does not go with this model: .* 64 x 64 pixels, got 32 x 32"):
-        run_ris.build_model_and_processor(run_ris.ModelArguments(model_name_or_path=str(tmp_path), image_size=32))
+        build_model_and_processor(ModelArguments(model_name_or_path=str(tmp_path), image_size=32))
 
 
 def test_a_saved_model_or_tokenizer_without_its_words_is_refused(finished, tmp_path) -> None:
@@ -156,7 +168,7 @@ def test_a_saved_model_or_tokenizer_without_its_words_is_refused(finished, tmp_p
     (folder / "tokenizer.json").unlink()
     for options in ({"model_name_or_path": str(folder)}, {"tokenizer_name_or_path": str(folder)}):
         with pytest.raises(ValueError, match=f"{re.escape(str(folder))} holds no tokenizer.json"):
-            run_ris.build_model_and_processor(run_ris.ModelArguments(**options))
+            build_model_and_processor(ModelArguments(**options))
 
 
 def test_a_damaged_file_of_a_saved_model_is_one_line(finished, cache, tmp_path, capsys) -> None:
@@ -170,7 +182,7 @@ def test_a_damaged_file_of_a_saved_model_is_one_line(finished, cache, tmp_path, 
     ):
         sound = (folder / name).read_bytes()
         (folder / name).write_bytes(content)
-        status, _, error = run_script([recipe], capsys)
+        status, _, error = run([recipe], capsys)
         (folder / name).write_bytes(sound)
         assert status == 1 and "Traceback" not in error
         assert error.splitlines()[-1].startswith(f"Error: {folder / name}")
@@ -179,7 +191,7 @@ def test_a_damaged_file_of_a_saved_model_is_one_line(finished, cache, tmp_path, 
 def test_a_text_length_that_does_not_fit_is_found_at_the_start(cache, tmp_path) -> None:
     config = {**TINY["config"], "text_config": {**TINY["config"]["text_config"], "max_position_embeddings": 30}}
     with pytest.raises(ValueError, match="max_text_length is 40, but the model takes texts of at most 30 tokens"):
-        run_ris.main([str(write_recipe(tmp_path, cache, config=config, max_text_length=40, max_steps=1))])
+        run_recipe([str(write_recipe(tmp_path, cache, config=config, max_text_length=40, max_steps=1))])
     with pytest.raises(ValueError, match="max_text_length is 21, but the model takes texts of at most 20 tokens"):
         M3AttConfig(**M3ATT).check_text_length(21)
 
@@ -188,7 +200,7 @@ def test_the_command_line_goes_before_the_recipe_and_the_recipe_before_the_defau
     recipe = write_recipe(tmp_path, cache, weight_decay=0.5, image_size=96)
     options = [str(recipe), "--image_size", "128", "--config", '{"loss_type": "dice_focal"}']
     options += ["--dataset_options", '{"train_size": 5}']
-    model, data, training = run_ris.parse_arguments(options)
+    model, data, training = parse(options)
     assert (model.image_size, training.weight_decay, training.learning_rate) == (128, 0.5, 1e-3)
     assert model.config == {**TINY["config"], "loss_type": "dice_focal"} and model.max_text_length is None
     assert (data.dataset_options["train_size"], data.dataset_options["val_size"]) == (5, 2)
@@ -199,7 +211,7 @@ def test_a_finished_run_is_not_trained_further(finished, capsys) -> None:
     last = max(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*"))
     before = load_file(folder / f"checkpoint-{last}" / "model.safetensors")
     options = ["--max_steps", str(last), "--test_splits", "val", "--max_test_images", "1"]
-    report = run_ris.main([str(recipe), *options])
+    report = run_recipe([str(recipe), *options])
     assert report["training"] == {"steps": last}
     assert f"checkpoint-{last} is the end of this training" in capsys.readouterr().out
     assert not (folder / f"checkpoint-{last + 1}").exists()
@@ -225,7 +237,7 @@ def test_a_finished_run_is_not_trained_further(finished, capsys) -> None:
 def test_a_run_goes_on_with_its_own_options_alone(stopped, options, differences) -> None:
     options = re.findall(r"\{.*?\}|\S+", options)
     with pytest.raises(ValueError, match="checkpoint-1 was trained with other options: ") as error:
-        run_ris.main([str(stopped), *options])
+        run_recipe([str(stopped), *options])
     for difference in differences:
         assert difference in str(error.value)
 
@@ -234,35 +246,35 @@ def test_a_run_goes_on_with_its_own_options_alone(stopped, options, differences)
 def stopped(cache, tmp_path_factory) -> Path:
     """The recipe of a run that has gone one step, which is its end if `max_steps` is 1."""
     recipe = write_recipe(tmp_path_factory.mktemp("stopped"), cache, test_splits="val", max_test_images=1)
-    run_ris.main([str(recipe), "--max_steps", "1"])
+    run_recipe([str(recipe), "--max_steps", "1"])
     return recipe
 
 
 def test_what_is_logged_scored_and_saved_may_change_and_the_card_tells_the_schedules(cache, tmp_path) -> None:
     recipe = write_recipe(tmp_path, cache, max_test_images=1)
-    run_ris.main([str(recipe), "--max_steps", "1"])
+    run_recipe([str(recipe), "--max_steps", "1"])
     other = ["--logging_steps", "1", "--eval_strategy", "no", "--save_strategy", "steps", "--save_steps", "1"]
     same_batch = ["--per_device_train_batch_size", "2", "--total_train_batch_size", "4"]
     scored = ["--protocol", "lavt", "--test_splits", "test", "--per_device_eval_batch_size", "1"]
     scored += ["--dataset_options", "{val_size: 1}"]
     for steps in ("2", "3"):
-        run_ris.main([str(recipe), "--max_steps", steps, *other, *same_batch, *scored])
+        run_recipe([str(recipe), "--max_steps", steps, *other, *same_batch, *scored])
     card = (tmp_path / "run" / "README.md").read_text()
     assert "| steps | 3 of 3 |" in card
     assert "| schedule went by | until step 1 that of 1 steps, until step 2 that of 2 steps, then that of 3 |" in card
     with pytest.raises(ValueError, match="checkpoint-3 has gone 3 steps of a training of 3: one of 2, whose"):
-        run_ris.main([str(recipe), "--max_steps", "2"])
+        run_recipe([str(recipe), "--max_steps", "2"])
 
 
 def test_a_longer_training_by_epochs_is_not_finished_by_a_shorter_one(cache, tmp_path) -> None:
     recipe = write_recipe(tmp_path, cache, test_splits="val", max_test_images=1)
-    steps = [run_ris.main([str(recipe), "--num_train_epochs", epochs])["training"]["steps"] for epochs in ("1.5", "2")]
+    steps = [run_recipe([str(recipe), "--num_train_epochs", epochs])["training"]["steps"] for epochs in ("1.5", "2")]
     assert steps[0] < steps[1]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_each_recipe_parses_into_the_papers_setting(path) -> None:
-    model, data, training = run_ris.parse_arguments([str(path), "--use_cpu"])
+    model, data, training = parse([str(path), "--use_cpu"])
     trained_on = data.dataset_name if isinstance(data.dataset_name, str) else "union"
     assert path.stem in (f"{model.model_type}_{trained_on}", f"{model.model_type}_refcoco_{trained_on}")
     assert training.output_dir == f"runs/{path.stem}"
@@ -285,7 +297,7 @@ def check_risam(model, data, training) -> None:
     assert (training.learning_rate, training.weight_decay, training.num_train_epochs) == (1e-4, 0, 50)
     assert training.learning_rate_drops == [30, 42]
     assert model.max_text_length == 2 + (17 if data.dataset_name == "refcoco" else 25)
-    image_processor = run_ris.build_image_processor(model)
+    image_processor = build_image_processor(model)
     assert (dict(image_processor.size), image_processor.mask_threshold) == ({"longest_edge": 1024}, 0.35)
 
 
@@ -294,7 +306,7 @@ def check_m3att(model, data, training) -> None:
     assert training.learning_rate_drops and data.protocol == "vlt"
     assert model.max_text_length == 2 + (20 if data.dataset_name == "refcocog" else 15)
     assert model.config == {"image_size": 480, "max_text_length": model.max_text_length}
-    image_processor = run_ris.build_image_processor(model)
+    image_processor = build_image_processor(model)
     assert (dict(image_processor.size), image_processor.mask_threshold) == ({"height": 480, "width": 480}, 0.35)
 
 
@@ -323,8 +335,8 @@ PAPER_SETTINGS = {
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if "refshapes" in path.stem], ids=lambda path: path.stem)
 def test_the_recipes_for_refshapes_build_their_models(path) -> None:
-    arguments, _, _ = run_ris.parse_arguments([str(path), "--use_cpu"])
-    model, processor = run_ris.build_model_and_processor(arguments)
+    arguments, _, _ = parse([str(path), "--use_cpu"])
+    model, processor = build_model_and_processor(arguments)
     assert model.config.text_config.vocab_size == len(processor.tokenizer)
     assert 1e6 < model.num_parameters() < 1e7
 
@@ -344,7 +356,7 @@ def test_a_recurrent_text_encoder_reads_the_words_of_the_training_split(cache, t
     (tmp_path / "glove.txt").write_text("zebra 9 9 9\nred 0.5 -0.5 1\nthe 0 0.25 0\n")
     options = {"model_type": "m3att", "tokenizer_name_or_path": "words", "word_vectors": str(tmp_path / "glove.txt")}
     recipe = write_recipe(tmp_path, cache, **options, config=M3ATT, max_steps=1, test_splits="val", max_test_images=1)
-    assert run_ris.main([str(recipe)])["training"]["steps"] == 1
+    assert run_recipe([str(recipe)])["training"]["steps"] == 1
     model, processor = AutoModel.from_pretrained(tmp_path / "run"), AutoProcessor.from_pretrained(tmp_path / "run")
     rows = load_refseg("refshapes", **yaml.safe_load(recipe.read_text())["dataset_options"])["train"]
     words = {word for row in rows for each in row["sentences"] for word in re.findall(r"\w+|[^\w\s]+", each["raw"])}
@@ -357,10 +369,10 @@ def test_a_recurrent_text_encoder_reads_the_words_of_the_training_split(cache, t
 def test_a_new_recurrent_text_encoder_goes_with_a_pretrained_image_encoder(tmp_path) -> None:
     SwinModel(SwinConfig(**M3ATT["backbone_config"]), add_pooling_layer=False).save_pretrained(tmp_path / "swin")
     config = {name: value for name, value in M3ATT.items() if name != "backbone_config"}
-    arguments = run_ris.ModelArguments(
+    arguments = ModelArguments(
         model_type="m3att", vision_name_or_path=str(tmp_path / "swin"), tokenizer_name_or_path="words", config=config
     )
-    model, processor = run_ris.build_model_and_processor(arguments, ["a red dog"])
+    model, processor = build_model_and_processor(arguments, ["a red dog"])
     assert model.config.text_config.vocab_size == len(processor.tokenizer) == 6
 
 
@@ -376,7 +388,7 @@ def test_a_union_is_trained_without_held_out_images_and_scored_by_data_set(cache
     tested = ["refcocog/val", "refcoco/testA", "refcoco/testB"]
     options = {"test_splits": tested, "max_test_images": 1, "max_steps": 1, "leakage_list": str(listed)}
     best = {"load_best_model_at_end": True, "metric_for_best_model": "refcocog_oIoU"}
-    report = run_ris.main([str(write_union_recipe(tmp_path, cache, **options, **best))])
+    report = run_recipe([str(write_union_recipe(tmp_path, cache, **options, **best))])
     printed = capsys.readouterr().out
     assert report["dataset"] == ["refcoco", "refcocog"] and list(report["splits"]) == tested
     # Of the images of both training splits, 300000 alone is in no other split and not on the list.
@@ -410,12 +422,12 @@ def test_a_union_is_trained_without_held_out_images_and_scored_by_data_set(cache
 
 def test_several_data_sets_and_their_partitions_are_a_list_or_several_values(cache, tmp_path) -> None:
     recipe = str(write_union_recipe(tmp_path, cache))
-    _, data, _ = run_ris.parse_arguments([recipe])
+    _, data, _ = parse([recipe])
     assert data.split_by_of_each() == {"refcoco": "unc", "refcocog": "umd"}
     values = ["--dataset_name", "refcoco", "refcoco+", "--split_by", "google"]
-    _, data, _ = run_ris.parse_arguments([recipe, *values])
+    _, data, _ = parse([recipe, *values])
     assert data.split_by_of_each() == {"refcoco": "google", "refcoco+": "google"}
-    _, data, _ = run_ris.parse_arguments(["--output_dir", "run", "--dataset_name", "refcoco+"])
+    _, data, _ = parse(["--output_dir", "run", "--dataset_name", "refcoco+"])
     assert (data.dataset_name, data.split_by_of_each()) == ("refcoco+", {"refcoco+": None})
 
 
@@ -431,14 +443,14 @@ def test_several_data_sets_and_their_partitions_are_a_list_or_several_values(cac
 )
 def test_a_wrong_option_of_a_union_is_one_clear_error(cache, tmp_path, options, error) -> None:
     with pytest.raises(ValueError, match=re.escape(error)):
-        run_ris.main([str(write_union_recipe(tmp_path, cache, **options))])
+        run_recipe([str(write_union_recipe(tmp_path, cache, **options))])
 
 
-def run_script(arguments: list, capsys, main=None) -> tuple[int, str, str]:
+def run(arguments: list, capsys, main=None) -> tuple[int, str, str]:
     """Exit status, standard output and error of the script."""
     capsys.readouterr()
     try:
-        run_ris.run(main or run_ris.main, [str(argument) for argument in arguments])
+        run_script(main or run_recipe, [str(argument) for argument in arguments])
         status, message = 0, ""
     except SystemExit as end:
         # What a string in the place of a number is to the interpreter.
@@ -451,7 +463,7 @@ def test_a_run_ends_on_its_scores_and_what_to_do_with_them(finished, capsys) -> 
     recipe, folder, report = finished
     last = max(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*"))
     options = ["--max_steps", last, "--protocol", "lavt"]
-    status, printed, _ = run_script([recipe, *options], capsys)
+    status, printed, _ = run([recipe, *options], capsys)
     assert status == 0
     lines = [line.split() for line in printed.splitlines()]
     report = json.loads((folder / "metrics.json").read_text())
@@ -467,20 +479,20 @@ def test_a_run_ends_on_its_scores_and_what_to_do_with_them(finished, capsys) -> 
 
 def test_what_is_wrong_with_the_input_is_one_line(cache, tmp_path, capsys) -> None:
     recipe = write_recipe(tmp_path, cache)
-    status, _, error = run_script([recipe, "--resume_from_checkpoint", "nowhere"], capsys)
+    status, _, error = run([recipe, "--resume_from_checkpoint", "nowhere"], capsys)
     assert status == 1 and error.startswith("Error: resume_from_checkpoint: nowhere is no folder. Name a folder")
-    _, _, error = run_script([recipe, "--resume_from_checkpoint", tmp_path], capsys)
+    _, _, error = run([recipe, "--resume_from_checkpoint", tmp_path], capsys)
     assert error.startswith(f"Error: resume_from_checkpoint: {tmp_path} holds no trainer_state.json")
     (tmp_path / "torn.yaml").write_text("output_dir: [run")
-    _, _, error = run_script([tmp_path / "torn.yaml"], capsys)
+    _, _, error = run([tmp_path / "torn.yaml"], capsys)
     assert error.startswith(f"Error: {tmp_path / 'torn.yaml'} is no recipe, as it is no YAML") and "\n" not in error
-    _, _, error = run_script([recipe, "--config", "{a: ["], capsys)
+    _, _, error = run([recipe, "--config", "{a: ["], capsys)
     assert error.startswith("Error: config is neither YAML nor JSON") and "\n" not in error
     with pytest.raises(ValueError, match="nowhere is no folder"):
-        run_script(["--debug", recipe, "--resume_from_checkpoint", "nowhere"], capsys)
+        run(["--debug", recipe, "--resume_from_checkpoint", "nowhere"], capsys)
     kept = ["recipe.yaml", "--debug", "underflow_overflow"]
-    assert run_ris.take_debug(kept) == (kept, False)
-    assert run_ris.take_debug(["recipe.yaml", "--debug"]) == (["recipe.yaml"], True)
+    assert take_debug(kept) == (kept, False)
+    assert take_debug(["recipe.yaml", "--debug"]) == (["recipe.yaml"], True)
 
 
 def test_an_error_of_the_code_keeps_its_traceback(capsys) -> None:
@@ -488,7 +500,7 @@ def test_an_error_of_the_code_keeps_its_traceback(capsys) -> None:
         raise KeyError("a fault")
 
     with pytest.raises(KeyError):
-        run_script([], capsys, broken)
+        run([], capsys, broken)
 
 
 @pytest.mark.parametrize("home", ["absent", "empty"])
@@ -500,20 +512,20 @@ def test_to_push_without_a_token_is_an_error_that_says_how_to_log_in(
     if home == "empty":
         (tmp_path / "token").write_text("")
     recipe = write_recipe(tmp_path, cache, push_to_hub=True)
-    status, _, error = run_script([recipe], capsys)
+    status, _, error = run([recipe], capsys)
     assert status == 1 and error.startswith("Error: push_to_hub needs a token") and "hf auth login" in error
     assert not (tmp_path / "run").exists()
-    assert run_ris.parse_arguments([str(recipe), "--hub_token", "hf_given"])[2].push_to_hub
+    assert parse([str(recipe), "--hub_token", "hf_given"])[2].push_to_hub
 
 
 def test_help_shows_the_options_of_this_library_and_all_on_request(capsys) -> None:
-    status, short, _ = run_script(["--help"], capsys)
+    status, short, _ = run(["--help"], capsys)
     assert status == 0
     for option in ("--model_type", "--dataset_name", "--learning_rate_drops", "--resume_from_checkpoint"):
         assert f"  {option}" in short
     assert "  --max_steps" not in short and "--no_bf16" not in short
     assert "--help_trainer" in short and short.index("--model_type") < short.index("--dataset_name")
-    _, whole, _ = run_script(["--help_trainer"], capsys)
+    _, whole, _ = run(["--help_trainer"], capsys)
     assert "  --max_steps" in whole and "  --model_type" in whole and len(whole) > 2 * len(short)
 
 
@@ -551,19 +563,19 @@ def test_help_shows_the_options_of_this_library_and_all_on_request(capsys) -> No
 )
 def test_a_wrong_option_is_one_clear_error(cache, tmp_path, options, error) -> None:
     with pytest.raises(ValueError, match=re.escape(error)):
-        run_ris.main([str(write_recipe(tmp_path, cache, **options))])
+        run_recipe([str(write_recipe(tmp_path, cache, **options))])
 
 
 def test_a_recipe_that_is_none_is_an_error(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no recipe .*absent\.yaml"):
-        run_ris.main([str(tmp_path / "absent.yaml")])
+        run_recipe([str(tmp_path / "absent.yaml")])
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(ValueError, match=r"list\.yaml is no recipe"):
-        run_ris.main([str(tmp_path / "list.yaml")])
+        run_recipe([str(tmp_path / "list.yaml")])
     with pytest.raises(ValueError, match=r"--lerning_rate=1; did you mean --learning_rate"):
-        run_ris.main(["--lerning_rate=1"])
+        run_recipe(["--lerning_rate=1"])
     with pytest.raises(ValueError, match=r"no option --max_step 1; did you mean --max_steps") as caught:
-        run_ris.main(["--max_step", "1"])
+        run_recipe(["--max_step", "1"])
     assert "--max-steps" not in str(caught.value)
     with pytest.raises(ValueError, match=r"no option --zzz 1; --help"):
-        run_ris.main(["--zzz", "1"])
+        run_recipe(["--zzz", "1"])

@@ -1,10 +1,8 @@
-"""examples/run_rvs.py trains on clips, on single frames and on images and clips mixed, scores, and leaves a model."""
+"""A recipe for videos trains on clips, on single frames and on images and clips mixed, scores, and leaves a model."""
 
-import importlib.util
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,18 +13,24 @@ from huggingface_hub import ModelCard
 from places import EXAMPLES
 from tiny_recipes import TINY as TINY_IMAGES
 from train_tiny import freeze_batch_statistics
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel, AutoProcessor, set_seed
 
 from hf_refseg import load_refseg
 from hf_refseg.modeling.modeling_outputs_refseg import ReferringSegmentationOutput
+from hf_refseg.training import recipes
+from hf_refseg.training.arguments import ModelArguments, RefSegTrainingArguments
+from hf_refseg.training.building import build_model_and_processor
+from hf_refseg.training.data_arguments import VideoDataArguments
+from hf_refseg.training.mixed_batches import MixedCollator
+from hf_refseg.training.options import find_data_class, parse_options
+from hf_refseg.training.recipes import load_data, run_recipe
 from hf_refseg.training.trainer import RefSegTrainer
 
-RECIPES = [path for path in sorted((EXAMPLES / "recipes").glob("*.yaml")) if "run_rvs.py" in path.read_text()]
-# Its own imports find run_ris in the modules: tiny_recipes has put it there.
-specification = importlib.util.spec_from_file_location("run_rvs", EXAMPLES / "run_rvs.py")
-run_rvs = importlib.util.module_from_spec(specification)
-sys.modules["run_rvs"] = run_rvs
-specification.loader.exec_module(run_rvs)
+RECIPES = [
+    path
+    for path in sorted((EXAMPLES / "recipes").glob("*.yaml"))
+    if find_data_class([str(path)]) is VideoDataArguments
+]
 
 TINY = {
     **TINY_IMAGES,
@@ -65,6 +69,10 @@ UNIFIED = {
 IMAGE_METHOD = {"model_type": "lavt", "config": TINY_IMAGES["config"]}
 
 
+def parse(arguments: list[str]) -> tuple[ModelArguments, VideoDataArguments, RefSegTrainingArguments]:
+    return parse_options(arguments, VideoDataArguments, "")
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("cache")
@@ -89,13 +97,11 @@ def with_images(cache: Path) -> dict:
 
 def build_trainer(recipe: Path, *options: str) -> RefSegTrainer:
     """The trainer of a run, with batch norms that keep their statistics: those of a batch depend on its size."""
-    model_arguments, data, training = run_rvs.parse_arguments([str(recipe), *options])
-    image_arguments = data.image_arguments()
-    run_rvs.set_seed(training.seed)
-    model, processor = run_rvs.build_video_model_and_processor(model_arguments)
+    model_arguments, data_arguments, training = parse([str(recipe), *options])
+    set_seed(training.seed)
+    model, processor = build_model_and_processor(model_arguments)
     freeze_batch_statistics(model)
-    images = None if image_arguments is None else run_rvs.load_splits(image_arguments)
-    return run_rvs.build_trainer(model, processor, run_rvs.load_video_splits(data), images, data, training)
+    return recipes.build_trainer(model, processor, load_data(data_arguments), data_arguments, training)
 
 
 def assert_same_weights(model: torch.nn.Module, other: torch.nn.Module, tolerance: float = 0.0) -> None:
@@ -110,14 +116,14 @@ def finished(cache, tmp_path_factory) -> tuple[Path, Path, dict]:
     folder = tmp_path_factory.mktemp("finished")
     often = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
     recipe = write_recipe(folder, cache, eval_split="val", window=3, overlap=1, **often)
-    return recipe, folder / "run", run_rvs.main([str(recipe)])
+    return recipe, folder / "run", run_recipe([str(recipe)])
 
 
 @pytest.fixture(scope="module")
 def image_run(cache, tmp_path_factory) -> tuple[Path, dict]:
     """Output folder and report of a run of an image method on single frames."""
     folder = tmp_path_factory.mktemp("images")
-    report = run_rvs.main([str(write_recipe(folder, cache, **IMAGE_METHOD, test_splits="val"))])
+    report = run_recipe([str(write_recipe(folder, cache, **IMAGE_METHOD, test_splits="val"))])
     return folder / "run", report
 
 
@@ -164,7 +170,7 @@ def test_clips_are_scored_during_training(finished) -> None:
 def test_a_finished_run_is_not_trained_further(finished, capsys) -> None:
     recipe, folder, _ = finished
     before = AutoModel.from_pretrained(folder)
-    report = run_rvs.main([str(recipe), "--test_splits", "val", "--max_test_videos", "1"])
+    report = run_recipe([str(recipe), "--test_splits", "val", "--max_test_videos", "1"])
     assert "checkpoint-2 is the end of this training" in capsys.readouterr().out
     assert report["splits"]["val"]["videos"] == 1
     assert_same_weights(AutoModel.from_pretrained(folder), before)
@@ -182,7 +188,7 @@ def test_a_finished_run_is_not_trained_further(finished, capsys) -> None:
 def test_a_run_goes_on_with_its_own_options_alone(finished, options, difference) -> None:
     recipe, _, _ = finished
     with pytest.raises(ValueError, match="checkpoint-2 was trained with other options: .*" + re.escape(difference)):
-        run_rvs.main([str(recipe), *re.findall(r"\{.*?\}|\S+", options)])
+        run_recipe([str(recipe), *re.findall(r"\{.*?\}|\S+", options)])
 
 
 @pytest.mark.parametrize("method", [{}, UNIFIED], ids=["video_lavt", "unified_lavt"])
@@ -205,7 +211,7 @@ def test_a_resumed_joint_run_equals_one_that_never_stopped(method, cache, tmp_pa
 @pytest.mark.parametrize("method", [{}, UNIFIED], ids=["video_lavt", "unified_lavt"])
 def test_a_joint_run_sees_images_and_clips_apart_and_scores_both(method, cache, tmp_path, monkeypatch, capsys) -> None:
     seen = []
-    collate = run_rvs.MixedCollator.__call__
+    collate = MixedCollator.__call__
 
     def spy(self, items):
         items = list(items)
@@ -213,10 +219,10 @@ def test_a_joint_run_sees_images_and_clips_apart_and_scores_both(method, cache, 
         seen.append(("clips" if "frames" in items[0] else "images", tuple(batch["pixel_values"].shape)))
         return batch
 
-    monkeypatch.setattr(run_rvs.MixedCollator, "__call__", spy)
+    monkeypatch.setattr(MixedCollator, "__call__", spy)
     options = {"max_steps": 6, "image_share": 0.5, "max_test_videos": 1, "test_splits": "val"}
     recipe = write_recipe(tmp_path, cache, **options, **with_images(cache), **method)
-    report = run_rvs.main([str(recipe), "--image_data", "{test_splits: [val], max_test_images: 1}"])
+    report = run_recipe([str(recipe), "--image_data", "{test_splits: [val], max_test_images: 1}"])
     assert set(seen) == {("clips", (2, 3, 3, 64, 64)), ("images", (2, 3, 64, 64))}
     assert list(report["splits"]) == list(report["images"]["splits"]) == ["val"]
     assert report["images"]["splits"]["val"]["images"] == 1
@@ -262,17 +268,17 @@ def test_an_image_method_is_trained_on_frames_and_scored_frame_by_frame(image_ru
 
 def test_a_video_lavt_starts_from_an_image_lavt(image_run, cache, tmp_path) -> None:
     folder, _ = image_run
-    arguments = run_rvs.VideoModelArguments(model_name_or_path=str(folder), model_type="video_lavt")
-    model, _ = run_rvs.build_video_model_and_processor(arguments)
+    arguments = ModelArguments(model_name_or_path=str(folder), model_type="video_lavt")
+    model, _ = build_model_and_processor(arguments)
     arguments.config = {"pwam_structur": 2}
     with pytest.raises(ValueError, match="no field pwam_structur; did you mean pwam_structure"):
-        run_rvs.build_video_model_and_processor(arguments)
+        build_model_and_processor(arguments)
     image_model = AutoModel.from_pretrained(folder)
     assert model.config.model_type == "video_lavt"
     for name, value in image_model.decoder.state_dict().items():
         assert torch.equal(model.decoder.state_dict()[name], value), name
     options = {"model_name_or_path": str(folder), "config": None, "max_steps": 1, "test_splits": []}
-    assert run_rvs.main([str(write_recipe(tmp_path, cache, **options))])["training"]["steps"] == 1
+    assert run_recipe([str(write_recipe(tmp_path, cache, **options))])["training"]["steps"] == 1
     assert AutoModel.from_pretrained(tmp_path / "run").config.model_type == "video_lavt"
 
 
@@ -280,9 +286,9 @@ def test_a_video_model_goes_on_and_becomes_no_other_method(finished, cache, tmp_
     _, folder, _ = finished
     options = {"model_name_or_path": str(folder), "config": None, "test_splits": []}
     recipe = write_recipe(tmp_path, cache, **options, model_type=None, max_steps=1)
-    assert run_rvs.main([str(recipe)])["training"]["steps"] == 1
-    with pytest.raises(ValueError, match="is a model of type video_lavt, which cannot become a lavt"):
-        run_rvs.main([str(write_recipe(tmp_path, cache, **options, model_type="lavt"))])
+    assert run_recipe([str(recipe)])["training"]["steps"] == 1
+    with pytest.raises(ValueError, match="is a model of type video_lavt, not lavt: leave model_type out"):
+        run_recipe([str(write_recipe(tmp_path, cache, **options, model_type="lavt"))])
 
 
 def test_of_a_split_without_masks_the_servers_file_is_written(cache, tmp_path, monkeypatch, capsys) -> None:
@@ -292,11 +298,14 @@ def test_of_a_split_without_masks_the_servers_file_is_written(cache, tmp_path, m
         return {"referents": [{**referent, "annotated_frames": [], "masks": []} for referent in row["referents"]]}
 
     test = Dataset.from_list([row | without_masks(row) for row in whole["test"]], features=whole["test"].features)
-    monkeypatch.setattr(run_rvs, "load_refseg", lambda *_, **__: DatasetDict({"train": whole["train"], "test": test}))
+    monkeypatch.setattr(
+        "hf_refseg.training.video_data.load_refseg",
+        lambda *_, **__: DatasetDict({"train": whole["train"], "test": test}),
+    )
     options = {"max_steps": 1, "max_test_videos": 1}
-    report = run_rvs.main([str(write_recipe(tmp_path, cache, **options))])
+    report = run_recipe([str(write_recipe(tmp_path, cache, **options))])
     assert report["splits"] == report["submissions"] == {}
-    report = run_rvs.main([str(write_recipe(tmp_path, cache, **options, test_splits="test"))])
+    report = run_recipe([str(write_recipe(tmp_path, cache, **options, test_splits="test"))])
     folder = tmp_path / "run"
     assert report["splits"] == {} and (folder / report["submissions"]["test"]).is_file()
     masks = list(folder.glob("submission_test_*/Annotations/*/*/*.png"))
@@ -304,22 +313,22 @@ def test_of_a_split_without_masks_the_servers_file_is_written(cache, tmp_path, m
     assert len(masks) == 4 * len(sentences)
     first = report["submissions"]["test"]
     assert capsys.readouterr().out.endswith(f"\nFor the evaluation server, of test: {folder / first}\n")
-    assert run_rvs.main([str(write_recipe(tmp_path, cache, **options, test_splits="test"))])["submissions"] == {
+    assert run_recipe([str(write_recipe(tmp_path, cache, **options, test_splits="test"))])["submissions"] == {
         "test": first
     }
     renamed = test.map(lambda row: {"frame_names": [f"9{name}" for name in row["frame_names"]]})
     other = DatasetDict({"train": whole["train"], "test": renamed})
     with monkeypatch.context() as changed:
-        changed.setattr(run_rvs, "load_refseg", lambda *_, **__: other)
-        report = run_rvs.main([str(write_recipe(tmp_path, cache, **options, test_splits="test"))])
+        changed.setattr("hf_refseg.training.video_data.load_refseg", lambda *_, **__: other)
+        report = run_recipe([str(write_recipe(tmp_path, cache, **options, test_splits="test"))])
     assert report["submissions"]["test"] != first
     trained_on = write_recipe(tmp_path, cache, **{**options, "max_steps": 2}, test_splits="test")
-    second = run_rvs.main([str(trained_on)])["submissions"]["test"]
+    second = run_recipe([str(trained_on)])["submissions"]["test"]
     assert second != first and (folder / second).is_file() and (folder / first).is_file()
     shared = [folder / name for name in ("metrics.json", "run_options.json", second.replace(".zip", ".json"))]
     assert not [path for path in shared if str(tmp_path) in path.read_text() or str(cache) in path.read_text()]
     with pytest.raises(ValueError, match="The split 'test' of refshapes_video has no masks"):
-        run_rvs.main([str(write_recipe(tmp_path, cache, eval_split="test"))])
+        run_recipe([str(write_recipe(tmp_path, cache, eval_split="test"))])
 
 
 def test_frames_without_annotation_do_not_count(cache, tmp_path) -> None:
@@ -339,7 +348,7 @@ def test_frames_without_annotation_do_not_count(cache, tmp_path) -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_each_recipe_parses_into_the_papers_setting(path) -> None:
-    model, data, training = run_rvs.parse_arguments([str(path), "--use_cpu"])
+    model, data, training = parse([str(path), "--use_cpu"])
     assert training.output_dir == f"runs/{path.stem}" and training.weight_decay in (0.01, 0.05)
     if "refshapes" in path.stem:
         return
@@ -357,7 +366,7 @@ def test_each_recipe_parses_into_the_papers_setting(path) -> None:
 def test_the_methods_that_are_compared_have_equal_widths_and_data() -> None:
     compared = [EXAMPLES / "recipes" / f"{name}_refshapes_video.yaml" for name in ("video_lavt", "lavt")]
     (model, data, training), (image_model, image_data, image_training) = (
-        run_rvs.parse_arguments([str(path), "--use_cpu"]) for path in compared
+        parse([str(path), "--use_cpu"]) for path in compared
     )
     assert model.config["text_config"] == image_model.config["text_config"]
     for name in ("embed_dim", "depths", "num_heads"):
@@ -395,9 +404,9 @@ def test_the_methods_that_are_compared_have_equal_widths_and_data() -> None:
 )
 def test_a_wrong_option_is_one_clear_error(cache, tmp_path, options, error) -> None:
     with pytest.raises(ValueError, match=re.escape(error)):
-        run_rvs.main([str(write_recipe(tmp_path, cache, **options))])
+        run_recipe([str(write_recipe(tmp_path, cache, **options))])
 
 
 def test_a_checkpoint_that_is_none_is_named(cache, tmp_path) -> None:
     with pytest.raises(ValueError, match="resume_from_checkpoint: nowhere is no folder"):
-        run_rvs.main([str(write_recipe(tmp_path, cache)), "--resume_from_checkpoint", "nowhere"])
+        run_recipe([str(write_recipe(tmp_path, cache)), "--resume_from_checkpoint", "nowhere"])

@@ -1,0 +1,241 @@
+"""Options that name the data of a recipe: images, or videos with images beside them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+import yaml
+
+from ..evaluation.protocols import get_protocol
+from ..evaluation.video import check_video_protocol
+from ..files import public_name
+from ..modeling.names_refseg import nearest_names
+from ..sources import unique_names
+from .run_options import given_options
+
+
+@dataclass
+class ImageDataArguments:
+    """Which data to train on, and what to score in the end."""
+
+    _argument_group_name = "data"
+    # The method of a new model where none is named.
+    new_model_type: ClassVar[str] = "lavt"
+
+    dataset_name: list[str] | str = field(
+        default_factory=lambda: ["refshapes"],
+        metadata={
+            "help": "refcoco, refcoco+, refcocog, refshapes ..., a prepared folder, a Hub id; or several: they are "
+            "joined, without any image that is in a val or test split of one of them. They share all options but "
+            "split_by; prepare those first that take others."
+        },
+    )
+    data_dir: str | None = field(default=None, metadata={"help": "Folder of the data set's original files."})
+    split_by: list[str] | None = field(
+        default=None, metadata={"help": "Who split the data set (unc, umd, google ...), or each of several."}
+    )
+    leakage_list: str | None = field(
+        default=None,
+        metadata={
+            "help": "JSON file of COCO image ids that are dropped from the training data as well, such as the "
+            "published list of the val and test images of RefCOCO, RefCOCO+ and RefCOCOg."
+        },
+    )
+    mask_overlap: str | None = field(
+        default=None, metadata={"help": '"union" or "background", where the polygons of an annotation overlap.'}
+    )
+    dataset_options: dict | str | None = field(
+        default=None, metadata={"help": "Further options of load_refseg, as a mapping (YAML or JSON)."}
+    )
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    eval_split: str = field(default="val", metadata={"help": "Split that is scored during training."})
+    test_splits: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Splits that are scored in the end, of several data sets as refcoco/testA; all but train_split if "
+            "absent."
+        },
+    )
+    protocol: str = field(default="original", metadata={"help": "Protocol of the scores in the end."})
+    max_test_images: int | None = field(default=None, metadata={"help": "Images per split scored in the end."})
+    cache_image_features: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder for what the image encoder, which has to be frozen, makes of each image: it is encoded "
+            "once, also if the run is started again. The folder belongs to one encoder and one preprocessing."
+        },
+    )
+
+    def __post_init__(self):
+        self.dataset_options = to_mapping("dataset_options", self.dataset_options)
+        if isinstance(self.test_splits, str):
+            self.test_splits = [self.test_splits]
+        if isinstance(self.split_by, str):
+            self.split_by = [self.split_by]
+        if isinstance(self.dataset_name, list) and len(self.dataset_name) == 1:
+            self.dataset_name = self.dataset_name[0]
+        names = self.dataset_names
+        repeated = [name for name in names if names.count(name) > 1]
+        if repeated:
+            raise ValueError(f"dataset_name names {repeated[0]} more than once.")
+        if self.split_by is not None and len(self.split_by) not in (1, len(names)):
+            raise ValueError(
+                f"split_by has {len(self.split_by)} values for {len(names)} data sets: give one for all, or one each."
+            )
+        get_protocol(self.protocol)
+
+    @property
+    def dataset_names(self) -> list[str]:
+        return [self.dataset_name] if isinstance(self.dataset_name, str) else self.dataset_name
+
+    @property
+    def shown_names(self) -> dict[str, str]:
+        """What results and their readers call each data set: by its name, a folder by its own alone."""
+        names = self.dataset_names
+        return dict(zip(names, unique_names(map(public_name, names)), strict=True))
+
+    def load_options(self) -> dict[str, dict[str, Any]]:
+        """The options of `load_refseg` for each data set, by its name.
+
+        Raises:
+            ValueError: one of them is given by itself and in `dataset_options`.
+        """
+        given = {"data_dir": self.data_dir, "mask_overlap": self.mask_overlap}
+        return {
+            name: join_options({**given, "split_by": split_by}, self.dataset_options)
+            for name, split_by in self.split_by_of_each().items()
+        }
+
+    def shown_options(self) -> dict[str, dict[str, Any]]:
+        """As `load_options`, by the `shown_names` of the data sets."""
+        return {self.shown_names[name]: options for name, options in self.load_options().items()}
+
+    def split_by_of_each(self) -> dict[str, str | None]:
+        """Who split each data set, by its name."""
+        given = self.split_by or [None]
+        return dict(zip(self.dataset_names, given if len(given) > 1 else given * len(self.dataset_names), strict=True))
+
+
+@dataclass
+class VideoDataArguments:
+    """Which videos to train on, images as well, and what to score in the end."""
+
+    _argument_group_name = "data"
+    new_model_type: ClassVar[str] = "video_lavt"
+
+    dataset_name: str = field(
+        default="refshapes_video",
+        metadata={"help": "refshapes_video, ref_youtube_vos, ref_davis17, a2d_sentences or jhmdb_sentences."},
+    )
+    data_dir: str | None = field(default=None, metadata={"help": "Folder of the data set's original files."})
+    dataset_options: dict | str | None = field(
+        default=None, metadata={"help": "Further options of load_refseg, as a mapping (YAML or JSON)."}
+    )
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    eval_split: str | None = field(
+        default=None,
+        metadata={"help": "Split of which a clip per referent is scored during training; none if absent."},
+    )
+    test_splits: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Splits that are scored in the end; all with masks but train_split if absent. Of a split without "
+            "masks (valid and test of Refer-YouTube-VOS) the file for the evaluation server is written."
+        },
+    )
+    num_frames: int = field(default=8, metadata={"help": "Frames of a clip that is trained on."})
+    protocol: str = field(default="davis", metadata={"help": 'Protocol of the scores in the end, "davis" or "a2d".'})
+    window: int = field(
+        default=0, metadata={"help": "Frames that the scored model sees at once; 0 = the whole video as one clip."}
+    )
+    overlap: int | None = field(
+        default=None,
+        metadata={"help": "Frames that neighboring windows share; 8, or half a smaller window, if absent."},
+    )
+    per_frame: bool = field(
+        default=False, metadata={"help": "Score a method that takes clips frame by frame, like one for images."}
+    )
+    max_test_videos: int | None = field(default=None, metadata={"help": "Videos per split scored in the end."})
+    image_data: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Images to train on as well, in batches of their own: the options of a recipe for images, as a "
+            'mapping (YAML or JSON), such as {"dataset_name": "refcoco", "data_dir": "data"}.'
+        },
+    )
+    image_share: float = field(default=0.5, metadata={"help": "Share of the training steps that see images."})
+
+    def __post_init__(self):
+        self.dataset_options = to_mapping("dataset_options", self.dataset_options)
+        self.image_data = to_mapping("image_data", self.image_data)
+        if isinstance(self.test_splits, str):
+            self.test_splits = [self.test_splits]
+        if self.num_frames < 1:
+            raise ValueError(f"num_frames has to be 1 at least, got {self.num_frames}.")
+        if not self.image_data and "image_share" in given_options(self):
+            raise ValueError("image_share goes with image_data: name the images, or leave it out.")
+        check_video_protocol(self.protocol)
+
+    def image_arguments(self) -> ImageDataArguments | None:
+        """The options for the images; None without any.
+
+        Raises:
+            ValueError: an option that does not exist, or that has no meaning here.
+        """
+        if not self.image_data:
+            return None
+        taken = [option.name for option in fields(ImageDataArguments) if option.name != "cache_image_features"]
+        unknown = [str(name) for name in self.image_data if name not in taken]
+        if unknown:
+            hint = nearest_names(unknown, taken) or "."
+            raise ValueError(f"image_data has no option {', '.join(unknown)}, only {', '.join(taken)}{hint}")
+        return ImageDataArguments(**self.image_data)
+
+    @property
+    def shown_name(self) -> str:
+        """What results and their readers call the data set of videos, see `ImageDataArguments.shown_names`."""
+        images = self.image_arguments()
+        return unique_names([*(images.shown_names.values() if images else ()), public_name(self.dataset_name)])[-1]
+
+    def load_options(self) -> dict[str, Any]:
+        """The options of `load_refseg` for the videos."""
+        return join_options({"data_dir": self.data_dir}, self.dataset_options)
+
+    def shown_options(self) -> dict[str, dict[str, Any]]:
+        """The options of `load_refseg` for each data set, those of images as well, by its shown name."""
+        images = self.image_arguments()
+        return {**(images.shown_options() if images else {}), self.shown_name: self.load_options()}
+
+    def reading(self) -> dict[str, Any]:
+        """How the scored model goes through a video, see `segment_video`."""
+        return {"window": self.window or None, "overlap": self.overlap, "per_frame": self.per_frame}
+
+
+def join_options(given: dict[str, Any], dataset_options: dict[str, Any]) -> dict[str, Any]:
+    """Options of `load_refseg`: those with a name of their own, None = absent, and those in `dataset_options`."""
+    named = {option: value for option, value in given.items() if value is not None}
+    twice = sorted(named.keys() & dataset_options.keys())
+    if twice:
+        raise ValueError(f"{twice[0]} is given by itself and in dataset_options: leave one of them out.")
+    return {**named, **dataset_options}
+
+
+def to_mapping(name: str, value: dict | str | None) -> dict:
+    """A mapping given as such or as YAML or JSON."""
+    try:
+        mapping = read_json_or_yaml(value) if isinstance(value, str) else value
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name} is neither YAML nor JSON: {error}") from error
+    if mapping is not None and not isinstance(mapping, dict):
+        raise ValueError(f"{name} has to be a mapping of names to values, not {value!r}.")
+    return dict(mapping or {})
+
+
+def read_json_or_yaml(text: str) -> object:
+    # YAML takes JSON's 1e-4 for a text.
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return yaml.safe_load(text)

@@ -1,0 +1,193 @@
+"""The images of a run: one data set, or several that are joined without leakage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from ..data.examples import ReferentExamples, RefSegCollator, SentenceExamples, open_image
+from ..data.leakage import TrainingPart, drop_images, join_training_splits, read_leakage_list
+from ..data.loading import load_refseg
+from ..evaluation import EvaluationResult, evaluate_model, predict_cases, select_worst_and_best
+from ..files import write_picture
+from ..modeling.processing_refseg import RefSegProcessor
+from ..visualization import draw_comparison
+from .arguments import RefSegTrainingArguments
+from .data_arguments import ImageDataArguments
+from .feature_cache import EncodedCollator, cache_image_features
+from .run_data import RunData, RunExamples, describe_results, items_to_draw
+from .trainer import RefSegTrainer
+
+DRAWN_CASES = 8
+
+
+@dataclass(frozen=True)
+class ImageData(RunData):
+    """Images to train on, and to score.
+
+    Attributes:
+        arguments: what named them.
+        train: the rows to train on.
+        trained: what each data set gives to them.
+        evaluated: rows that are scored during training, by data set.
+        tested: rows that are scored in the end, by split, or "data set/split" where there are several data sets.
+
+    Data sets go by their `shown_names`.
+    """
+
+    arguments: ImageDataArguments
+    train: Dataset
+    trained: dict[str, TrainingPart]
+    evaluated: dict[str, Dataset]
+    tested: dict[str, Dataset]
+
+    shown = "IMAGE.jpg"
+
+    @classmethod
+    def load(cls, arguments: ImageDataArguments) -> ImageData:
+        """Raises ValueError for a split that does not exist, and what `load_refseg` raises."""
+        data = {name: load_refseg(name, **options) for name, options in arguments.load_options().items()}
+        for name, splits in data.items():
+            for split in (arguments.train_split, arguments.eval_split):
+                if split not in splits:
+                    raise ValueError(f"{name} has no split '{split}', only {', '.join(splits)}.")
+        shown, several = arguments.shown_names, len(data) > 1
+        available = {
+            (f"{name}/{split}" if several else split): rows
+            for name, splits in data.items()
+            for split, rows in splits.items()
+        }
+        tested = arguments.test_splits
+        if tested is None:
+            tested = [split for split in available if split.rpartition("/")[2] != arguments.train_split]
+        for split in tested:
+            if split not in available:
+                raise ValueError(f"{', '.join(data)}: there is no split '{split}', only {', '.join(available)}.")
+        train, trained = select_training_rows(data, arguments)
+        shown_splits = {f"{name}/{split}": f"{shown[name]}/{split}" for name in data for split in data[name]}
+        return cls(
+            arguments,
+            train,
+            trained={shown[name]: part for name, part in trained.items()},
+            evaluated={shown[name]: splits[arguments.eval_split] for name, splits in data.items()},
+            tested={shown_splits.get(split, split): available[split] for split in tested},
+        )
+
+    def sentences(self) -> Iterator[str]:
+        for sentences in self.train.select_columns("sentences")[:]["sentences"]:
+            yield from (sentence["raw"] for sentence in sentences)
+
+    def examples(
+        self, model: PreTrainedModel | PeftModel, processor: RefSegProcessor, training: RefSegTrainingArguments
+    ) -> RunExamples:
+        """What is trained on and scored; with `cache_image_features` each image is encoded before, in all processes.
+
+        Pictures are drawn of the images themselves.
+        """
+        read_image, collator, cache = open_image, RefSegCollator(processor), self.arguments.cache_image_features
+        if cache:
+            rows = [self.train, *self.evaluated.values()]
+            read_image = cache_image_features(cache, model, processor, rows, training).read
+            collator = EncodedCollator(processor, model.dtype)
+        return RunExamples(
+            train=ReferentExamples(self.train, training.seed, read_image),
+            evaluated={name: SentenceExamples(rows, read_image) for name, rows in self.evaluated.items()},
+            drawn=items_to_draw([SentenceExamples(rows) for rows in self.evaluated.values()], training.pictures),
+            collator=collator,
+        )
+
+    def score(self, trainer: RefSegTrainer) -> dict[str, EvaluationResult]:
+        return {
+            split: evaluate_model(
+                trainer.model,
+                trainer.processing_class,
+                rows,
+                self.arguments.protocol,
+                batch_size=trainer.args.per_device_eval_batch_size,
+                max_images=self.arguments.max_test_images,
+                progress=not trainer.args.disable_tqdm,
+            )
+            for split, rows in self.tested.items()
+        }
+
+    def draw(self, trainer: RefSegTrainer, results: dict[str, EvaluationResult]) -> list[Path]:
+        """Draws cases of each data set's first scored split, one every so many sentences, and the worst and best ones.
+
+        Writes predictions.png and worst_and_best.png, named after the split as well where there are several data sets,
+        as predictions_refcoco_val.png; returns the paths.
+        """
+        first_splits: dict[str, str] = {}
+        for split in results:
+            first_splits.setdefault(split.rpartition("/")[0], split)
+        paths = []
+        for dataset, split in first_splits.items():
+            records, rows = results[split].records, self.tested[split]
+            every = max(1, len(records) // DRAWN_CASES)
+            cases = {
+                "predictions": records[::every][:DRAWN_CASES],
+                "worst_and_best": select_worst_and_best(records, k=DRAWN_CASES // 2),
+            }
+            for title, drawn in cases.items():
+                compared = predict_cases(trainer.model, trainer.processing_class, rows, drawn, self.arguments.protocol)
+                name = f"{title}_{split.replace('/', '_')}" if dataset else title
+                paths.append(Path(trainer.args.output_dir) / f"{name}.png")
+                write_picture(paths[-1], draw_comparison(compared))
+        return paths
+
+    def report(self, results: dict[str, EvaluationResult]) -> dict[str, Any]:
+        names = list(self.arguments.shown_names.values())
+        return {
+            "dataset": names if len(names) > 1 else names[0],
+            "protocol": self.arguments.protocol,
+            "splits": describe_results(results),
+            "training_data": {name: asdict(part) for name, part in self.trained.items()},
+        }
+
+    def card(self, model: PreTrainedModel | PeftModel, results: dict[str, EvaluationResult]) -> dict[str, Any]:
+        return {
+            "metrics": {self.card_key(split, result): result.metrics for split, result in results.items()},
+            "datasets": list(self.arguments.shown_names.values()),
+            "training_data": self.describe_parts(),
+        }
+
+    def card_key(self, split: str, result: EvaluationResult) -> tuple[str, str, str]:
+        """Data set, split and protocol for the model card, which says where only a part of a split was scored."""
+        dataset, _, name = split.rpartition("/")
+        label = name if self.arguments.max_test_images is None else f"{name} (first {result.images} images)"
+        return dataset or next(iter(self.arguments.shown_names.values())), label, self.arguments.protocol
+
+    def describe_parts(self) -> dict[str, TrainingPart]:
+        """For the model card: what each data set gave to the training, by its name and who split it."""
+        shown = self.arguments.shown_names
+        return {
+            f"{shown[name]} ({split_by})" if split_by else shown[name]: self.trained[shown[name]]
+            for name, split_by in self.arguments.split_by_of_each().items()
+        }
+
+    def note(self) -> str:
+        """A line for each data set, on what was dropped from its training split; empty where nothing could be."""
+        if len(self.trained) == 1 and not self.arguments.leakage_list:
+            return ""
+        return "\n".join(
+            f"{name}: {part.describe_dropped()} are dropped as they are held out."
+            for name, part in self.trained.items()
+        )
+
+
+def select_training_rows(
+    data: dict[str, DatasetDict], arguments: ImageDataArguments
+) -> tuple[Dataset, dict[str, TrainingPart]]:
+    """The training split, of several data sets without leakage; and what each data set gives to it."""
+    if len(data) > 1 or arguments.leakage_list:
+        listed = read_leakage_list(arguments.leakage_list) if arguments.leakage_list else frozenset()
+        return join_training_splits(data, train_split=arguments.train_split, listed=listed)
+    # The published splits of one data set are trained on as they are.
+    ((name, splits),) = data.items()
+    train, part = drop_images(splits[arguments.train_split], frozenset())
+    return train, {name: part}

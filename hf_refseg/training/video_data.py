@@ -1,0 +1,194 @@
+"""The videos of a run: clips, or single frames for a method for images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from ..data.clips import ClipCollator, ClipExamples, FrameExamples, VideoExamples
+from ..data.examples import RefSegCollator
+from ..data.loading import load_refseg
+from ..data.prepare import fingerprint_rows
+from ..evaluation.evaluator import evaluation_mode, select_worst_and_best
+from ..evaluation.submission import write_submission
+from ..evaluation.video import SEQUENCE_MEASURES
+from ..evaluation.video_evaluator import VideoEvaluationResult, evaluate_video_model, predict_video_cases
+from ..files import write_picture
+from ..modeling.inference_refseg import segment_video
+from ..modeling.processing_refseg import RefSegProcessor
+from ..visualization import draw_strips
+from .arguments import RefSegTrainingArguments
+from .data_arguments import VideoDataArguments
+from .feature_cache import hash_tensors
+from .image_data import DRAWN_CASES
+from .run_data import RunData, RunExamples, describe_results, items_to_draw
+from .trainer import RefSegTrainer
+
+
+@dataclass(frozen=True)
+class VideoData(RunData):
+    """Videos to train on, and to score.
+
+    Attributes:
+        arguments: what named them.
+        train: the videos to train on.
+        evaluated: those that are scored during training; None = none.
+        tested: those that are scored in the end, by split.
+        submitted: those without masks, whose predictions are written for an evaluation server, by split.
+    """
+
+    arguments: VideoDataArguments
+    train: Dataset
+    evaluated: Dataset | None
+    tested: dict[str, Dataset]
+    submitted: dict[str, Dataset]
+
+    shown = "VIDEO.mp4"
+
+    @classmethod
+    def load(cls, arguments: VideoDataArguments) -> VideoData:
+        """Raises ValueError for a split that does not exist or has no masks, and what `load_refseg` raises."""
+        splits = load_refseg(arguments.dataset_name, **arguments.load_options())
+        annotated = [name for name in splits if is_annotated(splits[name])]
+        evaluated = [] if arguments.eval_split is None else [arguments.eval_split]
+        tested = arguments.test_splits
+        if tested is None:
+            tested = [name for name in annotated if name != arguments.train_split]
+        for name in (arguments.train_split, *evaluated, *tested):
+            if name not in splits:
+                raise ValueError(f"{arguments.dataset_name} has no split '{name}', only {', '.join(splits)}.")
+        for name in (arguments.train_split, *evaluated):
+            if name not in annotated:
+                raise ValueError(
+                    f"The split '{name}' of {arguments.dataset_name} has no masks: nothing can be trained on it or "
+                    "scored."
+                )
+        return cls(
+            arguments,
+            train=splits[arguments.train_split],
+            evaluated=splits[arguments.eval_split] if evaluated else None,
+            tested={name: splits[name] for name in tested if name in annotated},
+            submitted={name: splits[name] for name in tested if name not in annotated},
+        )
+
+    def sentences(self) -> Iterator[str]:
+        for row in self.train.select_columns("referents"):
+            for referent in row["referents"]:
+                yield from (sentence["raw"] for sentence in referent["sentences"])
+
+    def examples(
+        self, model: PreTrainedModel | PeftModel, processor: RefSegProcessor, training: RefSegTrainingArguments
+    ) -> RunExamples:
+        """Clips for a method that takes them, single frames for another one."""
+        evaluated = {} if self.evaluated is None else {self.arguments.shown_name: self.evaluated}
+        if model.config.takes_clips:
+            read, collator = partial(ClipExamples, num_frames=self.arguments.num_frames), ClipCollator(processor)
+        else:
+            read, collator = FrameExamples, RefSegCollator(processor)
+        examples = {name: read(rows, seed=training.seed) for name, rows in evaluated.items()}
+        drawn = items_to_draw(list(examples.values()), training.pictures)
+        return RunExamples(read(self.train, seed=training.seed), examples, drawn, collator)
+
+    def score(self, trainer: RefSegTrainer) -> dict[str, VideoEvaluationResult]:
+        return {
+            split: evaluate_video_model(
+                trainer.model,
+                trainer.processing_class,
+                videos,
+                self.arguments.protocol,
+                **self.arguments.reading(),
+                batch_size=trainer.args.per_device_eval_batch_size,
+                max_videos=self.arguments.max_test_videos,
+                progress=not trainer.args.disable_tqdm,
+            )
+            for split, videos in self.tested.items()
+        }
+
+    def draw(self, trainer: RefSegTrainer, results: dict[str, VideoEvaluationResult]) -> list[Path]:
+        """Draws cases of the first scored split, one every so many sentences, and the worst and best ones.
+
+        Writes video_predictions.png and worst_and_best_videos.png; returns the paths.
+        """
+        if not results:
+            return []
+        split, result = next(iter(results.items()))
+        every = max(1, len(result.records) // DRAWN_CASES)
+        measure = SEQUENCE_MEASURES[self.arguments.protocol]
+        cases = {
+            "video_predictions": result.records[::every][:DRAWN_CASES],
+            "worst_and_best_videos": select_worst_and_best(result.records, k=DRAWN_CASES // 2, by=measure),
+        }
+        model, processor, reading = trainer.model, trainer.processing_class, self.arguments.reading()
+        paths = []
+        for title, drawn in cases.items():
+            strips = predict_video_cases(model, processor, self.tested[split], drawn, **reading)
+            paths.append(Path(trainer.args.output_dir) / f"{title}.png")
+            write_picture(paths[-1], draw_strips(strips))
+        return paths
+
+    def report(self, results: dict[str, VideoEvaluationResult]) -> dict[str, Any]:
+        return {
+            "dataset": self.arguments.shown_name,
+            "protocol": self.arguments.protocol,
+            "splits": describe_results(results),
+        }
+
+    def card(self, model: PreTrainedModel | PeftModel, results: dict[str, VideoEvaluationResult]) -> dict[str, Any]:
+        name = self.arguments.shown_name
+        how = f"clips of {self.arguments.num_frames} frames" if model.config.takes_clips else "single frames"
+        training = {"videos": f"{len(self.train)} of {name}, as {how}"}
+        if self.arguments.image_data:
+            training["steps on images"] = f"{100 * self.arguments.image_share:.0f} %"
+        return {
+            "metrics": {self.card_key(split, result): result.metrics for split, result in results.items()},
+            "datasets": [name],
+            "training": training,
+        }
+
+    def card_key(self, split: str, result: VideoEvaluationResult) -> tuple[str, str, str]:
+        """Data set, split and protocol for the model card, which says where only a part of a split was scored."""
+        label = split if self.arguments.max_test_videos is None else f"{split} (first {result.videos} videos)"
+        return self.arguments.shown_name, label, self.arguments.protocol
+
+    def submit(self, trainer: RefSegTrainer) -> dict[str, dict[str, str]]:
+        """Writes submission.zip for each split without masks; its places in the output folder, by split.
+
+        Each lies in a folder of its own for all that its masks depend on, so that what another model said is never
+        used.
+        """
+        model, processor, reading = trainer.model, trainer.processing_class, self.arguments.reading()
+        paths = {}
+        for split, videos in self.submitted.items():
+            most = self.arguments.max_test_videos
+            shown = len(videos) if most is None else min(most, len(videos))
+            inputs = {
+                "dataset": self.arguments.shown_name,
+                "split": split,
+                "videos": shown,
+                "rows": fingerprint_rows({split: videos}),
+                "weights": hash_tensors(model.state_dict()),
+                "image_processor": processor.image_processor.to_dict(),
+                **reading,
+            }
+            digest = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
+            folder = Path(trainer.args.output_dir) / f"submission_{split}_{digest[:8]}"
+            with evaluation_mode(model):
+                segment = partial(segment_video, model, processor, **reading)
+                archive = write_submission(VideoExamples(videos.select(range(shown))), segment, folder, inputs)
+            paths[split] = archive.relative_to(trainer.args.output_dir).as_posix()
+        return {"submissions": paths}
+
+
+def is_annotated(videos: Dataset) -> bool:
+    """Whether a split has masks; data sets publish all masks of a split, or none."""
+    rows = videos.select_columns("referents")
+    return any(referent["annotated_frames"] for row in rows for referent in row["referents"])
