@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from fresh_process import CHECKOUT
+from fresh_process import run_program
 from places import SUPPORT
 
 from hf_refseg.training.checkpoints import CHECKSUMS
@@ -29,17 +26,9 @@ KILLS = (
 
 def train(cache: Path, pairs: list[tuple[str, str | None]]) -> list[list]:
     """What `train_killed.py` prints."""
-    program = str(Path(__file__).with_name("train_killed.py"))
-    paths = os.pathsep.join(map(str, (CHECKOUT, SUPPORT)))
-    done = subprocess.run(
-        [sys.executable, program, str(cache), json.dumps(pairs)],
-        env={**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    (done,) = run_program(SUPPORT / "train_killed.py", str(cache), json.dumps(pairs), cwd=cache.parent)
+    assert done.exit_status == 0, done.errors
+    return json.loads(done.output.splitlines()[-1])
 
 
 def losses(checkpoint: Path) -> list[float]:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 from places import CHECKOUT
 
@@ -31,28 +33,42 @@ class HiddenPackage:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
+class Finished(NamedTuple):
+    """How a process ended, negative where a signal ended it, and what it printed."""
+
+    exit_status: int
+    output: str
+    errors: str
+
+
 def run_python(
     *code: str, cwd: Path, env: Mapping[str, str] | None = None, hide_package: bool = False, exit_status: int = 0
 ) -> str:
     """Runs the pieces of `code`, each dedented, one after the other in `cwd`; returns what they printed.
 
     The process is offline, its caches lie in `cwd`, unless `env` says otherwise. `hide_package=True` makes
-    `import hf_refseg` fail as on a machine without it. Raises `AssertionError` with the process's output if
-    it ends with another status than `exit_status`, which is negative where a signal ends it.
+    `import hf_refseg` fail as on a machine without it. Raises `AssertionError` with the process's output if it ends
+    otherwise than with `exit_status`.
     """
     script = "\n".join(textwrap.dedent(piece) for piece in code)
-    with tempfile.TemporaryDirectory() as folder:
-        streams = [str(Path(folder, name)) for name in ("output", "errors")]
-        arguments = (script, str(cwd), _environment(cwd, env), streams, hide_package)
-        process = PROCESSES.Process(target=_run, args=arguments)
-        process.start()
-        process.join(TIMEOUT)
-        if process.is_alive():
-            process.kill()
-            process.join()
-        printed, errors = (Path(stream).read_text(encoding="utf-8") for stream in streams)
-    assert process.exitcode == exit_status, f"exit status {process.exitcode}\n{printed}\n{errors}"
-    return printed
+    (done,) = _run_together(script, [_environment(cwd, env)], cwd, hide_package)
+    assert done.exit_status == exit_status, f"exit status {done.exit_status}\n{done.output}\n{done.errors}"
+    return done.output
+
+
+def run_program(program: Path, *arguments: str, cwd: Path, processes: int = 1) -> list[Finished]:
+    """Runs a Python file, in one process or in several at once that find each other as those of torchrun do."""
+    script = (
+        f"import runpy, sys\nsys.argv = {[str(program), *arguments]!r}\nsys.path.insert(0, {str(program.parent)!r})\n"
+        f"runpy.run_path({str(program)!r}, run_name='__main__')"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    world = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), **meeting} if processes > 1 else {}
+    ranks = [dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)) | world if world else {} for rank in range(processes)]
+    return _run_together(script, [_environment(cwd, {**rank, "OMP_NUM_THREADS": "1"}) for rank in ranks], cwd, False)
 
 
 def run_new_python(code: str, cwd: Path) -> str:
@@ -62,6 +78,27 @@ def run_new_python(code: str, cwd: Path) -> str:
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
     assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def _run_together(
+    script: str, environments: Sequence[Mapping[str, str]], cwd: Path, hide_package: bool
+) -> list[Finished]:
+    """The same script in a process for each of the environments."""
+    started, finished = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, environment in enumerate(environments):
+            streams = [str(Path(folder, f"{number}-{name}")) for name in ("output", "errors")]
+            arguments = (script, str(cwd), dict(environment), streams, hide_package)
+            started.append((PROCESSES.Process(target=_run, args=arguments), streams))
+            started[-1][0].start()
+        for process, streams in started:
+            process.join(TIMEOUT)
+            if process.is_alive():
+                process.kill()
+                process.join()
+            printed = (Path(stream).read_text(encoding="utf-8") for stream in streams)
+            finished.append(Finished(process.exitcode, *printed))
+    return finished
 
 
 def _environment(cwd: Path, changes: Mapping[str, str] | None) -> dict[str, str]:

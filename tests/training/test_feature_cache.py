@@ -3,8 +3,6 @@
 import errno
 import json
 import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -12,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from fresh_process import run_program
 from PIL import Image
-from places import CHECKOUT
+from places import EXAMPLES
 from safetensors.torch import load_file, save
 from test_unified_lavt import TestUnifiedLavt as UnifiedLavtModels
 from tiny_configs import BERT, IMAGE_SWIN
@@ -461,12 +460,9 @@ def test_run_ris_trains_from_a_cache_in_two_processes_and_evaluates_from_it(tmp_
     recipe = write_recipe(tmp_path, tmp_path / "data", max_steps=2, test_splits="val", max_test_images=1)
     config = {"freeze_image_encoder": True}
     options = ["--cache_image_features", str(tmp_path / "cache"), "--config", json.dumps(config), "--pictures", "1"]
-    script = CHECKOUT / "examples" / "run_ris.py"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [*launcher, str(script), str(recipe), *options, "--per_device_train_batch_size", "2"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    command = [str(recipe), *options, "--per_device_train_batch_size", "2"]
+    for done in run_program(EXAMPLES / "run_ris.py", *command, cwd=tmp_path, processes=2):
+        assert done.exit_status == 0, done.errors
     assert len(files_of(tmp_path / "cache")) == 6
     report = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert report["training"]["steps"] == 2

@@ -2,17 +2,15 @@
 
 import json
 import logging
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from fresh_process import Finished, run_program
 from PIL import Image
-from places import CHECKOUT, SUPPORT
+from places import SUPPORT
 from safetensors.torch import load_file, save_file
 from tiny_lavt import tiny_lavt
 from train_tiny import build_model, build_processor, build_trainer
@@ -45,12 +43,10 @@ def cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def train_in_subprocess(
-    launcher: list[str], output_dir: Path, cache: Path, **arguments
-) -> subprocess.CompletedProcess:
-    command = [*launcher, str(SUPPORT / "train_tiny.py"), str(output_dir), str(cache), json.dumps(arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+def train_elsewhere(output_dir: Path, cache: Path, processes: int = 1, **arguments) -> list[Finished]:
+    """Runs `train_tiny.py` in processes of its own."""
+    program = SUPPORT / "train_tiny.py"
+    return run_program(program, str(output_dir), str(cache), json.dumps(arguments), cwd=cache, processes=processes)
 
 
 def logged(log_history: list[dict], key: str) -> list[float]:
@@ -88,10 +84,10 @@ def test_four_accumulation_steps_of_two_equal_one_step_of_eight(cache, reference
 
 @pytest.mark.slow_process
 def test_two_processes_equal_one(cache, reference, tmp_path) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     # 2 processes times 2 accumulation steps of 2; the 19 sentences do not divide among 2 processes of 4.
-    done = train_in_subprocess(launcher, tmp_path, cache, per_device_train_batch_size=2, total_train_batch_size=8)
-    assert done.returncode == 0, done.stderr
+    batches = {"per_device_train_batch_size": 2, "total_train_batch_size": 8}
+    for done in train_elsewhere(tmp_path, cache, processes=2, **batches):
+        assert done.exit_status == 0, done.errors
     assert len(reference.eval_dataset) % 8 not in (0, 4)
     log_history = json.loads((tmp_path / "final" / "log.json").read_text())
     weights = build_model()
@@ -151,8 +147,8 @@ def killed_and_whole(cache, tmp_path_factory):
         "loss_weight_schedules": {"boundary": {"start": 0.0, "end": 1.0, "end_fraction": 0.8}},
     }
     killed = tmp_path_factory.mktemp("killed")
-    done = train_in_subprocess([sys.executable], killed, cache, **arguments, kill_at_step=7)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    (done,) = train_elsewhere(killed, cache, **arguments, kill_at_step=7)
+    assert done.exit_status == -signal.SIGKILL, done.errors
     whole = build_trainer(tmp_path_factory.mktemp("whole"), cache, **arguments)
     whole.train()
     return killed, whole, arguments
