@@ -7,8 +7,9 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
+from fresh_process import PROCESSES
 from test_m3att import TestM3Att as M3AttModels
-from torch import Tensor, multiprocessing, nn
+from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import AutoConfig
 
@@ -118,7 +119,7 @@ def test_two_processes_have_the_gradients_of_one(tmp_path) -> None:
     model, batch = model_and_batch()
     model(**batch).loss.backward()
     meeting = tmp_path / "meeting"
-    other = multiprocessing.get_context("spawn").Process(target=gradients_of_half, args=(1, meeting))
+    other = PROCESSES.Process(target=gradients_of_half, args=(1, meeting))
     other.start()
     gradients = gradients_of_half(0, meeting)
     other.join()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from fresh_process import run_program
+from fresh_process import PROCESSES, run_program
 from PIL import Image
 from places import EXAMPLES
 from safetensors.torch import load_file, save
@@ -191,7 +191,7 @@ def test_a_batch_comes_whole_through_workers_and_to_other_types(model, processor
     examples = ReferentExamples(data["train"], 1, cache.read)
     collator = EncodedCollator(processor, torch.float32)
     here = collator([examples[index] for index in range(4)])
-    for context in ("fork", "spawn"):
+    for context in ("fork", PROCESSES):
         loader = DataLoader(examples, 4, num_workers=1, collate_fn=collator, multiprocessing_context=context)
         first = next(iter(loader))
         assert torch.equal(first["encoder_features"].features, here["encoder_features"].features)

@@ -5,6 +5,7 @@ import io
 import datasets
 import numpy as np
 import pytest
+from fresh_process import PROCESSES
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
@@ -95,7 +96,7 @@ def test_the_raw_sentence_is_given():
     assert ReferentExamples(dataset_of(make_row(raws=(" Red CIRCLE!",))))[0]["text"] == " Red CIRCLE!"
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", PROCESSES], ids=["fork", "a process that knows nothing"])
 def test_a_new_epoch_reaches_a_worker_that_lives_on(rows, start):
     examples = ReferentExamples(rows, seed=1)
     loader = DataLoader(
