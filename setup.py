@@ -49,6 +49,7 @@ setup(
     python_requires=">=3.11",
     packages=[
         "hf_refseg",
+        "hf_refseg.commands",
         "hf_refseg.convert",
         "hf_refseg.data",
         "hf_refseg.datasets_scripts",

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import tempfile
 import unicodedata
 import uuid
@@ -139,6 +140,24 @@ def require_writable(folder: str | os.PathLike[str]) -> None:
         raise OutputError(
             f"{folder} cannot be written ({nearest}: {error.strerror}). Choose another folder, or make it writable."
         ) from error
+
+
+def require_new_folder(folder: Path) -> None:
+    """Raises ValueError where a folder holds anything, or OutputError where it cannot be made."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} holds other files. Choose a new or an empty folder as output.")
+    require_writable(folder)
+
+
+@contextmanager
+def filling_new_folder(folder: Path) -> Iterator[None]:
+    """A context that fills a new or empty folder, as `writing_into` does; an error leaves no folder behind."""
+    try:
+        with writing_into(folder):
+            yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:

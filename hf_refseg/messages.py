@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import reprlib
 
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, StrictDataclassError
+
 MAX_MESSAGE = 500
 MAX_VALUE = 80
+# What bad input, or a Hub out of reach, is expected to raise; anything else is a fault of the code.
+EXPECTED_ERRORS = (ValueError, OSError, ImportError, StrictDataclassError, HTTPError)
 
 
 class BadInputError(ValueError):
@@ -34,6 +38,16 @@ def one_line(text: str) -> str:
         return line
     half = MAX_MESSAGE // 2 - 3
     return f"{line[:half]} ... {line[-half:]}"
+
+
+def message_of(error: Exception) -> str:
+    """The message of an error in one line, as `one_line` has it; an error that holds a table keeps its lines."""
+    if isinstance(error, BadInputError):
+        return str(error)
+    line = " ".join(str(error).split())
+    if isinstance(error, HTTPError) and not isinstance(error, HfHubHTTPError):
+        line = f"The Hub cannot be reached ({line}): look at the connection, and start the same command again."
+    return one_line(line)
 
 
 def short_text(value: object) -> str:

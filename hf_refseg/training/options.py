@@ -16,11 +16,10 @@ from datasets import load_dataset_builder
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.debug_utils import DebugOption
 
-from hf_refseg_cli import expected_errors, message_of
-
 from ..data.loading import DATASET_NAMES, REFSHAPES_VIDEO, VIDEO_DATASETS
 from ..data.prepared import stored_columns
 from ..files import may_be_on_hub
+from ..messages import EXPECTED_ERRORS, message_of
 from ..modeling.names_refseg import nearest_names
 from .arguments import ModelArguments, RefSegTrainingArguments
 from .data_arguments import ImageDataArguments, VideoDataArguments, to_mapping
@@ -163,7 +162,7 @@ def run_script(main: Callable[[Sequence[str]], object], arguments: Sequence[str]
     kept, debug = take_debug(arguments)
     try:
         main(kept)
-    except expected_errors() as error:
+    except EXPECTED_ERRORS as error:
         if debug:
             raise
         sys.exit(f"Error: {message_of(error)}")

@@ -50,6 +50,7 @@ COMMANDS = (
     ["convert"],
     ["convert", "lavt"],
     ["convert", "magnet"],
+    ["convert", "video_lavt"],
     ["merge"],
     ["explain"],
     ["info"],

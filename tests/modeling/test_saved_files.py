@@ -21,8 +21,9 @@ from hf_refseg import LavtForReferringSegmentation, RefSegImageProcessor, RefSeg
 from hf_refseg.data.vocabulary import train_word_tokenizer
 from hf_refseg.describe import describe_model
 from hf_refseg.inputs import load_model, load_tokenizer
+from hf_refseg.messages import message_of
 from hf_refseg.modeling.saved_files_refseg import SavedFileError
-from hf_refseg_cli import app, message_of
+from hf_refseg_cli import app
 
 SCENES = ("--train-size", 1, "--val-size", 1, "--test-size", 1, "--image-size", 64)
 

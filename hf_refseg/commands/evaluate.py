@@ -1,0 +1,172 @@
+"""`hf-refseg evaluate`: the scores of a model on a split of a data set."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .options import Device, Dtype, ModelName, Overlap, check_data_options, with_data_options
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..evaluation import EvaluationResult, VideoEvaluationResult
+
+SHOWN_CASES = 5
+
+
+@with_data_options
+def evaluate(
+    model: ModelName,
+    dataset: Annotated[str, typer.Argument(help="Name of a data set, or folder or Hub id of a prepared one.")],
+    split: Annotated[str, typer.Option(help="Such as val, testA or test.")] = "val",
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="How masks are scored: original (default), lavt, vlt, cris, rela or rela_area50; of videos davis "
+            "(default) or a2d.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    data_options: dict[str, Any],
+    batch_size: Annotated[int, typer.Option(min=1, help="Sentences per forward pass.")] = 16,
+    max_images: Annotated[int | None, typer.Option(min=1, help="Stop after so many images, or videos.")] = None,
+    window: Annotated[
+        int | None, typer.Option(min=1, help="Frames of a video that the model sees at once; by default all of them.")
+    ] = None,
+    overlap: Overlap = None,
+    per_frame: Annotated[
+        bool, typer.Option("--per-frame", help="Go through videos frame by frame, as image models do anyway.")
+    ] = False,
+    shuffle_sentences: Annotated[
+        bool, typer.Option("--shuffle-sentences", help="Ask for other images' sentences: shows whether a model reads.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for results; by default runs/evaluate/<model>.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = "float32",
+) -> None:
+    """Score a model on a split: a table with 95 % intervals, a JSON file, and a picture of worst and best cases.
+
+    A model that a script of this library trained on the data set brings the options of its run along: those of the
+    data that are not given here are as they were there.
+    """
+    from ..data.loading import load_refseg
+    from ..evaluation import (
+        VIDEO_PROTOCOLS,
+        evaluate_model,
+        evaluate_video_model,
+        predict_cases,
+        predict_video_cases,
+        select_worst_and_best,
+        with_shuffled_sentences,
+        with_shuffled_video_sentences,
+    )
+    from ..evaluation.video import SEQUENCE_MEASURES
+    from ..files import require_writable, slug, write_json, write_picture
+    from ..inputs import load_model, select_split
+    from ..visualization import draw_comparison, draw_strips
+
+    check_protocol(protocol)
+    folder = Path("runs", "evaluate", slug(Path(model).name)) if output is None else output
+    require_writable(folder)
+    check_data_options(dataset, data_options)
+    of_run = data_options_of_run(model, dataset)
+    options = {**of_run, **data_options}
+    given = {"window": window, "overlap": overlap, "per_frame": per_frame or None}
+    reading = {option: value for option, value in given.items() if value is not None}
+    rows = select_split(load_refseg(dataset, **options), dataset, split)
+    protocol = choose_protocol(protocol, dataset, rows)
+    on_videos = protocol in VIDEO_PROTOCOLS
+    if reading and not on_videos:
+        raise ValueError(f"{dataset} holds images and takes no --{next(iter(reading)).replace('_', '-')}.")
+    if shuffle_sentences:
+        rows = (with_shuffled_video_sentences if on_videos else with_shuffled_sentences)(rows)
+    loaded, processor = load_model(model, device, dtype)
+    folder.mkdir(parents=True, exist_ok=True)
+    if on_videos:
+        result = evaluate_video_model(
+            loaded, processor, rows, protocol, batch_size=batch_size, max_videos=max_images, **reading
+        )
+        cases = select_worst_and_best(result.records, SHOWN_CASES, by=SEQUENCE_MEASURES[protocol])
+        picture = draw_strips(predict_video_cases(loaded, processor, rows, cases, **reading))
+        scored = f"{result.videos} videos"
+    else:
+        result = evaluate_model(loaded, processor, rows, protocol, batch_size=batch_size, max_images=max_images)
+        cases = select_worst_and_best(result.records, SHOWN_CASES)
+        picture = draw_comparison(predict_cases(loaded, processor, rows, cases, protocol))
+        scored = f"{result.images} images"
+
+    parts = [slug(Path(dataset).name), options.get("split_by"), split, protocol]
+    name = "_".join(filter(None, [*parts, "shuffled" if shuffle_sentences else None]))
+    settings = {"model": model, "dataset": dataset, "split": split, **options, **reading, "dtype": dtype}
+    report = {**settings, "shuffled_sentences": shuffle_sentences, "max_images": max_images, **asdict(result)}
+    # Told before they are written: a disk that is full by now does not lose them.
+    typer.echo(
+        f"{model} on {dataset} {split}, protocol {protocol}: "
+        f"{result.sentences} sentences, {scored}, {result.seconds:.0f} s"
+    )
+    if taken := ", ".join(f"{option} {value}" for option, value in of_run.items() if option not in data_options):
+        typer.echo(f"Data as in the run that trained the model: {taken}")
+    typer.echo(score_table(result))
+    write_json(folder / f"{name}.json", report)
+    typer.echo(f"{folder / name}.json")
+    write_picture(folder / f"{name}.png", picture)
+    typer.echo(f"{folder / name}.png")
+
+
+def check_protocol(protocol: str | None) -> None:
+    """Raises ValueError for a protocol that there is not."""
+    from ..evaluation import VIDEO_PROTOCOLS
+    from ..evaluation.protocols import PROTOCOLS
+
+    known = (*sorted(PROTOCOLS), *VIDEO_PROTOCOLS)
+    if protocol is not None and protocol not in known:
+        raise ValueError(f"Unknown protocol '{protocol}': choose one of {', '.join(known)}.")
+
+
+def choose_protocol(protocol: str | None, name: str, rows: Dataset) -> str:
+    """The protocol, by default the usual one for such rows; raises ValueError for one that is for other rows."""
+    from ..evaluation import VIDEO_PROTOCOLS
+    from ..evaluation.protocols import PROTOCOLS
+
+    kind, fitting = ("videos", VIDEO_PROTOCOLS) if "frames" in rows.column_names else ("images", tuple(PROTOCOLS))
+    if protocol is None:
+        return fitting[0]
+    if protocol not in fitting:
+        raise ValueError(
+            f"{name} holds {kind}, which the protocol '{protocol}' does not score: choose one of {', '.join(fitting)}."
+        )
+    return protocol
+
+
+def data_options_of_run(model_name: str, dataset_name: str) -> dict[str, Any]:
+    """The options of a data set in the run that trained a model; none where that is unknown.
+
+    Of a model on the Hub they say what the data is, not where it lies.
+    """
+    from ..data.loading import option_names
+    from ..files import may_be_on_hub, public_name
+    from ..training.run_options import DATASETS, load_run_options
+
+    options = load_run_options(model_name).get(DATASETS, {}).get(public_name(dataset_name), {})
+    known = set(option_names(dataset_name))
+    if may_be_on_hub(model_name):
+        known -= {"data_dir", "image_dir", "cache_dir"}
+    return {option: value for option, value in options.items() if option in known}
+
+
+def score_table(result: EvaluationResult | VideoEvaluationResult) -> str:
+    """Scores in percent with their 95 % intervals."""
+    from ..describe import align
+
+    rows = [("score", "percent", "95 % interval")]
+    for name, value in result.metrics.items():
+        interval = "{:.2f} to {:.2f}".format(*result.intervals[name]) if name in result.intervals else "unknown"
+        rows.append((name, f"{value:.2f}", interval))
+    return align(rows)

@@ -1,0 +1,79 @@
+"""Arguments and options that several commands take, and those of data sets."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved model, or its id on the Hub.")]
+NewFolder = Annotated[Path, typer.Argument(help="New or empty folder for model and processor.")]
+PictureFolder = Annotated[
+    Path, typer.Option("--output", "-o", help="Folder for the pictures; made where it is missing.")
+]
+Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:1; by default the accelerator if there is one.")]
+Dtype = Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Type of the weights.")]
+Overlap = Annotated[
+    int | None,
+    typer.Option(min=0, help="Frames that neighboring windows share; by default 8, or half a smaller window."),
+]
+
+DATA_OPTIONS = {
+    "data_dir": Annotated[
+        Path | None,
+        typer.Option(help="Folder of the original files: holds <name>/ and images/, or is that of the videos."),
+    ],
+    "split_by": Annotated[str | None, typer.Option(help="Who split the data set: unc, google, umd or berkeley.")],
+    "mask_overlap": Annotated[
+        str | None, typer.Option(help="Overlapping polygons of RefCOCO and its like: union (default) or background.")
+    ],
+    "image_dir": Annotated[Path | None, typer.Option(help="Folder of COCO's train2014 images, if not in --data-dir.")],
+    "cache_dir": Annotated[
+        Path | None, typer.Option(help="Folder for the rows that are read; by default that of datasets.")
+    ],
+    "train_size": Annotated[int | None, typer.Option(help="RefShapes: number of training scenes.")],
+    "val_size": Annotated[int | None, typer.Option(help="RefShapes: number of validation scenes.")],
+    "test_size": Annotated[int | None, typer.Option(help="RefShapes: number of test scenes.")],
+    "image_size": Annotated[int | None, typer.Option(help="RefShapes: width and height in pixels.")],
+    "num_frames": Annotated[int | None, typer.Option(help="refshapes_video: frames of a video.")],
+    "seed": Annotated[int | None, typer.Option(help="RefShapes: of all randomness.")],
+    "context_frames": Annotated[
+        int | None, typer.Option(min=0, help="a2d_sentences: frames kept on each side of an annotated one.")
+    ],
+}
+
+
+def with_data_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options of all data sets in place of its parameter `data_options`: a dict of those given."""
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        taken = {parameter.name: parameter.annotation}
+        default = parameter.default
+        if parameter.name == "data_options":
+            taken, default = DATA_OPTIONS, None
+        parameters += [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            for name, annotation in taken.items()
+        ]
+
+    @functools.wraps(command)
+    def expanded(**arguments: Any) -> None:
+        options = {name: arguments.pop(name) for name in DATA_OPTIONS}
+        command(**arguments, data_options={name: value for name, value in options.items() if value is not None})
+
+    expanded.__signature__ = inspect.Signature(parameters)
+    return expanded
+
+
+def check_data_options(name: str, given: Mapping[str, Any]) -> None:
+    """Raises ValueError for an option that belongs to other data sets than the one of this name."""
+    from ..data.loading import option_names
+
+    # `load_refseg` says itself which data sets take those.
+    wrong = sorted(given.keys() - {"data_dir", "split_by", *option_names(name)})
+    if wrong:
+        raise ValueError(f"'{name}' takes no --{wrong[0].replace('_', '-')}. Leave it out.")
