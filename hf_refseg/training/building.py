@@ -25,8 +25,8 @@ from ..modeling.processing_refseg import RefSegProcessor
 from ..modeling.recurrent_text_refseg import RecurrentTextEncoder
 from .adapters import add_adapter, check_kind, find_base_model, is_adapter
 from .arguments import WORDS, ModelArguments, RefSegTrainingArguments
+from .resuming import load_weights
 from .run_options import SAVED_WITH_A_MODEL
-from .trainer import load_weights
 
 # Tokenizers with a token for each word of a generated data set; that of videos knows the words of both.
 WORD_LISTS = {"refshapes": REFSHAPES_WORDS, "refshapes_video": REFSHAPES_VIDEO_WORDS}

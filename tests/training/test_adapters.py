@@ -48,7 +48,7 @@ from hf_refseg.training.adapters import ATTENTION_PROJECTIONS, find_heads, load_
 from hf_refseg.training.arguments import RefSegTrainingArguments
 from hf_refseg.training.checkpoints import find_checkpoint_fault, last_complete_checkpoint
 from hf_refseg.training.recipes import run_recipe
-from hf_refseg.training.trainer import load_weights
+from hf_refseg.training.resuming import load_weights
 from hf_refseg_cli import app
 
 RANKS = {"heads": None, "lora": 4}

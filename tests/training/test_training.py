@@ -24,7 +24,8 @@ from hf_refseg.modeling.modeling_outputs_refseg import ReferringSegmentationOutp
 from hf_refseg.training.arguments import RefSegTrainingArguments
 from hf_refseg.training.callbacks import LossWeightSchedule, PredictionPictures
 from hf_refseg.training.checkpoints import find_checkpoint_fault, last_complete_checkpoint
-from hf_refseg.training.trainer import EpochSampler, load_weights
+from hf_refseg.training.resuming import load_weights
+from hf_refseg.training.sampling import EpochSampler
 
 EIGHT_AT_ONCE = {"per_device_train_batch_size": 8}
 
