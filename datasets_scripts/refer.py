@@ -16,7 +16,6 @@ from typing import Any
 import datasets
 import numpy as np
 
-from hf_refseg.data.loading import REFER_SPLITS
 from hf_refseg.data.masks import MAX_PIXELS, InvalidMaskError, annotation_to_mask, encode_mask
 from hf_refseg.data.rows import DataFormatError, read_json, row_features
 from hf_refseg.files import is_plain_name
@@ -24,8 +23,6 @@ from hf_refseg.messages import name_text, one_line, short_text
 
 from .plain_pickle import read_pickle
 
-COCO_IMAGES = "images/mscoco/images/train2014"
-IMAGE_DIRS = {"refclef": "images/saiapr_tc-12"}
 AGAIN = "Download the file again, or correct the record."
 # Half of a character: JSON can hold one, and nothing can write it down.
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -37,11 +34,13 @@ logger = logging.getLogger(__name__)
 class ReferConfig(datasets.BuilderConfig):
     """What decides the rows: all of it is part of the cache's key, so that no stale rows are ever returned.
 
-    `fingerprint` is a hash of the annotation files, see `fingerprint_files`.
+    `dataset` is the folder of the annotation files, which belong to `splits`; `fingerprint` is a hash of them, see
+    `fingerprint_files`.
     """
 
-    dataset: str = "refcoco"
-    split_by: str = "unc"
+    dataset: str = ""
+    split_by: str = ""
+    splits: tuple[str, ...] = ()
     mask_overlap: str = "union"
     image_dir: str = ""
     fingerprint: str = ""
@@ -50,12 +49,37 @@ class ReferConfig(datasets.BuilderConfig):
 class Refer(datasets.GeneratorBasedBuilder):
     """One row for each ref of `refs(<split_by>).p`; see `hf_refseg.data.rows.row_features` for the columns.
 
-    Images are referenced by their path. Raises `DataFormatError` for files that are damaged or inconsistent.
+    Images are referenced by their path. Raises `DataFormatError` for files that are absent, damaged or inconsistent.
+
+    Args:
+        data_dir: holds the folder of the annotation files and, unless `image_dir` names another place for the images,
+            `usual_image_dir`.
+        dataset, split_by, options: fields of `ReferConfig`.
     """
 
     VERSION = datasets.Version("1.0.0")
     BUILDER_CONFIG_CLASS = ReferConfig
     config: ReferConfig
+
+    def __init__(
+        self,
+        data_dir: str,
+        dataset: str,
+        split_by: str,
+        usual_image_dir: str,
+        image_dir: str | PathLike[str] | None = None,
+        **options: Any,
+    ):
+        root = Path(data_dir)
+        fingerprint = fingerprint_files(self.annotation_files(root, dataset, split_by))
+        super().__init__(
+            data_dir=data_dir,
+            dataset=dataset,
+            split_by=split_by,
+            image_dir=str(find_image_dir(root, usual_image_dir, image_dir)),
+            fingerprint=fingerprint,
+            **options,
+        )
 
     @staticmethod
     def refs_name(split_by: str) -> str:
@@ -94,7 +118,7 @@ class Refer(datasets.GeneratorBasedBuilder):
         config = self.config
         refs_file, instances_file = self.annotation_files(Path(config.data_dir), config.dataset, config.split_by)
         instances = Instances.read(instances_file)
-        splits = group_by_split(self.read_refs(refs_file), refs_file, REFER_SPLITS[config.dataset][config.split_by])
+        splits = group_by_split(self.read_refs(refs_file), refs_file, config.splits)
         ref_ids = [
             checked_field(ref, "ref_id", int, f"{refs_file}: ref {name_text(ref.get('ref_id'))}")
             for ref in chain.from_iterable(splits.values())
@@ -206,9 +230,8 @@ def group_by_split(refs: Any, path: Path, splits: tuple[str, ...]) -> dict[str, 
     return {split: list(chain.from_iterable(images.values())) for split, images in by_image.items() if images}
 
 
-def find_image_dir(root: Path, dataset: str, image_dir: str | PathLike[str] | None) -> Path:
+def find_image_dir(root: Path, usual: str, image_dir: str | PathLike[str] | None) -> Path:
     """The folder of the images: `image_dir` or the usual one under `root`; raises `DataFormatError` when absent."""
-    usual = IMAGE_DIRS.get(dataset, COCO_IMAGES)
     folder = root / usual if image_dir is None else Path(image_dir).resolve()
     if not folder.is_dir():
         raise DataFormatError(

@@ -51,6 +51,9 @@ class VideoBuilder(datasets.GeneratorBasedBuilder):
     DEFAULT_WRITER_BATCH_SIZE = 20
     config: VideoConfig
 
+    def __init__(self, data_dir: str, **options: Any):
+        super().__init__(data_dir=data_dir, fingerprint=self.fingerprint(Path(data_dir)), **options)
+
     @classmethod
     def annotation_files(cls, root: Path) -> list[Path]:
         """The files that list videos and sentences."""

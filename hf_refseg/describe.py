@@ -14,7 +14,7 @@ from transformers.utils import cached_file
 
 from . import AutoModelForReferringSegmentation
 from .auto import MODELS
-from .data.loading import DATASET_NAMES
+from .data.catalog import DATASETS
 from .data.prepare import count_rows
 from .data.prepared import load_prepared, stored_columns
 from .evaluation import VIDEO_PROTOCOLS
@@ -32,7 +32,7 @@ def describe_installation() -> str:
         "python": platform.python_version(),
         "device": find_device(None),
         "methods": ", ".join(config_class.model_type for config_class in MODELS),
-        "data sets": ", ".join(DATASET_NAMES),
+        "data sets": ", ".join(DATASETS),
         "protocols": ", ".join((*PROTOCOLS, *VIDEO_PROTOCOLS)),
     }
     return align(lines.items())

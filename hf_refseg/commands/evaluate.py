@@ -150,6 +150,7 @@ def data_options_of_run(model_name: str, dataset_name: str) -> dict[str, Any]:
 
     Of a model on the Hub they say what the data is, not where it lies.
     """
+    from ..data.catalog import data_options
     from ..data.loading import option_names
     from ..files import may_be_on_hub, public_name
     from ..training.run_options import DATASETS, load_run_options
@@ -157,7 +158,7 @@ def data_options_of_run(model_name: str, dataset_name: str) -> dict[str, Any]:
     options = load_run_options(model_name).get(DATASETS, {}).get(public_name(dataset_name), {})
     known = set(option_names(dataset_name))
     if may_be_on_hub(model_name):
-        known -= {"data_dir", "image_dir", "cache_dir"}
+        known -= {option.name for option in data_options().values() if option.is_place}
     return {option: value for option, value in options.items() if option in known}
 
 

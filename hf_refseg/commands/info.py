@@ -54,7 +54,8 @@ def check_leakage(name: str | None, leakage_list: Path | None) -> str:
         LeakageError: some are; the message says how many.
         ValueError: folder or list is absent, is something else, or holds ids of other images than the list.
     """
-    from ..data.leakage import COCO, IMAGE_COLLECTIONS, LeakageError, drop_images, image_collection, read_leakage_list
+    from ..data.catalog import COCO, collections
+    from ..data.leakage import LeakageError, drop_images, image_collection, read_leakage_list
     from ..data.prepared import is_prepared, load_prepared
     from ..inputs import select_split
 
@@ -68,7 +69,7 @@ def check_leakage(name: str | None, leakage_list: Path | None) -> str:
         )
     listed = read_leakage_list(leakage_list)
     collection = image_collection(str(folder))
-    if collection not in IMAGE_COLLECTIONS.values():
+    if collection not in collections():
         raise ValueError(
             f"{folder}: where its images come from is unknown, so their ids cannot be compared. Prepare it again: "
             "pretty_name in its README.md is no data set of this library."

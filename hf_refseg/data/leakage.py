@@ -10,29 +10,13 @@ from os import PathLike
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
-from huggingface_hub import DatasetCard
-from huggingface_hub.errors import RemoteEntryNotFoundError
 
-from ..data.rows import read_json
-from ..hub.dataset_card import SOURCES
 from ..messages import BadInputError
-from .prepared import load_card
-from .rows import DataFormatError
+from .catalog import COCO, collections
+from .prepared import find_specs
+from .rows import DataFormatError, read_json
 
 logger = logging.getLogger(__name__)
-
-COCO = "COCO train2014"
-# The collection that a data set's photographs or scenes come from: within it, one `image_id` is one image.
-IMAGE_COLLECTIONS = {
-    "refcoco": COCO,
-    "refcoco+": COCO,
-    "refcocog": COCO,
-    "grefcoco": COCO,
-    "refclef": "SAIAPR TC-12",
-    "refshapes": "RefShapes",
-    "refshapes+": "RefShapes",
-    "grefshapes": "RefShapes",
-}
 
 
 class LeakageError(BadInputError):
@@ -90,13 +74,13 @@ def join_training_splits(
     for name, splits in data.items():
         if train_split not in splits:
             raise ValueError(f"{name} has no split '{train_split}', only {', '.join(splits)}.")
-    collections = {name: image_collection(name) for name in data}
-    if listed and COCO not in collections.values():
+    collection_of = {name: image_collection(name) for name in data}
+    if listed and COCO not in collection_of.values():
         raise ValueError(
             f"The list holds ids of {COCO}, but the images of {', '.join(data)} come from elsewhere. Leave it out."
         )
-    for name, collection in collections.items():
-        if collection not in IMAGE_COLLECTIONS.values():
+    for name, collection in collection_of.items():
+        if collection not in collections():
             logger.warning(
                 f"Where the images of {name} come from is unknown: they are compared with each other alone."
             )
@@ -104,8 +88,8 @@ def join_training_splits(
     for name, splits in data.items():
         for split, rows in splits.items():
             if split != train_split:
-                held_out[collections[name]].update(image_ids_of(rows))
-    filtered = {name: drop_images(splits[train_split], held_out[collections[name]]) for name, splits in data.items()}
+                held_out[collection_of[name]].update(image_ids_of(rows))
+    filtered = {name: drop_images(splits[train_split], held_out[collection_of[name]]) for name, splits in data.items()}
     joined = concatenate_datasets([rows for rows, _ in filtered.values()])
     return joined, {name: part for name, (_, part) in filtered.items()}
 
@@ -132,25 +116,13 @@ def image_collection(name: str) -> str:
         name: as in `load_refseg`. What a prepared folder or a data set on the Hub was made from stands in its card.
 
     Returns:
-        A value of `IMAGE_COLLECTIONS`, or, for a data set from elsewhere, its own name: nothing is known to share its
-        images then.
+        The `collection` of its record in the catalog, or, for a data set from elsewhere, its own name: nothing is
+        known to share its images then.
 
     Raises:
-        DataFormatError: the card of a folder is damaged.
-        OSError: the card of a data set on the Hub cannot be read, neither there nor from the cache.
+        As `find_specs`.
     """
-    if name in IMAGE_COLLECTIONS:
-        return IMAGE_COLLECTIONS[name]
-    card_file = Path(name, "README.md")
-    on_hub = name.count("/") == 1 and not Path(name).exists()
-    if not card_file.is_file() and not on_hub:
-        return name
-    try:
-        card = DatasetCard.load(name) if on_hub else load_card(card_file)
-    except RemoteEntryNotFoundError:
-        return name
-    collections = {source.title: IMAGE_COLLECTIONS[known] for known, source in SOURCES.items()}
-    return collections.get(card.data.pretty_name, name)
+    return next((spec.collection for spec in find_specs(name)), name)
 
 
 def read_leakage_list(path: str | PathLike[str]) -> frozenset[str]:

@@ -4,41 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields
+from importlib.util import find_spec
 from inspect import signature
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..modeling.names_refseg import nearest_names
-from .masks import MASK_OVERLAPS
+from .catalog import DATASETS, DatasetSpec, data_options
 from .prepared import load_prepared
 from .rows import DataFormatError, check_columns, filling_cache, reading_parquet, require_literal_name
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder, DatasetDict
-
-# The splits that each partition (split_by) of a data set has; the first partition is the default one.
-REFER_SPLITS = {
-    "refcoco": {"unc": ("train", "val", "testA", "testB"), "google": ("train", "val", "test")},
-    "refcoco+": {"unc": ("train", "val", "testA", "testB"), "google": ("train", "val", "test")},
-    "refcocog": {"umd": ("train", "val", "test"), "google": ("train", "val")},
-    "refclef": {"unc": ("train", "val", "testA", "testB", "testC"), "berkeley": ("train", "val", "test")},
-    "grefcoco": {"unc": ("train", "val", "testA", "testB")},
-}
-REFSHAPES = ("refshapes", "refshapes+", "grefshapes")
-REFSHAPES_VIDEO = "refshapes_video"
-# Read from their original files, see `video_loading`.
-VIDEO_DATASETS = ("ref_youtube_vos", "ref_davis17", "a2d_sentences", "jhmdb_sentences")
-DATASET_NAMES = (*REFER_SPLITS, *REFSHAPES, REFSHAPES_VIDEO, *VIDEO_DATASETS)
-SCENE_OPTIONS = ("train_size", "val_size", "test_size", "image_size", "seed", "cache_dir")
-# The options of `load_refseg` that each data set takes; those of other data sets are those of `load_dataset`.
-DATASET_OPTIONS = {
-    **dict.fromkeys(REFER_SPLITS, ("data_dir", "split_by", "mask_overlap", "image_dir", "cache_dir")),
-    **dict.fromkeys(REFSHAPES, SCENE_OPTIONS),
-    REFSHAPES_VIDEO: (*SCENE_OPTIONS, "num_frames"),
-    **dict.fromkeys(VIDEO_DATASETS, ("data_dir", "cache_dir")),
-    "a2d_sentences": ("data_dir", "cache_dir", "context_frames"),
-}
 
 
 def load_refseg(
@@ -47,47 +25,35 @@ def load_refseg(
     """Load a data set for referring segmentation; `row_features` describes its rows, `video_features` those of videos.
 
     Args:
-        name: "refcoco", "refcoco+", "refcocog", "refclef" or "grefcoco" (original files under `data_dir`);
-            "refshapes", "refshapes+" or "grefshapes" (generated); "refshapes_video" (generated videos);
-            "ref_youtube_vos", "ref_davis17", "a2d_sentences" or "jhmdb_sentences" (videos, see `load_video_dataset`);
-            else a folder or a Hub id that `prepare` wrote.
-        data_dir: the folder that holds `<name>/` and, unless the option `image_dir` names another place, `images/`;
-            for videos the data set's own folder.
+        name: one of `data.catalog.DATASETS`, which says of each what it is, where its original files lie under
+            `data_dir`, and which options it takes; else a folder or a Hub id that `prepare` wrote.
+        data_dir: for the REFER family the folder that holds `<name>/` and, unless the option `image_dir` names another
+            place, `images/`; for videos the data set's own folder; none for a data set that is generated.
         split_by: who split the data set: "unc", "google", "umd" or "berkeley"; by default the usual one.
         options: for the REFER family `mask_overlap` ("union" or "background", see `rasterize_polygons`), `image_dir`
             (any folder of COCO's train2014 images) and `cache_dir`; for RefShapes `train_size`, `val_size`,
-            `test_size`, `image_size` and `seed`, for its videos `num_frames` too; otherwise those of
-            `datasets.load_dataset`.
+            `test_size`, `image_size` and `seed`, for its videos `num_frames` too; for A2D-Sentences `context_frames`
+            (8): only frames at most so far from an annotated one are kept, None = all; for a prepared data set those
+            of `datasets.load_dataset`.
 
-    Rows of one image are adjacent. Splits come in the order train, val, testA, testB or train, val, test.
-    Raises `ValueError` for an unknown name, option or option value, and `DataFormatError`, which names file, record
-    and remedy, for files that are absent, damaged or in another layout.
+    Rows of one image are adjacent. Splits come in the order of the catalog.
+    Raises `ValueError` for an unknown name, option or option value, `ImportError` for a missing package of the extra
+    "video", and `DataFormatError`, which names file, record and remedy, for files that are absent, damaged or in
+    another layout.
     """
     for folder in (data_dir, options.get("image_dir")):
         require_literal_name(folder)
-    if split_by is not None and name in VIDEO_DATASETS:
-        raise ValueError(f"{name} is split in one way alone: leave split_by out.")
-    if (data_dir is not None or split_by is not None) and name not in (*REFER_SPLITS, *VIDEO_DATASETS):
-        raise ValueError(
-            f"'{name}' takes no data_dir or split_by. Leave them out, or choose one of: "
-            f"{', '.join((*REFER_SPLITS, *VIDEO_DATASETS))}."
-        )
-    if name not in DATASET_NAMES:
-        return _load_rows(name, **options)
-    _require_options(name, options)
-    if name in REFER_SPLITS:
-        return _load_refer(name, data_dir, split_by, **options)
-    if name in VIDEO_DATASETS:
-        from .video_loading import load_video_dataset
-
-        return load_video_dataset(name, data_dir, **options)
-    return _load_refshapes(name, **options)
+    places = {"data_dir": data_dir, "split_by": split_by}
+    options |= {option: value for option, value in places.items() if value is not None}
+    if name in DATASETS:
+        return build_rows(_make_builder(DATASETS[name], **options))
+    return _load_rows(name, **options)
 
 
 def option_names(name: str) -> tuple[str, ...]:
     """The options of `load_refseg` that a data set takes, or, of a folder or one on the Hub, of `load_dataset`."""
-    if name in DATASET_OPTIONS:
-        return DATASET_OPTIONS[name]
+    if name in DATASETS:
+        return tuple(option.name for option in DATASETS[name].options)
     from datasets import load_dataset
     from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
@@ -107,50 +73,35 @@ def _require_options(name: str, options: Iterable[str]) -> None:
         )
 
 
-def _load_refer(
-    name: str,
-    data_dir: str | PathLike[str] | None,
-    split_by: str | None,
-    mask_overlap: str = "union",
-    image_dir: str | PathLike[str] | None = None,
-    cache_dir: str | PathLike[str] | None = None,
-) -> DatasetDict:
-    from hf_refseg.datasets_scripts.grefcoco import GRefCoco
-    from hf_refseg.datasets_scripts.refer import Refer, find_image_dir, fingerprint_files
+def _make_builder(
+    spec: DatasetSpec, data_dir: str | PathLike[str] | None = None, split_by: str | None = None, **options: Any
+) -> DatasetBuilder:
+    """The builder of a data set, which has looked for its files."""
+    _require_options(spec.name, options)
+    partition = spec.partition(split_by)
+    if data_dir is not None and not spec.layout:
+        raise ValueError(f"{spec.name} is generated and takes no data_dir: leave it out.")
+    options = spec.complete_options(options)
+    if spec.package is not None and find_spec(spec.package) is None:
+        raise ImportError(f"{spec.name} needs {spec.package}: pip install 'hf_refseg[video]'.")
+    config_name = spec.name
+    if spec.layout:
+        options["data_dir"] = str(_find_files(spec, data_dir))
+    if partition.split_by is not None:
+        config_name = f"{spec.name}_{partition.split_by}"
+        options |= {"split_by": partition.split_by, "splits": partition.splits}
+    return spec.load_builder_class()(config_name=config_name, **spec.settings, **options)
 
-    partitions = REFER_SPLITS[name]
-    split_by = split_by or next(iter(partitions))
-    if split_by not in partitions:
-        raise ValueError(f"Unknown split_by '{split_by}' for {name}. Choose one of: {', '.join(partitions)}.")
-    if mask_overlap not in MASK_OVERLAPS:
-        raise ValueError(f"Unknown mask_overlap '{mask_overlap}'. Choose one of: {', '.join(MASK_OVERLAPS)}.")
+
+def _find_files(spec: DatasetSpec, data_dir: str | PathLike[str] | None) -> Path:
+    """The folder of the original files; what lies in it is not looked at."""
+    expected = f"the folder that holds {', '.join(spec.layout)}"
     if data_dir is None:
-        raise ValueError(f"{name} is read from its original files: pass data_dir, the folder that holds '{name}/'.")
-
-    builder_class = GRefCoco if name == "grefcoco" else Refer
+        raise ValueError(f"{spec.name} is read from its original files: pass data_dir, {expected}.")
     root = Path(data_dir).resolve()
-    fingerprint = fingerprint_files(builder_class.annotation_files(root, name, split_by))
-    builder = builder_class(
-        config_name=f"{name}_{split_by}",
-        data_dir=str(root),
-        cache_dir=None if cache_dir is None else str(cache_dir),
-        dataset=name,
-        split_by=split_by,
-        mask_overlap=mask_overlap,
-        image_dir=str(find_image_dir(root, name, image_dir)),
-        fingerprint=fingerprint,
-    )
-    return build_rows(builder)
-
-
-def _load_refshapes(name: str, cache_dir: str | PathLike[str] | None = None, **options: Any) -> DatasetDict:
-    from hf_refseg.datasets_scripts.refshapes import RefShapes
-    from hf_refseg.datasets_scripts.refshapes_video import RefShapesVideo
-
-    builder_class = RefShapesVideo if name == REFSHAPES_VIDEO else RefShapes
-    return build_rows(
-        builder_class(config_name=name, cache_dir=None if cache_dir is None else str(cache_dir), **options)
-    )
+    if not root.is_dir():
+        raise DataFormatError(f"The folder {root} does not exist. Point data_dir at {expected}.")
+    return root
 
 
 def build_rows(builder: DatasetBuilder) -> DatasetDict:
@@ -174,11 +125,11 @@ def _load_rows(name: str, **options: Any) -> DatasetDict:
     folder = Path(name)
     if not folder.is_dir() and (name.count("/") != 1 or name.startswith((".", "/"))):
         raise ValueError(
-            f"Unknown data set '{name}'. Choose one of: {', '.join(DATASET_NAMES)}; or pass a folder that "
+            f"Unknown data set '{name}'. Choose one of: {', '.join(DATASETS)}; or pass a folder that "
             "`hf-refseg prepare` wrote, or a Hub id such as 'user/name'."
         )
-    chosen_before = sorted({"mask_overlap", "image_dir"} & options.keys())
-    if chosen_before:
+    known = option_names(name)
+    if chosen_before := [option for option in options if option in data_options() and option not in known]:
         raise ValueError(
             f"'{name}' is prepared and takes no {chosen_before[0]}: leave it out, it was chosen in `prepare`."
         )

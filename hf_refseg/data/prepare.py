@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 from ..files import begin_folder, only_writer, require_writable, write_whole
 from ..messages import name_text
 from ..modeling.pictures_refseg import LargePictureError, PictureError, decode_rgb, picture_faults
-from .loading import DATASET_NAMES, REFER_SPLITS, REFSHAPES_VIDEO, VIDEO_DATASETS, load_refseg
+from .catalog import DATASETS, data_options
+from .loading import load_refseg
 from .rows import DataFormatError, require_literal_name
 
 if TYPE_CHECKING:
@@ -23,16 +24,8 @@ if TYPE_CHECKING:
 MANIFEST = ".prepare.json"
 
 # Rows per Parquet file. A row group is what a writer holds in memory and a reader streams at once.
-IMAGE_SHARD_ROWS, IMAGE_GROUP_ROWS = 1000, 100
-VIDEO_SHARD_ROWS, VIDEO_GROUP_ROWS = 100, 4
-
-# Referents and sentences of a complete copy as published; None where no number is published.
-PUBLISHED_COUNTS: dict[tuple[str, str], dict[str, tuple[int, int | None]]] = {
-    ("refcoco", "unc"): {"train": (42404, None), "val": (3811, 10834), "testA": (1975, 5657), "testB": (1810, 5095)},
-    ("refcoco+", "unc"): {"train": (42278, None), "val": (3805, 10758), "testA": (1975, 5726), "testB": (1798, 4889)},
-    ("refcocog", "umd"): {"train": (42226, None), "val": (2573, None), "test": (5023, None)},
-    ("refcocog", "google"): {"train": (44822, None), "val": (5000, 9536)},
-}
+SHARD_ROWS = {"image": 1000, "video": 100}
+IMAGE_GROUP_ROWS, VIDEO_GROUP_ROWS = 100, 4
 
 
 def prepare_dataset(
@@ -40,7 +33,6 @@ def prepare_dataset(
     data_dir: str | PathLike[str] | None,
     output: str | PathLike[str],
     split_by: str | None = None,
-    mask_overlap: str = "union",
     verify: bool = False,
     push_to_hub: str | None = None,
     max_shard_rows: int | None = None,
@@ -54,7 +46,6 @@ def prepare_dataset(
 
     Args:
         name, data_dir, split_by, options: as in `load_refseg`.
-        mask_overlap: as in `load_refseg`; RefShapes has no overlapping polygons and takes only "union".
         verify: compare the numbers of referents and sentences with the published ones before anything is written.
         push_to_hub: a repository "user/name" to upload the finished folder to.
         max_shard_rows: rows in one Parquet file; by default 1000 referents of images, or 100 videos.
@@ -67,29 +58,27 @@ def prepare_dataset(
     require_dataset_name(name)
     require_literal_name(output)
     require_writable(output)
+    spec = DATASETS[name]
     if max_shard_rows is None:
-        max_shard_rows = VIDEO_SHARD_ROWS if name in (REFSHAPES_VIDEO, *VIDEO_DATASETS) else IMAGE_SHARD_ROWS
+        max_shard_rows = SHARD_ROWS[spec.kind]
     if max_shard_rows < 1:
         raise ValueError(f"max_shard_rows is {max_shard_rows}; choose at least 1.")
-    if name in REFER_SPLITS:
-        split_by = split_by or next(iter(REFER_SPLITS[name]))
-        options["mask_overlap"] = mask_overlap
-    elif mask_overlap != "union":
-        raise ValueError(f"{name} takes only mask_overlap='union'.")
-
+    split_by = spec.partition(split_by).split_by
+    options = spec.complete_options(options)
     dataset = load_refseg(name, data_dir, split_by, **options)
     counts = {split: count_rows(rows) for split, rows in dataset.items()}
     if verify:
         verify_counts(name, split_by, counts)
 
     folder = Path(output)
-    inputs = {"name": name, "split_by": split_by, "max_shard_rows": max_shard_rows, **_named(options)}
+    described = {option: value for option, value in options.items() if not data_options()[option].is_place}
+    inputs = {"name": name, "split_by": split_by, "max_shard_rows": max_shard_rows, **described}
     _open_folder(folder, {**inputs, "rows": fingerprint_rows(dataset)})
     with only_writer(folder):
         for partial in (folder / "data").glob("*.partial"):
             partial.unlink()
         _write_shards(dataset, folder, max_shard_rows, f"{name} to {folder}")
-        _write_card(folder, name, counts, {"split_by": split_by, **_named(options)})
+        _write_card(folder, name, counts, {"split_by": split_by, **described})
     if push_to_hub is not None:
         upload_dataset(folder, push_to_hub)
     return folder
@@ -97,8 +86,8 @@ def prepare_dataset(
 
 def require_dataset_name(name: str) -> None:
     """Raises ValueError for what is no name of a data set that can be prepared."""
-    if name not in DATASET_NAMES:
-        raise ValueError(f"Unknown data set '{name_text(name)}'. Choose one of: {', '.join(DATASET_NAMES)}.")
+    if name not in DATASETS:
+        raise ValueError(f"Unknown data set '{name_text(name)}'. Choose one of: {', '.join(DATASETS)}.")
 
 
 def count_rows(rows: Dataset) -> dict[str, int]:
@@ -117,15 +106,18 @@ def count_rows(rows: Dataset) -> dict[str, int]:
 
 
 def verify_counts(name: str, split_by: str | None, counts: Mapping[str, Mapping[str, int]]) -> None:
-    """Compare counts (see `count_rows`) with `PUBLISHED_COUNTS`; raises `DataFormatError` with a table if they differ.
+    """Compare counts (see `count_rows`) with the published ones; raises `DataFormatError` with a table if they differ.
 
     Raises `ValueError` when nothing is published to compare with.
     """
     from hf_refseg.hub.markdown import to_table
 
-    published = PUBLISHED_COUNTS.get((name, split_by or ""))
-    if published is None:
-        known = ", ".join(f"{dataset} {by}" for dataset, by in PUBLISHED_COUNTS)
+    published = DATASETS[name].partition(split_by).published
+    if not published:
+        partitions = ((spec.name, partition) for spec in DATASETS.values() for partition in spec.partitions)
+        known = ", ".join(
+            f"{dataset} {partition.split_by}" for dataset, partition in partitions if partition.published
+        )
         raise ValueError(f"No counts are published for {name} {split_by}: prepare it without verify. Known: {known}.")
     comparisons = []
     for split in dict.fromkeys((*published, *counts)):
@@ -217,11 +209,6 @@ def upload_dataset(folder: Path, repo_id: str) -> None:
         delete_patterns=["data/*.parquet"],
         commit_message="Upload data set",
     )
-
-
-def _named(options: Mapping[str, Any]) -> dict[str, str | int]:
-    """The options that say what the data is; the others only say where files lie."""
-    return {key: value for key, value in options.items() if key not in ("image_dir", "cache_dir")}
 
 
 def _open_folder(folder: Path, manifest: dict[str, Any]) -> None:

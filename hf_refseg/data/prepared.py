@@ -8,8 +8,9 @@ from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from ..files import is_plain_name
+from ..files import is_plain_name, may_be_on_hub
 from ..messages import name_text, short_text
+from .catalog import DATASETS, DatasetSpec
 from .rows import DataFormatError, filling_cache, reading_parquet, require_literal_name
 
 if TYPE_CHECKING:
@@ -107,6 +108,31 @@ def load_card(path: Path) -> DatasetCard:
         return DatasetCard.load(path)
     except (YAMLError, *CARD_ERRORS) as error:
         raise _damaged(path, error) from error
+
+
+def find_specs(name: str) -> list[DatasetSpec]:
+    """The records that tell about a data set, by its name as in `load_refseg`.
+
+    Of a prepared folder or a data set on the Hub these are all that have the title of its card; of one from elsewhere
+    there are none.
+
+    Raises:
+        DataFormatError: the card of a folder is damaged.
+        OSError: the card of a data set on the Hub cannot be read, neither there nor from the cache.
+    """
+    from huggingface_hub import DatasetCard
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    if name in DATASETS:
+        return [DATASETS[name]]
+    card_file, on_hub = Path(name, "README.md"), may_be_on_hub(name)
+    if not card_file.is_file() and not on_hub:
+        return []
+    try:
+        card = DatasetCard.load(name) if on_hub else load_card(card_file)
+    except RemoteEntryNotFoundError:
+        return []
+    return [spec for spec in DATASETS.values() if spec.title == card.data.pretty_name]
 
 
 def _damaged(card_file: Path, error: Exception) -> DataFormatError:

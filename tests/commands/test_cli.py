@@ -33,7 +33,8 @@ from hf_refseg import (
     RefSegImageProcessor,
     add_adapter,
 )
-from hf_refseg.data.loading import DATASET_OPTIONS, load_refseg
+from hf_refseg.data.catalog import DATASETS, data_options
+from hf_refseg.data.loading import load_refseg, option_names
 from hf_refseg.data.masks import decode_mask
 from hf_refseg.data.prepare import prepare_dataset
 from hf_refseg.evaluation import evaluate_model, with_shuffled_sentences
@@ -414,7 +415,7 @@ def test_evaluate_names_its_results_by_data_set_split_and_protocol(model_folder)
 @pytest.mark.parametrize("command", ["evaluate", "prepare"])
 def test_every_option_of_the_data_sets_is_one_of_the_command(command):
     parameters = {parameter.name for parameter in get_command(app).commands[command].params}
-    assert {option for options in DATASET_OPTIONS.values() for option in options} <= parameters
+    assert data_options().keys() <= parameters
 
 
 def test_evaluate_takes_the_data_options_of_the_run_that_trained_the_model(model_folder):
@@ -465,10 +466,9 @@ def test_evaluate_names_what_is_wrong(model_folder, shapes_folder):
     assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize("name", DATASET_OPTIONS)
+@pytest.mark.parametrize("name", DATASETS)
 def test_an_option_that_is_not_of_the_data_set_is_refused(model_folder, name):
-    others = {option for options in DATASET_OPTIONS.values() for option in options}
-    for option in sorted(others - {"data_dir", "split_by", *DATASET_OPTIONS[name]}):
+    for option in sorted(data_options().keys() - {"data_dir", "split_by", *option_names(name)}):
         flag = f"--{option.replace('_', '-')}"
         value = {"mask_overlap": "union", "image_dir": "."}.get(option, 0)
         for command in (["prepare", name, "--output", "out"], ["evaluate", model_folder, name]):

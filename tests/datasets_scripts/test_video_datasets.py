@@ -36,7 +36,7 @@ from video_trees import (
     write_mat,
 )
 
-from hf_refseg.data import video_loading
+from hf_refseg.data import loading
 from hf_refseg.data.loading import load_refseg
 from hf_refseg.data.masks import decode_mask
 from hf_refseg.data.prepare import prepare_dataset
@@ -693,7 +693,7 @@ def test_wrong_arguments(tmp_path):
 
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(video_loading, "find_spec", lambda name: None)
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"jhmdb_sentences needs scipy: pip install 'hf_refseg\[video\]'"):
         load("jhmdb_sentences", make_jhmdb(tmp_path / "data"))
 

@@ -1,0 +1,386 @@
+"""Every data set of the library, told once: what it is, where it comes from, and how it is read, split and scored.
+
+A new data set is a builder in `datasets_scripts` and a record here. Nothing else names data sets: loading, preparing,
+leakage, cards and the command line read the records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .masks import MASK_OVERLAPS
+
+if TYPE_CHECKING:
+    from datasets import DatasetBuilder
+
+
+@dataclass(frozen=True)
+class DataOption:
+    """An option of `load_refseg`, and of the commands that load data.
+
+    Attributes:
+        name: its name in Python.
+        help: what it means, and which data sets take it.
+        kind: the type of its value.
+        least: the least number; None = any.
+        choices: the values that it takes, that which is meant without it first; none = any.
+        is_place: whether it says where files lie, not what the data is.
+    """
+
+    name: str
+    help: str
+    kind: type = int
+    least: int | None = None
+    choices: tuple[str, ...] = ()
+    is_place: bool = False
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One way to split a data set.
+
+    Attributes:
+        splits: the names of the splits, in order.
+        split_by: who split it; None where it is split in one way alone.
+        published: of each split of a complete copy the numbers of referents and of sentences, None = not published.
+    """
+
+    splits: tuple[str, ...]
+    split_by: str | None = None
+    published: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A data set.
+
+    Attributes:
+        name: what `load_refseg` calls it.
+        title: its usual name, by which the card of a prepared folder names it.
+        kind: whether its rows are referents of images (`row_features`) or videos (`video_features`).
+        builder: module and class that make its rows, a `datasets.DatasetBuilder`. It is given the options and
+            `settings`, `data_dir` where the data set has files, and `split_by` and `splits` where it is split in
+            several ways.
+        partitions: how it is split, the usual way first.
+        options: what `load_refseg` takes for it.
+        collection: where its images come from. Within one, equal `image_id`s are one image: what is in a val or test
+            split of one data set leaks into the training split of another one.
+        paper: what to cite.
+        licence: what is known of the licence of images and expressions.
+        metadata_license: the same in the metadata of a card, an id of the Hub.
+        layout: the original files under `data_dir`; none for a data set that is generated.
+        protocol: how masks are scored unless something else is asked for.
+        settings: fixed arguments of the builder.
+        package: a package of the extra "video" that reading the files needs.
+        words: module and name of all words of a data set that is generated.
+    """
+
+    name: str
+    title: str
+    kind: Literal["image", "video"]
+    builder: str
+    partitions: tuple[Partition, ...]
+    options: tuple[DataOption, ...]
+    collection: str
+    paper: str
+    licence: str
+    metadata_license: str = "other"
+    layout: tuple[str, ...] = ()
+    protocol: str = "original"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    package: str | None = None
+    words: str | None = None
+
+    def load_builder_class(self) -> type[DatasetBuilder]:
+        """The class that makes the rows."""
+        return _named_object(self.builder)
+
+    def load_words(self) -> tuple[str, ...] | None:
+        """All words of a data set that is generated; None for another one."""
+        return None if self.words is None else _named_object(self.words)
+
+    def complete_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options, and what is meant by a choice that they leave out.
+
+        Raises:
+            ValueError: no choice has such a value.
+        """
+        complete = {option.name: option.choices[0] for option in self.options if option.choices} | dict(options)
+        for option in self.options:
+            if option.choices and complete[option.name] not in option.choices:
+                raise ValueError(
+                    f"Unknown {option.name} '{complete[option.name]}'. Choose one of: {', '.join(option.choices)}."
+                )
+        return complete
+
+    def partition(self, split_by: str | None) -> Partition:
+        """How somebody split the data set, None = as usual; raises ValueError where nobody of that name did."""
+        if split_by is None:
+            return self.partitions[0]
+        known = {partition.split_by: partition for partition in self.partitions}
+        if None in known:
+            raise ValueError(f"{self.name} is split in one way alone: leave split_by out.")
+        if split_by not in known:
+            raise ValueError(f"Unknown split_by '{split_by}' for {self.name}. Choose one of: {', '.join(known)}.")
+        return known[split_by]
+
+
+def _named_object(place: str) -> Any:
+    """What "module:name" means, a module of the package's own as ".module"."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module, "hf_refseg"), name)
+
+
+DATA_DIR = DataOption(
+    "data_dir",
+    "Folder of the original files: holds <name>/ and images/, or is that of the videos.",
+    Path,
+    is_place=True,
+)
+CACHE_DIR = DataOption(
+    "cache_dir", "Folder for the rows that are read; by default that of datasets.", Path, is_place=True
+)
+REFER_OPTIONS = (
+    DATA_DIR,
+    DataOption("split_by", "Who split the data set: unc, google, umd or berkeley.", str),
+    DataOption(
+        "mask_overlap",
+        "Overlapping polygons of RefCOCO and its like: union (default) or background.",
+        str,
+        choices=MASK_OVERLAPS,
+    ),
+    DataOption("image_dir", "Folder of COCO's train2014 images, if not in --data-dir.", Path, is_place=True),
+    CACHE_DIR,
+)
+SCENE_OPTIONS = (
+    DataOption("train_size", "RefShapes: number of training scenes."),
+    DataOption("val_size", "RefShapes: number of validation scenes."),
+    DataOption("test_size", "RefShapes: number of test scenes."),
+    DataOption("image_size", "RefShapes: width and height in pixels."),
+    DataOption("seed", "RefShapes: of all randomness."),
+    CACHE_DIR,
+)
+NUM_FRAMES = DataOption("num_frames", "refshapes_video: frames of a video.")
+CONTEXT_FRAMES = DataOption("context_frames", "a2d_sentences: frames kept on each side of an annotated one.", least=0)
+
+COCO = "COCO train2014"
+COCO_IMAGES = "images/mscoco/images/train2014"
+COCO_LICENCE = (
+    "COCO annotations: CC BY 4.0. COCO photographs: each under its own Flickr licence, some of them non-commercial or "
+    "without derivatives; check before passing them on. "
+)
+REFCOCO_LICENCE = COCO_LICENCE + "Expressions: their authors state no licence for the data."
+CONTEXT = "Yu et al., Modeling Context in Referring Expressions, https://huggingface.co/papers/1608.00272"
+ACTOR_ACTION = (
+    "Gavrilyuk et al., Actor and Action Video Segmentation from a Sentence, https://huggingface.co/papers/1803.07485"
+)
+UNC = ("train", "val", "testA", "testB")
+TRAIN_VAL_TEST = ("train", "val", "test")
+
+
+def _refer(
+    name: str,
+    *partitions: Partition,
+    builder: str = "refer:Refer",
+    refs_file: str = "refs(<split_by>).p",
+    images: str = COCO_IMAGES,
+    collection: str = COCO,
+    **known: str,
+) -> DatasetSpec:
+    """A data set of photographs in the layout of the REFER collection."""
+    return DatasetSpec(
+        name=name,
+        kind="image",
+        builder=f".datasets_scripts.{builder}",
+        partitions=partitions,
+        options=REFER_OPTIONS,
+        collection=collection,
+        layout=(f"{name}/{refs_file}", f"{name}/instances.json", f"{images}/"),
+        settings={"dataset": name, "usual_image_dir": images},
+        **known,
+    )
+
+
+def _refshapes(
+    name: str,
+    kind: Literal["image", "video"] = "image",
+    *options: DataOption,
+    module: str = "refshapes",
+    builder: str = "RefShapes",
+    words: str = "REFSHAPES_WORDS",
+    protocol: str = "original",
+) -> DatasetSpec:
+    """Scenes that are generated from a seed."""
+    return DatasetSpec(
+        name=name,
+        title="RefShapes",
+        kind=kind,
+        builder=f".datasets_scripts.{module}:{builder}",
+        partitions=(Partition(TRAIN_VAL_TEST),),
+        options=(*SCENE_OPTIONS, *options),
+        collection="RefShapes",
+        paper="none; generated by hf_refseg from a seed",
+        licence="Images and expressions are generated: Apache-2.0.",
+        metadata_license="apache-2.0",
+        protocol=protocol,
+        words=f".datasets_scripts.{module}:{words}",
+    )
+
+
+SPECS = (
+    _refer(
+        "refcoco",
+        Partition(
+            UNC,
+            "unc",
+            {"train": (42404, None), "val": (3811, 10834), "testA": (1975, 5657), "testB": (1810, 5095)},
+        ),
+        Partition(TRAIN_VAL_TEST, "google"),
+        title="RefCOCO",
+        paper=CONTEXT,
+        licence=REFCOCO_LICENCE,
+    ),
+    _refer(
+        "refcoco+",
+        Partition(
+            UNC,
+            "unc",
+            {"train": (42278, None), "val": (3805, 10758), "testA": (1975, 5726), "testB": (1798, 4889)},
+        ),
+        Partition(TRAIN_VAL_TEST, "google"),
+        title="RefCOCO+",
+        paper=CONTEXT,
+        licence=REFCOCO_LICENCE,
+    ),
+    _refer(
+        "refcocog",
+        Partition(TRAIN_VAL_TEST, "umd", {"train": (42226, None), "val": (2573, None), "test": (5023, None)}),
+        Partition(("train", "val"), "google", {"train": (44822, None), "val": (5000, 9536)}),
+        title="RefCOCOg",
+        paper="Mao et al., Generation and Comprehension of Unambiguous Object Descriptions, "
+        "https://huggingface.co/papers/1511.02283",
+        licence=COCO_LICENCE + "Expressions (Google RefExp): CC BY 4.0.",
+    ),
+    _refer(
+        "refclef",
+        Partition((*UNC, "testC"), "unc"),
+        Partition(TRAIN_VAL_TEST, "berkeley"),
+        images="images/saiapr_tc-12",
+        collection="SAIAPR TC-12",
+        title="RefCLEF",
+        paper="Kazemzadeh et al., ReferItGame: Referring to Objects in Photographs of Natural Scenes, EMNLP 2014",
+        licence="Photographs and segmentations: the terms of SAIAPR TC-12. Expressions: their authors state no "
+        "licence.",
+    ),
+    _refer(
+        "grefcoco",
+        Partition(UNC, "unc"),
+        builder="grefcoco:GRefCoco",
+        refs_file="grefs(<split_by>).json",
+        title="gRefCOCO",
+        paper="Liu et al., GRES: Generalized Referring Expression Segmentation, "
+        "https://huggingface.co/papers/2306.00968",
+        licence=COCO_LICENCE + "Expressions: see the authors' page.",
+    ),
+    _refshapes("refshapes"),
+    _refshapes("refshapes+"),
+    _refshapes("grefshapes"),
+    _refshapes(
+        "refshapes_video",
+        "video",
+        NUM_FRAMES,
+        module="refshapes_video",
+        builder="RefShapesVideo",
+        words="REFSHAPES_VIDEO_WORDS",
+        protocol="davis",
+    ),
+    DatasetSpec(
+        name="ref_youtube_vos",
+        title="Refer-YouTube-VOS",
+        kind="video",
+        builder=".datasets_scripts.ref_youtube_vos:ReferYouTubeVos",
+        partitions=(Partition(("train", "valid", "test")),),
+        options=(DATA_DIR, CACHE_DIR),
+        collection="YouTube-VOS",
+        paper="Seo et al., URVOS: Unified Referring Video Object Segmentation Network with a Large-Scale Benchmark, "
+        "ECCV 2020",
+        licence="Videos and masks: the terms of YouTube-VOS. Expressions: see the authors' page.",
+        layout=(
+            "meta_expressions/{train,valid,test}/meta_expressions.json",
+            "{train,valid,test}/JPEGImages/<video>/<frame>.jpg",
+            "train/Annotations/<video>/<frame>.png",
+        ),
+        protocol="davis",
+    ),
+    DatasetSpec(
+        name="ref_davis17",
+        title="Ref-DAVIS17",
+        kind="video",
+        builder=".datasets_scripts.ref_davis17:RefDavis17",
+        partitions=(Partition(("train", "val")),),
+        options=(DATA_DIR, CACHE_DIR),
+        collection="DAVIS 2017",
+        paper="Khoreva et al., Video Object Segmentation with Language Referring Expressions, "
+        "https://huggingface.co/papers/1803.08006",
+        licence="Videos and masks: the terms of DAVIS 2017, non-commercial. Expressions: see the authors' page.",
+        layout=(
+            "JPEGImages/480p/<video>/<frame>.jpg",
+            "Annotations/480p/<video>/<frame>.png",
+            "ImageSets/2017/{train,val}.txt",
+            "davis_text_annotations/Davis17_annot{1,2}{,_full_video}.txt",
+        ),
+        protocol="davis",
+    ),
+    DatasetSpec(
+        name="a2d_sentences",
+        title="A2D-Sentences",
+        kind="video",
+        builder=".datasets_scripts.a2d_sentences:A2dSentences",
+        partitions=(Partition(("train", "test")),),
+        options=(DATA_DIR, CACHE_DIR, CONTEXT_FRAMES),
+        collection="A2D",
+        paper=ACTOR_ACTION,
+        licence="Videos and masks: the terms of the Actor-Action Dataset (A2D). Expressions: see the authors' page.",
+        layout=(
+            "a2d_annotation.txt, a2d_missed_videos.txt (also under text_annotations/)",
+            "a2d_annotation_with_instances/<video>/<frame>.h5",
+            "Release/videoset.csv",
+            "Release/frames/<video>/<number>.jpg or Release/clips320H/<video>.mp4",
+        ),
+        protocol="a2d",
+        package="h5py",
+    ),
+    DatasetSpec(
+        name="jhmdb_sentences",
+        title="JHMDB-Sentences",
+        kind="video",
+        builder=".datasets_scripts.jhmdb_sentences:JhmdbSentences",
+        partitions=(Partition(("test",)),),
+        options=(DATA_DIR, CACHE_DIR),
+        collection="JHMDB",
+        paper=ACTOR_ACTION,
+        licence="Videos and puppet masks: the terms of JHMDB. Expressions: see the authors' page.",
+        layout=(
+            "samples_metadata.json",
+            "Rename_Images/<action>/<video>/<number>.png",
+            "puppet_mask/<action>/<video>/puppet_mask.mat",
+        ),
+        protocol="a2d",
+        package="scipy",
+    ),
+)
+DATASETS = {spec.name: spec for spec in SPECS}
+
+
+def data_options() -> dict[str, DataOption]:
+    """Every option that some data set takes, by its name."""
+    return {option.name: option for spec in DATASETS.values() for option in spec.options}
+
+
+def collections() -> set[str]:
+    """All that images of these data sets come from."""
+    return {spec.collection for spec in DATASETS.values()}
