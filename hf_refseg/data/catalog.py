@@ -76,7 +76,7 @@ class DatasetSpec:
         protocol: how masks are scored unless something else is asked for.
         settings: fixed arguments of the builder.
         package: a package of the extra "video" that reading the files needs.
-        words: module and name of all words of a data set that is generated.
+        words: module and name of all words of a data set that is generated, for a tokenizer with a token for each.
     """
 
     name: str
@@ -374,6 +374,8 @@ SPECS = (
     ),
 )
 DATASETS = {spec.name: spec for spec in SPECS}
+# What is trained on where nothing is named: it needs no files.
+DEFAULT_DATASET = "refshapes"
 
 
 def data_options() -> dict[str, DataOption]:

@@ -13,9 +13,8 @@ from transformers import AutoConfig, BertTokenizer, PreTrainedConfig, PreTrained
 from transformers.image_utils import SizeDict
 
 from ..auto import MODELS, AutoModelForReferringSegmentation
+from ..data.catalog import DATASETS
 from ..data.vocabulary import load_glove, train_word_tokenizer
-from ..datasets_scripts.refshapes import REFSHAPES_WORDS
-from ..datasets_scripts.refshapes_video import REFSHAPES_VIDEO_WORDS
 from ..files import writing_into
 from ..inputs import check_processor, load_config, load_processor, load_tokenizer, load_whole_model
 from ..modeling.configuration_refseg import MaskGroundingConfig
@@ -28,8 +27,6 @@ from .arguments import WORDS, ModelArguments, RefSegTrainingArguments
 from .resuming import load_weights
 from .run_options import SAVED_WITH_A_MODEL
 
-# Tokenizers with a token for each word of a generated data set; that of videos knows the words of both.
-WORD_LISTS = {"refshapes": REFSHAPES_WORDS, "refshapes_video": REFSHAPES_VIDEO_WORDS}
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -208,9 +205,8 @@ def build_tokenizer(arguments: ModelArguments, sentences: Iterable[str]):
     name = arguments.tokenizer_name_or_path or arguments.text_name_or_path
     if name is None:
         raise ValueError("A model from random weights needs tokenizer_name_or_path.")
-    if name in WORD_LISTS:
-        words = (*SPECIAL_TOKENS, *WORD_LISTS[name])
-        return BertTokenizer(vocab={word: number for number, word in enumerate(words)})
+    if name in DATASETS and (words := DATASETS[name].load_words()) is not None:
+        return BertTokenizer(vocab={word: number for number, word in enumerate((*SPECIAL_TOKENS, *words))})
     if name == WORDS:
         return train_word_tokenizer(sentences)
     return load_tokenizer(name)

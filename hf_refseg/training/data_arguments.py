@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import yaml
 
+from ..data.catalog import DEFAULT_DATASET
 from ..evaluation.protocols import get_protocol
 from ..evaluation.video import check_video_protocol
 from ..files import public_name
@@ -25,7 +26,7 @@ class ImageDataArguments:
     new_model_type: ClassVar[str] = "lavt"
 
     dataset_name: list[str] | str = field(
-        default_factory=lambda: ["refshapes"],
+        default_factory=lambda: [DEFAULT_DATASET],
         metadata={
             "help": "refcoco, refcoco+, refcocog, refshapes ..., a prepared folder, a Hub id; or several: they are "
             "joined, without any image that is in a val or test split of one of them. They share all options but "

@@ -16,7 +16,7 @@ from datasets import load_dataset_builder
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.debug_utils import DebugOption
 
-from ..data.loading import DATASET_NAMES, REFSHAPES_VIDEO, VIDEO_DATASETS
+from ..data.catalog import DATASETS
 from ..data.prepared import stored_columns
 from ..files import may_be_on_hub
 from ..messages import EXPECTED_ERRORS, message_of
@@ -147,8 +147,8 @@ def find_data_class(arguments: Sequence[str]) -> type[ImageDataArguments] | type
 
 def holds_videos(name: str) -> bool:
     """Whether a data set is one of videos: by its name, or by the columns of a prepared folder."""
-    if name in DATASET_NAMES:
-        return name in (REFSHAPES_VIDEO, *VIDEO_DATASETS)
+    if name in DATASETS:
+        return DATASETS[name].kind == "video"
     if Path(name).is_dir():
         return "frames" in stored_columns(Path(name))
     return may_be_on_hub(name) and "frames" in load_dataset_builder(name).info.features
