@@ -59,6 +59,7 @@ setup(
         "hf_refseg.modeling",
         "hf_refseg.recipes",
         "hf_refseg.training",
+        "hf_refseg.visualization",
     ],
     # Outside the package, so that `hf-refseg --help` answers without importing torch.
     py_modules=["hf_refseg_cli"],

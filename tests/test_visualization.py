@@ -5,16 +5,8 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
-from hf_refseg.visualization import (
-    ComparisonRow,
-    can_draw,
-    distinct_color,
-    draw_comparison,
-    draw_masks,
-    draw_overlay,
-    find_font,
-    wrap_text,
-)
+from hf_refseg.visualization import ComparisonRow, can_draw, draw_comparison, draw_masks, draw_overlay
+from hf_refseg.visualization.layout import distinct_color, find_font, wrap_text
 
 GRAY = (100, 100, 100)
 
@@ -134,7 +126,7 @@ def test_a_mask_of_the_pictures_own_color_is_seen_by_its_outline(color, opacity)
 
 
 def test_a_legend_shows_the_number_of_a_text_that_no_font_can_draw(monkeypatch):
-    monkeypatch.setattr("hf_refseg.visualization.SYSTEM_FONTS", ())
+    monkeypatch.setattr("hf_refseg.visualization.layout.SYSTEM_FONTS", ())
     image, masks = Image.new("RGB", (200, 100), GRAY), [np.zeros((100, 200), dtype=bool)] * 2
     assert [can_draw(text) for text in ("the left dog", "大きい犬", "ж", "🐶", "")] == [
         True,
@@ -149,9 +141,13 @@ def test_a_legend_shows_the_number_of_a_text_that_no_font_can_draw(monkeypatch):
 
 def test_text_is_drawn_with_a_font_that_has_its_glyphs(monkeypatch):
     other = ImageFont.load_default(size=20)
-    monkeypatch.setattr("hf_refseg.visualization.SYSTEM_FONTS", ("absent.ttf", "other.ttf"))
-    monkeypatch.setattr("hf_refseg.visualization._system_font", lambda name, size: {"other.ttf": other}.get(name))
-    monkeypatch.setattr("hf_refseg.visualization._has_glyphs", lambda font, text: font is other or text.isascii())
+    monkeypatch.setattr("hf_refseg.visualization.layout.SYSTEM_FONTS", ("absent.ttf", "other.ttf"))
+    monkeypatch.setattr(
+        "hf_refseg.visualization.layout._system_font", lambda name, size: {"other.ttf": other}.get(name)
+    )
+    monkeypatch.setattr(
+        "hf_refseg.visualization.layout._has_glyphs", lambda font, text: font is other or text.isascii()
+    )
     assert find_font("大きい犬", 20) is other and find_font("dog", 20) is not other
 
 

@@ -170,7 +170,7 @@ def predict_video(
     import numpy as np
 
     from ..modeling.video_refseg import VideoFrames
-    from ..video_visualization import write_video_masks
+    from ..visualization.videos import write_video_masks
 
     frames, folder = VideoFrames(source.path), output / source.name
     described: list[list[dict[str, Any]]] = [[] for _ in texts]
@@ -200,7 +200,7 @@ def describe_mask(mask: NDArray[np.bool_], score: float, present: bool) -> dict[
 
 def require_place_for_videos(output: Path, names: Sequence[str], texts: Sequence[str]) -> None:
     """Raises ValueError where one of the videos of these names has too many texts, or files in the folder already."""
-    from ..video_visualization import MAX_MASKS
+    from ..visualization.videos import MAX_MASKS
 
     if names and len(texts) > MAX_MASKS:
         raise ValueError(f"{len(texts)} expressions are too many for one video: pass at most {MAX_MASKS}.")

@@ -297,7 +297,7 @@ def test_predict_writes_scores_boxes_and_masks_as_json(model_folder):
 
 
 def test_predict_prints_the_text_that_a_legend_cannot_show(model_folder, monkeypatch):
-    monkeypatch.setattr("hf_refseg.visualization.SYSTEM_FONTS", ())
+    monkeypatch.setattr("hf_refseg.visualization.layout.SYSTEM_FONTS", ())
     arguments = ["--text", "dog", "--text", "大きい犬", "--output", "out"]
     first, second = output_of("predict", model_folder, noise(Path("photo.png")), *arguments).splitlines()
     assert first.endswith("of pixels") and second.startswith("out/photo_2.png") and second.endswith("  2 is 大きい犬")

@@ -25,16 +25,15 @@ from hf_refseg import (
 from hf_refseg.explain import Artist, draw_explanations, image_as_seen, unnormalized
 from hf_refseg.modeling.explanations_refseg import record_calls, strongest_places
 from hf_refseg.visualization import (
-    HEAT_COLORS,
-    HIDDEN_COLOR,
     MaskedImage,
     MaskedWords,
-    distinct_color,
     draw_heat_maps,
     draw_impact_tokens,
     draw_pixel_words,
     draw_reconstruction,
 )
+from hf_refseg.visualization.explanations import HEAT_COLORS, HIDDEN_COLOR
+from hf_refseg.visualization.layout import distinct_color
 from hf_refseg_cli import app
 
 TINY_BERT = {**BERT, "vocab_size": len(WORDS), "num_hidden_layers": 1, "intermediate_size": 32}

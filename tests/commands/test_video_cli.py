@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from hf_refseg import VideoFrames, segment_video
 from hf_refseg.data.masks import decode_mask, mask_to_bbox
-from hf_refseg.video_visualization import MaskFolder, VideoWriter, davis_palette, number_masks
+from hf_refseg.visualization.videos import MaskFolder, VideoWriter, davis_palette, number_masks
 from hf_refseg_cli import app
 
 av = pytest.importorskip("av")

@@ -13,10 +13,11 @@ from numpy.typing import ArrayLike
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from .files import writing_into
-from .modeling.inference_refseg import FrameMask
-from .modeling.video_refseg import VideoFrames
-from .visualization import BACKGROUND, draw_masks
+from ..files import writing_into
+from ..modeling.inference_refseg import FrameMask
+from ..modeling.video_refseg import VideoFrames
+from .layout import BACKGROUND
+from .overlays import draw_masks
 
 # What a folder of frames is played at: nothing in it tells.
 DEFAULT_FRAMES_PER_SECOND = 25

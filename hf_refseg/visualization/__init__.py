@@ -1,0 +1,39 @@
+"""Pictures of masks and of explanations."""
+
+from .explanations import (
+    MaskedImage,
+    MaskedWords,
+    draw_heat_maps,
+    draw_impact_tokens,
+    draw_pixel_words,
+    draw_reconstruction,
+)
+from .layout import can_draw
+from .overlays import (
+    ComparisonRow,
+    ComparisonStrip,
+    StripFrame,
+    draw_comparison,
+    draw_masks,
+    draw_overlay,
+    draw_strips,
+    spread,
+)
+
+__all__ = [
+    "ComparisonRow",
+    "ComparisonStrip",
+    "MaskedImage",
+    "MaskedWords",
+    "StripFrame",
+    "can_draw",
+    "draw_comparison",
+    "draw_heat_maps",
+    "draw_impact_tokens",
+    "draw_masks",
+    "draw_overlay",
+    "draw_pixel_words",
+    "draw_reconstruction",
+    "draw_strips",
+    "spread",
+]
