@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from method_tests import MethodTests
-from tiny_configs import BERT, SWIN
+from tiny_configs import SWIN
+from tiny_methods import TinyBtmae
 from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import BertConfig, BertModel, SwinConfig, SwinModel
@@ -16,7 +17,7 @@ from hf_refseg.modeling.autoencoder_btmae import BTMAE, count_kept, draw_masked_
 from hf_refseg.modeling.layers_refseg import map_positions
 from hf_refseg.modeling.modeling_btmae import ImpactTokenAttention
 
-TINY_BERT = {**BERT, "hidden_size": 24, "intermediate_size": 32}
+TINY_BERT = TinyBtmae.fields["text_config"]
 TIMM = {"model_type": "timm_backbone", "backbone": "resnet10t", "out_indices": [-4, -3, -2, -1]}
 ABLATIONS = [
     {"image_autoencoder": False},
@@ -46,24 +47,8 @@ def is_batch_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)
 
 
-class TestBtmae(MethodTests):
-    model_class = BtmaeForReferringSegmentation
+class TestBtmae(TinyBtmae, MethodTests):
     few_layers = {"text_config": {**TINY_BERT, "num_hidden_layers": 1}, "num_impact_tokens": [2]}
-
-    def tiny_config(self, **overrides) -> BtmaeConfig:
-        plain = {
-            "backbone_config": SWIN,
-            "text_config": TINY_BERT,
-            "special_token_ids": [0, 1, 2, 3, 4],
-            "feature_size": 24,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_attention_heads": 4,
-            "num_encoder_layers": 1,
-            "num_decoder_layers": 1,
-            "num_impact_tokens": [4, 3, 2],
-        }
-        return BtmaeConfig(**{**plain, **overrides})
 
     @pytest.mark.parametrize("ablation", ABLATIONS + TRAINING_ABLATIONS, ids=str)
     def test_every_ablation_trains_and_reloads(self, ablation: dict, tmp_path) -> None:

@@ -12,6 +12,7 @@ from method_tests import MethodTests
 from PIL import Image
 from tiny_configs import BERT, SHORT_BERT, SWIN, TWO_STAGES
 from tiny_lavt import tiny_lavt, tiny_processor
+from tiny_methods import TinyLavt
 from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import BertConfig, BertModel, SwinConfig, SwinModel
@@ -29,7 +30,7 @@ from hf_refseg.modeling.modeling_lavt import (
 )
 from hf_refseg.modeling.swin_refseg import SwinStages, WindowLayer
 
-TINY_SWIN = {**SWIN, "depths": [1, 2, 2, 1], "num_heads": [1, 2, 2, 4], "drop_path_rate": 0.1}
+TINY_SWIN = TinyLavt.fields["backbone_config"]
 ABLATIONS = [
     {"language_pathway": False},
     {"fusion_type": "pooled_sentence"},
@@ -52,16 +53,12 @@ ABLATIONS = [
 ]
 
 
-class TestLavt(MethodTests):
-    model_class = LavtForReferringSegmentation
+class TestLavt(TinyLavt, MethodTests):
     few_layers = {
         "backbone_config": {**SWIN, **TWO_STAGES},
         "text_config": SHORT_BERT,
         "fusion_num_heads": [1, 1],
     }
-
-    def tiny_config(self, **overrides) -> LavtConfig:
-        return LavtConfig(**{"backbone_config": TINY_SWIN, "text_config": BERT, **overrides})
 
     @pytest.mark.parametrize("ablation", ABLATIONS, ids=str)
     def test_every_ablation_trains_and_reloads(self, ablation: dict, tmp_path) -> None:

@@ -10,7 +10,7 @@ from fresh_process import run_python
 from method_tests import MethodTests
 from safetensors.torch import load_file, save_file
 from slow_attention import slow_heads, slow_softmax
-from tiny_configs import BERT, SWIN
+from tiny_methods import TinyM3Att
 from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel, SwinConfig, SwinModel
@@ -34,14 +34,7 @@ from hf_refseg.modeling.modeling_m3att import (
 )
 from hf_refseg.modeling.recurrent_text_refseg import RecurrentTextConfig, RecurrentTextEncoder
 
-TINY_SWIN = {**SWIN, "embed_dim": 8}
-TINY_BERT = {
-    **BERT,
-    "hidden_size": 24,
-    "intermediate_size": 32,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-}
+TINY_SWIN, TINY_BERT = TinyM3Att.fields["backbone_config"], TinyM3Att.fields["text_config"]
 TIMM = {"model_type": "timm_backbone", "backbone": "resnet10t", "out_indices": [-3, -2, -1]}
 RECURRENT = {"model_type": "refseg_recurrent_text", "vocab_size": 97, "embedding_size": 12, "hidden_size": 16}
 ABLATIONS = [
@@ -65,14 +58,12 @@ ABLATIONS = [
 ]
 
 
-class TestM3Att(MethodTests):
-    model_class = M3AttForReferringSegmentation
+class TestM3Att(TinyM3Att, MethodTests):
     few_layers = {
         "text_config": {**TINY_BERT, "num_hidden_layers": 1},
         "num_decoder_layers": 2,
         "num_encoder_layers": 1,
     }
-    size = (64, 64)
 
     @torch.no_grad()
     @pytest.mark.parametrize("interaction_type", ["iterative", "plain"])
@@ -111,11 +102,6 @@ class TestM3Att(MethodTests):
         norm, word = TokenBatchNorm(4), torch.randn(1, 1, 4)
         norm.norm.running_mean += 0.5
         assert_close(norm.train()(word, torch.ones(1, 1)), norm.eval()(word, torch.ones(1, 1)))
-
-    def tiny_config(self, **overrides) -> M3AttConfig:
-        plain = {"backbone_config": TINY_SWIN, "text_config": TINY_BERT, "image_size": 64, "hidden_size": 32}
-        narrow = {"num_attention_heads": 4, "encoder_feedforward": 48, "decoder_hidden_size": 24}
-        return M3AttConfig(**{**plain, **narrow, **overrides})
 
     @pytest.mark.parametrize("ablation", ABLATIONS, ids=str)
     def test_every_ablation_trains_and_reloads(self, ablation: dict, tmp_path) -> None:

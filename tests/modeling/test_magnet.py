@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from method_tests import MethodTests
-from tiny_configs import BERT, SWIN
+from tiny_methods import TinyMagNet
 from torch.testing import assert_close
 from transformers import BertConfig, BertModel, SwinConfig, SwinModel
 
@@ -16,17 +16,7 @@ from hf_refseg.modeling.layers_refseg import GateProjection
 from hf_refseg.modeling.losses_refseg import pixel_to_pixel_loss, pixel_to_text_loss
 from hf_refseg.modeling.modeling_magnet import MagNetFeatures
 
-TINY_SWIN = {**SWIN, "num_heads": [1, 2, 2, 4], "drop_path_rate": 0.1}
-TINY_BERT = {**BERT, "num_hidden_layers": 4}
-HEAD = {
-    "feature_size": 32,
-    "mask_feature_size": 32,
-    "num_attention_heads": 4,
-    "pixel_decoder_layers": 1,
-    "pixel_decoder_feedforward": 48,
-    "decoder_layers": 3,
-    "decoder_feedforward": 48,
-}
+TINY_SWIN, TINY_BERT = TinyMagNet.fields["backbone_config"], TinyMagNet.fields["text_config"]
 ABLATIONS = [
     {"pyramid_scales": []},
     {"pyramid_scales": [1]},
@@ -42,8 +32,7 @@ ABLATIONS = [
 ]
 
 
-class TestMagNet(MethodTests):
-    model_class = MagNetForReferringSegmentation
+class TestMagNet(TinyMagNet, MethodTests):
     few_layers = {"decoder_layers": 1, "pyramid_scales": [1]}
     # It takes several times as long as others, and the test of ONNX exports it as well.
     test_export_with_any_batch = None
@@ -56,16 +45,6 @@ class TestMagNet(MethodTests):
         "self_attn.k_proj.bias",
         "level_embed",
     )
-
-    def tiny_config(self, **overrides) -> MagNetConfig:
-        fields = {
-            "backbone_config": TINY_SWIN,
-            "text_config": TINY_BERT,
-            "text_stage_layers": [1, 2, 3, 4],
-            **HEAD,
-            **overrides,
-        }
-        return MagNetConfig(**fields)
 
     def test_evaluation_draws_the_same_pixels_each_time(self) -> None:
         model, state = self.build(alignment_pixels=16), torch.get_rng_state()
@@ -178,7 +157,10 @@ class TestMagNet(MethodTests):
         swin.save_pretrained(tmp_path / "swin")
         bert.save_pretrained(tmp_path / "bert")
         model = MagNetForReferringSegmentation.from_encoders(
-            str(tmp_path / "swin"), str(tmp_path / "bert"), text_stage_layers=[1, 2, 3, 4], pyramid_scales=[1], **HEAD
+            *(str(tmp_path / name) for name in ("swin", "bert")),
+            text_stage_layers=[1, 2, 3, 4],
+            pyramid_scales=[1],
+            **TinyMagNet.head,
         )
         assert model.config.backbone_config.drop_path_rate == 0.3 and model.config.pyramid_scales == [1]
         for name, value in model.text_encoder.model.state_dict().items():

@@ -7,6 +7,7 @@ import torch
 from method_tests import MethodTests
 from slow_attention import slow_heads
 from tiny_configs import CLIP, SAM
+from tiny_methods import TinyRisam
 from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import CLIPTextConfig, CLIPTextModel, SamVisionConfig, SamVisionModel
@@ -32,15 +33,8 @@ ABLATIONS = [
 ]
 
 
-class TestRisam(MethodTests):
-    model_class = RisamForReferringSegmentation
+class TestRisam(TinyRisam, MethodTests):
     few_layers = {"text_config": {**CLIP, "num_hidden_layers": 1}}
-    size = (64, 64)
-
-    def tiny_config(self, **overrides) -> RisamConfig:
-        plain = {"backbone_config": SAM, "text_config": CLIP, "hidden_size": 32, "num_attention_heads": 4}
-        trained = {"freeze_image_encoder": False, "freeze_text_encoder": False}
-        return RisamConfig(**{**plain, **trained, **overrides})
 
     @pytest.mark.parametrize("ablation", ABLATIONS, ids=str)
     def test_every_ablation_trains_and_reloads(self, ablation: dict, tmp_path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from fresh_process import PROCESSES
-from test_m3att import TestM3Att as M3AttModels
+from tiny_methods import TinyM3Att
 from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import AutoConfig
@@ -86,9 +86,9 @@ class SlowSynchronizedNorm:
 
 def model_and_batch() -> tuple[M3AttForReferringSegmentation, dict[str, Tensor]]:
     """The same weights and four texts each time, one of them shorter, in double precision."""
-    models = M3AttModels()
-    model = models.build(backbone_config={**LAST_STAGES, "backbone": "lcnet_035"}, language_reconstruction=None)
-    batch = {**models.inputs(batch=4), "mask_labels": models.labels(batch=4)}
+    tiny = TinyM3Att()
+    model = tiny.build(backbone_config={**LAST_STAGES, "backbone": "lcnet_035"}, language_reconstruction=None)
+    batch = {**tiny.inputs(batch=4), "mask_labels": tiny.labels(batch=4)}
     batch["pixel_values"] = batch["pixel_values"].double()
     batch["attention_mask"][3, 4:] = 0
     return model.double().train(), batch

@@ -5,7 +5,8 @@ import torch
 from image_lavt import fused_maps, image_inputs, image_lavt
 from method_tests import MethodTests
 from tiny_configs import BERT, IMAGE_SWIN, SHORT_BERT, SWIN, TWO_STAGES, VIDEO_SWIN
-from torch import Tensor, nn
+from tiny_methods import TinyUnifiedLavt
+from torch import nn
 from torch.testing import assert_close
 from transformers import BertConfig, BertModel, SwinConfig, SwinModel
 
@@ -25,10 +26,9 @@ def calls_of_blocks(model: nn.Module) -> tuple[list, list]:
     return images, clips
 
 
-class TestUnifiedLavt(MethodTests):
+class TestUnifiedLavt(TinyUnifiedLavt, MethodTests):
     """As every method, on images; then on clips."""
 
-    model_class = UnifiedLavtForReferringSegmentation
     few_layers = {
         "backbone_config": {**VIDEO_SWIN, **TWO_STAGES},
         "image_backbone_config": {**IMAGE_SWIN, **TWO_STAGES},
@@ -37,25 +37,6 @@ class TestUnifiedLavt(MethodTests):
     }
     # Video LAVT's test shows all but the encoder of images, which is that of image LAVT.
     test_export_with_any_batch = None
-
-    def tiny_config(self, **overrides) -> UnifiedLavtConfig:
-        encoders = {"backbone_config": VIDEO_SWIN, "image_backbone_config": IMAGE_SWIN, "text_config": BERT}
-        return UnifiedLavtConfig(**{**encoders, **overrides})
-
-    def clips(self, frames: int = 4) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(2)
-        return {**self.inputs(), "pixel_values": torch.randn(2, frames, 3, 40, 48, generator=generator)}
-
-    def clip_labels(self, frames: int = 4) -> Tensor:
-        labels = torch.zeros(2, frames, 40, 48, dtype=torch.long)
-        labels[..., 8:24, 10:30] = 1
-        return labels
-
-    def training_inputs(self) -> tuple[dict[str, Tensor], Tensor]:
-        """Clips of which some frames are not annotated."""
-        labels = self.clip_labels()
-        labels[0, 0] = -100
-        return self.clips(), labels
 
     @pytest.mark.parametrize("kind", ["image", "clip"])
     def test_every_parameter_gets_a_gradient(self, kind: str) -> None:
@@ -96,7 +77,7 @@ class TestUnifiedLavt(MethodTests):
     def test_each_encoder_serves_its_own_input(self) -> None:
         model, image, clip = self.build(), self.inputs(), self.clips()
         image_logits, clip_logits = model(**image).logits, model(**clip).logits
-        assert image_logits.shape == (2, *self.size) and clip_logits.shape == (2, 4, 40, 48)
+        assert image_logits.shape == (2, *self.size) and clip_logits.shape == (2, 3, 40, 48)
         for prefix, changed, kept, logits in (
             ("clips", clip, image, image_logits),
             ("images", image, clip, clip_logits),

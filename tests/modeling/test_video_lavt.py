@@ -7,7 +7,8 @@ import torch
 from image_lavt import fused_maps, image_inputs, image_lavt
 from method_tests import MethodTests
 from tiny_configs import BERT, SHORT_BERT, SWIN, TWO_STAGES, VIDEO_SWIN
-from torch import Tensor, nn
+from tiny_methods import TinyVideoLavt
+from torch import nn
 from torch.testing import assert_close
 from torchvision.models import get_model
 from torchvision.models.video.swin_transformer import SwinTransformer3d
@@ -49,35 +50,14 @@ TABLE_1 = """
 STRUCTURES = range(1, 13)
 
 
-class TestVideoLavt(MethodTests):
+class TestVideoLavt(TinyVideoLavt, MethodTests):
     """As every method, on images; then on clips."""
 
-    model_class = VideoLavtForReferringSegmentation
     few_layers = {
         "backbone_config": {**VIDEO_SWIN, **TWO_STAGES},
         "text_config": SHORT_BERT,
         "fusion_num_heads": [1, 1],
     }
-    size = (48, 56)
-
-    def tiny_config(self, **overrides) -> VideoLavtConfig:
-        return VideoLavtConfig(**{"backbone_config": VIDEO_SWIN, "text_config": BERT, **overrides})
-
-    def clips(self, batch: int = 2, frames: int = 3, size: tuple[int, int] = (40, 48)) -> dict[str, Tensor]:
-        inputs = self.inputs(batch)
-        generator = torch.Generator().manual_seed(2)
-        return {**inputs, "pixel_values": torch.randn(batch, frames, 3, *size, generator=generator)}
-
-    def clip_labels(self, batch: int = 2, frames: int = 3, size: tuple[int, int] = (40, 48)) -> Tensor:
-        labels = torch.zeros(batch, frames, *size, dtype=torch.long)
-        labels[..., 8:24, 10:30] = 1
-        return labels
-
-    def training_inputs(self) -> tuple[dict[str, Tensor], Tensor]:
-        """Clips of which some frames are not annotated."""
-        labels = self.clip_labels()
-        labels[0, 0] = -100
-        return self.clips(), labels
 
     @torch.no_grad()
     def test_clips_have_logits_for_every_frame(self) -> None:

@@ -1,7 +1,6 @@
-"""What every method must do, as a test class to inherit from; a method adds its tiny configuration."""
+"""What every method must do, as a test class to inherit from beside the method's tiny model."""
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -14,51 +13,25 @@ from PIL import Image
 from rounded_operations import RoundedOperations
 from safetensors.torch import save_file
 from tiny_lavt import tiny_processor
+from tiny_methods import TinyMethod
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.testing import assert_close
-from transformers import PreTrainedConfig, pipeline
+from transformers import pipeline
 from transformers.utils import logging
 
 from hf_refseg import AutoModelForReferringSegmentation, RefSegImageProcessor, RefSegProcessor
 from hf_refseg.training.adapters import ATTENTION_PROJECTIONS
 
 
-class MethodTests(ABC):
-    """Inherit, and define `model_class` and `tiny_config`."""
+class MethodTests(TinyMethod):
+    """A test class inherits from the method's `TinyMethod` and from this."""
 
-    model_class: type
-    size = (64, 72)
     # Ends of the names of parameters whose gradient is zero by construction in a new model.
     without_effect_at_the_start: tuple[str, ...] = ()
     # Fields of a configuration with as few layers as there may be, since graphs are made layer by layer.
     few_layers: dict[str, Any] = {}
-
-    @abstractmethod
-    def tiny_config(self, **overrides) -> PreTrainedConfig:
-        """A configuration of few parameters, with these fields changed."""
-
-    def build(self, **overrides) -> nn.Module:
-        torch.manual_seed(0)
-        return self.model_class(self.tiny_config(**overrides)).eval()
-
-    def inputs(self, batch: int = 2, tokens: int = 6) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(1)
-        return {
-            "pixel_values": torch.randn(batch, 3, *self.size, generator=generator),
-            "input_ids": torch.randint(5, 90, (batch, tokens), generator=generator),
-            "attention_mask": torch.ones(batch, tokens, dtype=torch.long),
-        }
-
-    def labels(self, batch: int = 2) -> Tensor:
-        labels = torch.zeros(batch, *self.size, dtype=torch.long)
-        labels[:, 10:40, 20:50] = 1
-        return labels
-
-    def training_inputs(self) -> tuple[dict[str, Tensor], Tensor]:
-        """What a method is trained on: inputs and labels."""
-        return self.inputs(), self.labels()
 
     def test_output_shapes(self) -> None:
         output = self.build()(**self.inputs(), mask_labels=self.labels())

@@ -6,8 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import test_m3att
-import test_risam
 import torch
 from fresh_process import run_python
 from huggingface_hub import HfApi, ModelCard
@@ -17,6 +15,7 @@ from peft import __version__ as peft_version
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_lavt import tiny_lavt, tiny_processor
+from tiny_methods import TinyM3Att, TinyRisam
 from tiny_recipes import TINY, write_recipe
 from torch import nn
 from torch.testing import assert_close
@@ -201,7 +200,7 @@ def test_merging_gives_a_plain_model(trained, kind, tmp_path) -> None:
 
 @kinds
 def test_adapters_of_risam(kind, tmp_path) -> None:
-    tests = test_risam.TestRisam()
+    tests = TinyRisam()
     frozen = {"freeze_image_encoder": True, "freeze_text_encoder": True}
     tests.build(**frozen).save_pretrained(tmp_path / "base")
     model = add_adapter(load_base(tmp_path / "base"), lora_rank=RANKS[kind]).train()
@@ -256,7 +255,7 @@ def test_an_adapter_from_before_the_mask_token_was_learned_computes_the_same(kin
 
 @torch.no_grad()
 def test_an_adapter_whose_scales_have_no_axis_is_read(tmp_path) -> None:
-    tests = test_m3att.TestM3Att()
+    tests = TinyM3Att()
     tests.build().save_pretrained(tmp_path / "base")
     model = add_adapter(load_base(tmp_path / "base")).eval()
     for name, part in model.named_parameters():

@@ -14,8 +14,8 @@ from fresh_process import PROCESSES, run_program
 from PIL import Image
 from places import EXAMPLES
 from safetensors.torch import load_file, save
-from test_unified_lavt import TestUnifiedLavt as UnifiedLavtModels
 from tiny_configs import BERT, IMAGE_SWIN
+from tiny_methods import TinyUnifiedLavt
 from tiny_recipes import write_recipe
 from torch.utils.data import DataLoader
 from train_tiny import build_model, build_processor
@@ -136,7 +136,7 @@ def test_training_with_and_without_a_cache_agree_and_only_one_of_them_encodes(
 
 
 def test_unified_lavt_trains_and_evaluates_from_a_cache_as_from_images(processor, data, tmp_path) -> None:
-    models = UnifiedLavtModels()
+    models = TinyUnifiedLavt()
     text = {**BERT, "vocab_size": len(processor.tokenizer)}
     config = models.tiny_config(freeze_image_encoder=True, fusion_dropout=0.0, text_config=text)
     cache, logs = None, []
@@ -152,7 +152,7 @@ def test_unified_lavt_trains_and_evaluates_from_a_cache_as_from_images(processor
 
 
 def test_the_key_of_unified_lavt_holds_both_encoders(processor, tmp_path) -> None:
-    models = UnifiedLavtModels()
+    models = TinyUnifiedLavt()
     model = models.build(freeze_image_encoder=True)
     FeatureCache.open(tmp_path, model, processor)
     other = models.build(freeze_image_encoder=True, image_backbone_config={**IMAGE_SWIN, "layer_norm_eps": 1e-3})
