@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import unicodedata
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +57,26 @@ def slug(text: str) -> str:
     """A text as a safe part of a file name: a to z, digits, "+" and "-", at most 40; may be empty."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9+]+", "-", plain)[:40].strip("-")
+
+
+def unique_names(bases: Iterable[str]) -> list[str]:
+    """The names, those that are there several times numbered in order: "photo", "photo-2"."""
+    names: dict[str, None] = {}
+    for base in bases:
+        name, number = base, 1
+        while name in names:
+            number += 1
+            name = f"{base}-{number}"
+        names[name] = None
+    return list(names)
+
+
+def what_is_in(folder: Path) -> str:
+    """What lies in a folder, for an error."""
+    if not folder.is_dir():
+        return "it is a file" if folder.exists() else "there is no such folder"
+    names = sorted(path.name for path in folder.iterdir())
+    return f"found {', '.join(names[:8]) or 'nothing'}"
 
 
 def write_whole(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> None:

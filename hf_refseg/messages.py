@@ -1,8 +1,9 @@
-"""What errors say: values from files as short printable text, and messages of one line."""
+"""What errors and tables say: messages of one line, values from files as short printable text, columns in line."""
 
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Iterable, Sequence
 
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, StrictDataclassError
 
@@ -66,3 +67,12 @@ def name_text(value: object, longest: int = MAX_VALUE) -> str:
     if isinstance(value, str) and 0 < len(value) <= longest and value.isprintable():
         return value
     return short_text(value)
+
+
+def align(rows: Iterable[Sequence[object]]) -> str:
+    """Rows as lines, their columns two spaces apart."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
+    )

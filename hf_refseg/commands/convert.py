@@ -89,7 +89,7 @@ def convert(
     from .. import RefSegImageProcessor, RefSegProcessor
     from ..convert import CheckpointError, load_checkpoint
     from ..files import filling_new_folder, require_new_folder
-    from ..inputs import load_tokenizer
+    from ..hub.saved_models import load_tokenizer
 
     require_new_folder(output)
     checkpoint = load_checkpoint(checkpoint_path)

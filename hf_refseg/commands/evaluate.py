@@ -56,7 +56,7 @@ def evaluate(
     A model that a script of this library trained on the data set brings the options of its run along: those of the
     data that are not given here are as they were there.
     """
-    from ..data.loading import load_refseg
+    from ..data.loading import load_refseg, select_split
     from ..evaluation import (
         VIDEO_PROTOCOLS,
         evaluate_model,
@@ -69,7 +69,7 @@ def evaluate(
     )
     from ..evaluation.video import SEQUENCE_MEASURES
     from ..files import require_writable, slug, write_json, write_picture
-    from ..inputs import load_model, select_split
+    from ..hub.saved_models import load_model
     from ..visualization import draw_comparison, draw_strips
 
     check_protocol(protocol)
@@ -164,7 +164,7 @@ def data_options_of_run(model_name: str, dataset_name: str) -> dict[str, Any]:
 
 def score_table(result: EvaluationResult | VideoEvaluationResult) -> str:
     """Scores in percent with their 95 % intervals."""
-    from ..describe import align
+    from ..messages import align
 
     rows = [("score", "percent", "95 % interval")]
     for name, value in result.metrics.items():

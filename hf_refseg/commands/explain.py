@@ -21,9 +21,9 @@ def explain(
     """Draw how a model came to a mask: attention maps, reconstructions, whatever its method can tell."""
     from ..explain import draw_explanations
     from ..files import require_writable, slug, write_picture
-    from ..inputs import load_model
+    from ..hub.saved_models import load_model
     from ..modeling.pictures_refseg import open_image
-    from ..sources import Source
+    from .sources import Source
 
     if not text.strip():
         raise ValueError("The expression is empty: pass a sentence.")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def info(
@@ -29,9 +33,7 @@ def info(
 def describe(name: str | None) -> str:
     """What is installed, what a folder holds, or what a model on the Hub is."""
     from ..data.prepared import is_prepared
-    from ..describe import describe_dataset, describe_installation, describe_model
-    from ..files import may_be_on_hub
-    from ..inputs import what_is_in
+    from ..files import may_be_on_hub, what_is_in
     from ..training.adapters import is_adapter
 
     if name is None:
@@ -47,6 +49,116 @@ def describe(name: str | None) -> str:
     )
 
 
+def describe_installation() -> str:
+    """Versions, device, and everything that can be named on the command line."""
+    from importlib.metadata import version
+
+    from ..auto import MODELS
+    from ..data.catalog import DATASETS
+    from ..evaluation import VIDEO_PROTOCOLS
+    from ..evaluation.protocols import PROTOCOLS
+    from ..hub.saved_models import find_device
+    from ..messages import align
+
+    packages = ("hf_refseg", "torch", "transformers", "datasets", "huggingface_hub")
+    lines = {
+        **{package: version(package) for package in packages},
+        "python": platform.python_version(),
+        "device": find_device(None),
+        "methods": ", ".join(config_class.model_type for config_class in MODELS),
+        "data sets": ", ".join(DATASETS),
+        "protocols": ", ".join((*PROTOCOLS, *VIDEO_PROTOCOLS)),
+    }
+    return align(lines.items())
+
+
+def describe_model(name: str) -> str:
+    """Method, options that differ from the paper's, parts and their parameters, input size; loads no weights.
+
+    Args:
+        name: folder or Hub id of a model or an adapter.
+    """
+    import torch
+    from peft import PeftModel
+
+    from ..auto import AutoModelForReferringSegmentation
+    from ..hub.saved_models import check_processor, load_config, load_processor, naming_config
+    from ..messages import align
+    from ..training.adapters import is_adapter, read_adapter_config
+    from ..training.run_options import SAVED_WITH_A_MODEL
+
+    adapter = describe_adapter_of(name) if is_adapter(name) else {}
+    base = adapter.get("base model", name)
+    config, processor = load_config(base), load_processor(name)
+    check_processor(processor, config)
+    with torch.device("meta"), naming_config(base):
+        model = AutoModelForReferringSegmentation.from_config(config)
+    encoders = {name: getattr(config, name).model_type for name in config.sub_configs if getattr(config, name)}
+    paper = type(config)().to_dict()
+    differing = {
+        name: value
+        for name, value in config.to_dict().items()
+        if name in paper and value != paper[name] and not isinstance(value, dict) and name not in SAVED_WITH_A_MODEL
+    }
+    size = processor.image_processor.size
+    if size.longest_edge:
+        pixels = f"longer side {size.longest_edge} pixels, padded to a square"
+    else:
+        pixels = f"{size.height} x {size.width} pixels (height x width)"
+    header = {
+        "method": f"{config.model_type} ({type(model).__name__})",
+        "input": f"{pixels}, {processor.max_text_length} tokens",
+        **adapter,
+        **encoders,
+        **differing,
+    }
+    sizes = count_parameters(model)
+    if adapter:
+        # What an adapter trains is what it would train further.
+        adapter_config = read_adapter_config(name)
+        adapter_config.inference_mode = False
+        PeftModel(model, adapter_config)
+    trainable = count_parameters(model, trainable=True)
+    parameters = [("part", "parameters", "trainable")]
+    parameters += [(part, f"{size:,}", f"{trainable[part]:,}") for part, size in sizes.items()]
+    return f"{align(header.items())}\n\n{align(parameters)}"
+
+
+def count_parameters(model: nn.Module, trainable: bool = False) -> dict[str, int]:
+    """Numbers of all parameters, or of those that are trained, in each part of a model and in "total"."""
+    return {
+        name: sum(parameter.numel() for parameter in part.parameters() if parameter.requires_grad or not trainable)
+        for name, part in (*model.named_children(), ("total", model))
+    }
+
+
+def describe_adapter_of(name: str) -> dict[str, str]:
+    """What an adapter trained, how large it is, and its base model."""
+    from transformers.utils import cached_file
+
+    from ..training.adapters import describe_adapter, find_base_model, read_adapter_config
+
+    size = Path(cached_file(name, "adapter_model.safetensors")).stat().st_size
+    return {
+        "adapter": f"{describe_adapter(read_adapter_config(name))} ({size / 1e6:.1f} MB)",
+        "base model": find_base_model(name),
+    }
+
+
+def describe_dataset(folder: Path) -> str:
+    """A table of the splits of a prepared data set: referents, sentences and images or videos."""
+    from ..data.prepare import count_rows
+    from ..data.prepared import load_prepared, stored_columns
+    from ..messages import align
+
+    # Such columns alone: load_refseg would copy every image to the cache.
+    columns = ["referents"] if "frames" in stored_columns(folder) else ["image_id", "sentences"]
+    dataset = load_prepared(folder, columns=columns)
+    counts = {split: count_rows(rows) for split, rows in dataset.items()}
+    header = ("split", *next(iter(counts.values())))
+    return align([header, *((split, *(f"{count:,}" for count in counts[split].values())) for split in counts)])
+
+
 def check_leakage(name: str | None, leakage_list: Path | None) -> str:
     """A line that says that no training image of a prepared data set is on the list of held out images.
 
@@ -56,8 +168,8 @@ def check_leakage(name: str | None, leakage_list: Path | None) -> str:
     """
     from ..data.catalog import COCO, collections
     from ..data.leakage import LeakageError, drop_images, image_collection, read_leakage_list
+    from ..data.loading import select_split
     from ..data.prepared import is_prepared, load_prepared
-    from ..inputs import select_split
 
     if name is None or not is_prepared(folder := Path(name)):
         raise ValueError("--leakage checks a folder that `hf-refseg prepare` wrote: name one.")

@@ -15,7 +15,7 @@ def merge(
 ) -> None:
     """Merge an adapter into its base model: write a folder that loads without PEFT and without the base model."""
     from ..files import filling_new_folder, require_new_folder
-    from ..inputs import load_model
+    from ..hub.saved_models import load_model
     from ..training.adapters import is_adapter
     from ..training.run_options import load_run_options, write_local_options, write_run_options
 

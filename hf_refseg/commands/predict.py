@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..modeling.inference_refseg import FrameMask
-    from ..sources import Source
+    from .sources import Source
 
 Text = Annotated[list[str], typer.Option("--text", "-t", help="What to segment; repeat it for several expressions.")]
 
@@ -59,10 +59,10 @@ def predict(
     from transformers import pipeline
 
     from ..files import OutputError, require_writable, write_json
-    from ..inputs import load_model
+    from ..hub.saved_models import load_model
     from ..messages import message_of
     from ..modeling.inference_refseg import segment_video
-    from ..sources import SOURCE_ERRORS, find_sources, keep_readable
+    from .sources import SOURCE_ERRORS, find_sources, keep_readable
 
     failures = 0
 

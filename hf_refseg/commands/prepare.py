@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .info import describe_dataset
 from .options import check_data_options, with_data_options
 
 
@@ -24,7 +25,6 @@ def prepare(
     `load_refseg` and plain `datasets.load_dataset` read them.
     """
     from ..data.prepare import prepare_dataset, require_dataset_name
-    from ..describe import describe_dataset
     from ..hub.token import require_token
 
     require_dataset_name(name)

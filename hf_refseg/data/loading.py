@@ -16,7 +16,7 @@ from .prepared import load_prepared
 from .rows import DataFormatError, check_columns, filling_cache, reading_parquet, require_literal_name
 
 if TYPE_CHECKING:
-    from datasets import DatasetBuilder, DatasetDict
+    from datasets import Dataset, DatasetBuilder, DatasetDict
 
 
 def load_refseg(
@@ -142,3 +142,10 @@ def _load_rows(name: str, **options: Any) -> DatasetDict:
     for split, rows in dataset.items():
         check_columns(f"{name} ({split})", rows)
     return dataset
+
+
+def select_split(dataset: DatasetDict, name: str, split: str) -> Dataset:
+    """One split; raises ValueError, naming those that are there."""
+    if split not in dataset:
+        raise ValueError(f"{name} has no split '{split}'. Choose one of: {', '.join(dataset)}.")
+    return dataset[split]

@@ -16,7 +16,7 @@ from ..auto import MODELS, AutoModelForReferringSegmentation
 from ..data.catalog import DATASETS
 from ..data.vocabulary import load_glove, train_word_tokenizer
 from ..files import writing_into
-from ..inputs import check_processor, load_config, load_processor, load_tokenizer, load_whole_model
+from ..hub.saved_models import check_processor, load_config, load_processor, load_tokenizer, load_whole_model
 from ..modeling.configuration_refseg import MaskGroundingConfig
 from ..modeling.image_processing_refseg import RefSegImageProcessor
 from ..modeling.modeling_video_lavt import VideoLavtForReferringSegmentation

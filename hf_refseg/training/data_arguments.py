@@ -11,9 +11,8 @@ import yaml
 from ..data.catalog import DEFAULT_DATASET
 from ..evaluation.protocols import get_protocol
 from ..evaluation.video import check_video_protocol
-from ..files import public_name
+from ..files import public_name, unique_names
 from ..modeling.names_refseg import nearest_names
-from ..sources import unique_names
 from .run_options import given_options
 
 

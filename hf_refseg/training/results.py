@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub.constants import ENDPOINT
 
-from ..describe import align
+from ..messages import align
 from .arguments import ModelArguments
 from .run_data import Results
 from .trainer import RefSegTrainer

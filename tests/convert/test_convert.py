@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hf_refseg import LavtForReferringSegmentation
 from hf_refseg.convert import CheckpointError, convert_lavt_checkpoint, load_checkpoint
-from hf_refseg.inputs import load_whole_model
+from hf_refseg.hub.saved_models import load_whole_model
 
 
 def test_dimensions_are_read_off_the_tensors() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from train_tiny import build_trainer
 
-from hf_refseg.inputs import load_model, load_whole_model
+from hf_refseg.hub.saved_models import load_model, load_whole_model
 from hf_refseg.training.checkpoints import CHECKSUMS, find_checkpoint_fault, last_complete_checkpoint
 
 TRAINING = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "per_device_train_batch_size": 4}

@@ -18,9 +18,9 @@ from transformers import AutoModel, AutoProcessor, BertTokenizer, CLIPTokenizer,
 from typer.testing import CliRunner
 
 from hf_refseg import LavtForReferringSegmentation, RefSegImageProcessor, RefSegProcessor, add_adapter
+from hf_refseg.commands.info import describe_model
 from hf_refseg.data.vocabulary import train_word_tokenizer
-from hf_refseg.describe import describe_model
-from hf_refseg.inputs import load_model, load_tokenizer
+from hf_refseg.hub.saved_models import load_model, load_tokenizer
 from hf_refseg.messages import message_of
 from hf_refseg.modeling.saved_files_refseg import SavedFileError
 from hf_refseg_cli import app

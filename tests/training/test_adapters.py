@@ -376,7 +376,7 @@ def read(name, **options):
 """
 PUSH = """
 from hf_refseg import AutoModelForReferringSegmentation, RefSegTrainer, add_adapter
-from hf_refseg.inputs import load_model
+from hf_refseg.hub.saved_models import load_model
 from hf_refseg.training.arguments import RefSegTrainingArguments
 
 model = AutoModelForReferringSegmentation.from_pretrained("base")

@@ -1,4 +1,4 @@
-"""What commands are given: models, tokenizers, devices and data sets, with one clear error for each that is wrong.
+"""Saved models, processors and tokenizers, of a folder or the Hub, with one clear error for each that is wrong.
 
 Code that lies beside weights is never run, nor asked about: `trust_remote_code=False`.
 """
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, DatasetDict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
@@ -21,12 +20,12 @@ from transformers import (
 )
 from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
 
-from . import AutoModelForReferringSegmentation, RefSegProcessor
-from .auto import MODELS
-from .convert.torch_files import check_torch_file
-from .files import may_be_on_hub
-from .messages import short_text
-from .modeling.saved_files_refseg import (
+from ..auto import MODELS, AutoModelForReferringSegmentation
+from ..convert.torch_files import check_torch_file
+from ..files import may_be_on_hub, what_is_in
+from ..messages import short_text
+from ..modeling.processing_refseg import RefSegProcessor
+from ..modeling.saved_files_refseg import (
     SavedFileError,
     check_mappings,
     find_weights,
@@ -34,8 +33,8 @@ from .modeling.saved_files_refseg import (
     one_line,
     read_mapping,
 )
-from .training.adapters import find_base_model, is_adapter, load_with_adapter
-from .training.checkpoints import check_checksums
+from ..training.adapters import find_base_model, is_adapter, load_with_adapter
+from ..training.checkpoints import check_checksums
 
 # What making a configuration or a model of wrong values may raise.
 WRONG_VALUES = (
@@ -193,18 +192,3 @@ def find_device(name: str | None) -> torch.device:
     if name not in available:
         raise ValueError(f"There is no device '{name}' here. Choose one of: {', '.join(available)}.")
     return torch.device(name)
-
-
-def select_split(dataset: DatasetDict, name: str, split: str) -> Dataset:
-    """One split; raises ValueError, naming those that are there."""
-    if split not in dataset:
-        raise ValueError(f"{name} has no split '{split}'. Choose one of: {', '.join(dataset)}.")
-    return dataset[split]
-
-
-def what_is_in(folder: Path) -> str:
-    """What lies in a folder, for an error."""
-    if not folder.is_dir():
-        return "it is a file" if folder.exists() else "there is no such folder"
-    names = sorted(path.name for path in folder.iterdir())
-    return f"found {', '.join(names[:8]) or 'nothing'}"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 
-from .files import slug
-from .modeling.pictures_refseg import open_image
-from .modeling.video_refseg import IMAGE_SUFFIXES, VideoFrames
+from ..files import slug, unique_names
+from ..modeling.pictures_refseg import open_image
+from ..modeling.video_refseg import IMAGE_SUFFIXES, VideoFrames
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 # What reading a file that is absent, damaged or something else raises.
@@ -83,18 +83,6 @@ def keep_readable(sources: Iterable[Source], report: Report) -> list[Source]:
         else:
             readable.append(source)
     return readable
-
-
-def unique_names(bases: Iterable[str]) -> list[str]:
-    """The names, those that are there several times numbered in order: "photo", "photo-2"."""
-    names: dict[str, None] = {}
-    for base in bases:
-        name, number = base, 1
-        while name in names:
-            number += 1
-            name = f"{base}-{number}"
-        names[name] = None
-    return list(names)
 
 
 def _matching(argument: Path) -> list[Path]:
