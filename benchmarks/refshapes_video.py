@@ -28,8 +28,8 @@ from budget import steps_that_fit
 from json_lines import read_lines, write_line
 
 from hf_refseg import AutoModelForReferringSegmentation, RefSegProcessor, load_refseg
-from hf_refseg.evaluation import evaluate_video_model, video_scores, with_shuffled_video_sentences
-from hf_refseg.modeling.inference_refseg import segment_video
+from hf_refseg.evaluation import evaluate_model, video_scores, with_shuffled_sentences
+from hf_refseg.modeling.inference_refseg import WHOLE_VIDEO, segment_video
 from hf_refseg.training.options import find_recipe, read_recipe
 from hf_refseg.training.recipes import run_recipe
 
@@ -99,8 +99,8 @@ def train_and_score(method: str, seed: int, arguments: argparse.Namespace) -> di
     efforts.append(train(write_recipe(recipe, seed, folder), folder, seconds))
     model = AutoModelForReferringSegmentation.from_pretrained(folder)
     processor = RefSegProcessor.from_pretrained(folder)
-    records = evaluate_video_model(model, processor, videos, bootstrap_samples=0).records
-    shuffled = evaluate_video_model(model, processor, with_shuffled_video_sentences(videos), bootstrap_samples=0)
+    records = evaluate_model(model, processor, videos, bootstrap_samples=0).records
+    shuffled = evaluate_model(model, processor, with_shuffled_sentences(videos), bootstrap_samples=0)
     scores = {
         kind: video_scores([record for record in records if record["sent_id"].endswith(ending)], "davis")
         for kind, ending in KINDS.items()
@@ -119,17 +119,15 @@ def train_and_score(method: str, seed: int, arguments: argparse.Namespace) -> di
     }
 
 
-@torch.inference_mode()
 def seconds_per_frame(model: torch.nn.Module, processor: RefSegProcessor, videos) -> float:
     """The median over passes of the time for a frame and one sentence, from images to masks."""
     clips = [row["frames"] for row in videos.select(range(TIMED_VIDEOS))]
     texts = [row["referents"][0]["sentences"][0]["raw"] for row in videos.select(range(TIMED_VIDEOS))]
-    model.eval()
     durations = []
     for _ in range(TIMED_PASSES + 1):
         start = time.perf_counter()
         for clip, text in zip(clips, texts, strict=True):
-            for _ in segment_video(model, processor, clip, [text], window=None):
+            for _ in segment_video(model, processor, clip, [text], window=WHOLE_VIDEO):
                 pass
         durations.append((time.perf_counter() - start) / sum(map(len, clips)))
     return statistics.median(durations[1:])

@@ -19,7 +19,7 @@ from .modeling.configuration_risam import RisamConfig
 from .modeling.configuration_unified_lavt import UnifiedLavtConfig
 from .modeling.configuration_video_lavt import VideoLavtConfig
 from .modeling.image_processing_refseg import RefSegImageProcessor
-from .modeling.inference_refseg import FrameMask, segment_video
+from .modeling.inference_refseg import FrameMask, VideoWindow, segment_video
 from .modeling.modeling_btmae import BtmaeForReferringSegmentation
 from .modeling.modeling_lavt import LavtForReferringSegmentation
 from .modeling.modeling_m3att import M3AttForReferringSegmentation
@@ -69,6 +69,7 @@ __all__ = [
     "VideoLavtConfig",
     "VideoLavtForReferringSegmentation",
     "VideoFrames",
+    "VideoWindow",
     "segment_video",
     *_LAZY,
 ]

@@ -23,6 +23,7 @@ from .modeling.explanations_refseg import (
     Reconstruction,
     WordMaps,
 )
+from .modeling.inference_refseg import evaluation_mode, to_model
 from .modeling.modeling_outputs_refseg import require_finite
 from .modeling.pictures_refseg import upright_rgb
 from .visualization import (
@@ -51,9 +52,9 @@ def draw_explanations(
     if not isinstance(model, Explainable):
         raise ValueError(f"A model of type {model.config.model_type} cannot tell how it came to a mask.")
     image = upright_rgb(image)
-    inputs = processor(image, text, return_tensors="pt").to(model.device)
-    inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-    explanations = model.explain(**inputs)
+    inputs = to_model(model, processor(image, text, return_tensors="pt"))
+    with evaluation_mode(model):
+        explanations = model.explain(**inputs)
     if not explanations:
         raise ValueError(
             f"This model of type {model.config.model_type} has no parts that tell how it came to a mask: its "

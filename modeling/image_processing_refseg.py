@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import torchvision.transforms.v2.functional as tvF
 from PIL import Image
 from torch import Tensor
@@ -25,10 +24,10 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import ModelOutput, TensorType, logging
 
-from .modeling_outputs_refseg import require_finite
+from .inference_refseg import as_probability, find_masks
+from .modeling_outputs_refseg import ReferringSegmentationOutput
 from .names_refseg import nearest_names
 from .pictures_refseg import as_mask, as_pixels, load_picture, read_image, upright_rgb
-from .precision_refseg import at_least_float32
 
 logger = logging.get_logger(__name__)
 
@@ -124,31 +123,39 @@ class RefSegImageProcessor(TorchvisionBackend):
         _check_options(kwargs)
         return super()._standardize_kwargs(size=size, default_to_square=default_to_square, **kwargs)
 
+    def __call__(
+        self, images: ImageInput | None = None, *args, **kwargs: Unpack[RefSegImageProcessorKwargs]
+    ) -> BatchFeature:
+        """See `preprocess`."""
+        return self.preprocess(images, *args, **kwargs)
+
     def preprocess(
         self,
-        images: ImageInput,
+        images: ImageInput | None = None,
         segmentation_maps: ImageInput | None = None,
         **kwargs: Unpack[RefSegImageProcessorKwargs],
     ) -> BatchFeature:
-        """Returns `pixel_values` (batch, 3, height, width) and, with `segmentation_maps`, `mask_labels`.
+        """Returns `pixel_values` (batch, 3, height, width) of images, and `mask_labels` of `segmentation_maps`.
 
         Args:
-            images: one image or a list.
+            images: one image or a list; none where masks alone are prepared.
             segmentation_maps: a (height, width) mask or a list, positive = target and 0 = background, as large as the
                 (upright) image; one per image, or again and again one per image, as for several texts; returned as
                 int64 0 or 1, (batch, height, width).
 
         Raises:
             TypeError: something that is no image, or no mask, and an unknown option.
-            ValueError: no image or no mask, or one without pixels, of another shape, of another size than its image,
+            ValueError: no image and no mask, or one without pixels, of another shape, of another size than its image,
                 or whose values are no picture or mask.
         """
+        if images is None and segmentation_maps is None:
+            raise ValueError("Pass `images`, `segmentation_maps`, or both.")
         self._refuse_unknown(kwargs)
         return super().preprocess(images, segmentation_maps, **kwargs)
 
     def preprocess_clips(
         self,
-        clips: list[list[ImageInput]],
+        clips: list[list[ImageInput]] | None = None,
         segmentation_maps: list[list[ImageInput]] | None = None,
         return_tensors: str | TensorType | None = None,
         **kwargs: Unpack[RefSegImageProcessorKwargs],
@@ -156,24 +163,28 @@ class RefSegImageProcessor(TorchvisionBackend):
         """Prepares every frame as `preprocess` prepares an image.
 
         Args:
-            clips: for each clip its frames; all clips are of one length.
+            clips: for each clip its frames; all clips are of one length. None where masks alone are prepared.
             segmentation_maps: lists of that length, of masks as large as the frames, positive = target.
             return_tensors: kind of the tensors, PyTorch's by default.
 
         Returns:
-            `pixel_values` (clips, frames, 3, height, width) and, with `segmentation_maps`, `mask_labels` (maps,
+            `pixel_values` (clips, frames, 3, height, width) of clips, and of `segmentation_maps` `mask_labels` (maps,
             frames, height, width), int64 0 or 1.
 
         Raises:
             ValueError: where lengths differ, or there is nothing.
             TypeError, ValueError: as `preprocess`.
         """
-        lengths = sorted({len(frames) for frames in [*clips, *(segmentation_maps or [])]})
+        lengths = sorted({len(frames) for frames in [*(clips or []), *(segmentation_maps or [])]})
         if len(lengths) != 1 or lengths == [0]:
             raise ValueError(f"Clips and their masks need one frame at least, and equally many: got {lengths}.")
-        masks = None if segmentation_maps is None else [mask for maps in segmentation_maps for mask in maps]
-        frames = [frame for clip in clips for frame in clip]
-        if any(len(list(_one_by_one(each, ndims))) != len(each) for each, ndims in ((frames, 3), (masks or [], 2))):
+        frames, masks = (
+            None if of_clips is None else [frame for clip in of_clips for frame in clip]
+            for of_clips in (clips, segmentation_maps)
+        )
+        if any(
+            len(list(_one_by_one(each, ndims))) != len(each) for each, ndims in ((frames or [], 3), (masks or [], 2))
+        ):
             raise ValueError("Clips are lists of single frames and masks, not of lists or stacks of them.")
         inputs = self.preprocess(frames, segmentation_maps=masks, return_tensors="pt", **kwargs)
         data = {name: values.unflatten(0, (-1, lengths[0])) for name, values in inputs.items()}
@@ -226,7 +237,7 @@ class RefSegImageProcessor(TorchvisionBackend):
 
     def _preprocess_image_like_inputs(
         self,
-        images: ImageInput,
+        images: ImageInput | None,
         segmentation_maps: ImageInput | None,
         do_convert_rgb: bool,
         input_data_format: ChannelDimension,
@@ -234,19 +245,20 @@ class RefSegImageProcessor(TorchvisionBackend):
         device: str | torch.device | None = None,
         **kwargs,
     ) -> BatchFeature:
-        images = self._prepare_image_like_inputs(
-            images=images,
-            do_convert_rgb=do_convert_rgb,
-            do_rescale=kwargs["do_rescale"],
-            input_data_format=input_data_format,
-            device=device,
-        )
-        data = {}
+        data, masks = {}, None
         if segmentation_maps is not None:
             masks = [as_mask(mask) for mask in self._prepare_images_structure(segmentation_maps, expected_ndims=2)]
-            _check_sizes_of_masks(masks, images)
             data["mask_labels"] = self._preprocess_masks([mask.to(device=device) for mask in masks], **kwargs)
-        data["pixel_values"] = self._preprocess(images, return_tensors=None, **kwargs)["pixel_values"]
+        if images is not None:
+            images = self._prepare_image_like_inputs(
+                images=images,
+                do_convert_rgb=do_convert_rgb,
+                do_rescale=kwargs["do_rescale"],
+                input_data_format=input_data_format,
+                device=device,
+            )
+            _check_sizes_of_masks(masks or [], images)
+            data["pixel_values"] = self._preprocess(images, return_tensors=None, **kwargs)["pixel_values"]
         return BatchFeature(data=data, tensor_type=return_tensors)
 
     def _preprocess(self, images: list[Tensor], size: SizeDict, **kwargs) -> BatchFeature:
@@ -283,11 +295,9 @@ class RefSegImageProcessor(TorchvisionBackend):
                 logits are those of clips or without a pixel.
             NotFiniteError: a logit is NaN or infinite.
         """
-        threshold = self.mask_threshold if threshold is None else as_probability(threshold)
-        return [
-            self._post_process_one(logits, size, threshold, is_found)
-            for logits, size, is_found in _for_each_text(outputs, target_sizes, "image")
-        ]
+        sizes = _mask_sizes(outputs, target_sizes, "image")
+        found = find_masks(outputs, self, sizes, threshold)
+        return [{"mask": each.mask, "score": each.score, "present": each.present} for each in found]
 
     def post_process_referring_video_segmentation(
         self, outputs: ModelOutput, target_sizes: list[tuple[int, int]] | None = None, threshold: float | None = None
@@ -301,42 +311,27 @@ class RefSegImageProcessor(TorchvisionBackend):
             foreground probability inside its mask, 0 for an empty one) and `present` (whether any mask holds any
             pixel). Where a presence head gives the target a probability of at most 0.5, all masks are empty.
         """
-        threshold = self.mask_threshold if threshold is None else as_probability(threshold)
-        results = []
-        for clip, size, is_found in _for_each_text(outputs, target_sizes, "video"):
-            frames = [self._post_process_one(logits, size, threshold, is_found) for logits in clip]
-            results.append(
-                {
-                    "masks": torch.stack([frame["mask"] for frame in frames]),
-                    "scores": [frame["score"] for frame in frames],
-                    "present": any(frame["present"] for frame in frames),
-                }
-            )
-        return results
-
-    def _post_process_one(self, logits: Tensor, size: tuple[int, int], threshold: float, is_found: bool) -> dict:
-        height, width = size
-        if self.size.longest_edge:
-            rows, columns = fit_longest_edge(height, width, max(logits.shape))
-            logits = logits[:rows, :columns]
-        resized = F.interpolate(
-            at_least_float32(logits)[None, None], (height, width), mode="bilinear", align_corners=False
+        sizes = _mask_sizes(outputs, target_sizes, "video")
+        frames = (
+            ReferringSegmentationOutput(logits=logits, presence_logits=outputs.presence_logits)
+            for logits in outputs.logits.unbind(1)
         )
-        probabilities = resized[0, 0].sigmoid()
-        mask = (probabilities > threshold) & is_found
-        present = bool(mask.any())
-        return {"mask": mask, "score": probabilities[mask].mean().item() if present else 0.0, "present": present}
+        found = [find_masks(frame, self, sizes, threshold) for frame in frames]
+        return [
+            {
+                "masks": torch.stack([frame.mask for frame in of_text]),
+                "scores": [frame.score for frame in of_text],
+                "present": any(frame.present for frame in of_text),
+            }
+            for of_text in zip(*found, strict=True)
+        ]
 
-
-def as_probability(threshold: Any) -> float:
-    """A threshold as a float; raises ValueError where it is no number from 0 to 1."""
-    try:
-        number = float(threshold)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        number = math.nan
-    if not 0 <= number <= 1:
-        raise ValueError(f"A threshold is a probability, from 0 to 1, not {reprlib.repr(threshold)}.")
-    return number
+    def cut_padding(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """Of logits (height, width) those of the image itself, whose height and width are `size`."""
+        if not self.size.longest_edge:
+            return logits
+        rows, columns = fit_longest_edge(*size, max(logits.shape))
+        return logits[:rows, :columns]
 
 
 def _check_size(size: Mapping[str, Any]) -> None:
@@ -370,27 +365,24 @@ def _check_options(options: Mapping[str, Any]) -> None:
     as_probability(given.get("mask_threshold", 0.5))
 
 
-def _for_each_text(
+def _mask_sizes(
     outputs: ModelOutput, target_sizes: list[tuple[int, int]] | None, kind: Literal["image", "video"]
-) -> Iterator[tuple[Tensor, tuple[int, int], bool]]:
-    """The logits of each text, the size of its mask, and whether the presence head, if any, has found its target."""
-    if outputs.logits.ndim != (3 if kind == "image" else 4):
+) -> list[tuple[int, int]]:
+    """Height and width of the masks of each text; raises ValueError where logits or sizes are none of such masks."""
+    shape = tuple(outputs.logits.shape)
+    if len(shape) != (3 if kind == "image" else 4):
         raise ValueError(
-            f"Logits of shape {tuple(outputs.logits.shape)} are not those of {kind}s: masks of images come from "
+            f"Logits of shape {shape} are not those of {kind}s: masks of images come from "
             "`post_process_referring_segmentation`, those of clips from `post_process_referring_video_segmentation`."
         )
-    if 0 in outputs.logits.shape[1:]:
-        raise ValueError(f"Logits of shape {tuple(outputs.logits.shape)} hold no pixel: pass a model's own.")
+    if 0 in shape[1:]:
+        raise ValueError(f"Logits of shape {shape} hold no pixel: pass a model's own.")
     if target_sizes is None:
-        sizes = [tuple(outputs.logits.shape[-2:])] * len(outputs.logits)
-    else:
-        sizes = [_as_size(size) for size in (target_sizes if isinstance(target_sizes, Iterable) else [target_sizes])]
+        return [shape[-2:]] * len(outputs.logits)
+    sizes = [_as_size(size) for size in (target_sizes if isinstance(target_sizes, Iterable) else [target_sizes])]
     if len(sizes) != len(outputs.logits):
         raise ValueError(f"Pass one target size per text: got {len(sizes)} sizes for {len(outputs.logits)} texts.")
-    require_finite(logits=outputs.logits, presence_logits=outputs.presence_logits)
-    presence = outputs.presence_logits
-    found = [True] * len(sizes) if presence is None else (presence > 0).tolist()
-    return zip(outputs.logits, sizes, found, strict=True)
+    return sizes
 
 
 def fit_longest_edge(height: int, width: int, longest_edge: int) -> tuple[int, int]:

@@ -1,36 +1,215 @@
-"""The one way from a model to masks: on every frame of videos of any length, in bounded memory."""
+"""The one way from a model to masks: of images, and of videos of any length in bounded memory.
+
+Here alone inputs go to a model, it runs in evaluation mode, its answers have to be finite, and threshold, presence
+head and wanted size make masks of them.
+"""
 
 import math
+import reprlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
+from transformers import BatchFeature
+from transformers.utils import ModelOutput
 
-from .image_processing_refseg import as_probability
-from .modeling_outputs_refseg import ReferringSegmentationOutput
+from .modeling_outputs_refseg import ReferringSegmentationOutput, require_finite
 from .pictures_refseg import upright_rgb
 from .precision_refseg import at_least_float32
-from .processing_refseg import as_sentences
 
 
 @dataclass(frozen=True)
 class FrameMask:
-    """What a text means on one frame.
+    """What a text means in an image, or on a frame of a video.
 
     Attributes:
-        mask: bool (height, width) at the frame's own size, on the CPU.
+        mask: bool (height, width) at the wanted size.
         score: the mean foreground probability inside the mask, 0 for an empty one.
         present: whether the mask holds any pixel.
+        foreground: bool (height, width), what the mask is where no presence head holds it back.
+        is_found: whether the presence head says that there is a target; `None` in a model without one.
     """
 
     mask: Tensor
     score: float
     present: bool
+    foreground: Tensor
+    is_found: bool | None
+
+    def cpu(self) -> "FrameMask":
+        """The same on the CPU."""
+        return replace(self, mask=self.mask.cpu(), foreground=self.foreground.cpu())
+
+
+@dataclass(frozen=True)
+class VideoWindow:
+    """How a model goes through a video: in clips, each of which starts with the last frames of the one before.
+
+    Attributes:
+        frames: frames per clip; `None` = the whole video as one clip, all of which is in memory then.
+        overlap: frames that neighboring clips share, less than `frames`; by default 8, or half a smaller window.
+        per_frame: whether a model that takes clips sees single images nevertheless.
+
+    Raises:
+        ValueError: numbers out of range.
+    """
+
+    frames: int | None = 32
+    overlap: int | None = None
+    per_frame: bool = False
+
+    def __post_init__(self) -> None:
+        are_whole = all(isinstance(number, Integral) for number in (self.frames, self.overlap) if number is not None)
+        if are_whole and self.overlap is None:
+            object.__setattr__(self, "overlap", 8 if self.frames is None else min(8, self.frames // 2))
+        if not are_whole or not 0 <= self.overlap < (math.inf if self.frames is None else self.frames):
+            raise ValueError(
+                "Window and overlap are whole numbers, the overlap at least 0 and less than the window: got "
+                f"{self.overlap} and {self.frames} frames."
+            )
+
+    def shows_clips(self, model: nn.Module) -> bool:
+        """Whether the model sees clips, rather than one frame at a time."""
+        return model.config.takes_clips and not self.per_frame
+
+
+SOME_FRAMES, WHOLE_VIDEO = VideoWindow(), VideoWindow(frames=None)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """No gradients and no dropout inside; afterwards every module is back in its own mode (frozen parts as well)."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def to_model(model: nn.Module, inputs: BatchFeature) -> BatchFeature:
+    """What a processor made, on the model's device, and what are no whole numbers in the type of its weights."""
+    parameter = next(model.parameters())
+    return inputs.to(parameter.device, parameter.dtype)
+
+
+def as_probability(threshold: Any) -> float:
+    """A threshold as a float; raises ValueError where it is no number from 0 to 1."""
+    try:
+        number = float(threshold)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise ValueError(f"A threshold is a probability, from 0 to 1, not {reprlib.repr(threshold)}.")
+    return number
+
+
+def find_targets(outputs: ModelOutput) -> Tensor | None:
+    """What the presence head says, a boolean (texts,): there is a target where its probability exceeds 0.5."""
+    return None if outputs.presence_logits is None else outputs.presence_logits > 0
+
+
+def find_foreground(outputs: ModelOutput, threshold: float) -> Tensor:
+    """The pixels of the targets, at the size of the logits, padding included.
+
+    Args:
+        outputs ([`ReferringSegmentationOutput`]): what the model returned, of images or clips.
+        threshold: foreground probability above which a pixel belongs to a mask.
+
+    Returns:
+        Booleans in the shape of the logits.
+
+    Raises:
+        NotFiniteError: a logit is NaN or infinite.
+    """
+    require_finite(logits=outputs.logits, presence_logits=outputs.presence_logits)
+    foreground, found = _probabilities(outputs.logits) > threshold, find_targets(outputs)
+    return foreground if found is None else foreground & found.view(-1, *[1] * (foreground.ndim - 1))
+
+
+def find_masks(
+    outputs: ModelOutput, image_processor: Any, sizes: Sequence[tuple[int, int]], threshold: float | None = None
+) -> list[FrameMask]:
+    """One mask per text, on the device of the logits.
+
+    Args:
+        outputs ([`ReferringSegmentationOutput`]): what the model returned of images.
+        image_processor ([`RefSegImageProcessor`]): whose padding is cut off.
+        sizes: height and width of each mask.
+        threshold: as in `find_foreground`; the image processor's if absent.
+
+    Raises:
+        ValueError: the threshold is no probability.
+        NotFiniteError: a logit is NaN or infinite.
+    """
+    require_finite(logits=outputs.logits, presence_logits=outputs.presence_logits)
+    threshold = image_processor.mask_threshold if threshold is None else as_probability(threshold)
+    found = find_targets(outputs)
+    answers = [None] * len(sizes) if found is None else found.tolist()
+    inside = (image_processor.cut_padding(*each) for each in zip(outputs.logits, sizes, strict=True))
+    return [_find_mask(*each, threshold) for each in zip(inside, sizes, answers, strict=True)]
+
+
+def _find_mask(logits: Tensor, size: tuple[int, int], is_found: bool | None, threshold: float) -> FrameMask:
+    logits = at_least_float32(logits)[None, None]
+    probabilities = _probabilities(F.interpolate(logits, size, mode="bilinear", align_corners=False)[0, 0])
+    foreground = probabilities > threshold
+    mask = torch.zeros_like(foreground) if is_found is False else foreground
+    present = bool(mask.any())
+    return FrameMask(mask, probabilities[mask].mean().item() if present else 0.0, present, foreground, is_found)
+
+
+def _probabilities(logits: Tensor) -> Tensor:
+    return at_least_float32(logits).sigmoid()
+
+
+def segment_image(
+    model: nn.Module,
+    processor: Any,
+    image: Image.Image,
+    texts: Sequence[str],
+    *,
+    size: tuple[int, int] | None = None,
+    threshold: float | None = None,
+    batch_size: int = 16,
+) -> Iterator[FrameMask]:
+    """Segments what each text means in an image, which is encoded once.
+
+    Args:
+        model: a model on any device, of any dtype and in any mode; it runs in evaluation mode.
+        processor: its processor.
+        image: of any mode, upright.
+        texts: sentences.
+        size: height and width of the masks; the image's own if absent.
+        threshold: foreground probability above which a pixel belongs to a mask; the processor's if absent.
+        batch_size: texts per forward pass.
+
+    Returns:
+        An iterator that gives a [`FrameMask`] on the CPU for each text.
+
+    Raises:
+        ValueError: an empty text, or a threshold that is no probability.
+        NotFiniteError: the model answers with NaN or infinity.
+    """
+    pixel_values = to_model(model, processor(images=image, return_tensors="pt"))["pixel_values"]
+    with evaluation_mode(model):
+        image_embeds = model.get_image_features(pixel_values)
+    for start in range(0, len(texts), batch_size):
+        batch = texts[start : start + batch_size]
+        text_inputs = to_model(model, processor(text=batch, return_tensors="pt"))
+        with evaluation_mode(model):
+            outputs = model(image_embeds=image_embeds, **text_inputs)
+        sizes = [size or (image.height, image.width)] * len(batch)
+        yield from (each.cpu() for each in find_masks(outputs, processor.image_processor, sizes, threshold))
 
 
 def segment_video(
@@ -39,54 +218,38 @@ def segment_video(
     frames: Iterable[Image.Image],
     texts: Sequence[str],
     *,
-    window: int | None = 32,
-    overlap: int | None = None,
-    per_frame: bool = False,
+    window: VideoWindow = SOME_FRAMES,
     threshold: float | None = None,
 ) -> Iterator[list[FrameMask]]:
     """Segments what each text means on every frame of a video of any length.
 
-    The model sees clips of `window` frames, each of which starts with the last `overlap` of the one before; the last
-    one ends with the video and overlaps more. Where clips overlap, logits are averaged. No more than `window` frames
-    and the one after them are in memory.
+    The last clip ends with the video and overlaps more than the others. Where clips overlap, logits are averaged. No
+    more frames than those of a clip and the one after them are in memory.
 
     Args:
-        model: a model in evaluation mode, on any device and of any dtype. One whose `config.takes_clips` is `False`
-            sees one frame at a time.
+        model: a model on any device, of any dtype and in any mode; it runs in evaluation mode. One whose
+            `config.takes_clips` is `False` sees one frame at a time.
         processor: its processor.
         frames: images in order, such as [`VideoFrames`]; each is read once.
         texts: one sentence or more. Each clip is encoded once for all of them.
-        window: frames per clip; `None` = the whole video as one clip, all of which is in memory then.
-        overlap: frames that neighboring clips share, less than `window`; by default 8, or half a smaller window.
-        per_frame: whether a model that takes clips sees single images nevertheless.
+        window: the clips.
         threshold: foreground probability above which a pixel belongs to a mask; the processor's if absent.
 
     Returns:
-        An iterator that gives for each frame, in order and as soon as no later clip touches it, a [`FrameMask`] per
-        text. A presence head is asked on every clip; a mask is empty where the mean of its logits over the clips that
-        hold the frame is at most 0.
+        An iterator that gives for each frame, in order and as soon as no later clip touches it, a [`FrameMask`] on the
+        CPU per text. A presence head is asked on every clip; a mask is empty where the mean of its logits over the
+        clips that hold the frame is at most 0.
 
     Raises:
-        ValueError: no text or an empty one, a `window` or an `overlap` out of range, or a threshold that is no
-            probability.
+        ValueError: an empty text, or a threshold that is no probability.
         NotFiniteError: while iterating, the model answers with NaN or infinity.
     """
-    texts = as_sentences(texts)
-    takes_clips = model.config.takes_clips and not per_frame
     if threshold is not None:
         threshold = as_probability(threshold)
-    are_whole = all(isinstance(number, Integral) for number in (window, overlap) if number is not None)
-    if are_whole and overlap is None:
-        overlap = 8 if window is None else min(8, window // 2)
-    if not are_whole or not 0 <= overlap < (math.inf if window is None else window):
-        raise ValueError(
-            "Window and overlap are whole numbers, the overlap at least 0 and less than the window: got "
-            f"{overlap} and {window} frames."
-        )
-    if not takes_clips:
-        window, overlap = 1, 0
+    takes_clips = window.shows_clips(model)
     segmenter = _ClipSegmenter(model, processor, texts, takes_clips, threshold)
-    return _slide(segmenter, frames, math.inf if window is None else window, overlap)
+    length, overlap = (window.frames or math.inf, window.overlap) if takes_clips else (1, 0)
+    return _slide(segmenter, frames, length, overlap)
 
 
 @dataclass
@@ -101,33 +264,31 @@ class _PendingFrame:
 
 
 class _ClipSegmenter:
-    """Runs a model on clips; no gradients are kept."""
+    """Runs a model on clips."""
 
-    @torch.no_grad()
     def __init__(
-        self, model: nn.Module, processor: Any, texts: list[str], takes_clips: bool, threshold: float | None
+        self, model: nn.Module, processor: Any, texts: Sequence[str], takes_clips: bool, threshold: float | None
     ) -> None:
-        self.model, self.processor = model, processor
-        self.takes_clips, self.threshold, self.num_texts = takes_clips, threshold, len(texts)
-        parameter = next(model.parameters())
-        self.device, self.dtype = parameter.device, parameter.dtype
-        inputs = processor(text=texts, return_tensors="pt").to(self.device)
-        self.text_embeds, self.attention_mask = model.get_text_features(**inputs), inputs["attention_mask"]
+        self.model, self.processor, self.takes_clips, self.threshold = model, processor, takes_clips, threshold
+        inputs = to_model(model, processor(text=texts, return_tensors="pt"))
+        with evaluation_mode(model):
+            self.text_embeds = model.get_text_features(**inputs)
+        self.attention_mask = inputs["attention_mask"]
 
     def prepare(self, frame: Image.Image) -> _PendingFrame:
         image = upright_rgb(frame)
-        pixel_values = self.processor(images=image, return_tensors="pt")["pixel_values"]
-        return _PendingFrame(pixel_values.to(self.device, self.dtype), (image.height, image.width))
+        inputs = to_model(self.model, self.processor(images=image, return_tensors="pt"))
+        return _PendingFrame(inputs["pixel_values"], (image.height, image.width))
 
-    @torch.no_grad()
     def add_clip(self, frames: Sequence[_PendingFrame]) -> None:
         """Adds to each frame what the model says of the clip that they make."""
         images = torch.cat([frame.pixel_values for frame in frames])
-        outputs = self.model(
-            pixel_values=images[None] if self.takes_clips else images,
-            text_embeds=self.text_embeds,
-            attention_mask=self.attention_mask,
-        )
+        with evaluation_mode(self.model):
+            outputs = self.model(
+                pixel_values=images[None] if self.takes_clips else images,
+                text_embeds=self.text_embeds,
+                attention_mask=self.attention_mask,
+            )
         logits = outputs.logits if self.takes_clips else outputs.logits.unsqueeze(1)
         for index, frame in enumerate(frames):
             frame.logits = frame.logits + at_least_float32(logits[:, index])
@@ -136,29 +297,27 @@ class _ClipSegmenter:
                 before = 0.0 if frame.presence_logits is None else frame.presence_logits
                 frame.presence_logits = before + at_least_float32(outputs.presence_logits)
 
-    @torch.no_grad()
     def finish(self, frame: _PendingFrame) -> list[FrameMask]:
         # The sign of a sum is that of the mean.
         outputs = ReferringSegmentationOutput(
             logits=frame.logits / frame.num_clips, presence_logits=frame.presence_logits
         )
-        sizes = [frame.size] * self.num_texts
-        results = self.processor.post_process_referring_segmentation(outputs, sizes, self.threshold)
-        return [FrameMask(result["mask"].cpu(), result["score"], result["present"]) for result in results]
+        sizes = [frame.size] * len(frame.logits)
+        return [each.cpu() for each in find_masks(outputs, self.processor.image_processor, sizes, self.threshold)]
 
 
 def _slide(
-    segmenter: _ClipSegmenter, frames: Iterable[Image.Image], window: float, overlap: int
+    segmenter: _ClipSegmenter, frames: Iterable[Image.Image], length: float, overlap: int
 ) -> Iterator[list[FrameMask]]:
     recent: deque[_PendingFrame] = deque()
     unseen = 0  # how many of the recent frames no clip has held yet
     for frame in frames:
         # One more frame, so that even the last clip starts behind the oldest one.
-        if len(recent) == window:
+        if len(recent) == length:
             yield segmenter.finish(recent.popleft())
         recent.append(segmenter.prepare(frame))
         unseen += 1
-        if len(recent) == window and unseen >= window - overlap:
+        if len(recent) == length and unseen >= length - overlap:
             segmenter.add_clip(recent)
             unseen = 0
     if unseen:
@@ -167,4 +326,13 @@ def _slide(
         yield segmenter.finish(recent.popleft())
 
 
-__all__ = ["FrameMask", "segment_video"]
+__all__ = [
+    "FrameMask",
+    "VideoWindow",
+    "evaluation_mode",
+    "find_foreground",
+    "find_masks",
+    "segment_image",
+    "segment_video",
+    "to_model",
+]

@@ -14,8 +14,15 @@ from torch.utils.data import Dataset
 from transformers import AutoImageProcessor, Pipeline
 from transformers.utils import PROCESSOR_NAME
 
-from .image_processing_refseg import as_probability
-from .inference_refseg import FrameMask, segment_video
+from .inference_refseg import (
+    SOME_FRAMES,
+    FrameMask,
+    VideoWindow,
+    as_probability,
+    evaluation_mode,
+    find_masks,
+    segment_video,
+)
 from .modeling_outputs_refseg import ReferringSegmentationOutput
 from .pictures_refseg import read_image
 from .processing_refseg import RefSegProcessor, as_sentences
@@ -182,12 +189,13 @@ class ReferringImageSegmentationPipeline(ReferringSegmentationPipeline):
         texts, size, num_texts = (inputs.pop(name) for name in ("texts", "size", "num_texts"))
         is_used = inputs["attention_mask"].any(dim=0)
         words = {name: values[:, is_used] for name, values in inputs.items() if name != "pixel_values"}
-        if len(num_texts) == 1:
-            outputs = self.model(pixel_values=inputs["pixel_values"], **words)
-        else:
-            images = self.model.get_image_features(inputs["pixel_values"])
-            features = images.features.repeat_interleave(num_texts, dim=0)
-            outputs = self.model(image_embeds=images.with_features(features), **words)
+        with evaluation_mode(self.model):
+            if len(num_texts) == 1:
+                outputs = self.model(pixel_values=inputs["pixel_values"], **words)
+            else:
+                images = self.model.get_image_features(inputs["pixel_values"])
+                features = images.features.repeat_interleave(num_texts, dim=0)
+                outputs = self.model(image_embeds=images.with_features(features), **words)
         counts, presence = num_texts.tolist(), outputs.presence_logits
         return {
             "logits": list(outputs.logits.split(counts)),
@@ -203,15 +211,10 @@ class ReferringImageSegmentationPipeline(ReferringSegmentationPipeline):
             logits=outputs["logits"][0], presence_logits=None if presence is None else presence[0]
         )
         sizes = outputs["size"].tolist() * len(texts)
-        results = self.processor.post_process_referring_segmentation(output, sizes, threshold)
+        found = find_masks(output, self.image_processor, sizes, threshold)
         return [
-            {
-                "label": text,
-                "score": result["score"],
-                "mask": as_picture(result["mask"].numpy()),
-                "present": result["present"],
-            }
-            for text, result in zip(texts, results, strict=True)
+            {"label": text, "score": each.score, "mask": as_picture(each.mask.numpy()), "present": each.present}
+            for text, each in zip(texts, found, strict=True)
         ]
 
 
@@ -239,9 +242,10 @@ class ReferringVideoSegmentationPipeline(ReferringSegmentationPipeline):
                 read one by one, a data set, a generator or any other iterable.
             text: a sentence or a list of sentences, all for each video; frames are encoded once for all of them.
                 Dictionaries with a text of their own take none.
-            options: `threshold`, `window` (`None` = the whole video at once), `overlap` and `per_frame`, as those of
-                [`segment_video`]; `batch_size`, after how many videos answers are given, although the model sees one
-                video after the other, in windows; and `num_workers`, as in transformers.
+            options: `threshold`, as that of [`segment_video`]; `window` (by default 32, `None` = the whole video at
+                once), `overlap` and `per_frame`, as [`VideoWindow`] takes them; `batch_size`, after how many videos
+                answers are given, although the model sees one video after the other, in windows; and `num_workers`,
+                as in transformers.
 
         Returns:
             For one video a list, for a list of videos a list of lists, for anything else an iterator of lists, of a
@@ -268,8 +272,16 @@ class ReferringVideoSegmentationPipeline(ReferringSegmentationPipeline):
     def preprocess(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return {"frames": VideoFrames(inputs["video"]), "texts": inputs["texts"]}
 
-    def _forward(self, inputs: dict[str, Any], **options) -> dict[str, Any]:
+    def _forward(
+        self,
+        inputs: dict[str, Any],
+        threshold: float | None = None,
+        window: int | None = SOME_FRAMES.frames,
+        overlap: int | None = None,
+        per_frame: bool = False,
+    ) -> dict[str, Any]:
         frames, texts = inputs["frames"], inputs["texts"]
+        options = {"window": VideoWindow(window, overlap, per_frame), "threshold": threshold}
         if isinstance(frames, list):
             # A batch. Videos differ in length and size: one after the other goes through the model.
             answers = [self._segment(*video, **options) for video in zip(frames, texts, strict=True)]

@@ -25,7 +25,7 @@ from .saved_files_refseg import (
     may_be_damage,
     one_line,
 )
-from .video_refseg import as_clips
+from .video_refseg import are_of_clips, as_clips
 
 logger = logging.get_logger(__name__)
 
@@ -134,7 +134,8 @@ class RefSegProcessor(ProcessorMixin):
             text: a sentence or a list.
             segmentation_maps: one (height, width) mask per text, positive = target, as large as its image, for
                 training; one (frames, height, width) array or list of masks per text along with `videos`. They may lie
-                in `images_kwargs` instead.
+                in `images_kwargs` instead. Without images and videos, lists of masks in a list, and arrays of four
+                axes, are those of clips.
             videos: instead of `images`: one clip, or a list with one clip per text, all of one length. A clip is a
                 list of frames (PIL images, arrays or tensors), or the path of a folder of frames or of a video file.
 
@@ -150,16 +151,14 @@ class RefSegProcessor(ProcessorMixin):
             TypeError: an option in `images_kwargs` or `text_kwargs` that image processor or tokenizer do not take, or
                 something that is no image, video or mask.
         """
-        if images is None and text is None and videos is None:
-            raise ValueError("Pass `images` or `videos`, `text`, or both.")
         images_kwargs = dict(kwargs.pop("images_kwargs", {}))
         nested_maps = images_kwargs.pop("segmentation_maps", None)
         self._refuse_unknown({**kwargs, "images_kwargs": images_kwargs})
         if nested_maps is not None and segmentation_maps is not None:
             raise ValueError("Pass `segmentation_maps` once: as an argument, or in `images_kwargs`.")
         segmentation_maps = nested_maps if segmentation_maps is None else segmentation_maps
-        if segmentation_maps is not None and images is None and videos is None:
-            raise ValueError("`segmentation_maps` belong to `images` or `videos`: pass those as well.")
+        if all(each is None for each in (images, text, videos, segmentation_maps)):
+            raise ValueError("Pass `images` or `videos`, `text`, or both; or `segmentation_maps` alone.")
         if images is not None and videos is not None:
             raise ValueError("Pass `images` or `videos`, not both.")
         merged = self._merge_kwargs(
@@ -167,11 +166,12 @@ class RefSegProcessor(ProcessorMixin):
         )
         texts = None if text is None else as_sentences(text)
         data: dict = {}
-        if images is not None:
-            data.update(self.image_processor(images, segmentation_maps=segmentation_maps, **merged["images_kwargs"]))
-        if videos is not None:
+        if videos is not None or (images is None and are_of_clips(segmentation_maps)):
+            clips = None if videos is None else as_clips(videos)
             masks = None if segmentation_maps is None else as_clips(segmentation_maps, frame_axes=2)
-            data.update(self.image_processor.preprocess_clips(as_clips(videos), masks, **merged["images_kwargs"]))
+            data.update(self.image_processor.preprocess_clips(clips, masks, **merged["images_kwargs"]))
+        elif images is not None or segmentation_maps is not None:
+            data.update(self.image_processor(images, segmentation_maps=segmentation_maps, **merged["images_kwargs"]))
         if texts is not None:
             data.update(self._tokenize(texts, **merged["text_kwargs"]))
             if len(data.get("mask_labels", texts)) != len(texts):

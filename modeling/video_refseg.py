@@ -236,9 +236,17 @@ def as_clips(videos: Any, frame_axes: int = 3) -> list[list[Any]]:
     return [list(VideoFrames(clip) if isinstance(clip, str | PathLike) else clip) for clip in clips]
 
 
+def are_of_clips(masks: Any) -> bool:
+    """Whether masks are those of the frames of clips: lists of masks in a list, or an array of four axes."""
+    if isinstance(masks, np.ndarray | Tensor):
+        return masks.ndim == 4
+    first = masks[0] if isinstance(masks, list | tuple) and masks else None
+    return isinstance(first, list | tuple) or (isinstance(first, np.ndarray | Tensor) and first.ndim == 3)
+
+
 def _check_clip(clip: Any) -> None:
     if not isinstance(clip, Iterable | PathLike) or isinstance(clip, bytes | Mapping | Image.Image):
         raise TypeError(f"A clip is a list, an array or a tensor of frames, or a path, not {type(clip).__name__}.")
 
 
-__all__ = ["VideoFrames", "as_clips", "is_one_clip"]
+__all__ = ["VideoFrames", "are_of_clips", "as_clips", "is_one_clip"]

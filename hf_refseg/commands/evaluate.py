@@ -13,7 +13,7 @@ from .options import Device, Dtype, ModelName, Overlap, check_data_options, with
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from ..evaluation import EvaluationResult, VideoEvaluationResult
+    from ..evaluation import EvaluationResult
 
 SHOWN_CASES = 5
 
@@ -60,16 +60,14 @@ def evaluate(
     from ..evaluation import (
         VIDEO_PROTOCOLS,
         evaluate_model,
-        evaluate_video_model,
         predict_cases,
-        predict_video_cases,
         select_worst_and_best,
         with_shuffled_sentences,
-        with_shuffled_video_sentences,
     )
     from ..evaluation.video import SEQUENCE_MEASURES
     from ..files import require_writable, slug, write_json, write_picture
     from ..hub.saved_models import load_model
+    from ..modeling.inference_refseg import VideoWindow
     from ..visualization import draw_comparison, draw_strips
 
     check_protocol(protocol)
@@ -79,32 +77,28 @@ def evaluate(
     of_run = data_options_of_run(model, dataset)
     options = {**of_run, **data_options}
     given = {"window": window, "overlap": overlap, "per_frame": per_frame or None}
-    reading = {option: value for option, value in given.items() if value is not None}
+    given = {option: value for option, value in given.items() if value is not None}
     rows = select_split(load_refseg(dataset, **options), dataset, split)
     protocol = choose_protocol(protocol, dataset, rows)
     on_videos = protocol in VIDEO_PROTOCOLS
-    if reading and not on_videos:
-        raise ValueError(f"{dataset} holds images and takes no --{next(iter(reading)).replace('_', '-')}.")
+    if given and not on_videos:
+        raise ValueError(f"{dataset} holds images and takes no --{next(iter(given)).replace('_', '-')}.")
+    clips = VideoWindow(window, overlap, per_frame) if on_videos else None
     if shuffle_sentences:
-        rows = (with_shuffled_video_sentences if on_videos else with_shuffled_sentences)(rows)
+        rows = with_shuffled_sentences(rows)
     loaded, processor = load_model(model, device, dtype)
     folder.mkdir(parents=True, exist_ok=True)
-    if on_videos:
-        result = evaluate_video_model(
-            loaded, processor, rows, protocol, batch_size=batch_size, max_videos=max_images, **reading
-        )
-        cases = select_worst_and_best(result.records, SHOWN_CASES, by=SEQUENCE_MEASURES[protocol])
-        picture = draw_strips(predict_video_cases(loaded, processor, rows, cases, **reading))
-        scored = f"{result.videos} videos"
-    else:
-        result = evaluate_model(loaded, processor, rows, protocol, batch_size=batch_size, max_images=max_images)
-        cases = select_worst_and_best(result.records, SHOWN_CASES)
-        picture = draw_comparison(predict_cases(loaded, processor, rows, cases, protocol))
-        scored = f"{result.images} images"
+    result = evaluate_model(
+        loaded, processor, rows, protocol, window=clips, batch_size=batch_size, max_examples=max_images
+    )
+    cases = select_worst_and_best(result.records, SHOWN_CASES, by=SEQUENCE_MEASURES.get(protocol, "iou"))
+    compared = predict_cases(loaded, processor, rows, cases, protocol, window=clips)
+    picture = draw_strips(compared) if on_videos else draw_comparison(compared)
+    scored = f"{result.videos} videos" if on_videos else f"{result.images} images"
 
     parts = [slug(Path(dataset).name), options.get("split_by"), split, protocol]
     name = "_".join(filter(None, [*parts, "shuffled" if shuffle_sentences else None]))
-    settings = {"model": model, "dataset": dataset, "split": split, **options, **reading, "dtype": dtype}
+    settings = {"model": model, "dataset": dataset, "split": split, **options, **given, "dtype": dtype}
     report = {**settings, "shuffled_sentences": shuffle_sentences, "max_images": max_images, **asdict(result)}
     # Told before they are written: a disk that is full by now does not lose them.
     typer.echo(
@@ -162,7 +156,7 @@ def data_options_of_run(model_name: str, dataset_name: str) -> dict[str, Any]:
     return {option: value for option, value in options.items() if option in known}
 
 
-def score_table(result: EvaluationResult | VideoEvaluationResult) -> str:
+def score_table(result: EvaluationResult) -> str:
     """Scores in percent with their 95 % intervals."""
     from ..messages import align
 

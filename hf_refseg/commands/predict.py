@@ -61,7 +61,7 @@ def predict(
     from ..files import OutputError, require_writable, write_json
     from ..hub.saved_models import load_model
     from ..messages import message_of
-    from ..modeling.inference_refseg import segment_video
+    from ..modeling.inference_refseg import SOME_FRAMES, VideoWindow, segment_video
     from .sources import SOURCE_ERRORS, find_sources, keep_readable
 
     failures = 0
@@ -81,10 +81,10 @@ def predict(
             raise ValueError(f"{json} is a folder: pass the name of a file to --json.")
         require_writable(json.parent)
     found = find_sources(sources, video, report)
-    reading = {"window": window, "overlap": overlap, "per_frame": per_frame or None}
-    reading = {option: value for option, value in reading.items() if value is not None}
-    if reading and not any(source.is_video for source in found):
+    is_given = per_frame or window is not None or overlap is not None
+    if is_given and not any(source.is_video for source in found):
         raise ValueError("--window, --overlap and --per-frame go with --video, or with video files.")
+    clips = VideoWindow(SOME_FRAMES.frames if window is None else window or None, overlap, per_frame)
     # All images and the beginning of all videos are read before the model is loaded.
     readable = keep_readable(found, report)
     require_place_for_videos(output, [source.name for source in readable if source.is_video], text)
@@ -95,9 +95,7 @@ def predict(
         pipeline("referring-image-segmentation", model=loaded, processor=processor, device=loaded.device),
         threshold=threshold,
     )
-    if reading.get("window") == 0:
-        reading["window"] = None
-    segment_videos = partial(segment_video, loaded, processor, threshold=threshold, **reading)
+    segment_videos = partial(segment_video, loaded, processor, window=clips, threshold=threshold)
     output.mkdir(parents=True, exist_ok=True)
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)

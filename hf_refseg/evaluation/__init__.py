@@ -30,20 +30,19 @@ from .video import (
 
 # The evaluators need torch and datasets; whoever only scores masks does not wait for them.
 _EVALUATOR_MODULES = {
-    "EvaluationResult": ".evaluator",
-    "VideoEvaluationResult": ".video_evaluator",
+    "EvaluationResult": ".results",
+    "ImageEvaluationResult": ".image_scoring",
+    "VideoEvaluationResult": ".video_scoring",
     "evaluate_model": ".evaluator",
-    "evaluate_video_model": ".video_evaluator",
     "predict_cases": ".evaluator",
-    "predict_video_cases": ".video_evaluator",
     "select_worst_and_best": ".evaluator",
-    "with_shuffled_sentences": ".evaluator",
-    "with_shuffled_video_sentences": ".video_evaluator",
+    "with_shuffled_sentences": ".shuffling",
 }
 
 __all__ = [
     "VIDEO_PROTOCOLS",
     "EvaluationResult",
+    "ImageEvaluationResult",
     "Protocol",
     "ScoredMask",
     "SequenceScores",
@@ -56,12 +55,10 @@ __all__ = [
     "davis_scores",
     "evaluate_masks",
     "evaluate_model",
-    "evaluate_video_model",
     "get_protocol",
     "mask_counts",
     "per_sample_iou",
     "predict_cases",
-    "predict_video_cases",
     "region_similarity",
     "score_frames_a2d",
     "score_frames_davis",
@@ -71,7 +68,6 @@ __all__ = [
     "video_intervals",
     "video_scores",
     "with_shuffled_sentences",
-    "with_shuffled_video_sentences",
 ]
 
 

@@ -144,7 +144,7 @@ def write_submission(
     Args:
         examples: the videos, such as those of the split valid of Refer-YouTube-VOS.
         segment: goes through the frames of a video, for example
-            `functools.partial(segment_video, model, processor, window=None)`.
+            `functools.partial(segment_video, model, processor, window=VideoWindow(frames=None))`.
         folder, inputs: as in `SubmissionWriter`.
 
     Returns `<folder>/submission.zip`, for the evaluation server. Errors as in `SubmissionWriter`.

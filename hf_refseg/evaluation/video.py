@@ -41,7 +41,7 @@ A2D = Protocol(
     iou_dtype="float32",
 )
 DAVIS_MEASURES = ("J&F", "J", "F", "J-recall", "J-decay", "F-recall", "F-decay")
-# What says of a sequence how good it is: a name among those of the records of `evaluate_video_model`.
+# What says of a sequence how good it is: a name among those of the records that `evaluate_model` makes of videos.
 SEQUENCE_MEASURES = {"davis": "J&F", "a2d": "iou"}
 # Share of the image's diagonal by which two contours may differ.
 BOUNDARY_TOLERANCE = 0.008
@@ -230,7 +230,7 @@ def davis_intervals(
 
 
 def video_scores(records: Sequence[Mapping[str, Any]], protocol: str) -> dict[str, float]:
-    """Scores in percent from all or some of the records of `evaluate_video_model`.
+    """Scores in percent from all or some of the records that `evaluate_model` makes of videos.
 
     Args:
         records: one for each sequence, of this protocol.

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import BatchFeature, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.utils import ModelOutput
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..evaluation.protocols import mask_counts, per_sample_iou
 from ..files import write_picture
+from ..modeling.inference_refseg import WHOLE_VIDEO, segment_image, segment_video
 from ..visualization import ComparisonRow, ComparisonStrip, StripFrame, draw_comparison, draw_strips, spread
 
 
@@ -115,8 +114,6 @@ class PredictionPictures(TrainerCallback):
         self.last_step = state.global_step
         if not self.items and not self.clips:
             return
-        # Trainer puts the model back into training mode at the start of every step.
-        model.eval()
         folder = Path(args.output_dir) / "pictures"
         folder.mkdir(parents=True, exist_ok=True)
         if self.items:
@@ -127,26 +124,22 @@ class PredictionPictures(TrainerCallback):
             write_picture(folder / f"step-{state.global_step}-clips.png", draw_strips(strips))
 
 
-@torch.inference_mode()
 def predict_item(model: nn.Module, processor: Any, item: dict[str, Any]) -> ComparisonRow:
-    """Predicts an item of `SentenceExamples` at its image's own size; the model has to be in evaluation mode."""
-    outputs = _run(model, processor(images=item["image"], text=item["text"], return_tensors="pt"))
-    prediction = processor.post_process_referring_segmentation(outputs, target_sizes=[item["mask"].shape])[0]["mask"]
+    """Predicts an item of `SentenceExamples` at its image's own size."""
+    (answer,) = segment_image(model, processor, item["image"], [item["text"]])
     return ComparisonRow(
         image=item["image"],
         text=item["text"],
         truth=item["mask"],
-        prediction=prediction.cpu().numpy(),
-        iou=_iou(prediction.cpu(), item["mask"]),
+        prediction=answer.mask.numpy(),
+        iou=_iou(answer.mask, item["mask"]),
     )
 
 
-@torch.inference_mode()
 def predict_clip(model: nn.Module, processor: Any, clip: dict[str, Any]) -> ComparisonStrip:
     """Predicts an item of `ClipExamples`, up to four annotated frames of which are shown, with their mean IoU."""
-    outputs = _run(model, processor(videos=[clip["frames"]], text=clip["text"], return_tensors="pt"))
-    size = clip["masks"].shape[1:]
-    masks = processor.post_process_referring_video_segmentation(outputs, target_sizes=[size])[0]["masks"].cpu()
+    answers = segment_video(model, processor, clip["frames"], [clip["text"]], window=WHOLE_VIDEO)
+    masks = [answer.mask for (answer,) in answers]
     annotated = np.flatnonzero(clip["annotated"]).tolist()
     mean_iou = np.mean([_iou(masks[index], clip["masks"][index]) for index in annotated])
     return ComparisonStrip(
@@ -154,12 +147,6 @@ def predict_clip(model: nn.Module, processor: Any, clip: dict[str, Any]) -> Comp
         f"mean IoU {100 * mean_iou:.1f} %",
         [StripFrame(clip["frames"][index], clip["masks"][index], masks[index].numpy()) for index in spread(annotated)],
     )
-
-
-def _run(model: nn.Module, inputs: BatchFeature) -> ModelOutput:
-    parameter = next(model.parameters())
-    inputs = inputs.to(parameter.device)
-    return model(**{**inputs, "pixel_values": inputs["pixel_values"].to(parameter.dtype)})
 
 
 def _iou(prediction: Tensor, truth: NDArray[np.bool_]) -> float:

@@ -12,6 +12,7 @@ from ..data.catalog import DEFAULT_DATASET
 from ..evaluation.protocols import get_protocol
 from ..evaluation.video import check_video_protocol
 from ..files import public_name, unique_names
+from ..modeling.inference_refseg import VideoWindow
 from ..modeling.names_refseg import nearest_names
 from .run_options import given_options
 
@@ -208,9 +209,9 @@ class VideoDataArguments:
         images = self.image_arguments()
         return {**(images.shown_options() if images else {}), self.shown_name: self.load_options()}
 
-    def reading(self) -> dict[str, Any]:
-        """How the scored model goes through a video, see `segment_video`."""
-        return {"window": self.window or None, "overlap": self.overlap, "per_frame": self.per_frame}
+    def video_window(self) -> VideoWindow:
+        """How the scored model goes through a video."""
+        return VideoWindow(self.window or None, self.overlap, self.per_frame)
 
 
 def join_options(given: dict[str, Any], dataset_options: dict[str, Any]) -> dict[str, Any]:

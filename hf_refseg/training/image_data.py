@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from ..data.examples import ReferentExamples, RefSegCollator, SentenceExamples, open_image
 from ..data.leakage import TrainingPart, drop_images, join_training_splits, read_leakage_list
 from ..data.loading import load_refseg
-from ..evaluation import EvaluationResult, evaluate_model, predict_cases, select_worst_and_best
+from ..evaluation import ImageEvaluationResult, evaluate_model, predict_cases, select_worst_and_best
 from ..files import write_picture
 from ..modeling.processing_refseg import RefSegProcessor
 from ..visualization import draw_comparison
@@ -102,7 +102,7 @@ class ImageData(RunData):
             collator=collator,
         )
 
-    def score(self, trainer: RefSegTrainer) -> dict[str, EvaluationResult]:
+    def score(self, trainer: RefSegTrainer) -> dict[str, ImageEvaluationResult]:
         return {
             split: evaluate_model(
                 trainer.model,
@@ -110,13 +110,13 @@ class ImageData(RunData):
                 rows,
                 self.arguments.protocol,
                 batch_size=trainer.args.per_device_eval_batch_size,
-                max_images=self.arguments.max_test_images,
+                max_examples=self.arguments.max_test_images,
                 progress=not trainer.args.disable_tqdm,
             )
             for split, rows in self.tested.items()
         }
 
-    def draw(self, trainer: RefSegTrainer, results: dict[str, EvaluationResult]) -> list[Path]:
+    def draw(self, trainer: RefSegTrainer, results: dict[str, ImageEvaluationResult]) -> list[Path]:
         """Draws cases of each data set's first scored split, one every so many sentences, and the worst and best ones.
 
         Writes predictions.png and worst_and_best.png, named after the split as well where there are several data sets,
@@ -140,7 +140,7 @@ class ImageData(RunData):
                 write_picture(paths[-1], draw_comparison(compared))
         return paths
 
-    def report(self, results: dict[str, EvaluationResult]) -> dict[str, Any]:
+    def report(self, results: dict[str, ImageEvaluationResult]) -> dict[str, Any]:
         names = list(self.arguments.shown_names.values())
         return {
             "dataset": names if len(names) > 1 else names[0],
@@ -149,14 +149,14 @@ class ImageData(RunData):
             "training_data": {name: asdict(part) for name, part in self.trained.items()},
         }
 
-    def card(self, model: PreTrainedModel | PeftModel, results: dict[str, EvaluationResult]) -> dict[str, Any]:
+    def card(self, model: PreTrainedModel | PeftModel, results: dict[str, ImageEvaluationResult]) -> dict[str, Any]:
         return {
             "metrics": {self.card_key(split, result): result.metrics for split, result in results.items()},
             "datasets": list(self.arguments.shown_names.values()),
             "training_data": self.describe_parts(),
         }
 
-    def card_key(self, split: str, result: EvaluationResult) -> tuple[str, str, str]:
+    def card_key(self, split: str, result: ImageEvaluationResult) -> tuple[str, str, str]:
         """Data set, split and protocol for the model card, which says where only a part of a split was scored."""
         dataset, _, name = split.rpartition("/")
         label = name if self.arguments.max_test_images is None else f"{name} (first {result.images} images)"

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from ..data.clips import ClipExamples
 from ..data.examples import SentenceExamples
-from ..evaluation import EvaluationResult, VideoEvaluationResult
+from ..evaluation import EvaluationResult
 from ..modeling.processing_refseg import RefSegProcessor
 from .arguments import RefSegTrainingArguments
 from .mixed_batches import MixedCollator, MixedExamples
@@ -23,7 +23,7 @@ from .mixed_batches import MixedCollator, MixedExamples
 if TYPE_CHECKING:
     from .trainer import RefSegTrainer, TrainingExamples
 
-Results = Mapping[str, EvaluationResult | VideoEvaluationResult]
+Results = Mapping[str, EvaluationResult]
 
 
 @dataclass(frozen=True)

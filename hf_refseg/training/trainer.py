@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from ..data.examples import ReferentExamples, RefSegCollator
 from ..evaluation.protocols import scores_from_counts
 from ..files import require_writable
 from ..hub.model_card import plain_model, write_model_card
-from ..modeling.modeling_outputs_refseg import NotFiniteError, ReferringSegmentationOutput, require_finite
+from ..modeling.inference_refseg import find_foreground
+from ..modeling.modeling_outputs_refseg import NotFiniteError, ReferringSegmentationOutput
 from .adapters import check_kind, describe_adapter
 from .arguments import RefSegTrainingArguments
 from .callbacks import EpochSetter, LossWeightSchedule
@@ -107,8 +107,6 @@ class RefSegTrainer(ResumableTrainer):
             run_options=run_options,
             **kwargs,
         )
-        threshold = processing_class.image_processor.mask_threshold
-        self.logit_threshold = math.log(threshold / (1 - threshold))
         self.train_components = ComponentMeans()
         self.eval_components = ComponentMeans()
         self.eval_counts: list[Tensor] = []
@@ -180,13 +178,10 @@ class RefSegTrainer(ResumableTrainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
         try:
-            require_finite(logits=outputs.logits, presence_logits=outputs.presence_logits)
+            predictions = find_foreground(outputs, self.processing_class.image_processor.mask_threshold)
         except NotFiniteError as error:
             raise NotFiniteError(f"Evaluation after step {self.state.global_step}: {error}") from error
-        labels, predictions = inputs["mask_labels"], outputs.logits > self.logit_threshold
-        if outputs.presence_logits is not None:
-            present = outputs.presence_logits > 0
-            predictions &= present.view(*present.shape, *[1] * (predictions.ndim - present.ndim))
+        labels = inputs["mask_labels"]
         annotated = labels != NOT_ANNOTATED
         counts = count_pixels(predictions & annotated, (labels != 0) & annotated)
         # Also drops the sentences that were repeated to fill the last batch of all processes.

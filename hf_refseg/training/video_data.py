@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ from ..data.clips import ClipCollator, ClipExamples, FrameExamples, VideoExample
 from ..data.examples import RefSegCollator
 from ..data.loading import load_refseg
 from ..data.prepare import fingerprint_rows
-from ..evaluation.evaluator import evaluation_mode, select_worst_and_best
+from ..evaluation.evaluator import evaluate_model, predict_cases, select_worst_and_best
 from ..evaluation.submission import write_submission
 from ..evaluation.video import SEQUENCE_MEASURES
-from ..evaluation.video_evaluator import VideoEvaluationResult, evaluate_video_model, predict_video_cases
+from ..evaluation.video_scoring import VideoEvaluationResult
 from ..files import write_picture
 from ..modeling.inference_refseg import segment_video
 from ..modeling.processing_refseg import RefSegProcessor
@@ -100,14 +100,14 @@ class VideoData(RunData):
 
     def score(self, trainer: RefSegTrainer) -> dict[str, VideoEvaluationResult]:
         return {
-            split: evaluate_video_model(
+            split: evaluate_model(
                 trainer.model,
                 trainer.processing_class,
                 videos,
                 self.arguments.protocol,
-                **self.arguments.reading(),
+                window=self.arguments.video_window(),
                 batch_size=trainer.args.per_device_eval_batch_size,
-                max_videos=self.arguments.max_test_videos,
+                max_examples=self.arguments.max_test_videos,
                 progress=not trainer.args.disable_tqdm,
             )
             for split, videos in self.tested.items()
@@ -127,10 +127,10 @@ class VideoData(RunData):
             "video_predictions": result.records[::every][:DRAWN_CASES],
             "worst_and_best_videos": select_worst_and_best(result.records, k=DRAWN_CASES // 2, by=measure),
         }
-        model, processor, reading = trainer.model, trainer.processing_class, self.arguments.reading()
+        model, processor, window = trainer.model, trainer.processing_class, self.arguments.video_window()
         paths = []
         for title, drawn in cases.items():
-            strips = predict_video_cases(model, processor, self.tested[split], drawn, **reading)
+            strips = predict_cases(model, processor, self.tested[split], drawn, window=window)
             paths.append(Path(trainer.args.output_dir) / f"{title}.png")
             write_picture(paths[-1], draw_strips(strips))
         return paths
@@ -165,7 +165,7 @@ class VideoData(RunData):
         Each lies in a folder of its own for all that its masks depend on, so that what another model said is never
         used.
         """
-        model, processor, reading = trainer.model, trainer.processing_class, self.arguments.reading()
+        model, processor, window = trainer.model, trainer.processing_class, self.arguments.video_window()
         paths = {}
         for split, videos in self.submitted.items():
             most = self.arguments.max_test_videos
@@ -177,13 +177,12 @@ class VideoData(RunData):
                 "rows": fingerprint_rows({split: videos}),
                 "weights": hash_tensors(model.state_dict()),
                 "image_processor": processor.image_processor.to_dict(),
-                **reading,
+                **asdict(window),
             }
             digest = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
             folder = Path(trainer.args.output_dir) / f"submission_{split}_{digest[:8]}"
-            with evaluation_mode(model):
-                segment = partial(segment_video, model, processor, **reading)
-                archive = write_submission(VideoExamples(videos.select(range(shown))), segment, folder, inputs)
+            segment = partial(segment_video, model, processor, window=window)
+            archive = write_submission(VideoExamples(videos.select(range(shown))), segment, folder, inputs)
             paths[split] = archive.relative_to(trainer.args.output_dir).as_posix()
         return {"submissions": paths}
 

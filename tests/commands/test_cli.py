@@ -385,7 +385,7 @@ def test_evaluate_writes_scores_and_cases(model_folder, shapes_folder, shuffled)
     rows = load_refseg(str(shapes_folder))["val"]
     model, processor = AutoModel.from_pretrained(model_folder), AutoProcessor.from_pretrained(model_folder)
     expected = evaluate_model(
-        model, processor, with_shuffled_sentences(rows) if shuffled else rows, max_images=None if shuffled else 2
+        model, processor, with_shuffled_sentences(rows) if shuffled else rows, max_examples=None if shuffled else 2
     )
     assert 0 < expected.metrics["oIoU"] < 100
     assert written["metrics"] == pytest.approx(expected.metrics)

@@ -10,8 +10,9 @@ from datasets import Dataset
 from PIL import Image
 from tiny_lavt import WORDS, tiny_lavt, tiny_processor
 from torch import Tensor, nn
-from transformers import BatchFeature
+from transformers import BertTokenizer
 
+from hf_refseg import RefSegImageProcessor, RefSegProcessor, VideoWindow
 from hf_refseg.data.masks import decode_mask, encode_mask
 from hf_refseg.data.rows import row_features
 from hf_refseg.evaluation import (
@@ -24,8 +25,11 @@ from hf_refseg.evaluation import (
 from hf_refseg.visualization import draw_comparison
 
 COLORS = ["red", "green", "blue"]
+COLOR_WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *COLORS, "the", "no"]
 SIZES = [(40, 30), (30, 50), (64, 64)]
 INPUT_SIZE = 32
+# The level of dim blue: its probability lies above the lower thresholds alone.
+DIM = 115
 
 
 class ColorModel(nn.Module):
@@ -40,14 +44,16 @@ class ColorModel(nn.Module):
 
     def get_image_features(self, pixel_values: Tensor) -> Tensor:
         assert not self.training
-        assert torch.is_inference_mode_enabled()
+        assert not torch.is_grad_enabled()
         self.encoded_images += len(pixel_values)
         return pixel_values
 
     def forward(self, image_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
         self.text_batches.append(len(input_ids))
-        last_words = input_ids.gather(1, attention_mask.sum(dim=1, keepdim=True) - 1)[:, 0]
-        return SimpleNamespace(logits=self.scale * (image_embeds[0, last_words] - 0.5), presence_logits=None)
+        # The end token follows the last word.
+        last_words = input_ids.gather(1, attention_mask.sum(dim=1, keepdim=True) - 2)[:, 0]
+        channels = image_embeds[0, last_words - COLOR_WORDS.index(COLORS[0])]
+        return SimpleNamespace(logits=self.scale * (channels - 0.5), presence_logits=None)
 
 
 class DoubtingModel(ColorModel):
@@ -55,40 +61,15 @@ class DoubtingModel(ColorModel):
 
     def forward(self, image_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
         outputs = super().forward(image_embeds, input_ids, attention_mask)
-        outputs.presence_logits = 1.5 - attention_mask.sum(dim=1)
+        outputs.presence_logits = 3.5 - attention_mask.sum(dim=1)
         return outputs
 
 
-class ColorProcessor:
-    """Words become channel numbers, images and masks are resized to 32x32 pixels."""
-
-    def __call__(self, images=None, text=None, segmentation_maps=None, return_tensors=None) -> BatchFeature:
-        inputs = {}
-        if images is not None:
-            images = images if isinstance(images, list) else [images]
-            inputs["pixel_values"] = torch.stack([self.resize(np.asarray(image) / 255) for image in images])
-        if text is not None:
-            words = [[COLORS.index(word) for word in sentence.split() if word in COLORS] for sentence in text]
-            longest = max(map(len, words))
-            inputs["input_ids"] = torch.tensor([ids + [0] * (longest - len(ids)) for ids in words])
-            inputs["attention_mask"] = torch.tensor([[1] * len(i) + [0] * (longest - len(i)) for i in words])
-        if segmentation_maps is not None:
-            masks = [self.resize(np.asarray(mask, dtype=float)[..., None])[0] for mask in segmentation_maps]
-            inputs["mask_labels"] = torch.stack(masks)
-        return BatchFeature(inputs)
-
-    def resize(self, array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(array).float().permute(2, 0, 1)[None]
-        return nn.functional.interpolate(tensor, size=(INPUT_SIZE, INPUT_SIZE), mode="nearest")[0]
-
-    def post_process_referring_segmentation(self, outputs, target_sizes, threshold=None) -> list[dict]:
-        threshold = 0.5 if threshold is None else threshold
-        present = [True] * len(target_sizes) if outputs.presence_logits is None else outputs.presence_logits > 0
-        results = []
-        for logits, size, found in zip(outputs.logits, target_sizes, present, strict=True):
-            resized = nn.functional.interpolate(logits[None, None], size=size, mode="nearest")[0, 0]
-            results.append({"mask": (resized.sigmoid() > threshold) & found})
-        return results
+def color_processor(size: dict[str, int] | None = None) -> RefSegProcessor:
+    """Images and masks become 32 x 32 pixels, the nearest ones, with levels from 0 to 1."""
+    tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(COLOR_WORDS)})
+    size = size or {"height": INPUT_SIZE, "width": INPUT_SIZE}
+    return RefSegProcessor(RefSegImageProcessor(size=size, image_mean=0.0, image_std=1.0, resample=0), tokenizer)
 
 
 def rectangles(width: int, height: int) -> list[np.ndarray]:
@@ -108,7 +89,7 @@ def dataset() -> Dataset:
         masks = rectangles(width, height)
         pixels = np.zeros((height, width, 3), dtype=np.uint8)
         for channel, mask in enumerate(masks):
-            pixels[mask, channel] = 255 if channel < 2 else 115
+            pixels[mask, channel] = 255 if channel < 2 else DIM
         for channel, color in enumerate(COLORS):
             named = COLORS[(channel + 1) % 2] if number == 2 and channel < 2 else color
             texts = [named, f"the {COLORS[0]} no the {named}"][: 1 + channel % 2]
@@ -133,24 +114,23 @@ def dataset() -> Dataset:
 
 def evaluate(dataset: Dataset, model: ColorModel | None = None, **options):
     options = {"progress": False, "bootstrap_samples": 50, **options}
-    return evaluate_model(model or ColorModel(), ColorProcessor(), dataset, **options)
+    return evaluate_model(model or ColorModel(), color_processor(), dataset, **options)
 
 
 def expected_masks(size: tuple[int, int] | None, threshold: float) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Predictions and references of every sentence, worked out from the rectangles alone."""
     predictions, references = [], []
     for number, (width, height) in enumerate(SIZES):
-        rows = np.arange(INPUT_SIZE) * height // INPUT_SIZE
-        columns = np.arange(INPUT_SIZE) * width // INPUT_SIZE
+        rows, columns = (((np.arange(INPUT_SIZE) + 0.5) * side / INPUT_SIZE).astype(int) for side in (height, width))
         small = [mask[np.ix_(rows, columns)] for mask in rectangles(width, height)]
-        seen = [small[0], small[1], small[2] & (threshold < 0.45)]
-        target = size or (height, width)
-        back = np.ix_(np.arange(target[0]) * INPUT_SIZE // target[0], np.arange(target[1]) * INPUT_SIZE // target[1])
+        levels = torch.tensor(np.stack(small), dtype=torch.float32) * torch.tensor([1, 1, DIM / 255])[:, None, None]
+        logits = nn.functional.interpolate(4 * (levels - 0.5)[None], size or (height, width), mode="bilinear")[0]
+        seen = (logits.sigmoid() > threshold).numpy()
         truths = small if size else rectangles(width, height)
         for channel in range(3):
             named = (channel + 1) % 2 if number == 2 and channel < 2 else channel
             for _ in range(1 + channel % 2):
-                predictions.append(seen[named][back])
+                predictions.append(seen[named])
                 references.append(truths[channel])
     return predictions, references
 
@@ -258,27 +238,8 @@ def test_the_presence_head_is_heard(dataset, protocol):
         assert (result.metrics["N-acc"], result.metrics["T-acc"]) == pytest.approx((100 / 5, 100 * 5 / 7))
     if protocol == "original":
         assert (result.metrics["N-acc"], result.metrics["T-acc"]) == pytest.approx((100 * 4 / 5, 100 * 5 / 7))
-    for row in predict_cases(DoubtingModel(), ColorProcessor(), dataset, result.records[1:3]):
+    for row in predict_cases(DoubtingModel(), color_processor(), dataset, result.records[1:3]):
         assert row.prediction.any() == (len(row.text.split()) == 1)
-
-
-class PaddingProcessor(ColorProcessor):
-    """Makes the longer side 32 pixels and fills the rest of the square."""
-
-    def resize(self, array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(array).float().permute(2, 0, 1)[None]
-        height, width = self.inside(*tensor.shape[-2:])
-        resized = nn.functional.interpolate(tensor, size=(height, width), mode="nearest")[0]
-        return nn.functional.pad(resized, (0, INPUT_SIZE - width, 0, INPUT_SIZE - height))
-
-    def inside(self, height: int, width: int) -> tuple[int, int]:
-        return round(height * INPUT_SIZE / max(height, width)), round(width * INPUT_SIZE / max(height, width))
-
-    def post_process_referring_segmentation(self, outputs, target_sizes, threshold=None) -> list[dict]:
-        height, width = self.inside(*target_sizes[0])
-        return super().post_process_referring_segmentation(
-            SimpleNamespace(logits=outputs.logits[:, :height, :width], presence_logits=None), target_sizes, threshold
-        )
 
 
 class EagerModel(ColorModel):
@@ -292,7 +253,8 @@ class EagerModel(ColorModel):
 
 def test_padding_is_not_scored(dataset):
     result = evaluate(dataset, EagerModel(), protocol="lavt")
-    padded = evaluate_model(EagerModel(), PaddingProcessor(), dataset, "lavt", bootstrap_samples=0, progress=False)
+    processor = color_processor({"longest_edge": INPUT_SIZE})
+    padded = evaluate_model(EagerModel(), processor, dataset, "lavt", bootstrap_samples=0, progress=False)
     for plain, record, size in zip(result.records, padded.records, [SIZES[0]] * 4 + [SIZES[1]] * 4, strict=False):
         area = INPUT_SIZE * round(INPUT_SIZE * min(size) / max(size))
         assert record["union"] <= area < INPUT_SIZE**2
@@ -324,15 +286,19 @@ def test_a_presence_head_that_answers_with_nan_is_not_scored(dataset):
         evaluate(dataset, Undecided())
 
 
-def test_max_images_and_bad_options(dataset):
-    assert evaluate(dataset, max_images=2).sentences == 8
-    assert evaluate(dataset, max_images=50).images == 3
+def test_max_examples_and_bad_options(dataset):
+    assert evaluate(dataset, max_examples=2).sentences == 8
+    assert evaluate(dataset, max_examples=50).images == 3
     with pytest.raises(ValueError, match="Unknown protocol 'iou'"):
         evaluate(dataset, protocol="iou")
     with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
         evaluate(dataset, batch_size=0)
     with pytest.raises(ValueError, match="bootstrap_samples"):
         evaluate(dataset, bootstrap_samples=-1)
+    with pytest.raises(ValueError, match="max_examples must be at least 1, not 0"):
+        evaluate(dataset, max_examples=0)
+    with pytest.raises(ValueError, match="holds images, which take no window"):
+        evaluate(dataset, window=VideoWindow())
     with pytest.raises(ValueError, match="no row"):
         evaluate(dataset.select([]))
 
@@ -382,7 +348,7 @@ def test_worst_and_best_are_drawn(dataset):
     ious = [record["iou"] for record in result.records]
     assert [case["iou"] for case in cases] == sorted(ious)[:2] + sorted(ious)[-2:]
     assert len(select_worst_and_best(result.records[:3], 2)) == 3
-    rows = predict_cases(ColorModel(), ColorProcessor(), dataset, cases)
+    rows = predict_cases(ColorModel(), color_processor(), dataset, cases)
     for row, case in zip(rows, cases, strict=True):
         assert (row.text, row.iou) == (case["text"], case["iou"])
         assert row.truth.shape == row.prediction.shape == (row.image.height, row.image.width)
@@ -392,9 +358,9 @@ def test_worst_and_best_are_drawn(dataset):
 
 
 def test_cases_of_another_data_set_are_refused(dataset):
-    case = {"ref_id": "99", "sent_id": "990", "iou": 0.0}
-    with pytest.raises(ValueError, match="'99', sentence '990' is not in this data set"):
-        predict_cases(ColorModel(), ColorProcessor(), dataset, [case])
+    case = {"image_id": "2", "ref_id": "99", "sent_id": "990", "iou": 0.0}
+    with pytest.raises(ValueError, match="Image '2', reference '99', sentence '990' is not in this data set"):
+        predict_cases(ColorModel(), color_processor(), dataset, [case])
 
 
 @pytest.mark.parametrize("protocol", ["original", "lavt", "vlt"])

@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from transformers import BertTokenizer
 from typer.testing import CliRunner, Result
 
-from hf_refseg import RefSegImageProcessor, RefSegProcessor
+from hf_refseg import RefSegImageProcessor, RefSegProcessor, VideoWindow
 from hf_refseg.data.masks import decode_mask, encode_mask
 from hf_refseg.data.rows import DataFormatError, video_features
 from hf_refseg.evaluation import (
-    evaluate_video_model,
-    predict_video_cases,
+    evaluate_model,
+    predict_cases,
     score_frames_a2d,
     score_frames_davis,
     scores_from_counts,
     select_worst_and_best,
     video_scores,
-    with_shuffled_video_sentences,
+    with_shuffled_sentences,
 )
 from hf_refseg.evaluation.video import A2D
 from hf_refseg.visualization import draw_strips
@@ -57,7 +57,7 @@ class ColorModel(nn.Module):
 
     def forward(self, pixel_values: Tensor, text_embeds: Tensor, attention_mask: Tensor) -> SimpleNamespace:
         assert not self.training
-        assert torch.is_inference_mode_enabled()
+        assert not torch.is_grad_enabled()
         self.seen_frames += pixel_values.flatten(0, -4).shape[0]
         if pixel_values.ndim == 5:
             pixel_values = pixel_values.mean(dim=1, keepdim=True).expand_as(pixel_values)
@@ -121,7 +121,7 @@ def dataset() -> Dataset:
 
 
 def evaluate(dataset: Dataset, processor: RefSegProcessor, protocol: str = "davis", model=None, **options):
-    return evaluate_video_model(
+    return evaluate_model(
         model or ColorModel(), processor, dataset, protocol, progress=False, bootstrap_samples=0, **options
     )
 
@@ -155,15 +155,13 @@ def test_a_model_of_clips_sees_clips(dataset, processor):
 
     for options, clips in (
         ({}, [range(FRAMES)]),
-        ({"window": 3, "overlap": 0}, [range(3), range(3, 6)]),
-        ({"per_frame": True}, [range(number, number + 1) for number in range(FRAMES)]),
+        ({"window": VideoWindow(3, 0)}, [range(3), range(3, 6)]),
+        ({"window": VideoWindow(per_frame=True)}, [range(number, number + 1) for number in range(FRAMES)]),
     ):
         result = evaluate(dataset, processor, model=ColorModel(takes_clips=True), **options)
         for record in result.records[:3]:
             wanted = expected(0, COLORS.index(record["text"].split()[0]), clips)
             assert {name: record[name] for name in DAVIS} == pytest.approx(wanted)
-    with pytest.raises(ValueError, match="overlap"):
-        evaluate(dataset, processor, model=ColorModel(takes_clips=True), window=3, overlap=3)
 
 
 def test_a2d_counts_pixels_of_annotated_frames(dataset, processor):
@@ -218,17 +216,17 @@ def test_frames_are_scored_as_they_come_and_no_more_are_read_than_needed(process
     evaluate(as_dataset(row), processor, model=model)
     assert model.seen_frames == 2
     model = ColorModel(takes_clips=True)
-    evaluate(as_dataset(row), processor, model=model, window=4, overlap=0)
+    evaluate(as_dataset(row), processor, model=model, window=VideoWindow(4, 0))
     assert 10 <= model.seen_frames <= 16
 
 
 def test_intervals_come_from_drawing_videos(dataset, processor):
-    result = evaluate_video_model(
-        ColorModel(), processor, dataset, bootstrap_samples=200, seed=1, progress=False, max_videos=2
+    result = evaluate_model(
+        ColorModel(), processor, dataset, bootstrap_samples=200, seed=1, progress=False, max_examples=2
     )
     assert result.videos == 2
     assert result.intervals["J"] == pytest.approx((75, 75))
-    whole = evaluate_video_model(ColorModel(), processor, dataset, "a2d", bootstrap_samples=200, progress=False)
+    whole = evaluate_model(ColorModel(), processor, dataset, "a2d", bootstrap_samples=200, progress=False)
     assert list(whole.intervals) == [name for name in whole.metrics if name != "mAP"]
     assert whole.intervals["oIoU"][0] < whole.metrics["oIoU"] < whole.intervals["oIoU"][1]
 
@@ -245,7 +243,7 @@ def test_the_result_can_be_written_and_the_model_is_as_before(dataset, processor
 
 
 def test_shuffled_sentences_go_to_other_videos(dataset, processor):
-    shuffled = with_shuffled_video_sentences(dataset, seed=3)
+    shuffled = with_shuffled_sentences(dataset, seed=3)
     assert shuffled.features == dataset.features
     assert shuffled.column_names == dataset.column_names
     moved = 0
@@ -257,18 +255,18 @@ def test_shuffled_sentences_go_to_other_videos(dataset, processor):
             assert all(sentence["sent_id"][0] != before["video_id"][-1] for sentence in new["sentences"])
             moved += len(new["sentences"])
     assert moved == 12
-    assert with_shuffled_video_sentences(dataset, seed=3)["referents"] == shuffled["referents"]
-    some = with_shuffled_video_sentences(dataset.select([2, 0]))
+    assert with_shuffled_sentences(dataset, seed=3)["referents"] == shuffled["referents"]
+    some = with_shuffled_sentences(dataset.select([2, 0]))
     assert some["video_id"] == ["video2", "video0"]
     assert evaluate(shuffled, processor).metrics["J"] < evaluate(dataset, processor).metrics["J"]
     with pytest.raises(ValueError, match="One video holds 3 of the 3 referents"):
-        with_shuffled_video_sentences(dataset.select([0]))
+        with_shuffled_sentences(dataset.select([0]))
 
 
 def test_cases_are_drawn_as_strips(dataset, processor):
     records = evaluate(dataset, processor).records
     cases = select_worst_and_best(records, 2, by="J&F")
-    strips = predict_video_cases(ColorModel(), processor, dataset, cases)
+    strips = predict_cases(ColorModel(), processor, dataset, cases)
     assert [strip.text for strip in strips] == [record["text"] for record in cases]
     assert [strip.note for strip in strips] == ["J&F 0.0 %"] * 2 + ["J&F 100.0 %"] * 2
     best = strips[-1]
@@ -284,7 +282,7 @@ def test_cases_are_drawn_as_strips(dataset, processor):
     assert picture.width >= 5 * 60
     assert picture.height >= 4 * 2 * 60
     with pytest.raises(ValueError, match="Video 'video0', reference '0-red', sentence 'nope' is not in"):
-        predict_video_cases(ColorModel(), processor, dataset, [{**records[0], "sent_id": "nope"}])
+        predict_cases(ColorModel(), processor, dataset, [{**records[0], "sent_id": "nope"}])
     with pytest.raises(ValueError, match="nothing to draw"):
         draw_strips([])
 
@@ -294,7 +292,7 @@ def test_what_cannot_be_evaluated_is_named(dataset, processor):
         evaluate(dataset, processor, "lavt")
     with pytest.raises(ValueError, match="no row"):
         evaluate(dataset.select([]), processor)
-    for options in ({"batch_size": 0}, {"max_videos": 0}):
+    for options in ({"batch_size": 0}, {"max_examples": 0}):
         with pytest.raises(ValueError, match="must be at least 1"):
             evaluate(dataset, processor, **options)
     row = make_row(0, ["red"])

@@ -767,8 +767,7 @@ def test_masks_may_lie_among_the_options_of_images() -> None:
     assert torch.equal(tiny_processor()(photograph(), "red", **nested)["mask_labels"], expected)
     with pytest.raises(ValueError, match="Pass `segmentation_maps` once"):
         tiny_processor()(photograph(), "red", mask, **nested)
-    with pytest.raises(ValueError, match="pass those as well"):
-        tiny_processor()(text="red", **nested)
+    assert torch.equal(tiny_processor()(text="red", **nested)["mask_labels"], expected)
 
 
 def test_an_unknown_truncation_is_refused() -> None:

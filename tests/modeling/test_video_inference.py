@@ -30,6 +30,7 @@ from hf_refseg import (
     VideoFrames,
     VideoLavtConfig,
     VideoLavtForReferringSegmentation,
+    VideoWindow,
     segment_video,
 )
 
@@ -124,9 +125,8 @@ def gray_processor() -> RefSegProcessor:
 def stitched_scores(levels: list[int], window: int | None, overlap: int) -> tuple[list[float], list[int]]:
     """The mean logit of each frame, read back from the score, and the lengths of the clips."""
     model = ClipModel()
-    answers = segment_video(
-        model, gray_processor(), gray_frames(levels), ["red"], window=window, overlap=overlap, threshold=0.0
-    )
+    clips = VideoWindow(window, overlap)
+    answers = segment_video(model, gray_processor(), gray_frames(levels), ["red"], window=clips, threshold=0.0)
     scores = [answer.score for (answer,) in answers]
     return torch.tensor(scores).logit().tolist(), model.clips
 
@@ -302,11 +302,56 @@ def test_a_video_file_is_a_clip(tmp_path) -> None:
         assert torch.equal(processor(videos=clip, return_tensors="pt")["pixel_values"], expected)
 
 
-def test_maps_belong_to_images_or_clips() -> None:
-    with pytest.raises(ValueError, match="belong to `images` or `videos`"):
-        tiny_processor()(text="red", segmentation_maps=np.zeros((40, 50)))
-    with pytest.raises(ValueError, match="Pass `images` or `videos`"):
+def test_masks_alone_become_labels() -> None:
+    masks = np.stack([np.asarray(frame.convert("L")) > 127 for frame in noise_frames(4)])
+    processor, images = tiny_processor(), noise_frames(4)
+    expected = processor(images, segmentation_maps=list(masks), return_tensors="pt")["mask_labels"]
+    assert 0.1 < expected.float().mean() < 0.9
+    pictures = [Image.fromarray(mask) for mask in masks]
+    for given in (masks, list(masks), pictures, torch.from_numpy(masks), masks[:2]):
+        labels = processor(segmentation_maps=given, return_tensors="pt")
+        assert set(labels) == {"mask_labels"}
+        assert torch.equal(labels["mask_labels"], expected[: len(given)])
+    for given in (masks[0], pictures[0]):
+        assert torch.equal(processor(segmentation_maps=given, return_tensors="pt")["mask_labels"], expected[:1])
+    alone = processor.image_processor(segmentation_maps=list(masks), return_tensors="pt")
+    assert set(alone) == {"mask_labels"} and torch.equal(alone["mask_labels"], expected)
+    with_texts = processor(text=TEXTS, segmentation_maps=list(masks[:2]), return_tensors="pt")
+    assert set(with_texts) == {"input_ids", "attention_mask", "mask_labels"}
+    with pytest.raises(ValueError, match="Got 3 masks for 2 texts"):
+        processor(text=TEXTS, segmentation_maps=list(masks[:3]))
+
+
+def test_masks_of_clips_alone_become_labels_of_clips() -> None:
+    masks = np.stack([np.asarray(frame.convert("L")) > 127 for frame in noise_frames(4)]).reshape(2, 2, 40, 50)
+    clips = [noise_frames(4)[:2], noise_frames(4)[2:]]
+    expected = tiny_processor()(videos=clips, segmentation_maps=list(masks), return_tensors="pt")["mask_labels"]
+    assert expected.shape == (2, 2, 64, 64)
+    for given in (masks, torch.from_numpy(masks), list(masks), [list(clip) for clip in masks]):
+        labels = tiny_processor()(segmentation_maps=given, return_tensors="pt")
+        assert set(labels) == {"mask_labels"} and torch.equal(labels["mask_labels"], expected)
+
+
+@pytest.mark.parametrize("size", [{"height": 30, "width": 20}, {"longest_edge": 32}], ids=str)
+def test_masks_of_many_sizes_become_labels_of_one(size: dict[str, int]) -> None:
+    """As large as the images that a model sees; what pads these is background."""
+    image_processor = RefSegImageProcessor(size=size)
+    masks = [np.ones(shape, dtype=bool) for shape in ((10, 40), (40, 10), (7, 7))]
+    images = [Image.fromarray(mask).convert("RGB") for mask in masks]
+    expected = image_processor(images, segmentation_maps=masks, return_tensors="pt")
+    labels = image_processor(segmentation_maps=masks, return_tensors="pt")["mask_labels"]
+    assert torch.equal(labels, expected["mask_labels"]) and labels.shape[1:] == expected["pixel_values"].shape[2:]
+
+
+def test_nothing_to_prepare_is_refused() -> None:
+    with pytest.raises(ValueError, match="Pass `images` or `videos`, `text`, or both; or `segmentation_maps` alone"):
         tiny_processor()()
+    with pytest.raises(ValueError, match="Pass `images`, `segmentation_maps`, or both"):
+        tiny_processor().image_processor()
+    with pytest.raises(ValueError, match="There is no mask: pass one at least"):
+        tiny_processor()(segmentation_maps=[])
+    with pytest.raises(TypeError, match="A mask is a PIL image, an array or a tensor, not str"):
+        tiny_processor()(segmentation_maps=["mask.png"])
 
 
 def test_frames_of_another_kind_are_refused() -> None:
@@ -432,8 +477,8 @@ def test_a_short_video_is_one_clip(window: int | None) -> None:
 
 def test_without_mixing_in_time_windows_change_nothing() -> None:
     frames, processor = noise_frames(11), gray_processor()
-    whole = list(segment_video(ClipModel(mix=False), processor, frames, TEXTS, window=None))
-    windowed = list(segment_video(ClipModel(mix=False), processor, frames, TEXTS, window=4, overlap=2))
+    whole = list(segment_video(ClipModel(mix=False), processor, frames, TEXTS, window=VideoWindow(None)))
+    windowed = list(segment_video(ClipModel(mix=False), processor, frames, TEXTS, window=VideoWindow(4, 2)))
     assert len(whole) == len(windowed) == 11
     for one, other in zip(whole, windowed, strict=True):
         for first, second in zip(one, other, strict=True):
@@ -454,9 +499,9 @@ def test_no_more_than_a_window_is_read_ahead(window: int, overlap: int) -> None:
 
     model = ClipModel()
     ahead = []
-    answers = segment_video(model, gray_processor(), counted(), ["red"], window=window, overlap=overlap)
+    answers = segment_video(model, gray_processor(), counted(), ["red"], window=VideoWindow(window, overlap))
     for number, _ in enumerate(answers):
-        assert not torch.is_inference_mode_enabled()
+        assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
         ahead.append(read - number)
     assert len(ahead) == 30 and max(ahead) == window + 1
     assert model.texts == 1
@@ -465,7 +510,7 @@ def test_no_more_than_a_window_is_read_ahead(window: int, overlap: int) -> None:
 def test_the_presence_head_is_averaged_over_windows() -> None:
     # Windows of frames 0-2, 2-4 and 3-5.
     model = ClipModel(presence=[[1.0, -1.0], [-3.0, 1.0], [4.0, 1.5]])
-    answers = list(segment_video(model, gray_processor(), gray_frames([130] * 6), TEXTS, window=3, overlap=1))
+    answers = list(segment_video(model, gray_processor(), gray_frames([130] * 6), TEXTS, window=VideoWindow(3, 1)))
     first, second = ([frame[text].present for frame in answers] for text in range(2))
     assert first == [True, True, False, True, True, True]
     assert second == [False, False, False, True, True, True]
@@ -479,7 +524,8 @@ def test_a_small_window_overlaps_by_its_half(window: int | None, overlap: int) -
     frames = gray_frames([130] * 60)
     models = [ClipModel(), ClipModel()]
     for model, given in zip(models, ({}, {"overlap": overlap}), strict=True):
-        answers = segment_video(model, gray_processor(), frames, ["red"], window=window, **given)
+        clips = VideoWindow(window, **given)
+        answers = segment_video(model, gray_processor(), frames, ["red"], window=clips)
         # Masks are plain tensors, which may be changed in place.
         assert len([answer.mask.logical_not_() for (answer,) in answers]) == 60
     assert models[0].clips == models[1].clips
@@ -490,9 +536,8 @@ def test_a_small_window_overlaps_by_its_half(window: int | None, overlap: int) -
 )
 @pytest.mark.parametrize("per_frame", [False, True])
 def test_impossible_windows_are_refused(window: int, overlap: int, per_frame: bool) -> None:
-    options = {"window": window, "overlap": overlap, "per_frame": per_frame}
     with pytest.raises(ValueError, match=f"got {-1 if window == -1 else overlap} and {window} frames"):
-        segment_video(ClipModel(), gray_processor(), [], ["red"], **options)
+        VideoWindow(window, overlap, per_frame)
 
 
 def test_nothing_to_segment_is_refused() -> None:
@@ -534,13 +579,13 @@ def test_a_video_model_sees_clips(count_calls, threshold) -> None:
         outputs = model(**processor(videos=frames, text=TEXTS, return_tensors="pt"))
     expected = processor.post_process_referring_video_segmentation(outputs, [(40, 50)] * 2, threshold)
     calls = count_calls(model, "run_image_encoder")
-    answers = list(segment_video(model, processor, frames, TEXTS, window=None, threshold=threshold))
+    answers = list(segment_video(model, processor, frames, TEXTS, window=VideoWindow(None), threshold=threshold))
     for text in range(2):
         masks = torch.stack([answer[text].mask for answer in answers])
         assert (masks == expected[text]["masks"]).float().mean() > 0.999
         assert [answer[text].score for answer in answers] == pytest.approx(expected[text]["scores"], abs=1e-5)
-    list(segment_video(model, processor, frames, TEXTS, window=3, overlap=1))
-    list(segment_video(model, processor, frames[:2], TEXTS, per_frame=True))
+    list(segment_video(model, processor, frames, TEXTS, window=VideoWindow(3, 1)))
+    list(segment_video(model, processor, frames[:2], TEXTS, window=VideoWindow(per_frame=True)))
     shapes = [tuple(arguments[0].shape[:-3]) for arguments in calls]
     assert shapes == [(1, 5), (1, 3), (1, 3), (1,), (1,)]
 

@@ -1,0 +1,87 @@
+"""Data sets whose sentences mean other images or videos: what a model scores there it guesses without reading."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, concatenate_datasets
+from numpy.typing import NDArray
+
+
+def with_shuffled_sentences(dataset: Dataset, seed: int = 0) -> Dataset:
+    """The same images and masks, every referent with the sentences of one in another image; or so with videos.
+
+    A model that reads must score far lower on it: what is left is what it can guess without the sentence.
+
+    Args:
+        dataset: rows of `load_refseg`; it is not changed.
+        seed: of the permutation.
+
+    Raises:
+        ValueError: one image or video holds more than half of the referents, so that no such permutation exists.
+    """
+    return _shuffle_videos(dataset, seed) if "referents" in dataset.column_names else _shuffle_images(dataset, seed)
+
+
+def _shuffle_images(dataset: Dataset, seed: int) -> Dataset:
+    source = shuffle_among_groups(dataset["image_id"], "image", seed)
+    # Flattened alone, so that joining the columns does not copy the images.
+    sentences = dataset.select_columns("sentences").select(source).flatten_indices()
+    return _replace_column(dataset, sentences)
+
+
+def _shuffle_videos(dataset: Dataset, seed: int) -> Dataset:
+    # Without the frames, which stay as they are.
+    column = dataset.select_columns("referents").flatten_indices()
+    counts = [len(referents) for referents in column["referents"]]
+    sentences = [referent["sentences"] for referents in column["referents"] for referent in referents]
+    source = shuffle_among_groups(np.repeat(np.arange(len(counts)), counts).tolist(), "video", seed)
+    first_referents = np.cumsum(counts) - counts
+
+    def replace(row: dict[str, Any], index: int) -> dict[str, Any]:
+        sources = source[first_referents[index] :]
+        referents = [
+            {**referent, "sentences": sentences[sources[place]]} for place, referent in enumerate(row["referents"])
+        ]
+        return {"referents": referents}
+
+    shuffled = column.map(replace, with_indices=True, keep_in_memory=True, features=column.features)
+    return _replace_column(dataset, shuffled)
+
+
+def _replace_column(dataset: Dataset, column: Dataset) -> Dataset:
+    joined = concatenate_datasets([dataset.remove_columns(column.column_names), column], axis=1)
+    return joined.select_columns(dataset.column_names)
+
+
+def shuffle_among_groups(groups: Sequence[Hashable], group_name: str, seed: int) -> NDArray[np.int64]:
+    """For each row another one whose group is another: a permutation (N,).
+
+    Args:
+        groups: N names, the group of each row.
+        group_name: what a group is, for the error.
+        seed: of the permutation.
+
+    Raises:
+        ValueError: one group holds more than half of the rows, so that no such permutation exists.
+    """
+    rows_of_group: dict[Hashable, list[int]] = {}
+    for row, group in enumerate(groups):
+        rows_of_group.setdefault(group, []).append(row)
+    most_rows, count = max(map(len, rows_of_group.values()), default=0), len(groups)
+    if 2 * most_rows > count:
+        raise ValueError(
+            f"One {group_name} holds {most_rows} of the {count} referents: its sentences cannot all go to other "
+            f"{group_name}s. Use a data set with more {group_name}s."
+        )
+    generator = np.random.default_rng(seed)
+    members = list(rows_of_group.values())
+    order = [
+        row for group in generator.permutation(len(members)) for row in generator.permutation(members[group]).tolist()
+    ]
+    # Rows of one group lie side by side in `order`: a step as long as the longest such run always leaves the group.
+    source = np.empty(count, dtype=np.int64)
+    source[order] = np.roll(order, -most_rows)
+    return source
