@@ -10,21 +10,22 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-COMMANDS = "hf_refseg.commands"
+# What the help is made of, and its files in the package.
+MODULES_OF_HELP = {"hf_refseg.commands": "commands/__init__.py", "hf_refseg.data.catalog": "data/catalog.py"}
 
 
-def import_commands_alone() -> None:
-    """Imports the package of the commands without `hf_refseg` around it, which imports torch and transformers.
+def import_modules_of_help() -> None:
+    """Imports the commands and the catalog without `hf_refseg` around them, which imports torch and transformers.
 
     To import a module Python looks at the package in front of the last dot alone. So the modules of the commands are
     imported as usual from then on, and `hf_refseg` when one of them asks for another module of it.
     """
-    if COMMANDS in sys.modules:
-        return
-    folder = Path(find_spec("hf_refseg").origin).with_name("commands")
-    spec = spec_from_file_location(COMMANDS, folder / "__init__.py", submodule_search_locations=[str(folder)])
-    sys.modules[COMMANDS] = module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[COMMANDS])
+    package = Path(find_spec("hf_refseg").origin).parent
+    for name, file in MODULES_OF_HELP.items():
+        if name not in sys.modules:
+            spec = spec_from_file_location(name, package / file)
+            sys.modules[name] = module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[name])
 
 
 class OneLineErrors(TyperGroup):
@@ -65,7 +66,7 @@ def options(
 
 def build_app() -> typer.Typer:
     """The command line with all commands."""
-    import_commands_alone()
+    import_modules_of_help()
     from hf_refseg.commands.convert import app as convert_app
     from hf_refseg.commands.evaluate import evaluate
     from hf_refseg.commands.explain import explain

@@ -16,7 +16,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from hf_refseg.data.masks import MAX_PIXELS, InvalidMaskError, annotation_to_mask, encode_mask
+from hf_refseg.data.masks import MAX_PIXELS, InvalidMaskError, annotation_to_mask, check_overlap, encode_mask
 from hf_refseg.data.rows import DataFormatError, read_json, row_features
 from hf_refseg.files import is_plain_name
 from hf_refseg.messages import name_text, one_line, short_text
@@ -54,7 +54,7 @@ class Refer(datasets.GeneratorBasedBuilder):
     Args:
         data_dir: holds the folder of the annotation files and, unless `image_dir` names another place for the images,
             `usual_image_dir`.
-        dataset, split_by, options: fields of `ReferConfig`.
+        dataset, split_by, mask_overlap, options: fields of `ReferConfig`.
     """
 
     VERSION = datasets.Version("1.0.0")
@@ -67,15 +67,18 @@ class Refer(datasets.GeneratorBasedBuilder):
         dataset: str,
         split_by: str,
         usual_image_dir: str,
+        mask_overlap: str,
         image_dir: str | PathLike[str] | None = None,
         **options: Any,
     ):
+        check_overlap(mask_overlap)
         root = Path(data_dir)
         fingerprint = fingerprint_files(self.annotation_files(root, dataset, split_by))
         super().__init__(
             data_dir=data_dir,
             dataset=dataset,
             split_by=split_by,
+            mask_overlap=mask_overlap,
             image_dir=str(find_image_dir(root, usual_image_dir, image_dir)),
             fingerprint=fingerprint,
             **options,

@@ -26,8 +26,8 @@ def evaluate(
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="How masks are scored: original (default), lavt, vlt, cris, rela or rela_area50; of videos davis "
-            "(default) or a2d.",
+            help="How masks are scored: original, lavt, vlt, cris, rela or rela_area50; of videos davis or a2d. By "
+            "default as usual for the data set.",
             show_default=False,
         ),
     ] = None,
@@ -125,16 +125,22 @@ def check_protocol(protocol: str | None) -> None:
 
 
 def choose_protocol(protocol: str | None, name: str, rows: Dataset) -> str:
-    """The protocol, by default the usual one for such rows; raises ValueError for one that is for other rows."""
+    """The protocol, by default that of the data set's record, of one from elsewhere the first for such rows.
+
+    Raises:
+        ValueError: the protocol is for other rows.
+    """
+    from ..data.prepared import find_specs
     from ..evaluation import VIDEO_PROTOCOLS
     from ..evaluation.protocols import PROTOCOLS
 
-    kind, fitting = ("videos", VIDEO_PROTOCOLS) if "frames" in rows.column_names else ("images", tuple(PROTOCOLS))
+    kind, fitting = ("video", VIDEO_PROTOCOLS) if "frames" in rows.column_names else ("image", tuple(PROTOCOLS))
     if protocol is None:
-        return fitting[0]
+        return next((spec.protocol for spec in find_specs(name) if spec.kind == kind), fitting[0])
     if protocol not in fitting:
         raise ValueError(
-            f"{name} holds {kind}, which the protocol '{protocol}' does not score: choose one of {', '.join(fitting)}."
+            f"{name} holds {kind}s, which the protocol '{protocol}' does not score: choose one of "
+            f"{', '.join(fitting)}."
         )
     return protocol
 

@@ -169,7 +169,7 @@ def check_leakage(name: str | None, leakage_list: Path | None) -> str:
     from ..data.catalog import COCO, collections
     from ..data.leakage import LeakageError, drop_images, image_collection, read_leakage_list
     from ..data.loading import select_split
-    from ..data.prepared import is_prepared, load_prepared
+    from ..data.prepared import is_prepared, load_prepared, stored_columns
 
     if name is None or not is_prepared(folder := Path(name)):
         raise ValueError("--leakage checks a folder that `hf-refseg prepare` wrote: name one.")
@@ -180,6 +180,8 @@ def check_leakage(name: str | None, leakage_list: Path | None) -> str:
             "RefCOCO+ and RefCOCOg (refcoco_family_val_test_image_ids.json)."
         )
     listed = read_leakage_list(leakage_list)
+    if "image_id" not in stored_columns(folder):
+        raise ValueError(f"{folder} holds videos: the list is one of images, and says nothing of them.")
     collection = image_collection(str(folder))
     if collection not in collections():
         raise ValueError(

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from ..data.catalog import DataOption, data_options
+
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved model, or its id on the Hub.")]
 NewFolder = Annotated[Path, typer.Argument(help="New or empty folder for model and processor.")]
 PictureFolder = Annotated[
@@ -22,30 +24,6 @@ Overlap = Annotated[
     typer.Option(min=0, help="Frames that neighboring windows share; by default 8, or half a smaller window."),
 ]
 
-DATA_OPTIONS = {
-    "data_dir": Annotated[
-        Path | None,
-        typer.Option(help="Folder of the original files: holds <name>/ and images/, or is that of the videos."),
-    ],
-    "split_by": Annotated[str | None, typer.Option(help="Who split the data set: unc, google, umd or berkeley.")],
-    "mask_overlap": Annotated[
-        str | None, typer.Option(help="Overlapping polygons of RefCOCO and its like: union (default) or background.")
-    ],
-    "image_dir": Annotated[Path | None, typer.Option(help="Folder of COCO's train2014 images, if not in --data-dir.")],
-    "cache_dir": Annotated[
-        Path | None, typer.Option(help="Folder for the rows that are read; by default that of datasets.")
-    ],
-    "train_size": Annotated[int | None, typer.Option(help="RefShapes: number of training scenes.")],
-    "val_size": Annotated[int | None, typer.Option(help="RefShapes: number of validation scenes.")],
-    "test_size": Annotated[int | None, typer.Option(help="RefShapes: number of test scenes.")],
-    "image_size": Annotated[int | None, typer.Option(help="RefShapes: width and height in pixels.")],
-    "num_frames": Annotated[int | None, typer.Option(help="refshapes_video: frames of a video.")],
-    "seed": Annotated[int | None, typer.Option(help="RefShapes: of all randomness.")],
-    "context_frames": Annotated[
-        int | None, typer.Option(min=0, help="a2d_sentences: frames kept on each side of an annotated one.")
-    ],
-}
-
 
 def with_data_options(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command the options of all data sets in place of its parameter `data_options`: a dict of those given."""
@@ -54,7 +32,7 @@ def with_data_options(command: Callable[..., None]) -> Callable[..., None]:
         taken = {parameter.name: parameter.annotation}
         default = parameter.default
         if parameter.name == "data_options":
-            taken, default = DATA_OPTIONS, None
+            taken, default = {option.name: _annotate(option) for option in data_options().values()}, None
         parameters += [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
             for name, annotation in taken.items()
@@ -62,11 +40,15 @@ def with_data_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def expanded(**arguments: Any) -> None:
-        options = {name: arguments.pop(name) for name in DATA_OPTIONS}
+        options = {name: arguments.pop(name) for name in data_options()}
         command(**arguments, data_options={name: value for name, value in options.items() if value is not None})
 
     expanded.__signature__ = inspect.Signature(parameters)
     return expanded
+
+
+def _annotate(option: DataOption) -> Any:
+    return Annotated[option.kind | None, typer.Option(min=option.least, help=option.help)]
 
 
 def check_data_options(name: str, given: Mapping[str, Any]) -> None:

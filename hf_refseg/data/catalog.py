@@ -1,7 +1,8 @@
 """Every data set of the library, told once: what it is, where it comes from, and how it is read, split and scored.
 
 A new data set is a builder in `datasets_scripts` and a record here. Nothing else names data sets: loading, preparing,
-leakage, cards and the command line read the records.
+leakage, cards and the command line read the records. The command line shows their options in its help: it imports this
+file alone, without the rest of the package, so that nothing is imported here that takes time.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-from .masks import MASK_OVERLAPS
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder
@@ -27,7 +26,7 @@ class DataOption:
         help: what it means, and which data sets take it.
         kind: the type of its value.
         least: the least number; None = any.
-        choices: the values that it takes, that which is meant without it first; none = any.
+        default: what is meant without it, where that is part of what the data is; else the builder knows it.
         is_place: whether it says where files lie, not what the data is.
     """
 
@@ -35,7 +34,7 @@ class DataOption:
     help: str
     kind: type = int
     least: int | None = None
-    choices: tuple[str, ...] = ()
+    default: str | None = None
     is_place: bool = False
 
 
@@ -70,8 +69,8 @@ class DatasetSpec:
         collection: where its images come from. Within one, equal `image_id`s are one image: what is in a val or test
             split of one data set leaks into the training split of another one.
         paper: what to cite.
-        licence: what is known of the licence of images and expressions.
-        metadata_license: the same in the metadata of a card, an id of the Hub.
+        terms: what is known of the licenses of images and expressions.
+        license: the same in the metadata of a card, an id of the Hub.
         layout: the original files under `data_dir`; none for a data set that is generated.
         protocol: how masks are scored unless something else is asked for.
         settings: fixed arguments of the builder.
@@ -87,8 +86,8 @@ class DatasetSpec:
     options: tuple[DataOption, ...]
     collection: str
     paper: str
-    licence: str
-    metadata_license: str = "other"
+    terms: str
+    license: str = "other"
     layout: tuple[str, ...] = ()
     protocol: str = "original"
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -104,18 +103,9 @@ class DatasetSpec:
         return None if self.words is None else _named_object(self.words)
 
     def complete_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The options, and what is meant by a choice that they leave out.
-
-        Raises:
-            ValueError: no choice has such a value.
-        """
-        complete = {option.name: option.choices[0] for option in self.options if option.choices} | dict(options)
-        for option in self.options:
-            if option.choices and complete[option.name] not in option.choices:
-                raise ValueError(
-                    f"Unknown {option.name} '{complete[option.name]}'. Choose one of: {', '.join(option.choices)}."
-                )
-        return complete
+        """The options, and the defaults of those that they leave out."""
+        defaults = {option.name: option.default for option in self.options if option.default is not None}
+        return {**defaults, **options}
 
     def partition(self, split_by: str | None) -> Partition:
         """How somebody split the data set, None = as usual; raises ValueError where nobody of that name did."""
@@ -151,7 +141,7 @@ REFER_OPTIONS = (
         "mask_overlap",
         "Overlapping polygons of RefCOCO and its like: union (default) or background.",
         str,
-        choices=MASK_OVERLAPS,
+        default="union",
     ),
     DataOption("image_dir", "Folder of COCO's train2014 images, if not in --data-dir.", Path, is_place=True),
     CACHE_DIR,
@@ -169,11 +159,11 @@ CONTEXT_FRAMES = DataOption("context_frames", "a2d_sentences: frames kept on eac
 
 COCO = "COCO train2014"
 COCO_IMAGES = "images/mscoco/images/train2014"
-COCO_LICENCE = (
+COCO_TERMS = (
     "COCO annotations: CC BY 4.0. COCO photographs: each under its own Flickr licence, some of them non-commercial or "
     "without derivatives; check before passing them on. "
 )
-REFCOCO_LICENCE = COCO_LICENCE + "Expressions: their authors state no licence for the data."
+REFCOCO_TERMS = COCO_TERMS + "Expressions: their authors state no licence for the data."
 CONTEXT = "Yu et al., Modeling Context in Referring Expressions, https://huggingface.co/papers/1608.00272"
 ACTOR_ACTION = (
     "Gavrilyuk et al., Actor and Action Video Segmentation from a Sentence, https://huggingface.co/papers/1803.07485"
@@ -224,8 +214,8 @@ def _refshapes(
         options=(*SCENE_OPTIONS, *options),
         collection="RefShapes",
         paper="none; generated by hf_refseg from a seed",
-        licence="Images and expressions are generated: Apache-2.0.",
-        metadata_license="apache-2.0",
+        terms="Images and expressions are generated: Apache-2.0.",
+        license="apache-2.0",
         protocol=protocol,
         words=f".datasets_scripts.{module}:{words}",
     )
@@ -242,7 +232,7 @@ SPECS = (
         Partition(TRAIN_VAL_TEST, "google"),
         title="RefCOCO",
         paper=CONTEXT,
-        licence=REFCOCO_LICENCE,
+        terms=REFCOCO_TERMS,
     ),
     _refer(
         "refcoco+",
@@ -254,7 +244,7 @@ SPECS = (
         Partition(TRAIN_VAL_TEST, "google"),
         title="RefCOCO+",
         paper=CONTEXT,
-        licence=REFCOCO_LICENCE,
+        terms=REFCOCO_TERMS,
     ),
     _refer(
         "refcocog",
@@ -263,7 +253,7 @@ SPECS = (
         title="RefCOCOg",
         paper="Mao et al., Generation and Comprehension of Unambiguous Object Descriptions, "
         "https://huggingface.co/papers/1511.02283",
-        licence=COCO_LICENCE + "Expressions (Google RefExp): CC BY 4.0.",
+        terms=COCO_TERMS + "Expressions (Google RefExp): CC BY 4.0.",
     ),
     _refer(
         "refclef",
@@ -273,8 +263,7 @@ SPECS = (
         collection="SAIAPR TC-12",
         title="RefCLEF",
         paper="Kazemzadeh et al., ReferItGame: Referring to Objects in Photographs of Natural Scenes, EMNLP 2014",
-        licence="Photographs and segmentations: the terms of SAIAPR TC-12. Expressions: their authors state no "
-        "licence.",
+        terms="Photographs and segmentations: the terms of SAIAPR TC-12. Expressions: their authors state no licence.",
     ),
     _refer(
         "grefcoco",
@@ -284,7 +273,7 @@ SPECS = (
         title="gRefCOCO",
         paper="Liu et al., GRES: Generalized Referring Expression Segmentation, "
         "https://huggingface.co/papers/2306.00968",
-        licence=COCO_LICENCE + "Expressions: see the authors' page.",
+        terms=COCO_TERMS + "Expressions: see the authors' page.",
     ),
     _refshapes("refshapes"),
     _refshapes("refshapes+"),
@@ -308,7 +297,7 @@ SPECS = (
         collection="YouTube-VOS",
         paper="Seo et al., URVOS: Unified Referring Video Object Segmentation Network with a Large-Scale Benchmark, "
         "ECCV 2020",
-        licence="Videos and masks: the terms of YouTube-VOS. Expressions: see the authors' page.",
+        terms="Videos and masks: the terms of YouTube-VOS. Expressions: see the authors' page.",
         layout=(
             "meta_expressions/{train,valid,test}/meta_expressions.json",
             "{train,valid,test}/JPEGImages/<video>/<frame>.jpg",
@@ -326,7 +315,7 @@ SPECS = (
         collection="DAVIS 2017",
         paper="Khoreva et al., Video Object Segmentation with Language Referring Expressions, "
         "https://huggingface.co/papers/1803.08006",
-        licence="Videos and masks: the terms of DAVIS 2017, non-commercial. Expressions: see the authors' page.",
+        terms="Videos and masks: the terms of DAVIS 2017, non-commercial. Expressions: see the authors' page.",
         layout=(
             "JPEGImages/480p/<video>/<frame>.jpg",
             "Annotations/480p/<video>/<frame>.png",
@@ -344,7 +333,7 @@ SPECS = (
         options=(DATA_DIR, CACHE_DIR, CONTEXT_FRAMES),
         collection="A2D",
         paper=ACTOR_ACTION,
-        licence="Videos and masks: the terms of the Actor-Action Dataset (A2D). Expressions: see the authors' page.",
+        terms="Videos and masks: the terms of the Actor-Action Dataset (A2D). Expressions: see the authors' page.",
         layout=(
             "a2d_annotation.txt, a2d_missed_videos.txt (also under text_annotations/)",
             "a2d_annotation_with_instances/<video>/<frame>.h5",
@@ -363,7 +352,7 @@ SPECS = (
         options=(DATA_DIR, CACHE_DIR),
         collection="JHMDB",
         paper=ACTOR_ACTION,
-        licence="Videos and puppet masks: the terms of JHMDB. Expressions: see the authors' page.",
+        terms="Videos and puppet masks: the terms of JHMDB. Expressions: see the authors' page.",
         layout=(
             "samples_metadata.json",
             "Rename_Images/<action>/<video>/<number>.png",
@@ -374,8 +363,8 @@ SPECS = (
     ),
 )
 DATASETS = {spec.name: spec for spec in SPECS}
-# What is trained on where nothing is named: it needs no files.
-DEFAULT_DATASET = "refshapes"
+# What is trained on where nothing is named: they need no files.
+DEFAULT_DATASETS = {"image": "refshapes", "video": "refshapes_video"}
 
 
 def data_options() -> dict[str, DataOption]:

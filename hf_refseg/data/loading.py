@@ -41,10 +41,11 @@ def load_refseg(
     "video", and `DataFormatError`, which names file, record and remedy, for files that are absent, damaged or in
     another layout.
     """
-    for folder in (data_dir, options.get("image_dir")):
-        require_literal_name(folder)
-    places = {"data_dir": data_dir, "split_by": split_by}
-    options |= {option: value for option, value in places.items() if value is not None}
+    given = {"data_dir": data_dir, "split_by": split_by}
+    options |= {option: value for option, value in given.items() if value is not None}
+    for option in data_options().values():
+        if option.is_place:
+            require_literal_name(options.get(option.name))
     if name in DATASETS:
         return build_rows(_make_builder(DATASETS[name], **options))
     return _load_rows(name, **options)

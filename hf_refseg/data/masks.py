@@ -93,6 +93,12 @@ def annotation_to_mask(segmentation: Any, height: int, width: int, overlap: str 
     return _combine((_part_to_mask(part, height, width) for part in parts), height, width, overlap)
 
 
+def check_overlap(overlap: str) -> None:
+    """Raises ValueError for what is none of `MASK_OVERLAPS`."""
+    if overlap not in MASK_OVERLAPS:
+        raise ValueError(f"Unknown mask_overlap '{overlap}'. Choose one of: {', '.join(MASK_OVERLAPS)}.")
+
+
 def mask_to_bbox(mask: np.ndarray) -> list[float]:
     """The tight box `[x, y, width, height]` (pixels) around a boolean mask (H, W); four zeros for an empty mask."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -114,8 +120,7 @@ def _part_to_mask(part: Any, height: int, width: int) -> np.ndarray:
 
 
 def _combine(masks: Iterable[np.ndarray], height: int, width: int, overlap: str) -> np.ndarray:
-    if overlap not in MASK_OVERLAPS:
-        raise ValueError(f"Unknown mask_overlap '{overlap}'. Choose one of: {', '.join(MASK_OVERLAPS)}.")
+    check_overlap(overlap)
     covered = np.zeros((height, width), dtype=bool)
     covered_twice = np.zeros((height, width), dtype=bool)
     for mask in masks:

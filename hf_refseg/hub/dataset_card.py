@@ -57,7 +57,7 @@ def build_dataset_card(
     spec = DATASETS[name]
     metadata = DatasetCardData(
         language="en",
-        license=spec.metadata_license,
+        license=spec.license,
         pretty_name=spec.title,
         task_categories=["image-segmentation"],
         tags=["referring-segmentation", "hf_refseg"],
@@ -116,5 +116,5 @@ row = dataset[{quoted(next(iter(counts)))}][0]
 
 Paper: {spec.paper}.
 
-{spec.licence}
+{spec.terms}
 """

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from ..data.catalog import DEFAULT_DATASET
+from ..data.catalog import DATASETS, DEFAULT_DATASETS
 from ..evaluation.protocols import get_protocol
 from ..evaluation.video import check_video_protocol
 from ..files import public_name, unique_names
@@ -26,7 +26,7 @@ class ImageDataArguments:
     new_model_type: ClassVar[str] = "lavt"
 
     dataset_name: list[str] | str = field(
-        default_factory=lambda: [DEFAULT_DATASET],
+        default_factory=lambda: [DEFAULT_DATASETS["image"]],
         metadata={
             "help": "refcoco, refcoco+, refcocog, refshapes ..., a prepared folder, a Hub id; or several: they are "
             "joined, without any image that is in a val or test split of one of them. They share all options but "
@@ -127,8 +127,8 @@ class VideoDataArguments:
     new_model_type: ClassVar[str] = "video_lavt"
 
     dataset_name: str = field(
-        default="refshapes_video",
-        metadata={"help": "refshapes_video, ref_youtube_vos, ref_davis17, a2d_sentences or jhmdb_sentences."},
+        default=DEFAULT_DATASETS["video"],
+        metadata={"help": f"{', '.join(name for name, spec in DATASETS.items() if spec.kind == 'video')}."},
     )
     data_dir: str | None = field(default=None, metadata={"help": "Folder of the data set's original files."})
     dataset_options: dict | str | None = field(

@@ -17,6 +17,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 
+from ..data.catalog import data_options
 from ..files import may_be_on_hub, public_name, write_json
 from ..modeling.saved_files_refseg import read_mapping
 
@@ -38,7 +39,8 @@ SAVED_WITH_A_MODEL = (
 
 # Options that say where something lies on this machine, or that are secret.
 PLACES = {
-    *("output_dir", "logging_dir", "resume_from_checkpoint", "data_dir", "image_dir", "cache_dir"),
+    *(option.name for option in data_options().values() if option.is_place),
+    *("output_dir", "logging_dir", "resume_from_checkpoint"),
     *("leakage_list", "cache_image_features", "_name_or_path", "hub_token"),
 }
 
