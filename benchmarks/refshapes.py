@@ -25,7 +25,8 @@ from json_lines import read_lines, write_line
 from hf_refseg import AutoModelForReferringSegmentation, RefSegProcessor, load_refseg
 from hf_refseg.evaluation import evaluate_model, with_shuffled_sentences
 from hf_refseg.training.data_arguments import ImageDataArguments
-from hf_refseg.training.options import RECIPES, parse_options
+from hf_refseg.training.options import parse_options
+from hf_refseg.training.recipe_files import RECIPES
 from hf_refseg.training.recipes import run_recipe
 
 METHODS = sorted(path.stem.removesuffix("_refshapes") for path in RECIPES.glob("*_refshapes.yaml"))

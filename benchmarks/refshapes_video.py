@@ -30,7 +30,7 @@ from json_lines import read_lines, write_line
 from hf_refseg import AutoModelForReferringSegmentation, RefSegProcessor, load_refseg
 from hf_refseg.evaluation import evaluate_model, video_scores, with_shuffled_sentences
 from hf_refseg.modeling.inference_refseg import WHOLE_VIDEO, segment_video
-from hf_refseg.training.options import find_recipe, read_recipe
+from hf_refseg.training.recipe_files import find_recipe, read_recipe
 from hf_refseg.training.recipes import run_recipe
 
 PRETRAINED = "+pretrained"

@@ -20,7 +20,7 @@ from hf_refseg.data.examples import ReferentExamples, SentenceExamples
 from hf_refseg.data.prepare import prepare_dataset
 from hf_refseg.evaluation import evaluate_model, predict_cases
 from hf_refseg.training.arguments import RefSegTrainingArguments
-from hf_refseg.training.building import SPECIAL_TOKENS
+from hf_refseg.training.new_models import SPECIAL_TOKENS
 from hf_refseg.training.trainer import RefSegTrainer
 from hf_refseg.visualization import draw_comparison
 

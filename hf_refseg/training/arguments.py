@@ -153,8 +153,7 @@ class ModelArguments:
         default=None,
         metadata={
             "help": "The method of a new model; lavt, on videos video_lavt, if absent. That of a saved model is its "
-            "own, but a video LAVT can start from the image LAVT in model_name_or_path; config then takes what is new "
-            "there, such as num_window_frames and pwam_structure."
+            "own, but a video LAVT can start from the image LAVT in model_name_or_path."
         },
     )
     vision_name_or_path: str | None = field(default=None, metadata={"help": "Pretrained image encoder."})
@@ -172,7 +171,11 @@ class ModelArguments:
         metadata={"help": "GloVe file with vectors of a recurrent text encoder's words, such as glove.6B.300d.txt."},
     )
     config: dict | str | None = field(
-        default=None, metadata={"help": "Fields of the model's configuration, as a mapping (YAML or JSON)."}
+        default=None,
+        metadata={
+            "help": "Fields of the model's configuration, as a mapping (YAML or JSON). A saved model takes those that "
+            "its weights fit; a training task starts new."
+        },
     )
     image_size: int | None = field(
         default=None,
@@ -204,10 +207,10 @@ class ModelArguments:
             raise ValueError("Give vision_name_or_path and text_name_or_path, or neither of them.")
         if has_new_words and self.text_name_or_path:
             raise ValueError('tokenizer_name_or_path "words" goes with no text_name_or_path, which has other words.')
-        comes_along = self.vision_name_or_path or self.word_vectors or (self.config and not self.model_type)
-        if self.model_name_or_path and comes_along:
+        if self.model_name_or_path and (self.vision_name_or_path or self.text_name_or_path or self.word_vectors):
             raise ValueError(
-                "model_name_or_path takes no encoders and no config, nor word_vectors: they come with the saved model."
+                "model_name_or_path takes no encoders, nor word_vectors: they come with the saved model. The value "
+                "null unsets those of a recipe."
             )
         for name in ("image_size", "max_text_length"):
             if getattr(self, name) is not None and getattr(self, name) < 1:

@@ -8,58 +8,56 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
-import yaml
 from accelerate import PartialState
-from datasets import load_dataset_builder
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.debug_utils import DebugOption
 
-from ..data.catalog import DATASETS
-from ..data.prepared import stored_columns
-from ..files import may_be_on_hub
 from ..messages import EXPECTED_ERRORS, message_of
 from ..modeling.names_refseg import nearest_names
 from .arguments import ModelArguments, RefSegTrainingArguments
 from .data_arguments import ImageDataArguments, VideoDataArguments, to_mapping
+from .recipe_files import dataset_names, find_recipe, holds_videos, read_recipe
 
 # Options that are mappings: the command line replaces single entries of the recipe's.
 MAPPINGS = ("config", "dataset_options", "image_data")
 # Shows Trainer's options as well, which are many.
 HELP_TRAINER = "--help_trainer"
-# Installed, the recipes lie inside the package; in a checkout beside the scripts that run them.
-PACKAGE = Path(__file__).parents[1]
-RECIPES = next(folder for folder in (PACKAGE / "recipes", PACKAGE.parent / "examples" / "recipes") if folder.is_dir())
+SCRIPT_USAGE = "%(prog)s [RECIPE] [--option value ...]"
 DataArguments = TypeVar("DataArguments", ImageDataArguments, VideoDataArguments)
 
 
 def parse_options(
-    arguments: Sequence[str], data_class: type[DataArguments], description: str
+    arguments: Sequence[str], data_class: type[DataArguments], description: str, usage: str = SCRIPT_USAGE
 ) -> tuple[ModelArguments, DataArguments, RefSegTrainingArguments]:
     """Options from the command line, then from the recipe (the first argument, if it is no option), then defaults.
 
-    Mappings of the command line, such as `config`, replace single entries of the recipe's.
+    Mappings of the command line, such as `config`, replace single entries of the recipe's; the value null unsets an
+    option.
 
     Args:
         arguments: those of the command line.
         data_class: what names the data.
         description: the beginning of the help.
+        usage: its first line.
 
     Raises:
-        ValueError: a recipe that is no mapping, or an option that does not exist.
+        ValueError: a recipe that is no mapping, an option that does not exist, or null for one that needs a value.
         FileNotFoundError: no such recipe.
     """
     groups = (ModelArguments, data_class, RefSegTrainingArguments)
-    parser = build_parser(groups, description, all_options=HELP_TRAINER in arguments)
-    recipe: dict = {}
-    if names_recipe(arguments):
-        path = find_recipe(arguments[0])
-        recipe = read_recipe(path)
-        check_names(path, recipe, [option.name for group in groups for option in fields(group) if option.init])
-        parser.set_defaults(**recipe)
-        arguments = arguments[1:]
-    *parsed, unknown = parser.parse_args_into_dataclasses(args=list(arguments), return_remaining_strings=True)
+    parser = build_parser(groups, description, usage, all_options=HELP_TRAINER in arguments)
+    names = [option.name for group in groups for option in fields(group) if option.init]
+    given, unset = take_unset(arguments, names)
+    recipe: dict[str, Any] = {}
+    if names_recipe(given):
+        recipe = read_recipe(path := find_recipe(given.pop(0)))
+        check_names(path, recipe, names)
+    recipe |= dict.fromkeys(unset)
+    require_values(recipe, groups)
+    parser.set_defaults(**recipe)
+    *parsed, unknown = parser.parse_args_into_dataclasses(args=given, return_remaining_strings=True)
     if unknown:
         # Each name once: the parser takes it with hyphens as well.
         known = [name for action in parser._actions for name in action.option_strings if "-" not in name[2:]]
@@ -74,11 +72,36 @@ def parse_options(
     return model, data, training
 
 
-def build_parser(groups: tuple[type, ...], description: str, all_options: bool) -> HfArgumentParser:
+def take_unset(arguments: Sequence[str], names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments without the options, of those with `names`, whose value is null; and the names of these."""
+    kept, unset = [], []
+    following = iter(zip_longest(arguments, arguments[1:], arguments[2:], fillvalue="--"))
+    for argument, value, after in following:
+        option, equals, same = argument.partition("=")
+        name = option.removeprefix("--").replace("-", "_")
+        is_null = same == "null" if equals else value == "null" and after.startswith("--")
+        if not (option.startswith("--") and name in names and is_null):
+            kept.append(argument)
+            continue
+        unset.append(name)
+        if not equals:
+            next(following)
+    return kept, unset
+
+
+def require_values(recipe: dict[str, Any], groups: tuple[type, ...]) -> None:
+    """Raises ValueError where an option is null that always has a value."""
+    hints = {name: hint for group in groups for name, hint in get_type_hints(group).items()}
+    wrong = [name for name, value in recipe.items() if value is None and type(None) not in get_args(hints[name])]
+    if wrong:
+        raise ValueError(f"{wrong[0]} is null, but always has a value: leave it out, or give it one.")
+
+
+def build_parser(groups: tuple[type, ...], description: str, usage: str, all_options: bool) -> HfArgumentParser:
     """Takes the options of all groups; its help names all of them, or those of this library alone."""
     parser = HfArgumentParser(
         groups,
-        usage="%(prog)s [RECIPE.yaml] [--option value ...]",
+        usage=usage,
         description=description,
         epilog=f"{HELP_TRAINER} lists Trainer's own options as well, such as --output_dir, --max_steps, "
         "--per_device_train_batch_size, --use_cpu and --push_to_hub.",
@@ -100,32 +123,6 @@ def names_recipe(arguments: Sequence[str]) -> bool:
     return bool(arguments) and not arguments[0].startswith("-")
 
 
-def find_recipe(name: str) -> Path:
-    """The file of a recipe, given by its path or, of those that come with the library, by its name.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    if Path(name).is_file():
-        return Path(name)
-    recipes = {path.stem: path for path in RECIPES.glob("*.yaml")}
-    if name in recipes:
-        return recipes[name]
-    hint = nearest_names([Path(name).stem], recipes) or f". Those of the library: {', '.join(sorted(recipes))}."
-    raise FileNotFoundError(f"There is no recipe {name}{hint}")
-
-
-def read_recipe(path: Path) -> dict[str, Any]:
-    """The options in the file of a recipe; raises ValueError where it is none."""
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no recipe, as it is no YAML: {error}") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"{path} is no recipe: a mapping of options to values is expected.")
-    return {str(name): value for name, value in recipe.items()}
-
-
 def check_names(path: Path, recipe: dict[str, Any], names: Sequence[str]) -> None:
     """Raises ValueError where a recipe has an option that does not exist."""
     unknown = [name for name in recipe if name not in names]
@@ -137,21 +134,11 @@ def check_names(path: Path, recipe: dict[str, Any], names: Sequence[str]) -> Non
 def find_data_class(arguments: Sequence[str]) -> type[ImageDataArguments] | type[VideoDataArguments]:
     """The class of arguments for the data that the command line, or the recipe, names: images or videos."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--dataset_name", "--dataset-name", nargs="+")
-    named = parser.parse_known_args(list(arguments))[0].dataset_name
-    if named is None and names_recipe(arguments):
-        named = read_recipe(find_recipe(arguments[0])).get("dataset_name")
-    names = [named] if isinstance(named, str) else named or []
-    return VideoDataArguments if any(map(holds_videos, map(str, names))) else ImageDataArguments
-
-
-def holds_videos(name: str) -> bool:
-    """Whether a data set is one of videos: by its name, or by the columns of a prepared folder."""
-    if name in DATASETS:
-        return DATASETS[name].kind == "video"
-    if Path(name).is_dir():
-        return "frames" in stored_columns(Path(name))
-    return may_be_on_hub(name) and "frames" in load_dataset_builder(name).info.features
+    parser.add_argument("--dataset_name", "--dataset-name", nargs="+", default=[])
+    names = parser.parse_known_args(list(arguments))[0].dataset_name
+    if not names and names_recipe(arguments):
+        names = dataset_names(read_recipe(find_recipe(arguments[0])))
+    return VideoDataArguments if any(map(holds_videos, names)) else ImageDataArguments
 
 
 def run_script(main: Callable[[Sequence[str]], object], arguments: Sequence[str]) -> None:

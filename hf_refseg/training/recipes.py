@@ -19,24 +19,28 @@ from .callbacks import PredictionPictures
 from .checkpoints import checkpoint_to_resume
 from .data_arguments import ImageDataArguments, VideoDataArguments
 from .image_data import ImageData
-from .options import find_data_class, parse_options
+from .options import SCRIPT_USAGE, find_data_class, parse_options
 from .results import closing_words, save_or_push, starting_points_on_hub
 from .run_data import RunData, join_examples
 from .run_options import options_of_run
 from .trainer import RefSegTrainer
 from .video_data import VideoData
 
-USAGE = "Trains and scores a model as a recipe says: a YAML file, or the name of one that comes with the library."
+DESCRIPTION = (
+    "Trains and scores a model as a recipe says: a YAML file, or the name of one that comes with the library."
+)
 
 
-def run_recipe(arguments: Sequence[str], callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
+def run_recipe(arguments: Sequence[str], usage: str = SCRIPT_USAGE) -> dict[str, Any]:
     """As `train_recipe`, of a recipe and options as they stand on the command line; the recipe by its name or path.
+
+    `usage` is the first line of the help.
 
     Raises:
         ValueError: an option that does not exist, and what `train_recipe` raises.
         FileNotFoundError: no such recipe.
     """
-    return train_recipe(*parse_options(arguments, find_data_class(arguments), USAGE), callbacks)
+    return train_recipe(*parse_options(arguments, find_data_class(arguments), DESCRIPTION, usage))
 
 
 def train_recipe(

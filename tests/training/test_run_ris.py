@@ -20,8 +20,9 @@ from typer.testing import CliRunner
 
 from hf_refseg import M3AttConfig, load_refseg
 from hf_refseg.training.arguments import ModelArguments, RefSegTrainingArguments
-from hf_refseg.training.building import build_image_processor, build_model_and_processor
+from hf_refseg.training.building import build_model_and_processor
 from hf_refseg.training.data_arguments import ImageDataArguments
+from hf_refseg.training.new_models import build_image_processor
 from hf_refseg.training.options import find_data_class, parse_options, run_script, take_debug
 from hf_refseg.training.recipes import run_recipe
 from hf_refseg_cli import app
@@ -147,12 +148,47 @@ def test_a_saved_model_sees_images_and_texts_of_the_sizes_that_are_named(finishe
         ({"max_text_length": 0}, "max_text_length has to be 1 at least, got 0"),
         ({"tokenizer_name_or_path": "refshapes_video"}, "has another tokenizer than refshapes_video: leave"),
         ({"model_type": "magnet"}, "is a model of type lavt, not magnet: leave model_type out"),
-        ({"word_vectors": "glove.txt"}, "takes no encoders and no config, nor word_vectors"),
+        ({"word_vectors": "glove.txt"}, "takes no encoders, nor word_vectors"),
+        ({"config": {"gate_activatio": "sigmoid"}}, "no field gate_activatio; did you mean gate_activation"),
+        ({"config": {"backbone_config": {"embed_dims": 8}}}, "no field embed_dims; did you mean embed_dim"),
+        (
+            {"config": {"decoder_hidden_size": 24}},
+            "go on with another decoder_hidden_size, as its weights have",
+        ),
+        ({"config": {"language_pathway": False}}, "go on with another language_pathway, as not all of its"),
     ],
 )
 def test_what_a_saved_model_cannot_follow_is_refused(finished, options, error) -> None:
     with pytest.raises(ValueError, match=re.escape(error)):
         build_model_and_processor(ModelArguments(model_name_or_path=str(finished[1]), **options))
+
+
+def test_a_saved_model_goes_on_with_other_fields_and_takes_training_tasks(finished) -> None:
+    folder = str(finished[1])
+    config = {
+        "loss_type": "dice_boundary",
+        "backbone_config": {"drop_path_rate": 0.25},
+        "mask_grounding": {"predictor_layers": 1},
+        "presence_head": True,
+    }
+    model, processor = build_model_and_processor(ModelArguments(model_name_or_path=folder, config=config))
+    saved = AutoModel.from_pretrained(folder)
+    assert (model.config.loss_type, model.config.backbone_config.drop_path_rate) == ("dice_boundary", 0.25)
+    assert model.config.backbone_config.embed_dim == saved.config.backbone_config.embed_dim
+    assert model.config.mask_grounding.mask_token_id == processor.tokenizer.mask_token_id
+    weights, kept = model.state_dict(), saved.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in kept.items())
+    assert {name.split(".")[0] for name in weights.keys() - kept.keys()} == {"mask_grounding", "presence_head"}
+    inputs = processor(Image.new("RGB", (50, 40), "red"), "the red circle", return_tensors="pt")
+    losses = model(**inputs, mask_labels=torch.ones(1, 64, 64, dtype=torch.long)).loss_components
+    assert {"mask_grounding", "presence", "boundary"} <= losses.keys()
+
+
+def test_an_adapter_of_a_changed_saved_model_finds_its_base_again(finished, cache, tmp_path) -> None:
+    changed = {"model_name_or_path": str(finished[1]), "config": {"presence_head": True}, "adapter": "heads"}
+    run_recipe([str(write_recipe(tmp_path, cache, **changed, max_steps=1, max_test_images=1, test_splits="val"))])
+    assert AutoModel.from_pretrained(tmp_path / "run").config.presence_head
+    assert AutoModel.from_pretrained(tmp_path / "run" / "base_model").config.presence_head
 
 
 def test_a_saved_model_of_one_image_size_alone_refuses_others(tmp_path) -> None:
@@ -204,6 +240,23 @@ def test_the_command_line_goes_before_the_recipe_and_the_recipe_before_the_defau
     assert (model.image_size, training.weight_decay, training.learning_rate) == (128, 0.5, 1e-3)
     assert model.config == {**TINY["config"], "loss_type": "dice_focal"} and model.max_text_length is None
     assert (data.dataset_options["train_size"], data.dataset_options["val_size"]) == (5, 2)
+
+
+@pytest.mark.parametrize("unset", ["--{} null", "--{}=null"])
+def test_null_unsets_an_option_of_the_recipe(cache, tmp_path, unset) -> None:
+    encoders = {"vision_name_or_path": "a/b", "text_name_or_path": "c/d", "max_steps": 3, "test_splits": ["val"]}
+    recipe = str(write_recipe(tmp_path, cache, **encoders, image_size=96))
+    names = ["vision_name_or_path", "text-name-or-path", "test_splits", "config", "image_size", "save_total_limit"]
+    given = " ".join([*map(unset.format, names[:2]), "--max_steps 4", *map(unset.format, names[2:])])
+    model, data, training = parse([recipe, *given.split()])
+    unset_now = (model.vision_name_or_path, model.text_name_or_path, model.image_size, data.test_splits)
+    assert unset_now == (None,) * 4 and model.config == {} and training.save_total_limit is None
+    assert training.max_steps == 4 and data.dataset_options["train_size"] == 4
+    for option in ("learning_rate", "dataset_name"):
+        with pytest.raises(ValueError, match=f"{option} is null, but always has a value"):
+            parse([recipe, *unset.format(option).split()])
+    with pytest.raises(ValueError, match=r"no option --text_name_or_pat.null; did you mean --text_name_or_path"):
+        parse([recipe, *unset.format("text_name_or_pat").split()])
 
 
 def test_a_finished_run_is_not_trained_further(finished, capsys) -> None:
@@ -553,7 +606,11 @@ def test_help_shows_the_options_of_this_library_and_all_on_request(capsys) -> No
         ({"protocol": "lvat"}, "Unknown protocol 'lvat'"),
         ({"config": [1]}, "config has to be a mapping"),
         ({"vision_name_or_path": "a/b"}, "vision_name_or_path and text_name_or_path, or neither"),
-        ({"model_name_or_path": "a/b"}, "model_name_or_path takes no encoders and no config"),
+        (
+            {"model_name_or_path": "a/b", "vision_name_or_path": "c", "text_name_or_path": "d"},
+            "takes no encoders, nor word_vectors: they come with the saved model. The value null unsets those",
+        ),
+        ({"weight_decay": None}, "weight_decay is null, but always has a value"),
         ({"eval_split": "testA"}, "refshapes has no split 'testA', only train, val, test"),
         ({"tokenizer_name_or_path": None}, "needs tokenizer_name_or_path"),
         ({"tokenizer_name_or_path": "words", "text_name_or_path": "a/b"}, "goes with no text_name_or_path"),

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from datasets import Dataset, DatasetDict
 from huggingface_hub import ModelCard
 from places import EXAMPLES
 from tiny_recipes import TINY as TINY_IMAGES
+from tiny_recipes import TINY_VIDEO as TINY
+from tiny_recipes import data_options
+from tiny_recipes import write_video_recipe as write_recipe
 from train_tiny import freeze_batch_statistics
 from transformers import AutoModel, AutoProcessor, set_seed
 
@@ -32,28 +34,6 @@ RECIPES = [
     if find_data_class([str(path)]) is VideoDataArguments
 ]
 
-TINY = {
-    **TINY_IMAGES,
-    "model_type": "video_lavt",
-    "config": {
-        "loss_type": "dice",
-        "backbone_config": {
-            "embed_dim": 8,
-            "depths": [1, 1, 1, 1],
-            "num_heads": [1, 1, 2, 2],
-            "window_size": [2, 4, 4],
-            "drop_path_rate": 0.0,
-        },
-        "text_config": TINY_IMAGES["config"]["text_config"],
-    },
-    "tokenizer_name_or_path": "refshapes_video",
-    "dataset_name": "refshapes_video",
-    "num_frames": 3,
-    "per_device_train_batch_size": 2,
-    "max_steps": 2,
-    "eval_strategy": "no",
-    "save_strategy": "no",
-}
 UNIFIED = {
     "model_type": "unified_lavt",
     "config": {
@@ -76,18 +56,6 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, VideoDataArguments, Ref
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("cache")
-
-
-def data_options(cache: Path) -> dict:
-    return {"train_size": 4, "val_size": 2, "test_size": 2, "image_size": 64, "cache_dir": str(cache)}
-
-
-def write_recipe(folder: Path, cache: Path, **options) -> Path:
-    data = {**data_options(cache), "num_frames": 4}
-    recipe = {**TINY, "dataset_options": data, "output_dir": str(folder / "run"), **options}
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    return path
 
 
 def with_images(cache: Path) -> dict:

@@ -1,0 +1,85 @@
+"""New models and their processors: on pretrained encoders, or from random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from transformers import AutoConfig, BertTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..auto import MODELS, AutoModelForReferringSegmentation
+from ..data.catalog import DATASETS
+from ..data.vocabulary import load_glove, train_word_tokenizer
+from ..hub.saved_models import load_tokenizer
+from ..modeling.configuration_refseg import MaskGroundingConfig
+from ..modeling.image_processing_refseg import RefSegImageProcessor
+from ..modeling.processing_refseg import RefSegProcessor
+from ..modeling.recurrent_text_refseg import RecurrentTextEncoder
+from .arguments import WORDS, ModelArguments
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def build_new_model(arguments: ModelArguments, sentences: Iterable[str]) -> tuple[PreTrainedModel, RefSegProcessor]:
+    """A new model and its processor; a tokenizer of words reads the sentences, those of the training split."""
+    tokenizer = build_tokenizer(arguments, sentences)
+    model_class = model_class_of(arguments.model_type)
+    config_class = model_class.config_class
+    max_text_length = arguments.max_text_length or config_class.max_text_length
+    processor = RefSegProcessor(build_image_processor(arguments), tokenizer, max_text_length=max_text_length)
+    values = with_token_ids(arguments.config, tokenizer)
+    if "special_token_ids" in {option.name for option in fields(config_class)}:
+        values.setdefault("special_token_ids", sorted(tokenizer.all_special_ids))
+    text_config = {"vocab_size": len(tokenizer), **values.get("text_config", {})}
+    if arguments.vision_name_or_path:
+        if arguments.text_name_or_path is None:
+            values["text_config"] = text_config
+        model = model_class.from_encoders(arguments.vision_name_or_path, arguments.text_name_or_path, **values)
+    else:
+        config = AutoConfig.for_model(arguments.model_type, **{**values, "text_config": text_config})
+        model = AutoModelForReferringSegmentation.from_config(config)
+    if arguments.word_vectors:
+        if not isinstance(model.text_encoder, RecurrentTextEncoder):
+            raise ValueError("word_vectors goes with a recurrent text encoder: leave it out, or change text_config.")
+        model.text_encoder.load_word_vectors(load_glove(arguments.word_vectors, tokenizer.get_vocab()))
+    return model, processor
+
+
+def with_token_ids(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Fields of a configuration; Mask Grounding, where it is among them, is told the tokenizer's special tokens."""
+    task = config.get("mask_grounding")
+    return {
+        **config,
+        **({} if task is None else {"mask_grounding": MaskGroundingConfig.for_tokenizer(tokenizer, **task)}),
+    }
+
+
+def build_tokenizer(arguments: ModelArguments, sentences: Iterable[str]) -> PreTrainedTokenizerBase:
+    name = arguments.tokenizer_name_or_path or arguments.text_name_or_path
+    if name is None:
+        raise ValueError("A model from random weights needs tokenizer_name_or_path.")
+    if name in DATASETS and (words := DATASETS[name].load_words()) is not None:
+        return BertTokenizer(vocab={word: number for number, word in enumerate((*SPECIAL_TOKENS, *words))})
+    if name == WORDS:
+        return train_word_tokenizer(sentences)
+    return load_tokenizer(name)
+
+
+def build_image_processor(arguments: ModelArguments) -> RefSegImageProcessor:
+    options = dict(model_class_of(arguments.model_type).config_class.image_processor_defaults)
+    if arguments.image_size is not None:
+        options["size"] = square_of(arguments.image_size, options.get("size", RefSegImageProcessor.size))
+    return RefSegImageProcessor(**options)
+
+
+def square_of(image_size: int, names: Iterable[str]) -> dict[str, int]:
+    """A size of an image processor that has these names, such as `height` and `width`."""
+    return dict.fromkeys(names, image_size)
+
+
+def model_class_of(model_type: str) -> type[PreTrainedModel]:
+    classes = {config_class.model_type: model_class for config_class, model_class in MODELS.items()}
+    if model_type not in classes:
+        raise ValueError(f"Unknown model_type {model_type!r}. Choose one of: {', '.join(classes)}.")
+    return classes[model_type]
