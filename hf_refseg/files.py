@@ -11,12 +11,15 @@ import shutil
 import tempfile
 import unicodedata
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
+
+from .messages import BadInputError
+from .modeling.saved_files_refseg import SavedFileError, read_mapping
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
+PARTIAL = ".partial"
 # What writing alone can run into, never reading: no room, no share of it left, a file too large, a read-only disk.
 WRITE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -79,23 +83,33 @@ def what_is_in(folder: Path) -> str:
     return f"found {', '.join(names[:8]) or 'nothing'}"
 
 
-def write_whole(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> None:
-    """Lets `write` fill a file of another name (`.partial`), which then takes the place of `path`.
+@contextmanager
+def in_place_of(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A context that fills a file or a folder of another name (`.partial`), which then takes the place of `path`.
 
     The other name is like no other, so that several processes may write one file: the last one's stays. What cannot be
     finished is removed; only a kill leaves it behind.
 
     Raises:
         OutputError: the disk is full.
+        FileExistsError: it is a folder, and in the meantime there is one that holds files.
     """
     path = Path(path)
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.partial")
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
     try:
         with writing_into(path.parent):
-            write(partial)
+            yield partial
+            if partial.is_dir() and path.is_dir() and any(path.iterdir()):
+                raise FileExistsError(f"{path} is there already. Choose another folder as output.")
             partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        _remove(partial)
+
+
+def write_whole(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> None:
+    """Lets `write` fill a file that takes the place of `path`, as `in_place_of` does."""
+    with in_place_of(path) as partial:
+        write(partial)
 
 
 @contextmanager
@@ -195,6 +209,8 @@ def write_picture(path: str | os.PathLike[str], picture: Image.Image) -> None:
 def only_writer(folder: Path) -> Iterator[None]:
     """Within this context no other process writes to a folder that several may fill; waits, and says so, for another.
 
+    What a killed one had not finished (`.partial`) is removed.
+
     Raises:
         OSError: the folder cannot be written.
     """
@@ -205,29 +221,69 @@ def only_writer(folder: Path) -> Iterator[None]:
         logger.warning("Another process is writing to %s: waiting until it has finished or ended.", folder)
         lock.acquire()
     try:
+        for partial in list(folder.rglob(f"*{PARTIAL}")):
+            _remove(partial)
         yield
     finally:
         lock.release()
 
 
-def begin_folder(manifest: Path, content: Any) -> bool:
-    """Makes the folder of a manifest, and the manifest, where there is none yet: of several processes the first one.
+def begin_folder(
+    manifest: Path, content: Mapping[str, Any], error: type[BadInputError] = BadInputError
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Begins a folder that is filled step by step, or goes on with one; then fill it within `only_writer`.
 
-    Returns False, and changes nothing, where the folder holds other files. Hidden and partial ones do not count: they
-    are what a killed process left.
+    Its manifest, a JSON file, says what the folder holds. Of several processes the first one writes it.
+
+    Args:
+        manifest: the file.
+        content: what the folder shall hold.
+        error: what is raised.
+
+    Returns:
+        What the manifest and `content` do not share: of the manifest, and of `content`. Both are empty where the
+        folder is new or was begun with the same.
+
+    Raises:
+        BadInputError: the manifest is damaged, or the folder holds other files. Hidden and partial ones do not count:
+            they are what a killed process left.
+        OSError: the folder cannot be made or written.
     """
     folder = manifest.parent
-    if manifest.exists():
+    if not _is_begun(manifest):
+        folder.mkdir(parents=True, exist_ok=True)
+        with only_writer(folder):
+            if not manifest.exists():
+                write_json(manifest, dict(content))
+    elif not manifest.exists():
+        raise error(f"{folder} holds other files, but no {manifest.name}. Choose a new or an empty folder as output.")
+    try:
+        begun = read_mapping(manifest, f"Delete {folder}, and start again.")
+    except SavedFileError as damage:
+        raise error(str(damage)) from damage
+    # As it comes back from the file: tuples as lists, numbers as keys as text.
+    wanted = json.loads(json.dumps(dict(content), default=str))
+    return _not_in(wanted, begun), _not_in(begun, wanted)
+
+
+def _is_begun(manifest: Path) -> bool:
+    """Whether a folder holds its manifest, or anything else that is finished."""
+    folder = manifest.parent
+    if manifest.exists() or (folder.exists() and not folder.is_dir()):
         return True
-    if folder.exists() and (not folder.is_dir() or any(map(_is_finished, folder.iterdir()))):
-        # Another process may have begun the folder in the meantime.
-        return manifest.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    with only_writer(folder):
-        if not manifest.exists():
-            write_json(manifest, content)
-    return True
+    return folder.exists() and any(
+        not path.name.startswith(".") and path.suffix != PARTIAL for path in folder.iterdir()
+    )
 
 
-def _is_finished(path: Path) -> bool:
-    return not path.name.startswith(".") and path.suffix != ".partial"
+def _not_in(other: Mapping[str, Any], mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a mapping that another one does not hold, or holds with another value."""
+    return {key: value for key, value in mapping.items() if key not in other or other[key] != value}
+
+
+def _remove(path: Path) -> None:
+    """Removes a file, or a folder with all that is in it, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

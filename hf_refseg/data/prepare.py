@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -73,10 +72,13 @@ def prepare_dataset(
     folder = Path(output)
     described = {option: value for option, value in options.items() if not data_options()[option].is_place}
     inputs = {"name": name, "split_by": split_by, "max_shard_rows": max_shard_rows, **described}
-    _open_folder(folder, {**inputs, "rows": fingerprint_rows(dataset)})
+    _, differing = begin_folder(folder / MANIFEST, {**inputs, "rows": fingerprint_rows(dataset)}, DataFormatError)
+    if differing:
+        raise DataFormatError(
+            f"{folder} was begun with other inputs or options (different: {', '.join(differing)}). "
+            "Choose another output folder, or delete this one."
+        )
     with only_writer(folder):
-        for partial in (folder / "data").glob("*.partial"):
-            partial.unlink()
         _write_shards(dataset, folder, max_shard_rows, f"{name} to {folder}")
         _write_card(folder, name, counts, {"split_by": split_by, **described})
     if push_to_hub is not None:
@@ -209,23 +211,6 @@ def upload_dataset(folder: Path, repo_id: str) -> None:
         delete_patterns=["data/*.parquet"],
         commit_message="Upload data set",
     )
-
-
-def _open_folder(folder: Path, manifest: dict[str, Any]) -> None:
-    """Make the folder, or see that what lies in it was begun with the same manifest."""
-    path = folder / MANIFEST
-    if not begin_folder(path, manifest):
-        raise DataFormatError(f"{folder} holds other files. Choose a new or an empty folder as output.")
-    try:
-        begun = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DataFormatError(f"{path} is damaged ({error}). Delete {folder} and prepare it again.") from error
-    differing = [key for key in manifest if begun.get(key) != manifest[key]] if isinstance(begun, dict) else ["all"]
-    if differing:
-        raise DataFormatError(
-            f"{folder} was begun with other inputs or options (different: {', '.join(differing)}). "
-            "Choose another output folder, or delete this one."
-        )
 
 
 def _write_shards(dataset: DatasetDict, folder: Path, max_shard_rows: int, title: str) -> None:

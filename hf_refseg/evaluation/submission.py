@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..data.clips import VideoExamples
-from ..files import begin_folder, is_plain_name, only_writer, write_whole, writing_into
+from ..files import begin_folder, in_place_of, is_plain_name, only_writer, write_whole
 from ..messages import BadInputError, name_text, short_text
 
 MANIFEST = "submission.json"
@@ -42,16 +41,8 @@ class SubmissionWriter:
 
     def __init__(self, folder: str | PathLike[str], inputs: Mapping[str, Any]):
         self.folder = Path(folder)
-        manifest = self.folder / MANIFEST
-        wanted = json.loads(json.dumps(dict(inputs), default=str))
-        if not begin_folder(manifest, wanted):
-            raise ValueError(f"{folder} holds other files. Choose a new or an empty folder for the submission.")
-        try:
-            begun = json.loads(manifest.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise BadInputError(f"{manifest} is damaged ({error}). Delete {folder}, and start again.") from error
-        if begun != wanted:
-            before, now = _differing(begun, wanted) if isinstance(begun, dict) else (begun, wanted)
+        before, now = begin_folder(self.folder / MANIFEST, inputs)
+        if before or now:
             raise BadInputError(
                 f"{folder} was begun with {short_text(before)}, not with {short_text(now)}. Choose another folder, or "
                 "delete this one."
@@ -89,17 +80,11 @@ class SubmissionWriter:
                 f"{short_text(frame_names)}. Correct the video's row."
             )
         final = self.folder / ROOT / checked_name(video_id)
-        partial = self.folder / f"{video_id}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            with writing_into(self.folder):
-                _write_masks(partial, video_id, sent_ids, frame_names, masks, size)
-                final.parent.mkdir(exist_ok=True)
-                if final.exists():
-                    shutil.rmtree(final)
-                partial.replace(final)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        final.parent.mkdir(exist_ok=True)
+        with in_place_of(final) as partial:
+            _write_masks(partial, video_id, sent_ids, frame_names, masks, size)
+            if final.exists():
+                shutil.rmtree(final)
 
     def write_zip(self, path: str | PathLike[str], video_ids: Iterable[str]) -> Path:
         """Pack the masks of these videos for the server; the file appears when it is complete.
@@ -124,14 +109,6 @@ class SubmissionWriter:
 
         write_whole(path, pack)
         return Path(path)
-
-
-def _differing(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Of two mappings what they do not share."""
-    return tuple(
-        {key: value for key, value in one.items() if key not in other or other[key] != value}
-        for one, other in ((begun, wanted), (wanted, begun))
-    )
 
 
 def write_submission(

@@ -29,7 +29,6 @@ from ..files import OutputError, begin_folder, only_writer, write_whole, writing
 from ..messages import BadInputError, short_text
 from ..modeling.modeling_outputs_refseg import ImageFeatures
 from ..modeling.modeling_refseg import is_frozen
-from ..modeling.saved_files_refseg import SavedFileError, read_mapping
 
 # Raised when files of earlier versions can no longer be read, or would hold something else.
 FORMAT_VERSION = 1
@@ -97,16 +96,11 @@ class FeatureCache:
                 "model's config, or leave cache_image_features out."
             )
         folder = Path(folder)
-        wanted = describe_encoder(model, processor)
-        if not begin_folder(folder / KEY_FILE, wanted):
-            raise FeatureCacheError(
-                f"{folder} is no feature cache: it holds files, but no {KEY_FILE}. Name an empty or absent folder."
-            )
-        found = _read_key(folder / KEY_FILE)
-        differing = [name.replace("_", " ") for name, value in wanted.items() if found.get(name) != value]
+        _, differing = begin_folder(folder / KEY_FILE, describe_encoder(model, processor), FeatureCacheError)
         if differing:
+            names = " and ".join(name.replace("_", " ") for name in differing)
             raise FeatureCacheError(
-                f"{folder} is the feature cache of another model or preprocessing: {' and '.join(differing)} differ. "
+                f"{folder} is the feature cache of another model or preprocessing: {names} differ. "
                 "Name another folder, or delete this one to have its features computed anew."
             )
         return cls(folder)
@@ -139,8 +133,6 @@ class FeatureCache:
         if not self._find_missing(rows):
             return
         with only_writer(self.folder):
-            for partial in self.folder.rglob("*.partial"):
-                partial.unlink()
             # Another process may have encoded them in the meantime.
             missing = self._find_missing(rows)
             self._encode(model, _ImagesToEncode(missing, processor), batch_size, num_workers, progress)
@@ -329,7 +321,7 @@ def cache_image_features(
 def describe_encoder(model: PreTrainedModel, processor: ProcessorMixin) -> dict[str, Any]:
     """All that the features of an image depend on: what `cache.json` holds."""
     further = [name for name in model.config.sub_configs if name not in ("backbone_config", "text_config")]
-    described = {
+    return {
         "format_version": FORMAT_VERSION,
         "model_type": model.config.model_type,
         "encoder_config": _without_unrelated(model.config.backbone_config.to_dict()),
@@ -337,8 +329,6 @@ def describe_encoder(model: PreTrainedModel, processor: ProcessorMixin) -> dict[
         "preprocessing": _without_unrelated(processor.image_processor.to_dict()),
         **{name: _without_unrelated(getattr(model.config, name).to_dict()) for name in further},
     }
-    # As it comes back from the file: tuples as lists, numbers as keys as text.
-    return json.loads(json.dumps(described, default=str))
 
 
 def hash_tensors(tensors: dict[str, Tensor]) -> str:
@@ -419,13 +409,6 @@ def _read_sizes(metadata: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
 
 def _gib(size: int) -> str:
     return f"{size / 2**30:.3g} GiB"
-
-
-def _read_key(path: Path) -> dict[str, Any]:
-    try:
-        return read_mapping(path, "Delete its folder, or name another one.")
-    except SavedFileError as error:
-        raise FeatureCacheError(str(error)) from error
 
 
 def _without_unrelated(settings: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +12,7 @@ from numpy.typing import ArrayLike
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from ..files import writing_into
+from ..files import in_place_of
 from ..modeling.inference_refseg import FrameMask
 from ..modeling.video_refseg import VideoFrames
 from .layout import BACKGROUND
@@ -30,9 +29,10 @@ MAX_SIDE = 16_384
 def write_video_masks(
     frames: VideoFrames, answers: Iterable[Sequence[FrameMask]], labels: Sequence[str], folder: Path
 ) -> list[list[float]]:
-    """Writes `folder`, a `MaskFolder`, and `<folder>.mp4` beside it, the masks over the frames above a legend.
+    """Writes masks as `<folder>/00000.png`, `00001.png`, ... and, over the frames above a legend, `<folder>.mp4`.
 
-    One frame after the other is read, drawn and written; a progress bar counts them.
+    Pixels of the masks hold the number of the expression, see `number_masks`. One frame after the other is read, drawn
+    and written; a progress bar counts them.
 
     Args:
         frames: the video.
@@ -45,33 +45,36 @@ def write_video_masks(
 
     Raises:
         OutputError: the disk is full; neither is then left behind.
+        FileExistsError: another process has written the folder in the meantime.
     """
     scores: list[list[float]] = [[] for _ in labels]
     overlay_path = folder.with_name(f"{folder.name}.mp4")
-    # The video is finished first: the end of it is written then, for which there may be no room.
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with (
-        writing_into(folder.parent),
-        MaskFolder(folder) as mask_folder,
-        VideoWriter(overlay_path, frames.frames_per_second) as overlay,
+        in_place_of(overlay_path) as partial_overlay,
+        in_place_of(folder) as partial_folder,
+        VideoWriter(partial_overlay, frames.frames_per_second) as overlay,
     ):
+        partial_folder.mkdir()
         # `answers` has read the frames before: reading them again is cheaper than to keep those that wait for masks.
         pairs = zip(frames, answers, strict=True)
-        for frame, answer in tqdm(pairs, desc=folder.name, total=frames.num_frames, unit="frame"):
+        progress = tqdm(pairs, desc=folder.name, total=frames.num_frames, unit="frame")
+        for number, (frame, answer) in enumerate(progress):
             masks = [each.mask for each in answer]
             overlay.add(draw_masks(frame, masks, labels))
-            mask_folder.add(masks)
+            number_masks(masks).save(partial_folder / f"{number:05}.png")
             for each, of_label in zip(answer, scores, strict=True):
                 of_label.append(each.score)
     return scores
 
 
 class VideoWriter:
-    """A context that writes pictures of one size, one after the other, to an MP4 file that exists once all are there.
+    """A context that writes pictures of one size, one after the other, to an MP4 file.
 
     The video is H.264, or MPEG-4 where PyAV comes without that encoder. Odd widths and heights grow by a white pixel.
 
     Args:
-        path: the file.
+        path: the file; any suffix.
         frames_per_second: `None` = `DEFAULT_FRAMES_PER_SECOND`.
 
     Raises:
@@ -80,17 +83,17 @@ class VideoWriter:
     """
 
     def __init__(self, path: Path, frames_per_second: float | None) -> None:
-        self.path, self.partial = path, path.with_name(f"{path.name}.partial")
-        self.rate = Fraction(frames_per_second or DEFAULT_FRAMES_PER_SECOND).limit_denominator(1001)
-        self.size: tuple[int, int] | None = None
-
-    def __enter__(self) -> VideoWriter:
         try:
             import av
         except ImportError as error:
             raise ImportError("Writing videos needs PyAV: pip install 'hf_refseg[video]'.") from error
         self.av = av
-        self.container = av.open(f"file:{self.partial}", "w", format="mp4")
+        self.path = path
+        self.rate = Fraction(frames_per_second or DEFAULT_FRAMES_PER_SECOND).limit_denominator(1001)
+        self.size: tuple[int, int] | None = None
+
+    def __enter__(self) -> VideoWriter:
+        self.container = self.av.open(f"file:{self.path}", "w", format="mp4")
         return self
 
     def add(self, picture: Image.Image) -> None:
@@ -98,15 +101,15 @@ class VideoWriter:
         if self.size is None:
             self._start(picture.size)
         if picture.size != self.size:
-            raise ValueError(f"{self.path}: a picture is {picture.size}, the first {self.size} (width, height).")
+            raise ValueError(f"A picture of the video is {picture.size}, the first {self.size} (width, height).")
         even = ImageOps.expand(picture, (0, 0, picture.width % 2, picture.height % 2), fill=BACKGROUND)
         self.container.mux(self.stream.encode(self.av.VideoFrame.from_image(even)))
 
     def _start(self, size: tuple[int, int]) -> None:
         if max(size) > MAX_SIDE:
             raise ValueError(
-                f"{self.path}: no video holds pictures of {size[0]} x {size[1]} pixels. Scale the video down, or pass "
-                "fewer expressions."
+                f"No video holds pictures of {size[0]} x {size[1]} pixels. Scale the video down, or pass fewer "
+                "expressions."
             )
         self.size = size
         codec = "libx264" if "libx264" in self.av.codecs_available else "mpeg4"
@@ -117,56 +120,17 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
+        with self.container:
             if kind is None:
                 if self.size is None:
-                    raise ValueError(f"{self.path}: there is nothing to write, no picture was added.")
+                    raise ValueError("There is no video to write: no picture was added.")
                 self.container.mux(self.stream.encode())
-                self.container.close()
-                self.partial.replace(self.path)
-        finally:
-            # A file that cannot be written cannot be closed either.
-            try:
-                self.container.close()
-            finally:
-                self.partial.unlink(missing_ok=True)
-
-
-class MaskFolder:
-    """A context that writes masks as `00000.png`, `00001.png`, ... to a folder that exists once all are there.
-
-    Pixels hold the number of the expression, from 1, and 0 elsewhere; later expressions cover earlier ones. The colors
-    are those of DAVIS.
-
-    Args:
-        folder: the folder; what a kill left behind under the same name with `.partial` is replaced.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.partial = folder, folder.with_name(f"{folder.name}.partial")
-        self.num_frames = 0
-
-    def __enter__(self) -> MaskFolder:
-        shutil.rmtree(self.partial, ignore_errors=True)
-        self.partial.mkdir(parents=True)
-        return self
-
-    def add(self, masks: Sequence[ArrayLike]) -> None:
-        """Writes the masks of the next frame: booleans (height, width), one for each expression."""
-        number_masks(masks).save(self.partial / f"{self.num_frames:05}.png")
-        self.num_frames += 1
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.partial.replace(self.folder)
-        else:
-            shutil.rmtree(self.partial, ignore_errors=True)
 
 
 def number_masks(masks: Sequence[ArrayLike]) -> Image.Image:
     """One palette image of booleans (height, width): 1 in the first, 2 in the second, later ones cover earlier ones.
+
+    The colors are those of DAVIS.
 
     Raises:
         ValueError: no mask or more than 255.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from PIL import Image
 from tiny_lavt import tiny_lavt, tiny_processor
 from typer.testing import CliRunner, Result
 
-from hf_refseg import VideoFrames, segment_video
+from hf_refseg import FrameMask, VideoFrames, segment_video
 from hf_refseg.data.masks import decode_mask, mask_to_bbox
-from hf_refseg.visualization.videos import MaskFolder, VideoWriter, davis_palette, number_masks
+from hf_refseg.visualization.videos import VideoWriter, davis_palette, number_masks, write_video_masks
 from hf_refseg_cli import app
 
 av = pytest.importorskip("av")
@@ -192,12 +193,26 @@ def test_a_damaged_frame_leaves_nothing_half_done(model_folder: Path, frame_fold
     assert run("predict", model_folder, frame_folder, "-t", "red", "-o", "out", "--video").exit_code == 0
 
 
-def test_what_a_kill_left_is_replaced(tmp_path: Path) -> None:
-    (tmp_path / "masks.partial").mkdir()
-    (tmp_path / "masks.partial" / "00007.png").write_text("old")
-    with MaskFolder(tmp_path / "masks") as folder:
-        folder.add([np.eye(4, dtype=bool)])
-    assert written(tmp_path) == {"masks", "masks/00000.png"}
+def test_two_processes_write_one_video_and_the_second_one_is_refused(tmp_path: Path) -> None:
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for number, frame in enumerate(noise_frames(2)):
+        frame.save(frames / f"{number}.png")
+    video, out = VideoFrames(frames), tmp_path / "out"
+
+    def masks(value: bool) -> Iterator[list[FrameMask]]:
+        for _ in range(2):
+            yield [FrameMask(torch.full((SIZE[1], SIZE[0]), value), 0.5, value)]
+
+    def masks_of_the_first() -> Iterator[list[FrameMask]]:
+        yield from masks(True)
+        # Another process begins and ends while this one writes.
+        write_video_masks(video, masks(False), ["the second"], out / "clip")
+
+    with pytest.raises(FileExistsError, match="clip is there already"):
+        write_video_masks(video, masks_of_the_first(), ["the first"], out / "clip")
+    assert written(out) == {"clip", "clip/00000.png", "clip/00001.png", "clip.mp4"}
+    assert not np.asarray(Image.open(out / "clip/00001.png")).any()
 
 
 def test_the_palette_of_davis() -> None:
@@ -218,11 +233,12 @@ def test_masks_are_numbered() -> None:
 
 
 def test_a_video_needs_pictures_of_one_size(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no picture was added"), VideoWriter(tmp_path / "a.mp4", None):
-        pass
-    with pytest.raises(ValueError, match=r"\(20, 20\), the first \(50, 41\)"), VideoWriter(tmp_path / "a.mp4", 5) as a:
-        for picture in (noise_frames(1)[0], Image.new("RGB", (20, 20))):
-            a.add(picture)
-    with pytest.raises(ValueError, match="holds pictures of 8 x 20000"), VideoWriter(tmp_path / "a.mp4", 5) as a:
-        a.add(Image.new("RGB", (8, 20_000)))
-    assert written(tmp_path) == set()
+    cases = {
+        "no picture was added": [],
+        r"\(20, 20\), the first \(50, 41\)": [noise_frames(1)[0], Image.new("RGB", (20, 20))],
+        "holds pictures of 8 x 20000": [Image.new("RGB", (8, 20_000))],
+    }
+    for message, pictures in cases.items():
+        with pytest.raises(ValueError, match=message), VideoWriter(tmp_path / "a.mp4", 5) as video:
+            for picture in pictures:
+                video.add(picture)

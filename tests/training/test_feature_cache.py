@@ -326,7 +326,7 @@ def test_a_saved_model_finds_its_cache_again(model, processor, tmp_path) -> None
 
 def test_a_folder_of_something_else_is_refused_and_stays(model, processor, tmp_path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(FeatureCacheError, match=r"is no feature cache: it holds files, but no cache\.json"):
+    with pytest.raises(FeatureCacheError, match=r"holds other files, but no cache\.json\. Choose a new or an empty"):
         FeatureCache.open(tmp_path, model, processor)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
     for content in ("[1]", '{"format', "\x00"):
