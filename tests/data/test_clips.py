@@ -399,7 +399,7 @@ def test_masks_of_another_model_are_never_mixed_in(videos, tmp_path):
 def test_a_damaged_manifest_is_named(content, tmp_path):
     SubmissionWriter(tmp_path, {"model": "rows"})
     (tmp_path / "submission.json").write_bytes(content)
-    with pytest.raises(ValueError, match=r"submission\.json is damaged .*Delete .*, and start again") as caught:
+    with pytest.raises(ValueError, match=r"submission\.json is damaged.*Delete .*, and start again") as caught:
         SubmissionWriter(tmp_path, {"model": "rows"})
     assert len(str(caught.value)) <= 500
 
