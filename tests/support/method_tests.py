@@ -22,7 +22,7 @@ from transformers import pipeline
 from transformers.utils import logging
 
 from hf_refseg import AutoModelForReferringSegmentation, RefSegImageProcessor, RefSegProcessor
-from hf_refseg.training.adapters import ATTENTION_PROJECTIONS
+from hf_refseg.training.adapters import ATTENTION_PROJECTIONS, add_adapter, load_with_adapter
 
 
 class MethodTests(TinyMethod):
@@ -529,6 +529,26 @@ class MethodTests(TinyMethod):
         assert all(any(encoder in name for name in plain) for encoder in ("backbone.", "text_encoder."))
         for name, gradient in plain.items():
             assert_close(checkpointed[name], gradient, atol=1e-6, rtol=1e-3, msg=lambda text, name=name: name + text)
+
+    @pytest.mark.parametrize("lora_rank", [None, 2], ids=["heads", "lora"])
+    def test_an_adapter_trains_saves_and_loads(self, lora_rank: int | None, tmp_path) -> None:
+        self.build(**self.few_layers).save_pretrained(tmp_path / "base")
+        base = self.model_class.from_pretrained(tmp_path / "base")
+        before = base(**self.inputs()).logits
+        model = add_adapter(base, lora_rank=lora_rank).train()
+        trained = {name: part for name, part in model.named_parameters() if part.requires_grad}
+        adapted = {name.split(".")[2] for name in trained if ".lora_A." in name}
+        assert adapted == (set() if lora_rank is None else {"backbone", "text_encoder"})
+        model(**self.inputs(), mask_labels=self.labels()).loss.backward()
+        assert {name for name, part in model.named_parameters() if part.grad is not None} == trained.keys()
+        torch.optim.SGD(trained.values(), lr=0.1).step()
+        model.save_pretrained(tmp_path / "adapter")
+        with torch.no_grad():
+            after, again = (
+                each.eval()(**self.inputs()).logits for each in (model, load_with_adapter(tmp_path / "adapter"))
+            )
+        assert_close(again, after, atol=1e-5, rtol=1e-5)
+        assert (after - before).abs().max() > 1e-3
 
     def test_word_embeddings_can_be_replaced_and_resized(self, tmp_path) -> None:
         model, inputs = self.with_mask_grounding(), self.inputs()
