@@ -124,7 +124,7 @@ class MaskGroundingConfig(TaskConfig):
             if getattr(self, name) is None:
                 raise ValueError(
                     f"mask_grounding: {name} is needed: {source}. MaskGroundingConfig.for_tokenizer(tokenizer) fills "
-                    "it in, and so does run_ris.py."
+                    "it in, and so does a recipe."
                 )
         if not 0 <= self.mask_probability <= 1:
             raise ValueError(f"mask_probability: a probability is needed, got {self.mask_probability}.")

@@ -193,7 +193,7 @@ def check_leakage(name: str | None, leakage_list: Path | None) -> str:
     if part.dropped_images:
         raise LeakageError(
             f"{folder}: {part.describe_dropped()} are on the list {leakage_list}. "
-            "Train without them: examples/run_ris.py --leakage_list drops them."
+            "Train without them: hf-refseg train RECIPE --leakage_list LIST drops them."
         )
     return (
         f"{folder}: none of its {part.images:,} training images ({collection}) is on the list {leakage_list} "

@@ -71,8 +71,8 @@ class RefSegTrainingArguments(TrainingArguments):
     resume_from_checkpoint: str | None = field(
         default="auto",
         metadata={
-            "help": 'Read by examples/run_ris.py and run_rvs.py: "auto": the newest complete checkpoint in '
-            'output_dir, if there is any; "never"; or the folder of a checkpoint.'
+            "help": 'Read where a recipe is run: "auto": the newest complete checkpoint in output_dir, if there is '
+            'any; "never"; or the folder of a checkpoint.'
         },
     )
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints that are kept."})

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from fresh_process import PROCESSES, run_program
 from PIL import Image
-from places import EXAMPLES
+from places import CHECKOUT
 from safetensors.torch import load_file, save
 from tiny_configs import BERT, IMAGE_SWIN
 from tiny_methods import TinyUnifiedLavt
@@ -456,12 +456,12 @@ def test_further_processes_wait_until_the_first_has_filled_the_cache(
 
 
 @pytest.mark.slow_process
-def test_run_ris_trains_from_a_cache_in_two_processes_and_evaluates_from_it(tmp_path) -> None:
+def test_the_command_trains_from_a_cache_in_two_processes_and_evaluates_from_it(tmp_path) -> None:
     recipe = write_recipe(tmp_path, tmp_path / "data", max_steps=2, test_splits="val", max_test_images=1)
     config = {"freeze_image_encoder": True}
     options = ["--cache_image_features", str(tmp_path / "cache"), "--config", json.dumps(config), "--pictures", "1"]
-    command = [str(recipe), *options, "--per_device_train_batch_size", "2"]
-    for done in run_program(EXAMPLES / "run_ris.py", *command, cwd=tmp_path, processes=2):
+    command = ["train", str(recipe), *options, "--per_device_train_batch_size", "2"]
+    for done in run_program(CHECKOUT / "hf_refseg_cli.py", *command, cwd=tmp_path, processes=2):
         assert done.exit_status == 0, done.errors
     assert len(files_of(tmp_path / "cache")) == 6
     report = json.loads((tmp_path / "run" / "metrics.json").read_text())
