@@ -33,6 +33,11 @@ class MethodTests(TinyMethod):
     # Fields of a configuration with as few layers as there may be, since graphs are made layer by layer.
     few_layers: dict[str, Any] = {}
 
+    def processor(self) -> RefSegProcessor:
+        """One that makes images of the size of `inputs`."""
+        image_processor = RefSegImageProcessor(size=dict(zip(("height", "width"), self.size, strict=True)))
+        return RefSegProcessor(image_processor, tiny_processor().tokenizer)
+
     def test_output_shapes(self) -> None:
         output = self.build()(**self.inputs(), mask_labels=self.labels())
         assert output.logits.shape == (2, *self.size)
@@ -275,12 +280,26 @@ class MethodTests(TinyMethod):
         pictures = [Image.fromarray(generator.integers(0, 256, (60, 80, 3), dtype=np.uint8)) for _ in range(3)]
         texts = ["the left red dog", ["red circle", "right"], "dog"]
         requests = [{"image": picture, "text": text} for picture, text in zip(pictures, texts, strict=True)]
-        image_processor = RefSegImageProcessor(size=dict(zip(("height", "width"), self.size, strict=True)))
-        processor = RefSegProcessor(image_processor, tiny_processor().tokenizer)
-        segment = pipeline("referring-image-segmentation", model=self.build(), processor=processor, threshold=0.0)
+        segment = pipeline(
+            "referring-image-segmentation", model=self.build(), processor=self.processor(), threshold=0.0
+        )
         expected = [result["score"] for request in requests for result in segment(request)]
         found = [result["score"] for results in segment(requests, batch_size=3) for result in results]
         assert found == pytest.approx(expected, abs=1e-5) and len(set(expected)) == 4
+
+    @torch.no_grad()
+    def test_masks_alone_are_the_labels_of_kept_features(self) -> None:
+        model, processor, generator = self.build(), self.processor(), np.random.default_rng(0)
+        images = list(generator.integers(0, 256, (2, 30, 41, 3), dtype=np.uint8))
+        texts = {
+            "text": ["the left red dog", "circle"],
+            "segmentation_maps": list(generator.random((2, 30, 41)) > 0.7),
+        }
+        inputs = processor(images, **texts, return_tensors="pt")
+        features = model.get_encoder_features(inputs["pixel_values"])
+        labeled = processor(**texts, return_tensors="pt")
+        assert inputs.keys() - labeled.keys() == {"pixel_values"}
+        assert_close(model(**labeled, encoder_features=features).loss, model(**inputs).loss)
 
     def test_padding_does_not_change_the_mask(self) -> None:
         model, inputs = self.build(), self.inputs(batch=1, tokens=6)
