@@ -216,6 +216,11 @@ def to_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
     return tokens.view(tokens.shape[0], *size, tokens.shape[2]).permute(0, 3, 1, 2)
 
 
+def to_tokens(maps: Tensor) -> Tensor:
+    """A map (batch, channels, height, width) as tokens (batch, height * width, channels)."""
+    return maps.flatten(2).transpose(1, 2)
+
+
 def resize(maps: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
     """Bilinear resizing of (batch, channels, height, width).
 
@@ -224,11 +229,6 @@ def resize(maps: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tenso
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)
-
-
-def concat_resized(maps: list[Tensor], size: tuple[int, int]) -> Tensor:
-    """Maps (batch, channels, h, w) of any size as the tokens of one of `size`: (batch, positions, all channels)."""
-    return torch.cat([resize(each, size, align_corners=False) for each in maps], 1).flatten(2).transpose(1, 2)
 
 
 def pixel_centers(height: int, width: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -39,9 +39,10 @@ from .layers_refseg import (
     resize,
     sinusoidal_positions,
     to_map,
+    to_tokens,
 )
 from .losses_refseg import error_weighted_cross_entropy, iou_loss
-from .modeling_outputs_refseg import FusedFeatures, ImageFeatures, ReferringSegmentationOutput
+from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures, ReferringSegmentationOutput
 from .modeling_refseg import RefSegPreTrainedModel
 from .precision_refseg import at_least_float32
 
@@ -76,9 +77,21 @@ class BtmaeOutput(ReferringSegmentationOutput):
     impact_words: list[Tensor] | None = None
 
 
+class ImpactTokens(NamedTuple):
+    """What a layer of impact token attention sampled.
+
+    Args:
+        masks: the sampling masks S_v, (batch, impact tokens, h, w); they sum to 1 at each place.
+        tokens: the impact tokens once they met the words, (batch, impact tokens, channels).
+    """
+
+    masks: Tensor
+    tokens: Tensor
+
+
 @dataclass
 class BtmaeFeatures(FusedFeatures):
-    """The refined tokens, T_v^r as the last of the maps and T_l^r as the words, and the visual features.
+    """The refined tokens, T_v^r as the last of the maps and T_l^r as the text, and the visual features.
 
     Args:
         encoder_pixels (`torch.FloatTensor` of shape `(batch, positions, feature_size)`): X_e.
@@ -87,21 +100,35 @@ class BtmaeFeatures(FusedFeatures):
     encoder_pixels: Tensor | None = None
 
 
-def pack(maps: list[Tensor]) -> Tensor:
-    """Maps (batch, channels, height, width) of any size as (batch, all their values)."""
-    return torch.cat([each.flatten(1) for each in maps], 1)
+@dataclass
+class BtmaeDecoderOutput(DecoderOutput):
+    """The logits, and what the layers of impact token attention sampled.
 
+    Args:
+        impact_tokens (`tuple[ImpactTokens]`): for each layer; none with another mask decoder.
+    """
 
-def unpack(packed: Tensor, shapes: list[tuple[int, int, int]]) -> list[Tensor]:
-    """The maps of these shapes (channels, height, width) that `pack` packed."""
-    parts = packed.split([math.prod(shape) for shape in shapes], 1)
-    return [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
+    impact_tokens: tuple[ImpactTokens, ...] | None = None
 
 
 def size_at(image_size: tuple[int, int], stride: int) -> tuple[int, int]:
     """Height and width of the map of this stride."""
     height, width = image_size
     return math.ceil(height / stride), math.ceil(width / stride)
+
+
+class PixelTokens(NamedTuple):
+    """The visual features as tokens.
+
+    Args:
+        encoder_pixels: X_e, (batch, positions, feature_size).
+        tokens: T_v, (batch, positions, hidden_size).
+        positions: the positions' encoding, (positions, hidden_size).
+    """
+
+    encoder_pixels: Tensor
+    tokens: Tensor
+    positions: Tensor
 
 
 class VisualFeatures(nn.Module):
@@ -117,11 +144,11 @@ class VisualFeatures(nn.Module):
         self.fine = nn.ModuleList(nn.Linear(width, config.hidden_size) for width in widths[:2])
         self.fused = nn.ModuleList(nn.Linear(width, config.feature_size) for width in widths[1:])
 
-    def forward(self, maps: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
+    def forward(self, maps: tuple[Tensor, ...], size: tuple[int, int]) -> tuple[Tensor, ...]:
         maps = [norm(each.permute(0, 2, 3, 1)) for norm, each in zip(self.norms, maps, strict=True)]
         fine = [project(each).permute(0, 3, 1, 2) for project, each in zip(self.fine, maps[:2], strict=True)]
         fused = [project(each).permute(0, 3, 1, 2) for project, each in zip(self.fused, maps[1:], strict=True)]
-        return [*fine, sum(resize(each, size, align_corners=False) for each in fused)]
+        return *fine, sum(resize(each, size, align_corners=False) for each in fused)
 
 
 class ImpactTokenTransformer(nn.Module):
@@ -149,24 +176,13 @@ class ImpactTokenTransformer(nn.Module):
         return self.output_norm(pixels + self.feed_forward(pixels)), tokens
 
 
-class ImpactTokens(NamedTuple):
-    """What a layer of impact token attention sampled.
-
-    Args:
-        masks: the sampling masks S_v, (batch, positions, impact tokens); they sum to 1 at each position.
-        tokens: the impact tokens, (batch, impact tokens, channels).
-    """
-
-    masks: Tensor
-    tokens: Tensor
-
-
 class ImpactTokenAttention(nn.Module):
     """A layer of impact token attention with K impact tokens (section 3.3).
 
     `refined` (batch, positions, channels) are the tokens that are sampled, `pixels`, of the same shape, those that the
     samples are spread over; `text_features` (batch, tokens, channels), `text_mask` (batch, tokens). Returns the pixels
-    anew, and the samples once they met the words. The configuration says which kernel computes the attention.
+    anew, the sampling masks S_v (batch, positions, K), and the samples (batch, K, channels) once they met the words.
+    The configuration says which kernel computes the attention.
     """
 
     def __init__(self, config: BtmaeConfig, num_tokens: int) -> None:
@@ -182,20 +198,20 @@ class ImpactTokenAttention(nn.Module):
 
     def forward(
         self, refined: Tensor, pixels: Tensor, text_features: Tensor, text_mask: Tensor
-    ) -> tuple[Tensor, ImpactTokens]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         masks, tokens = self.sample(refined, text_features, text_mask)
         pixels, tokens = self.transformer(tokens, pixels, text_features, text_mask)
-        return pixels, ImpactTokens(masks, tokens)
+        return pixels, masks, tokens
 
-    def sample(self, refined: Tensor, text_features: Tensor, text_mask: Tensor) -> ImpactTokens:
-        """Equations 1 to 3."""
+    def sample(self, refined: Tensor, text_features: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """S_v and the impact tokens (equations 1 to 3)."""
         one_head = (self.query(refined)[:, None], self.key(text_features)[:, None], self.value(text_features)[:, None])
         is_word = (text_mask != 0)[:, None, None, :]
         attended, _ = self.kernel(*one_head, is_word, refined.shape[-1] ** -0.5)
         features = self.feed_forward(attended.squeeze(2) + refined)  # equation 2
         masks = at_least_float32(self.sampling(features)).softmax(-1)  # equation 1
         weights = masks / masks.sum(1, keepdim=True).clamp(min=1e-6)
-        return ImpactTokens(masks, weights.to(features.dtype).transpose(1, 2) @ features)  # equation 3
+        return masks, weights.to(features.dtype).transpose(1, 2) @ features  # equation 3
 
 
 class EncoderQueries(nn.Module):
@@ -255,15 +271,15 @@ class ImpactTokenDecoder(nn.Module):
         self.layers = nn.ModuleList(ImpactTokenAttention(config, number) for number in config.num_impact_tokens)
         self.mask_head = MaskHead(config.hidden_size)
 
-    def forward(self, fused: BtmaeFeatures) -> tuple[Tensor, list[ImpactTokens]]:
+    def forward(self, fused: BtmaeFeatures) -> tuple[Tensor, tuple[ImpactTokens, ...]]:
         *finer, refined_map = fused.maps
-        refined, samples = refined_map.flatten(2).transpose(1, 2), []
+        refined, size, samples = to_tokens(refined_map), tuple(refined_map.shape[-2:]), []
         pixels = self.queries(fused.encoder_pixels, refined)
         for layer in self.layers:
-            pixels, sampled = layer(refined, pixels, fused.text_features, fused.text_mask)
+            pixels, masks, tokens = layer(refined, pixels, fused.text_features, fused.text_mask)
             refined = pixels
-            samples.append(sampled)
-        return self.mask_head([*finer, to_map(pixels, refined_map.shape[-2:])]), samples
+            samples.append(ImpactTokens(to_map(masks, size), tokens))
+        return self.mask_head([*finer, to_map(pixels, size)]), tuple(samples)
 
 
 class SimpleDecoder(nn.Module):
@@ -275,12 +291,12 @@ class SimpleDecoder(nn.Module):
         self.attention = PixelWordAttention(config, channels, channels, num_heads=1, norm="layer")
         self.decoder = LavtDecoder([channels] * 3, channels)
 
-    def forward(self, fused: BtmaeFeatures) -> tuple[Tensor, list[ImpactTokens]]:
+    def forward(self, fused: BtmaeFeatures) -> tuple[Tensor, tuple[ImpactTokens, ...]]:
         *finer, refined_map = fused.maps
-        refined = refined_map.flatten(2).transpose(1, 2)
+        refined = to_tokens(refined_map)
         pixels = refined + self.attention(refined, fused.text_features, fused.text_mask)
         background, foreground = self.decoder([*finer, to_map(pixels, refined_map.shape[-2:])]).unbind(1)
-        return foreground - background, []
+        return foreground - background, ()
 
 
 MASK_DECODERS = {"impact_tokens": ImpactTokenDecoder, "simple": SimpleDecoder}
@@ -314,14 +330,12 @@ def tokens_of_masked_image(
     model: "BtmaeForReferringSegmentation", image: ImageFeatures, tokens: Tensor, is_masked: Tensor
 ) -> Tensor:
     """Patch masking: the tokens of the image whose masked patches are gray (table 3); `is_masked` (batch, tokens)."""
-    pixel_values = model.unpack_features(image)[-1]
-    patches = is_masked.unflatten(1, image.map_size)[:, None].to(pixel_values.dtype)
+    patches = is_masked.unflatten(1, image.maps[-1].shape[-2:])[:, None].to(image.pixel_values.dtype)
     patches = F.interpolate(patches, scale_factor=model.config.token_stride, mode="nearest")
     patches = patches[..., : image.image_size[0], : image.image_size[1]]
     with kept_statistics(model):
-        masked_image = model.embed_image(pixel_values.masked_fill(patches != 0, 0))
-    _, tokens, _ = model.embed_pixels(masked_image)
-    return tokens
+        masked_image = model._embed_image(image.pixel_values.masked_fill(patches != 0, 0))
+    return model.embed_pixels(masked_image).tokens
 
 
 IMAGE_MASKING = {"token": tokens_of_image, "patch": tokens_of_masked_image}
@@ -398,8 +412,8 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             *(["vision_to_language.projection"] if self.config.word_autoencoder else []),
         ]
 
-    def run_image_encoder(self, pixel_values: Tensor) -> ImageFeatures:
-        """The maps of strides 4, 8, 16 and 32 and the image itself, which is to be reconstructed, packed by `pack`."""
+    def encode_image(self, pixel_values: Tensor) -> ImageFeatures:
+        """The maps of strides 4, 8, 16 and 32, and the image itself, which is to be reconstructed."""
         maps, image_size = self.backbone(pixel_values), tuple(pixel_values.shape[-2:])
         sizes = [tuple(each.shape[-2:]) for each in maps]
         expected = [size_at(image_size, stride) for stride in STRIDES]
@@ -408,65 +422,55 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
                 f"BTMAE reads maps of strides {STRIDES}, here {expected}, but the image encoder gives {sizes}: choose "
                 "other stages (out_indices) or another encoder."
             )
-        return ImageFeatures(features=pack([*maps, pixel_values]), map_size=sizes[0], image_size=image_size)
+        return ImageFeatures(maps=tuple(maps), image_size=image_size, pixel_values=pixel_values)
 
-    def enhance_image(self, image: ImageFeatures) -> ImageFeatures:
-        """The maps for the mask head, X_e (section 3.1) and the image itself, packed; `unpack_features` reads them."""
-        shapes = [
-            (width, *size_at(image.image_size, stride))
-            for width, stride in zip(self.backbone.widths, STRIDES, strict=True)
-        ]
-        *maps, pixel_values = unpack(image.features, [*shapes, (3, *image.image_size)])
-        # Not taken from `image`, which may be one that another model kept on disk.
-        size = size_at(image.image_size, self.config.token_stride)
-        features = pack([*self.visual_features(maps, size), pixel_values])
-        return ImageFeatures(features=features, map_size=size, image_size=image.image_size)
-
-    def unpack_features(self, image: ImageFeatures) -> list[Tensor]:
-        """Maps of strides 4 and 8, X_e, and the normalized image, each (batch, channels, height, width)."""
-        config = self.config
-        fine = [(config.hidden_size, *size_at(image.image_size, stride)) for stride in STRIDES[:2]]
-        shapes = [*fine, (config.feature_size, *image.map_size), (3, *image.image_size)]
-        return unpack(image.features, shapes)
+    def project_image(self, image: ImageFeatures) -> ImageFeatures:
+        """The maps for the mask head and, behind them, X_e (section 3.1); with the image itself."""
+        maps = self.visual_features(image.maps, size_at(image.image_size, self.config.token_stride))
+        return ImageFeatures(maps=maps, image_size=image.image_size, pixel_values=image.pixel_values)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """The word features X_t, (batch, tokens, text channels)."""
         return self.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
-    def embed_pixels(self, image: ImageFeatures) -> tuple[Tensor, Tensor, Tensor]:
-        """X_e (batch, positions, feature_size), T_v (batch, positions, hidden_size), and the positions' encoding."""
-        encoder_pixels = self.unpack_features(image)[2].flatten(2).transpose(1, 2)
+    def embed_pixels(self, image: ImageFeatures) -> PixelTokens:
+        """The tokens of the image that `project_image` gave."""
+        encoder_map = image.maps[-1]
+        encoder_pixels = to_tokens(encoder_map)
         tokens = self.pixel_tokens(encoder_pixels)
-        return encoder_pixels, tokens, map_positions(tokens, image.map_size)
+        return PixelTokens(encoder_pixels, tokens, map_positions(tokens, tuple(encoder_map.shape[-2:])))
 
-    def embed_words(self, text_features: Tensor) -> tuple[Tensor, Tensor]:
+    def embed_words(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """T_l (batch, tokens, hidden_size), and the positions' encoding."""
-        tokens = self.word_tokens(text_features)
+        tokens = self.word_tokens(text)
         return tokens, sinusoidal_positions(tokens)
 
-    def fuse(self, image: ImageFeatures, text_features: Tensor, text_mask: Tensor) -> BtmaeFeatures:
+    def fuse(self, image: ImageFeatures, text: Tensor, text_mask: Tensor) -> BtmaeFeatures:
         """Step 2 of both autoencoders: T_v^r and T_l^r (section 3.2)."""
+        *finer, encoder_map = image.maps
         encoder_pixels, pixels, pixel_positions = self.embed_pixels(image)
-        text_features, word_positions = self.embed_words(text_features)
-        refined_pixels = self.language_to_vision(pixels, pixel_positions, None, text_features, text_mask)
-        refined_words = self.vision_to_language(text_features, word_positions, text_mask, pixels, None)
+        words, word_positions = self.embed_words(text)
+        refined_pixels = self.language_to_vision(pixels, pixel_positions, None, words, text_mask)
+        refined_words = self.vision_to_language(words, word_positions, text_mask, pixels, None)
         return BtmaeFeatures(
-            maps=[*self.unpack_features(image)[:2], to_map(refined_pixels, image.map_size)],
+            maps=(*finer, to_map(refined_pixels, tuple(encoder_map.shape[-2:]))),
             text_features=refined_words,
             text_mask=text_mask,
             encoder_pixels=encoder_pixels,
         )
 
-    def decode(self, fused: BtmaeFeatures, image_size: tuple[int, int]) -> Tensor:
+    def decode(self, fused: BtmaeFeatures, image_size: tuple[int, int]) -> BtmaeDecoderOutput:
         """Impact token attention: logits at the input size, (batch, height, width) (section 3.3)."""
-        logits, _ = self.mask_decoder(fused)
-        return resize(logits.unsqueeze(1), image_size, align_corners=False).squeeze(1)
+        logits, impact_tokens = self.mask_decoder(fused)
+        logits = resize(logits.unsqueeze(1), image_size, align_corners=False).squeeze(1)
+        return BtmaeDecoderOutput(logits=logits, impact_tokens=impact_tokens)
 
-    def compute_losses(self, logits: Tensor, mask_labels: Tensor, fused: BtmaeFeatures) -> dict[str, Tensor]:
+    def compute_losses(self, output: BtmaeDecoderOutput, mask_labels: Tensor) -> dict[str, Tensor]:
         """Equation 5."""
+        logits, sigma = output.logits, self.config.cross_entropy_sigma
         return {
             "iou": iou_loss(logits, mask_labels),
-            "cross_entropy": error_weighted_cross_entropy(logits, mask_labels, self.config.cross_entropy_sigma),
+            "cross_entropy": error_weighted_cross_entropy(logits, mask_labels, sigma),
         }
 
     @can_return_tuple
@@ -497,24 +501,23 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             TypeError: as there.
         """
         self.check_requests(token_type_ids, **kwargs)
-        image, text_features, text_mask = self.encode_inputs(
+        image, text, text_mask = self.encode_inputs(
             pixel_values, input_ids, attention_mask, image_embeds, text_embeds, encoder_features
         )
-        losses, added = {}, {}
+        losses, reconstructions = {}, {}
         if output_reconstructions or mask_labels is not None:
-            losses, added = self.reconstruct(image, text_features, text_mask, input_ids)
-        if output_impact_maps:
-            with torch.no_grad():
-                added |= self.describe_impact_tokens(self.fuse(image, text_features, text_mask), image.map_size)
+            losses, reconstructions = self.reconstruct(image, text, text_mask, input_ids)
+        finish = self.make_output_with_impact_maps if output_impact_maps else self.make_output
         if mask_labels is None:
-            return BtmaeOutput(**self.segment(image, text_features, text_mask), **added)
-        output = self.forward_with_loss(
-            image, text_features, text_mask, input_ids, attention_mask, mask_labels, losses
-        )
-        return BtmaeOutput(**output, **added)
+            output = self.segment(image, text, text_mask, finish)
+        else:
+            output = self.forward_with_loss(
+                image, text, text_mask, input_ids, attention_mask, mask_labels, finish, losses
+            )
+        return BtmaeOutput(**output, **reconstructions)
 
     def reconstruct(
-        self, image: ImageFeatures, text_features: Tensor, text_mask: Tensor, input_ids: Tensor | None
+        self, image: ImageFeatures, text: Tensor, text_mask: Tensor, input_ids: Tensor | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Step 1 (section 3.2): the losses by name (equation 4), and the reconstructions as fields of [`BtmaeOutput`].
 
@@ -525,26 +528,27 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         """
         generator = None if self.training else torch.Generator().manual_seed(0)
         _, pixels, pixel_positions = self.embed_pixels(image)
-        text_features, word_positions = self.embed_words(text_features)
+        words, word_positions = self.embed_words(text)
         losses, fields = {}, {}
         if self.config.image_autoencoder:
             everywhere = torch.ones(pixels.shape[:2], dtype=torch.bool, device=pixels.device)
             is_masked = draw_masked_tokens(everywhere, self.config.image_mask_ratio, generator)
             masked = self.masked_tokens(self, image, pixels, is_masked)
             kept = count_kept(pixels.shape[1], self.config.image_mask_ratio)
-            patches = self.language_to_vision(masked, pixel_positions, None, text_features, text_mask, is_masked, kept)
+            patches = self.language_to_vision(masked, pixel_positions, None, words, text_mask, is_masked, kept)
             pixel_values = self.join_patches(patches, image)
-            original = self.unpack_features(image)[-1]
-            losses["image_reconstruction"] = F.mse_loss(at_least_float32(pixel_values), at_least_float32(original))
+            losses["image_reconstruction"] = F.mse_loss(
+                at_least_float32(pixel_values), at_least_float32(image.pixel_values)
+            )
             fields["reconstructed_pixels"] = pixel_values.detach()
-            fields["masked_patches"] = is_masked.unflatten(1, image.map_size)
+            fields["masked_patches"] = is_masked.unflatten(1, image.maps[-1].shape[-2:])
         if self.config.word_autoencoder:
             if input_ids is None:
                 raise ValueError("BTMAE reconstructs masked words: pass `input_ids` instead of `text_embeds`.")
             special = torch.tensor(self.config.special_token_ids, device=input_ids.device)
             can_be_masked = (text_mask != 0) & ~torch.isin(input_ids, special)
             is_masked = draw_masked_tokens(can_be_masked, self.config.word_mask_ratio, generator)
-            logits = self.vision_to_language(text_features, word_positions, text_mask, pixels, None, is_masked)
+            logits = self.vision_to_language(words, word_positions, text_mask, pixels, None, is_masked)
             losses["word_reconstruction"] = masked_word_loss(logits, input_ids, is_masked)
             fields["reconstructed_ids"] = torch.where(is_masked, logits.argmax(-1), input_ids)
             fields["masked_words"] = is_masked
@@ -552,20 +556,19 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
 
     def join_patches(self, patches: Tensor, image: ImageFeatures) -> Tensor:
         """Patches (batch, positions, 3 * stride * stride) as images (batch, 3, height, width)."""
-        pixel_values = F.pixel_shuffle(to_map(patches, image.map_size), self.config.token_stride)
+        pixel_values = F.pixel_shuffle(to_map(patches, tuple(image.maps[-1].shape[-2:])), self.config.token_stride)
         return pixel_values[..., : image.image_size[0], : image.image_size[1]]
 
-    @torch.no_grad()
-    def describe_impact_tokens(self, fused: BtmaeFeatures, map_size: tuple[int, int]) -> dict[str, list[Tensor]]:
-        """The sampling masks and the words that impact tokens resemble (figure 6), as fields of [`BtmaeOutput`]."""
-        _, samples = self.mask_decoder(fused)
+    def make_output_with_impact_maps(self, fused: BtmaeFeatures, decoded: BtmaeDecoderOutput) -> BtmaeOutput:
+        """With the sampling masks and the words that impact tokens resemble (figure 6)."""
         is_padding = (fused.text_mask == 0)[:, None]
-        scale = self.config.hidden_size**-0.5
-        scores = (scale * sampled.tokens @ fused.text_features.transpose(1, 2) for sampled in samples)
-        return {
-            "impact_maps": [sampled.masks.transpose(1, 2).unflatten(2, map_size) for sampled in samples],
-            "impact_words": [each.masked_fill(is_padding, -math.inf).softmax(-1) for each in scores],
-        }
+        words, scale = fused.text_features.transpose(1, 2).detach(), self.config.hidden_size**-0.5
+        scores = (scale * sampled.tokens.detach() @ words for sampled in decoded.impact_tokens)
+        return BtmaeOutput(
+            **self.make_output(fused, decoded),
+            impact_maps=[sampled.masks.detach() for sampled in decoded.impact_tokens],
+            impact_words=[each.masked_fill(is_padding, -math.inf).softmax(-1) for each in scores],
+        )
 
     @torch.no_grad()
     def explain(

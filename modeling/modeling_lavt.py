@@ -4,6 +4,7 @@ Equations, sections and tables are those of the journal version. Where the relea
 they are followed and a configuration field gives the paper's form.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -23,9 +24,10 @@ from .layers_refseg import (
     masked_mean,
     resize,
     to_map,
+    to_tokens,
 )
 from .losses_refseg import two_class_boundary_loss, two_class_dice_loss, two_class_focal_loss, weighted_cross_entropy
-from .modeling_outputs_refseg import FusedFeatures, ImageFeatures
+from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures
 from .modeling_refseg import RefSegPreTrainedModel, is_frozen
 from .swin_refseg import SwinStages
 
@@ -216,39 +218,48 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         self.text_encoder.train(mode and self.config.text_dropout and not is_frozen(self.text_encoder))
         return self
 
-    def run_image_encoder(self, pixel_values: Tensor) -> ImageFeatures:
+    def encode_image(self, pixel_values: Tensor) -> ImageFeatures:
         """V_1: all that the encoder computes before language enters."""
         tokens, size = self.backbone.embed(pixel_values)
-        visual = self.backbone.run_stage(0, tokens, size)
-        return ImageFeatures(features=visual, map_size=size, image_size=tuple(pixel_values.shape[-2:]))
+        visual = to_map(self.backbone.run_stage(0, tokens, size), size)
+        return ImageFeatures(maps=(visual,), image_size=tuple(pixel_values.shape[-2:]))
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """The word features L (section 3.1.1), (batch, tokens, channels)."""
         return self.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
-    def fuse(self, image: ImageFeatures, text_features: Tensor, text_mask: Tensor) -> FusedFeatures:
+    def fuse(self, image: ImageFeatures, text: Tensor, text_mask: Tensor) -> FusedFeatures:
         """Language-aware visual encoding (section 3.1.1): the decoder's feature maps."""
-        visual, size = image.features, image.map_size
-        enhanced, features = self.stages[0](visual, text_features, text_mask)
+        (visual,) = image.maps
+        size, visual = tuple(visual.shape[-2:]), to_tokens(visual)
+        enhanced, features = self.stages[0](visual, text, text_mask)
         maps = [to_map(features, size)]
         for index in range(1, len(self.stages)):
             tokens, size = self.backbone.merge(index - 1, enhanced, size)
             visual = self.backbone.run_stage(index, tokens, size)
-            enhanced, features = self.stages[index](visual, text_features, text_mask)
+            enhanced, features = self.stages[index](visual, text, text_mask)
             maps.append(to_map(features, size))
-        return FusedFeatures(maps=maps, text_features=text_features, text_mask=text_mask)
+        return FusedFeatures(maps=tuple(maps), text_features=text, text_mask=text_mask)
 
-    def decode(self, fused: FusedFeatures, image_size: tuple[int, int]) -> Tensor:
+    def decode(self, fused: FusedFeatures, image_size: tuple[int, int]) -> DecoderOutput:
         """Foreground minus background at the input size, (batch, height, width)."""
-        background, foreground = self.decoder(fused.maps[-self.config.num_decoder_stages :]).unbind(1)
+        return DecoderOutput(logits=self.decode_maps(fused.maps, image_size))
+
+    def decode_maps(self, maps: Sequence[Tensor], image_size: tuple[int, int]) -> Tensor:
+        """The logits (images, height, width) of the fused maps of images, (images, channels, h, w)."""
+        background, foreground = self.decoder(list(maps[-self.config.num_decoder_stages :])).unbind(1)
         return resize((foreground - background).unsqueeze(1), image_size, align_corners=True).squeeze(1)
 
-    def compute_losses(
-        self, logits: Tensor, mask_labels: Tensor, fused: FusedFeatures, is_counted: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """The unweighted losses of the configuration's `loss_type`, each averaged over the batch.
+    def compute_losses(self, output: DecoderOutput, mask_labels: Tensor) -> dict[str, Tensor]:
+        """The unweighted losses of the configuration's `loss_type`, each averaged over the batch."""
+        return self.compare_masks(output.logits, mask_labels)
 
-        `is_counted`, bool (batch,), leaves samples out.
+    def compare_masks(
+        self, logits: Tensor, mask_labels: Tensor, is_counted: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The losses between logits and labels of images, (images, height, width).
+
+        `is_counted`, bool (images,), leaves some of them out.
         """
         losses = {
             "cross_entropy": partial(weighted_cross_entropy, class_weights=self.config.class_weights),

@@ -23,9 +23,9 @@ from .encoders_refseg import (
     load_pretrained_swin_or_timm,
     load_pretrained_text,
 )
-from .layers_refseg import MultiHeadAttention, TokenBatchNorm, concat_resized, map_positions, resize, to_map
+from .layers_refseg import MultiHeadAttention, TokenBatchNorm, map_positions, resize, to_map, to_tokens
 from .losses_refseg import cross_entropy
-from .modeling_outputs_refseg import FusedFeatures, ImageFeatures
+from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures
 from .modeling_refseg import RefSegPreTrainedModel
 
 
@@ -39,17 +39,16 @@ def build_convolution(in_channels: int, out_channels: int, kernel_size: int) -> 
 
 
 class FeatureFusion(nn.Module):
-    """F_vis from the stages' maps of one size (section III), all as tokens: `features` a list of (batch, positions,
-    channels), `size` (height, width); returns (batch, positions, hidden_size)."""
+    """F_vis from the stages' maps of one size (section III): maps (batch, channels, h, w) to (batch, hidden_size, h,
+    w)."""
 
     def __init__(self, widths: list[int], hidden_size: int) -> None:
         super().__init__()
         self.projections = nn.ModuleList(build_convolution(width, hidden_size, 1) for width in widths)
         self.join = build_convolution(hidden_size, hidden_size, 3)
 
-    def forward(self, features: list[Tensor], size: tuple[int, int]) -> Tensor:
-        maps = [project(to_map(each, size)) for project, each in zip(self.projections, features, strict=True)]
-        return self.join(sum(maps)).flatten(2).transpose(1, 2)
+    def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
+        return self.join(sum(project(each) for project, each in zip(self.projections, maps, strict=True)))
 
 
 class EncoderLayer(GradientCheckpointingLayer):
@@ -406,8 +405,8 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel):
         if isinstance(module, PlainInteraction):
             init.constant_(module.scale, self.config.interaction_scale)
 
-    def run_image_encoder(self, pixel_values: Tensor) -> ImageFeatures:
-        """The maps of the three stages as tokens of one size, side by side: (batch, positions, all their channels).
+    def encode_image(self, pixel_values: Tensor) -> ImageFeatures:
+        """The maps of the three stages, all at the size of F_vis.
 
         Raises:
             ValueError: images of another size than the configuration's `image_size`.
@@ -419,49 +418,49 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel):
                 f'set the image processor\'s size to {{"height": {expected}, "width": {expected}}}.'
             )
         size = (self.config.map_size, self.config.map_size)
-        features = concat_resized(self.backbone(pixel_values), size)
-        return ImageFeatures(features=features, map_size=size, image_size=image_size)
+        maps = tuple(resize(each, size, align_corners=False) for each in self.backbone(pixel_values))
+        return ImageFeatures(maps=maps, image_size=image_size)
 
-    def enhance_image(self, image: ImageFeatures) -> ImageFeatures:
-        """F_enc (section III), (batch, positions, hidden_size)."""
-        features = list(image.features.split(self.backbone.widths, -1))
-        pixels = self.feature_fusion(features, image.map_size)
-        pixels = pixels + map_positions(pixels, image.map_size)
+    def project_image(self, image: ImageFeatures) -> ImageFeatures:
+        """F_enc (section III), (batch, hidden_size, h, w)."""
+        fused = self.feature_fusion(image.maps)
+        pixels, size = to_tokens(fused), tuple(fused.shape[-2:])
+        pixels = pixels + map_positions(pixels, size)
         for layer in self.transformer_encoder:
             pixels = layer(pixels)
-        return image.with_features(pixels)
+        return ImageFeatures(maps=(to_map(pixels, size),), image_size=image.image_size)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """The words' features, (batch, tokens, text channels)."""
         return self.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
-    def fuse(self, image: ImageFeatures, text_features: Tensor, text_mask: Tensor) -> FusedFeatures:
-        """F_enc as a map, and F_dec as the words (sections III-A and III-B).
+    def fuse(self, image: ImageFeatures, text: Tensor, text_mask: Tensor) -> FusedFeatures:
+        """F_enc as a map, and F_dec as the features of the text (sections III-A and III-B).
 
         Raises:
-            ValueError: more words than the mask decoder has channels for.
+            ValueError: more tokens than the mask decoder has channels for.
         """
         limit = self.config.max_text_length
-        if text_features.shape[1] > limit:
+        if text.shape[1] > limit:
             raise ValueError(
-                f"The texts have {text_features.shape[1]} tokens, the model's max_text_length is {limit}: lower the "
+                f"The texts have {text.shape[1]} tokens, the model's max_text_length is {limit}: lower the "
                 "processor's `max_text_length`."
             )
-        decoded = self.mutual_decoder(self.project_words(text_features), image.features, text_mask)
-        return FusedFeatures(maps=[to_map(image.features, image.map_size)], text_features=decoded, text_mask=text_mask)
+        decoded = self.mutual_decoder(self.project_words(text), to_tokens(image.maps[0]), text_mask)
+        return FusedFeatures(maps=image.maps, text_features=decoded, text_mask=text_mask)
 
-    def decode(self, fused: FusedFeatures, image_size: tuple[int, int]) -> Tensor:
+    def decode(self, fused: FusedFeatures, image_size: tuple[int, int]) -> DecoderOutput:
         """Logits at the input size, (batch, height, width) (section III-D)."""
         logits = self.mask_decoder(fused.text_features, fused.text_mask, fused.maps[-1])
-        return resize(logits.unsqueeze(1), image_size, align_corners=False).squeeze(1)
+        return DecoderOutput(logits=resize(logits.unsqueeze(1), image_size, align_corners=False).squeeze(1))
 
     def multimodal_features(self, fused: FusedFeatures) -> tuple[Tensor, Tensor]:
         """F_dec, which the language is reconstructed from (section III-C), and its mask."""
         return fused.text_features, fused.text_mask
 
-    def compute_losses(self, logits: Tensor, mask_labels: Tensor, fused: FusedFeatures) -> dict[str, Tensor]:
+    def compute_losses(self, output: DecoderOutput, mask_labels: Tensor) -> dict[str, Tensor]:
         """Binary cross-entropy (equation 5; its other loss is that of a task which any method can carry)."""
-        return {"cross_entropy": cross_entropy(logits, mask_labels)}
+        return {"cross_entropy": cross_entropy(output.logits, mask_labels)}
 
 
 # By the name of the class, as PEFT would take a mapping of the model type for one that adapters need as well.

@@ -31,9 +31,10 @@ from .layers_refseg import (
     masked_mean,
     resize,
     to_map,
+    to_tokens,
 )
 from .losses_refseg import cross_entropy, dice_loss, pixel_to_pixel_loss, pixel_to_text_loss
-from .modeling_outputs_refseg import FusedFeatures, ImageFeatures
+from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures
 from .modeling_refseg import RefSegPreTrainedModel
 from .swin_refseg import SwinStages
 
@@ -57,7 +58,7 @@ class PyramidLevel(nn.Module):
 
     def forward(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
         pooled = F.adaptive_avg_pool2d(to_map(pixels, size), self.scale)
-        return self.mlp(pooled.flatten(2).transpose(1, 2))
+        return self.mlp(to_tokens(pooled))
 
 
 class OpenPathway(nn.Module):
@@ -118,7 +119,7 @@ class TextToPixels(nn.Module):
 
 def enlarge(tokens: Tensor, scale: int, size: tuple[int, int]) -> Tensor:
     """Tokens (batch, scale * scale, channels) of a pooled map, resized to (batch, height * width, channels)."""
-    return resize(to_map(tokens, (scale, scale)), size, align_corners=True).flatten(2).transpose(1, 2)
+    return to_tokens(resize(to_map(tokens, (scale, scale)), size, align_corners=True))
 
 
 class PixelsToText(nn.Module):
@@ -370,16 +371,23 @@ class MaskHead(Mask2FormerPreTrainedModel):
 
 
 @dataclass
-class MagNetFeatures(FusedFeatures):
-    """Fused features and what the pixel decoder makes of them.
+class MagNetDecoderOutput(DecoderOutput):
+    """The logits, and what the alignment losses compare.
 
     Args:
-        mask_features (`torch.FloatTensor` of shape `(batch, channels, height, width)`): at the finest map's size.
-        scales (`list[torch.FloatTensor]`): maps (batch, channels, height, width), coarsest first.
+        mask_logits (`tuple[torch.FloatTensor]`):
+            The masks of the query before and after each layer of the masked-attention decoder, (batch, 1, height,
+            width) at the size of the pixel features; the last one becomes the logits.
+        pixel_features (`torch.FloatTensor` of shape `(batch, channels, height, width)`):
+            What the pixel decoder makes of the fused maps, at the size of the finest of them.
+        text_features (`torch.FloatTensor` of shape `(batch, tokens, channels)`): those of the fused features.
+        text_mask (`torch.FloatTensor` of shape `(batch, tokens)`): the same.
     """
 
-    mask_features: Tensor | None = None
-    scales: list[Tensor] | None = None
+    mask_logits: tuple[Tensor, ...] | None = None
+    pixel_features: Tensor | None = None
+    text_features: Tensor | None = None
+    text_mask: Tensor | None = None
 
 
 def pixel_generator(training: bool, device: torch.device) -> torch.Generator | None:
@@ -394,8 +402,8 @@ class PixelToPixelAlignment(nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(self, fused: MagNetFeatures, mask_labels: Tensor) -> Tensor:
-        pixels, config = fused.mask_features, self.config
+    def forward(self, output: MagNetDecoderOutput, mask_labels: Tensor) -> Tensor:
+        pixels, config = output.pixel_features, self.config
         generator = pixel_generator(self.training, pixels.device)
         return pixel_to_pixel_loss(pixels, mask_labels, config.pixel_temperature, config.alignment_pixels, generator)
 
@@ -408,9 +416,9 @@ class PixelToTextAlignment(nn.Module):
         self.config = config
         self.projection = nn.Linear(config.text_config.hidden_size, config.mask_feature_size)
 
-    def forward(self, fused: MagNetFeatures, mask_labels: Tensor) -> Tensor:
-        pixels, config = fused.mask_features, self.config
-        sentences = self.projection(masked_mean(fused.text_features, fused.text_mask))
+    def forward(self, output: MagNetDecoderOutput, mask_labels: Tensor) -> Tensor:
+        pixels, config = output.pixel_features, self.config
+        sentences = self.projection(masked_mean(output.text_features, output.text_mask))
         generator = pixel_generator(self.training, pixels.device)
         return pixel_to_text_loss(
             pixels, sentences, mask_labels, config.text_temperature, config.alignment_pixels, generator
@@ -476,11 +484,11 @@ class MagNetForReferringSegmentation(RefSegPreTrainedModel):
         if isinstance(module, GateProjection):
             init.trunc_normal_(module.weight, std=self.config.initializer_range)
 
-    def run_image_encoder(self, pixel_values: Tensor) -> ImageFeatures:
+    def encode_image(self, pixel_values: Tensor) -> ImageFeatures:
         """P_1: all that the encoder computes before language enters."""
         tokens, size = self.backbone.embed(pixel_values)
-        pixels = self.backbone.run_stage(0, tokens, size)
-        return ImageFeatures(features=pixels, map_size=size, image_size=tuple(pixel_values.shape[-2:]))
+        pixels = to_map(self.backbone.run_stage(0, tokens, size), size)
+        return ImageFeatures(maps=(pixels,), image_size=tuple(pixel_values.shape[-2:]))
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """O_1: the words after BERT's first stage, before the image enters, (batch, tokens, channels)."""
@@ -492,35 +500,38 @@ class MagNetForReferringSegmentation(RefSegPreTrainedModel):
             text_features = self.text_encoder.run_stage(index, text_features, text_mask)
         return text_features
 
-    def fuse(self, image: ImageFeatures, text_features: Tensor, text_mask: Tensor) -> MagNetFeatures:
-        """Both encoders in lockstep with the alignment modules (equations 5 to 11), and the pixel decoder."""
-        pixels, size, maps = image.features, image.map_size, []
+    def fuse(self, image: ImageFeatures, text: Tensor, text_mask: Tensor) -> FusedFeatures:
+        """Both encoders in lockstep with the alignment modules (equations 5 to 11)."""
+        (pixels,) = image.maps
+        size, pixels, maps = tuple(pixels.shape[-2:]), to_tokens(pixels), []
         for index, align in enumerate(self.stages):
             if index > 0:
                 tokens, size = self.backbone.merge(index - 1, pixels, size)
                 pixels = self.backbone.run_stage(index, tokens, size)
-                text_features = self.text_encoder.run_stage(index, text_features, text_mask)
-            features, pixels, text_features = align(pixels, size, text_features, text_mask)
+                text = self.text_encoder.run_stage(index, text, text_mask)
+            features, pixels, text = align(pixels, size, text, text_mask)
             maps.append(to_map(features, size))
-        pixels = self.head.pixel_decoder(maps)
-        return MagNetFeatures(
-            maps=maps,
-            text_features=text_features,
-            text_mask=text_mask,
-            mask_features=pixels.mask_features,
-            scales=list(pixels.multi_scale_features[:3]),
+        return FusedFeatures(maps=tuple(maps), text_features=text, text_mask=text_mask)
+
+    def decode(self, fused: FusedFeatures, image_size: tuple[int, int]) -> MagNetDecoderOutput:
+        """The one query's mask logits at the input size, (batch, height, width)."""
+        pixels = self.head.pixel_decoder(list(fused.maps))
+        scales = list(pixels.multi_scale_features[:3])
+        masks = self.head.transformer(scales, pixels.mask_features).masks_queries_logits
+        return MagNetDecoderOutput(
+            logits=resize(masks[-1], image_size, align_corners=True).squeeze(1),
+            mask_logits=tuple(masks),
+            pixel_features=pixels.mask_features,
+            text_features=fused.text_features,
+            text_mask=fused.text_mask,
         )
 
-    def decode(self, fused: MagNetFeatures, image_size: tuple[int, int]) -> Tensor:
-        """The one query's mask logits at the input size, (batch, height, width)."""
-        masks = self.head.transformer(fused.scales, fused.mask_features).masks_queries_logits
-        return resize(masks[-1], image_size, align_corners=True).squeeze(1)
-
-    def compute_losses(self, logits: Tensor, mask_labels: Tensor, fused: MagNetFeatures) -> dict[str, Tensor]:
+    def compute_losses(self, output: MagNetDecoderOutput, mask_labels: Tensor) -> dict[str, Tensor]:
         """The unweighted losses of equation 15 but that of Mask Grounding; `alignment` is equation 12."""
+        logits = output.logits
         losses = {"cross_entropy": cross_entropy(logits, mask_labels), "dice": dice_loss(logits, mask_labels)}
         if self.config.alignment_losses:
-            losses["alignment"] = sum(half(fused, mask_labels) for half in self.alignment.values())
+            losses["alignment"] = sum(half(output, mask_labels) for half in self.alignment.values())
         return losses
 
 

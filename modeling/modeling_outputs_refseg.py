@@ -1,8 +1,10 @@
 """What passes between the parts of a model, and what comes out of it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from transformers.utils import ModelOutput
 
 
@@ -15,20 +17,23 @@ class ImageFeatures(ModelOutput):
     """What a model knows of images before it reads the text.
 
     Args:
-        features (`torch.FloatTensor`): features, the images along the first axis.
-        map_size (`tuple[int, int]`): height and width of the feature map.
+        maps (`tuple[torch.FloatTensor]`):
+            Maps `(images, channels, height, width)`, finest first; those of clips `(clips, frames, channels, height,
+            width)`.
         image_size (`tuple[int, ...]`):
-            Height and width of the `pixel_values` it was computed from; of clips frames, height and width.
+            Height and width of the `pixel_values` they were computed from; of clips frames, height and width.
+        pixel_values (`torch.FloatTensor` of shape `(images, 3, height, width)`):
+            The normalized images themselves, where a method reads them as well.
     """
 
-    features: Tensor | None = None
-    map_size: tuple[int, int] | None = None
+    maps: tuple[Tensor, ...] | None = None
     image_size: tuple[int, ...] | None = None
+    pixel_values: Tensor | None = None
 
     @property
     def last_hidden_state(self) -> Tensor:
-        """The features, by the name that they have in the outputs of transformers' encoders."""
-        return self.features
+        """The coarsest map, by the name that features have in the outputs of transformers' encoders."""
+        return self.maps[-1]
 
     @property
     def pooler_output(self) -> None:
@@ -40,9 +45,11 @@ class ImageFeatures(ModelOutput):
         *frames, _, _ = self.image_size
         return frames[0] if frames else 1
 
-    def with_features(self, features: Tensor) -> "ImageFeatures":
-        """Other features of the same images."""
-        return ImageFeatures(features=features, map_size=self.map_size, image_size=self.image_size)
+    def apply_to_tensors(self, change: Callable[[Tensor], Tensor]) -> "ImageFeatures":
+        """The same features, each of the tensors changed alike."""
+        # In a graph that is traced sizes are tensors as well.
+        tensors = {name: value for name, value in self.items() if name != "image_size"}
+        return type(self)(**tree_map(change, tensors), image_size=self.image_size)
 
 
 @dataclass
@@ -50,16 +57,28 @@ class FusedFeatures(ModelOutput):
     """What a model knows once language and vision have met; methods add to it what their decoders need.
 
     Args:
-        maps (`list[torch.FloatTensor]`):
-            Maps (batch, channels, height, width), finest first; those of clips have the frames stacked along the
-            height.
-        text_features (`torch.FloatTensor` of shape `(batch, tokens, channels)`): the features of the texts' tokens.
-        text_mask (`torch.FloatTensor` of shape `(batch, tokens)`): 1 = word, 0 = padding.
+        maps (`tuple[torch.FloatTensor]`):
+            Maps `(texts, channels, height, width)`, finest first; those of clips `(texts, frames, channels, height,
+            width)`.
+        text_features (`torch.FloatTensor` of shape `(texts, tokens, channels)`): the features of the texts' tokens.
+        text_mask (`torch.FloatTensor` of shape `(texts, tokens)`): 1 = token, 0 = padding.
     """
 
-    maps: list[Tensor] | None = None
+    maps: tuple[Tensor, ...] | None = None
     text_features: Tensor | None = None
     text_mask: Tensor | None = None
+
+
+@dataclass
+class DecoderOutput(ModelOutput):
+    """What a decoder makes of the fused features; methods add to it what else their losses or explanations read.
+
+    Args:
+        logits (`torch.FloatTensor` of shape `(texts, height, width)`, for clips `(texts, frames, height, width)`):
+            Foreground logits at the size of the image.
+    """
+
+    logits: Tensor | None = None
 
 
 @dataclass
@@ -103,6 +122,7 @@ def require_finite(**answers: Tensor | None) -> None:
 
 
 __all__ = [
+    "DecoderOutput",
     "FusedFeatures",
     "ImageFeatures",
     "NotFiniteError",

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterable
+from operator import itemgetter
 from os import PathLike
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -16,7 +18,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_refseg import RefSegConfig
 from .language_reconstruction_refseg import LanguageReconstruction
 from .losses_refseg import NOT_ANNOTATED
-from .modeling_outputs_refseg import FusedFeatures, ImageFeatures, ReferringSegmentationOutput
+from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures, ReferringSegmentationOutput
 from .pipeline_refseg import ReferringImageSegmentationPipeline, ReferringVideoSegmentationPipeline
 from .saved_files_refseg import naming_damage
 from .tasks_refseg import (
@@ -28,6 +30,8 @@ from .tasks_refseg import (
 )
 
 logger = logging.get_logger(__name__)
+# What makes the output of a model of the fused and the decoded features.
+Finish = Callable[[FusedFeatures, DecoderOutput], ReferringSegmentationOutput]
 # Auxiliary tasks of training alone: the name of each is that of its module and of its field of the configuration.
 TRAINING_TASKS = ("mask_grounding", "language_reconstruction")
 
@@ -52,10 +56,10 @@ def describe_pipelines(tasks: Iterable[str]) -> dict[str, dict]:
 class RefSegPreTrainedModel(PreTrainedModel):
     """Base of all methods: `forward` goes from image and text to logits and losses.
 
-    A method names its encoders `backbone` and `text_encoder`, calls `add_auxiliary_tasks`, and defines
-    `run_image_encoder`, `encode_text`, `fuse`, `decode` and `compute_losses`; `enhance_image` where something trained
-    works on the image before it meets the text. It fills `loss_weights`: the weight of each loss by name, which may
-    change during training.
+    A method names its encoders `backbone` and `text_encoder`, calls `add_auxiliary_tasks`, and defines, in the order
+    of its paper, `encode_image`, `project_image` where something trained works on the image before it meets the text,
+    `encode_text`, `fuse`, `decode` and `compute_losses`. It fills `loss_weights`: the weight of each loss by name,
+    which may change during training.
 
     An encoder without trained parameters runs without gradients and stays in evaluation mode, so that neither batch
     statistics nor dropout disturb it.
@@ -256,6 +260,49 @@ class RefSegPreTrainedModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
+    def encode_image(self, pixel_values: Tensor) -> ImageFeatures:
+        """What the image encoder makes of images (images, 3, height, width), or of clips where a method takes them.
+
+        Clips are (clips, frames, 3, height, width).
+        """
+        raise NotImplementedError
+
+    def project_image(self, image: ImageFeatures) -> ImageFeatures:
+        """What is trained and works on the image alone; nothing unless a method says otherwise."""
+        return image
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """What the text encoder makes of token ids (texts, tokens), before it meets the image.
+
+        `attention_mask` (texts, tokens) is 1 where there is a token, `None` where all are; returns (texts, tokens,
+        channels).
+        """
+        raise NotImplementedError
+
+    def fuse(self, image: ImageFeatures, text: Tensor, text_mask: Tensor) -> FusedFeatures:
+        """Brings image and text together.
+
+        Args:
+            image: what `project_image` returned, an image for each text.
+            text: what `encode_text` returned, (texts, tokens, channels).
+            text_mask: (texts, tokens), 1 = token, 0 = padding, in the type of `text`.
+        """
+        raise NotImplementedError
+
+    def decode(self, fused: FusedFeatures, image_size: tuple[int, ...]) -> DecoderOutput:
+        """Logits of the size of the image, (texts, height, width), or (texts, frames, height, width) for clips.
+
+        `image_size` is that of [`ImageFeatures`].
+        """
+        raise NotImplementedError
+
+    def compute_losses(self, output: DecoderOutput, mask_labels: Tensor) -> dict[str, Tensor]:
+        """The unweighted losses by name, each the mean over the samples.
+
+        `output` is what `decode` returned, `mask_labels` are of the shape of its logits.
+        """
+        raise NotImplementedError
+
     def get_encoder_features(self, pixel_values: Tensor) -> ImageFeatures:
         """What the image encoder alone makes of images (batch, 3, height, width), or of clips where it takes them.
 
@@ -266,9 +313,9 @@ class RefSegPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: neither images nor, where the configuration's `takes_clips` is True, clips; or whole numbers.
         """
-        return self.encode_image(pixel_values, self.run_image_encoder)
+        return self._run_image_encoder(self.encode_image, pixel_values)
 
-    def encode_image(self, pixel_values: Tensor, encode: Callable[[Tensor], ImageFeatures]) -> ImageFeatures:
+    def _run_image_encoder(self, encode: Callable[[Tensor], ImageFeatures], pixel_values: Tensor) -> ImageFeatures:
         """What `encode`, which runs the image encoder, makes of `pixel_values`; args and errors as above."""
         if pixel_values.ndim != 4 and not (pixel_values.ndim == 5 and self.config.takes_clips):
             clips = " or clips (batch, frames, 3, height, width)" if self.config.takes_clips else ""
@@ -291,11 +338,11 @@ class RefSegPreTrainedModel(PreTrainedModel):
         `kwargs` are those of `check_requests`.
         """
         self.check_requests(**kwargs)
-        return self.embed_image(pixel_values)
+        return self._embed_image(pixel_values)
 
-    def embed_image(self, pixel_values: Tensor) -> ImageFeatures:
+    def _embed_image(self, pixel_values: Tensor) -> ImageFeatures:
         """What `get_image_features` returns, of `pixel_values` alone."""
-        return self.enhance_image(self.get_encoder_features(pixel_values))
+        return self.project_image(self._run_image_encoder(self.encode_image, pixel_values))
 
     @can_return_tuple
     def get_text_features(
@@ -315,9 +362,9 @@ class RefSegPreTrainedModel(PreTrainedModel):
                 shape, or sentences in pairs.
         """
         self.check_requests(token_type_ids, **kwargs)
-        return BaseModelOutputWithPooling(last_hidden_state=self.embed_text(input_ids, attention_mask))
+        return BaseModelOutputWithPooling(last_hidden_state=self._embed_text(input_ids, attention_mask))
 
-    def embed_text(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    def _embed_text(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """The word features of `get_text_features`; arguments and errors are the same."""
         _require_tokens(input_ids, attention_mask, self.config.text_config.vocab_size)
         limit = self.config.text_config.max_position_embeddings
@@ -372,10 +419,6 @@ class RefSegPreTrainedModel(PreTrainedModel):
         """
         return text
 
-    def enhance_image(self, image: ImageFeatures) -> ImageFeatures:
-        """What is trained and works on the image alone; nothing unless a method says otherwise."""
-        return image
-
     @can_return_tuple
     def forward(
         self,
@@ -420,8 +463,10 @@ class RefSegPreTrainedModel(PreTrainedModel):
             pixel_values, input_ids, attention_mask, image_embeds, text_embeds, encoder_features
         )
         if mask_labels is None:
-            return self.segment(image, text, text_mask)
-        return self.forward_with_loss(image, text, text_mask, input_ids, attention_mask, mask_labels, {})
+            return self.segment(image, text, text_mask, self.make_output)
+        return self.forward_with_loss(
+            image, text, text_mask, input_ids, attention_mask, mask_labels, self.make_output, {}
+        )
 
     def encode_inputs(
         self,
@@ -437,11 +482,11 @@ class RefSegPreTrainedModel(PreTrainedModel):
         _require_one(input_ids=input_ids, text_embeds=text_embeds)
         _require_words(attention_mask)
         if pixel_values is not None:
-            image_embeds = self.embed_image(pixel_values)
+            image_embeds = self._embed_image(pixel_values)
         elif encoder_features is not None:
-            image_embeds = self.enhance_image(encoder_features)
+            image_embeds = self.project_image(encoder_features)
         if text_embeds is None:
-            text = self.embed_text(input_ids, attention_mask)
+            text = self._embed_text(input_ids, attention_mask)
         else:
             text = text_embeds.last_hidden_state if isinstance(text_embeds, ModelOutput) else text_embeds
         return _match_images_to_texts(image_embeds, text.shape[0]), text, _text_mask(text, attention_mask)
@@ -454,46 +499,51 @@ class RefSegPreTrainedModel(PreTrainedModel):
         input_ids: Tensor | None,
         attention_mask: Tensor | None,
         mask_labels: Tensor,
+        finish: Finish,
         further_losses: dict[str, Tensor],
     ) -> ReferringSegmentationOutput:
-        """Logits and losses, `further_losses` and those of all auxiliary tasks included."""
+        """What `finish` makes, and the losses, `further_losses` and those of all auxiliary tasks included."""
         _require_labels(mask_labels, self.config.takes_clips)
         fused = self.fuse(image, text, text_mask)
-        logits = self.decode(fused, image.image_size)
-        losses = further_losses | self.compute_losses(logits, _matching_labels(mask_labels, logits), fused)
-        presence_logits = self.predict_presence(fused)
+        decoded = self.decode(fused, image.image_size)
+        output = finish(fused, decoded)
+        _require_matching_labels(mask_labels, output.logits)
+        losses = further_losses | self.compute_losses(decoded, mask_labels)
         if self.config.presence_head:
-            losses["presence"] = PresenceHead.loss(presence_logits, mask_labels)
+            losses["presence"] = PresenceHead.loss(output.presence_logits, mask_labels)
         if self.config.mask_grounding is not None:
             losses["mask_grounding"] = self.compute_mask_grounding_loss(
-                input_ids, attention_mask, image, fused, _targets(mask_labels)
+                input_ids, attention_mask, image, fused, mask_labels > 0
             )
         if self.config.language_reconstruction is not None:
             losses["language_reconstruction"] = self.language_reconstruction(
                 self.finish_text(text, text_mask), text_mask, *self.multimodal_features(fused)
             )
-        return ReferringSegmentationOutput(
+        return type(output)(
             loss=sum(self.loss_weights[name] * value for name, value in losses.items()),
             loss_components={name: value.detach() for name, value in losses.items()},
-            logits=logits,
-            presence_logits=presence_logits,
+            **output,
         )
 
-    def segment(self, image: ImageFeatures, text: Tensor, text_mask: Tensor) -> ReferringSegmentationOutput:
-        """Logits alone, without gradients for `texts_per_pass` texts at a time; inputs as those of `fuse`."""
-        parts = [(image.features, text, text_mask)]
+    def segment(
+        self, image: ImageFeatures, text: Tensor, text_mask: Tensor, finish: Finish
+    ) -> ReferringSegmentationOutput:
+        """What `finish` makes of all texts, without gradients of `texts_per_pass` at a time; inputs as of `fuse`."""
+        texts, at_once = text.shape[0], max(1, self.texts_per_pass // image.num_frames)
         # An exported graph is one pass, as it could not tell how many a batch of another size takes.
-        if not (torch.is_grad_enabled() or torch.compiler.is_exporting() or torch.jit.is_tracing()):
-            at_once = max(1, self.texts_per_pass // image.num_frames)
-            parts = zip(*(features.split(at_once) for features in parts[0]), strict=True)
-        logits, presence_logits = [], []
-        for pixels, *text in parts:
-            fused = self.fuse(image.with_features(pixels), *text)
-            logits.append(self.decode(fused, image.image_size))
-            presence_logits.append(self.predict_presence(fused))
-        return ReferringSegmentationOutput(
-            logits=_join(logits), presence_logits=_join(presence_logits) if self.config.presence_head else None
-        )
+        if torch.is_grad_enabled() or torch.compiler.is_exporting() or torch.jit.is_tracing() or texts <= at_once:
+            fused = self.fuse(image, text, text_mask)
+            return finish(fused, self.decode(fused, image.image_size))
+        passes = [slice(first, first + at_once) for first in range(0, texts, at_once)]
+        parts = [
+            self.segment(image.apply_to_tensors(itemgetter(part)), text[part], text_mask[part], finish)
+            for part in passes
+        ]
+        return tree_map(lambda *tensors: torch.cat(tensors), *parts)
+
+    def make_output(self, fused: FusedFeatures, decoded: DecoderOutput) -> ReferringSegmentationOutput:
+        """What `forward` returns without labels."""
+        return ReferringSegmentationOutput(logits=decoded.logits, presence_logits=self.predict_presence(fused))
 
     def predict_presence(self, fused: FusedFeatures) -> Tensor | None:
         """Logits (batch,) of the presence head, None in a model without one."""
@@ -502,9 +552,9 @@ class RefSegPreTrainedModel(PreTrainedModel):
     def multimodal_features(self, fused: FusedFeatures) -> tuple[Tensor, Tensor]:
         """What the language is reconstructed from, (batch, positions, channels), and a mask, (batch, positions).
 
-        Here the pixels of the last of the fused maps, and ones.
+        Here the pixels of the last of the fused maps, those of all frames of a clip, and ones.
         """
-        pixels = fused.maps[-1].flatten(2).transpose(1, 2)
+        pixels = fused.maps[-1].movedim(-3, 1).flatten(2).transpose(1, 2)
         return pixels, pixels.new_ones(pixels.shape[:2])
 
     def compute_mask_grounding_loss(
@@ -552,18 +602,8 @@ class RefSegPreTrainedModel(PreTrainedModel):
         if task.image_features == "masked_sentence" and self.maps_hold_language:
             fused = self.fuse(image, text, fused.text_mask)
         text = self.finish_text(text, fused.text_mask)
-        maps, mask_labels = self.grounded_frame(fused.maps[-1], mask_labels, image.num_frames)
+        maps, mask_labels = grounded_frame(fused.maps[-1], mask_labels)
         return self.mask_grounding(text, fused.text_mask, is_masked, maps, mask_labels)
-
-    def grounded_frame(self, maps: Tensor, mask_labels: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
-        """What words are named from: `maps` (batch, channels, h, w) and labels (batch, height, width) of images.
-
-        Of clips, whose frames are stacked along the height, it is the frame that shows most of the target.
-        """
-        frames = mask_labels.unflatten(1, (num_frames, -1))
-        place = frames.flatten(2).sum(2).argmax(1)
-        batch = torch.arange(place.shape[0], device=place.device)
-        return maps.unflatten(2, (num_frames, -1)).transpose(1, 2)[batch, place], frames[batch, place]
 
     @torch.no_grad()
     def predict_masked_words(
@@ -585,8 +625,20 @@ class RefSegPreTrainedModel(PreTrainedModel):
         """
         image, text, text_mask = self.encode_inputs(pixel_values, input_ids, attention_mask)
         fused = self.fuse(image, text, text_mask)
-        targets = _targets(mask_labels)
-        return self.name_masked_words(input_ids, attention_mask, is_masked, image, fused, targets).argmax(1)
+        logits = self.name_masked_words(input_ids, attention_mask, is_masked, image, fused, mask_labels > 0)
+        return logits.argmax(1)
+
+
+def grounded_frame(maps: Tensor, mask_labels: Tensor) -> tuple[Tensor, Tensor]:
+    """What words are named from: maps (batch, channels, h, w) and labels (batch, height, width) of images.
+
+    Of clips, which have a frame axis behind the batch, it is the frame that shows most of the target.
+    """
+    if maps.ndim == 4:
+        return maps, mask_labels
+    place = mask_labels.flatten(2).sum(2).argmax(1)
+    batch = torch.arange(place.shape[0], device=place.device)
+    return maps[batch, place], mask_labels[batch, place]
 
 
 def find_input_embeddings(model: PreTrainedModel) -> list[nn.Module]:
@@ -651,18 +703,6 @@ def _require_labels(mask_labels: Tensor, takes_clips: bool) -> None:
     )
 
 
-def _targets(mask_labels: Tensor) -> Tensor:
-    """Labels (batch, height, width) or (batch, frames, height, width) as bool masks laid out as the fused maps are.
-
-    They are (batch, frames * height, width); frames without annotation count as background.
-    """
-    return (mask_labels > 0).flatten(1, -2)
-
-
-def _join(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
 def _text_mask(text: Tensor, attention_mask: Tensor | None) -> Tensor:
     return text.new_ones(text.shape[:2]) if attention_mask is None else attention_mask.to(text.dtype)
 
@@ -674,19 +714,25 @@ def _require_one(**inputs: Tensor | None) -> None:
 
 
 def _match_images_to_texts(image: ImageFeatures, texts: int) -> ImageFeatures:
-    images = image.features.shape[0]
+    images = image.maps[0].shape[0]
     if images not in (1, texts):
         raise ValueError(f"Pass one image for each text, or one image for all of them: got {images} and {texts}.")
-    return image.with_features(image.features.expand(texts, *image.features.shape[1:]))
+    return image.apply_to_tensors(lambda tensor: tensor.expand(texts, *tensor.shape[1:]))
 
 
-def _matching_labels(mask_labels: Tensor, logits: Tensor) -> Tensor:
+def _require_matching_labels(mask_labels: Tensor, logits: Tensor) -> None:
     if mask_labels.shape != logits.shape:
         raise ValueError(
             f"`mask_labels` has shape {tuple(mask_labels.shape)}, but the logits have {tuple(logits.shape)}: pass one "
             "mask for each text, at the size of `pixel_values` (the processor's `segmentation_maps` does that)."
         )
-    return mask_labels
 
 
-__all__ = ["FusedFeatures", "ImageFeatures", "RefSegPreTrainedModel", "ReferringSegmentationOutput", "is_frozen"]
+__all__ = [
+    "DecoderOutput",
+    "FusedFeatures",
+    "ImageFeatures",
+    "RefSegPreTrainedModel",
+    "ReferringSegmentationOutput",
+    "is_frozen",
+]

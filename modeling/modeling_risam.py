@@ -18,15 +18,15 @@ from .encoders_refseg import build_map_encoder, load_pretrained_sam_or_timm
 from .explanations_refseg import Explainable, Explanation, PixelWords, WordMaps, record_calls, strongest_places
 from .layers_refseg import (
     MultiHeadAttention,
-    concat_resized,
     masked_mean,
     pixel_centers,
     resize,
     sinusoidal_positions,
     to_map,
+    to_tokens,
 )
 from .losses_refseg import dice_loss, focal_loss
-from .modeling_outputs_refseg import FusedFeatures, ImageFeatures
+from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures
 from .modeling_refseg import RefSegPreTrainedModel
 from .saved_files_refseg import naming_damage
 
@@ -47,7 +47,7 @@ class ConvolutionNormActivation(nn.Sequential):
 class MapFusion(nn.Module):
     """CBA([MLP(first), MLP(second)]): equation 1, and again equation 2.
 
-    Two kinds of tokens (batch, positions, channels) of a map of `size` in; returns (batch, positions, hidden_size).
+    Two maps (batch, channels, h, w) of one size in; returns (batch, hidden_size, h, w).
     """
 
     def __init__(self, first_channels: int, second_channels: int, hidden_size: int) -> None:
@@ -56,13 +56,13 @@ class MapFusion(nn.Module):
         self.second = build_mlp(second_channels, hidden_size)
         self.fuse = ConvolutionNormActivation(2 * hidden_size, hidden_size)
 
-    def forward(self, first: Tensor, second: Tensor, size: tuple[int, int]) -> Tensor:
-        both = torch.cat([self.first(first), self.second(second)], -1)
-        return self.fuse(to_map(both, size)).flatten(2).transpose(1, 2)
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        both = torch.cat([self.first(first.movedim(1, -1)), self.second(second.movedim(1, -1))], -1)
+        return self.fuse(both.movedim(-1, 1))
 
 
 class FeatureEnhancement(nn.Module):
-    """F_v from F_v1, F_v2 and F_v3 (section 3.2), all as tokens (batch, positions, channels)."""
+    """F_v from F_v1, F_v2 and F_v3 (section 3.2), all maps (batch, channels, h, w)."""
 
     def __init__(self, widths: list[int], hidden_size: int) -> None:
         super().__init__()
@@ -70,10 +70,9 @@ class FeatureEnhancement(nn.Module):
         self.early = MapFusion(shallow, middle, hidden_size)
         self.late = MapFusion(hidden_size, deep, hidden_size)
 
-    def forward(self, features: list[Tensor], size: tuple[int, int]) -> Tensor:
-        shallow, middle, deep = features
-        early = self.early(shallow, middle, size)  # equation 1
-        return self.late(early, deep, size)  # equation 2
+    def forward(self, maps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        shallow, middle, deep = maps
+        return self.late(self.early(shallow, middle), deep)  # equations 1 and 2
 
 
 class DeepestFeatures(nn.Module):
@@ -83,8 +82,8 @@ class DeepestFeatures(nn.Module):
         super().__init__()
         self.project = build_mlp(widths[-1], hidden_size)
 
-    def forward(self, features: list[Tensor], size: tuple[int, int]) -> Tensor:
-        return self.project(features[-1])
+    def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
+        return self.project(maps[-1].movedim(1, -1)).movedim(-1, 1)
 
 
 class PixelNormalizedAttention(nn.Module):
@@ -172,7 +171,7 @@ class ConvolutionalFusion(nn.Module):
         text_features = self.project_words(text_features)
         sentence = masked_mean(text_features, text_mask).unsqueeze(1).expand_as(pixels)
         fused = self.fuse(to_map(torch.cat([pixels, sentence], -1), size))
-        return fused.flatten(2).transpose(1, 2), text_features
+        return to_tokens(fused), text_features
 
 
 class QueryToken(nn.Module):
@@ -269,7 +268,7 @@ class MutualAwareMaskDecoder(nn.Module):
     def forward(self, pixels: Tensor, text_features: Tensor, text_mask: Tensor) -> Tensor:
         size = pixels.shape[-2:]
         tokens, token_mask = self.query(text_features, text_mask)
-        pixels = pixels.flatten(2).transpose(1, 2)
+        pixels = to_tokens(pixels)
         for block in self.blocks:
             pixels, tokens = block(pixels, tokens, token_mask)
         maps = self.upsample(to_map(pixels, size))
@@ -377,38 +376,37 @@ class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         elif isinstance(module, SamPositionalEmbedding):
             init.normal_(module.positional_embedding, std=module.scale)
 
-    def run_image_encoder(self, pixel_values: Tensor) -> ImageFeatures:
-        """F_v1, F_v2 and F_v3 as tokens of the size of F_v2, side by side: (batch, positions, all their channels)."""
+    def encode_image(self, pixel_values: Tensor) -> ImageFeatures:
+        """F_v1, F_v2 and F_v3, all at the size of F_v2."""
         maps = self.backbone(pixel_values)
-        size = maps[1].shape[-2:]
-        return ImageFeatures(
-            features=concat_resized(maps, size), map_size=tuple(size), image_size=tuple(pixel_values.shape[-2:])
-        )
+        size = tuple(maps[1].shape[-2:])
+        maps = tuple(resize(each, size, align_corners=False) for each in maps)
+        return ImageFeatures(maps=maps, image_size=tuple(pixel_values.shape[-2:]))
 
-    def enhance_image(self, image: ImageFeatures) -> ImageFeatures:
-        """F_v (section 3.2), (batch, positions, hidden_size)."""
-        features = list(image.features.split(self.backbone.widths, -1))
-        return image.with_features(self.feature_enhancement(features, image.map_size))
+    def project_image(self, image: ImageFeatures) -> ImageFeatures:
+        """F_v (section 3.2), (batch, hidden_size, h, w)."""
+        return ImageFeatures(maps=(self.feature_enhancement(image.maps),), image_size=image.image_size)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """F_l (section 3.1), (batch, tokens, text channels)."""
         return self.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
-    def fuse(self, image: ImageFeatures, text_features: Tensor, text_mask: Tensor) -> FusedFeatures:
+    def fuse(self, image: ImageFeatures, text: Tensor, text_mask: Tensor) -> FusedFeatures:
         """F_lav as a map, and F_val (section 3.3)."""
-        pixels = image.features
+        (pixels,) = image.maps
+        size, pixels = tuple(pixels.shape[-2:]), to_tokens(pixels)
         for block in self.fusion:
-            pixels, text_features = block(pixels, text_features, text_mask, image.map_size)
-        return FusedFeatures(maps=[to_map(pixels, image.map_size)], text_features=text_features, text_mask=text_mask)
+            pixels, text = block(pixels, text, text_mask, size)
+        return FusedFeatures(maps=(to_map(pixels, size),), text_features=text, text_mask=text_mask)
 
-    def decode(self, fused: FusedFeatures, image_size: tuple[int, int]) -> Tensor:
+    def decode(self, fused: FusedFeatures, image_size: tuple[int, int]) -> DecoderOutput:
         """Logits at the input size, (batch, height, width) (section 3.4)."""
         logits = self.mask_decoder(fused.maps[-1], fused.text_features, fused.text_mask)
-        return resize(logits.unsqueeze(1), image_size, align_corners=False).squeeze(1)
+        return DecoderOutput(logits=resize(logits.unsqueeze(1), image_size, align_corners=False).squeeze(1))
 
-    def compute_losses(self, logits: Tensor, mask_labels: Tensor, fused: FusedFeatures) -> dict[str, Tensor]:
+    def compute_losses(self, output: DecoderOutput, mask_labels: Tensor) -> dict[str, Tensor]:
         """Focal and dice loss (equations 10 and 11)."""
-        return {"focal": focal_loss(logits, mask_labels), "dice": dice_loss(logits, mask_labels)}
+        return {"focal": focal_loss(output.logits, mask_labels), "dice": dice_loss(output.logits, mask_labels)}
 
     @torch.no_grad()
     def explain(

@@ -15,7 +15,7 @@ from .configuration_unified_lavt import UnifiedLavtConfig
 from .encoders_refseg import load_pretrained_swin, load_pretrained_text
 from .modeling_lavt import LavtForReferringSegmentation
 from .modeling_outputs_refseg import ImageFeatures
-from .modeling_video_lavt import VideoLavtForReferringSegmentation
+from .modeling_video_lavt import VideoLavtForReferringSegmentation, as_clips, size_of, to_features, to_maps
 from .swin_refseg import SwinStages
 from .video_swin_refseg import VideoSwinModel, load_pretrained_video_swin
 
@@ -110,35 +110,30 @@ class UnifiedLavtForReferringSegmentation(VideoLavtForReferringSegmentation):
         model.backbone.images.load_state_dict(image_model.backbone.state_dict())
         return model
 
+    def encode_image(self, pixel_values: Tensor) -> ImageFeatures:
+        """In training V_t of all frames and V_c of the central one; afterwards the one of them that is needed."""
+        return self.encode_with_both(pixel_values) if self.training else super().encode_image(pixel_values)
+
     def get_encoder_features(self, pixel_values: Tensor) -> ImageFeatures:
-        """V_t of all frames and, behind it, V_c of the central one: the first stage of both encoders, in either mode.
+        """V_t of all frames and V_c of the central one, in either mode; args and errors as in all methods."""
+        return self._run_image_encoder(self.encode_with_both, pixel_values)
 
-        (batch, frames + 1, height, width, channels); args and errors as in all methods.
-        """
-        return self.encode_image(pixel_values, self.run_both_encoders)
-
-    def embed_image(self, pixel_values: Tensor) -> ImageFeatures:
-        """V_1, without running an encoder that is not needed; args and errors as in all methods."""
-        return self.encode_image(pixel_values, self.run_image_encoder)
-
-    def run_both_encoders(self, pixel_values: Tensor) -> ImageFeatures:
-        """What `get_encoder_features` returns."""
-        clips = pixel_values.unsqueeze(1) if pixel_values.ndim == 4 else pixel_values
+    def encode_with_both(self, pixel_values: Tensor) -> ImageFeatures:
+        """The first stage of both encoders: V_t, and V_c, which of clips has a frame axis of length 1."""
+        clips, image_size = as_clips(pixel_values), size_of(pixel_values)
         encoded = self.backbone.clips.encode_stage(0, clips)  # V_t
-        local = self.backbone.encode_frame(0, clips[:, center_of(clips)])  # V_c
-        *frames, _, height, width = pixel_values.shape[1:]
-        return ImageFeatures(
-            features=torch.cat([encoded, local.unsqueeze(1)], 1),
-            map_size=tuple(encoded.shape[2:4]),
-            image_size=(*frames, height, width),
-        )
+        local = self.backbone.encode_frame(0, clips[:, center_of(clips)]).unsqueeze(1)  # V_c
+        maps = (to_maps(encoded, image_size), to_maps(local, image_size))
+        return ImageFeatures(maps=maps, image_size=image_size)
 
-    def enhance_image(self, image: ImageFeatures) -> ImageFeatures:
-        """V_1 of what `get_encoder_features` returned."""
-        encoded, local = image.features.split([image.num_frames, 1], 1)
+    def project_image(self, image: ImageFeatures) -> ImageFeatures:
+        """V_1: in training the sum of both encoders; afterwards that of the one for images or the one for clips."""
+        image_size = image.image_size
         if self.training:
-            return image.with_features(add_to_center(encoded, local))
-        return image.with_features(local if len(image.image_size) == 2 else encoded)
+            visual = to_maps(add_to_center(*map(to_features, image.maps)), image_size)
+        else:
+            visual = image.maps[0] if len(image_size) == 3 else image.maps[-1]
+        return ImageFeatures(maps=(visual,), image_size=image_size)
 
     def encode_stage(self, index: int, features: Tensor, image_size: tuple[int, ...]) -> Tensor:
         """V_i, (batch, frames, height, width, channels): a stage of both encoders, or of the one that is needed.

@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig
 
 from .configuration_video_lavt import VideoLavtConfig
 from .encoders_refseg import load_pretrained_text
-from .layers_refseg import CrossModalAttention, PixelWordAttention, build_fusion_norm, to_map
+from .layers_refseg import CrossModalAttention, PixelWordAttention, build_fusion_norm
 from .modeling_lavt import (
     ACTIVATIONS,
     LanguageGate,
@@ -24,7 +24,7 @@ from .modeling_lavt import (
     MultiModalFusion,
     PooledSentence,
 )
-from .modeling_outputs_refseg import FusedFeatures, ImageFeatures
+from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures
 from .modeling_refseg import TRAINING_TASKS, can_be_read
 from .video_swin_refseg import VideoSwinModel, inflate_swin, load_pretrained_video_swin
 
@@ -298,8 +298,7 @@ class VideoLavtForReferringSegmentation(LavtForReferringSegmentation):
     """Video LAVT (figure 5). `pixel_values` are clips (batch, frames, 3, height, width), or images, as in LAVT, which
     it sees as clips of one frame.
 
-    Features are (batch, frames, height, width, channels). The fused maps, which training tasks read too, have the
-    frames stacked along the height.
+    Between its modules features are (batch, frames, height, width, channels).
 
     Example:
 
@@ -380,12 +379,11 @@ class VideoLavtForReferringSegmentation(LavtForReferringSegmentation):
                 getattr(model, task).load_state_dict(getattr(image_model, task).state_dict())
         return model.eval()
 
-    def run_image_encoder(self, pixel_values: Tensor) -> ImageFeatures:
+    def encode_image(self, pixel_values: Tensor) -> ImageFeatures:
         """V_1: all that the encoder computes before language enters."""
-        is_image = pixel_values.ndim == 4
-        image_size = tuple(pixel_values.shape[-2:]) if is_image else (pixel_values.shape[1], *pixel_values.shape[-2:])
-        visual = self.encode_stage(0, pixel_values.unsqueeze(1) if is_image else pixel_values, image_size)
-        return ImageFeatures(features=visual, map_size=tuple(visual.shape[2:4]), image_size=image_size)
+        image_size = size_of(pixel_values)
+        visual = self.encode_stage(0, as_clips(pixel_values), image_size)
+        return ImageFeatures(maps=(to_maps(visual, image_size),), image_size=image_size)
 
     def encode_stage(self, index: int, features: Tensor, image_size: tuple[int, ...]) -> Tensor:
         """V_i, (batch, frames, height, width, channels): the transformer layers of a stage.
@@ -397,34 +395,33 @@ class VideoLavtForReferringSegmentation(LavtForReferringSegmentation):
         """
         return self.backbone.encode_stage(index, features)
 
-    def fuse(self, image: ImageFeatures, text_features: Tensor, text_mask: Tensor) -> FusedFeatures:
+    def fuse(self, image: ImageFeatures, text: Tensor, text_mask: Tensor) -> FusedFeatures:
         """Language-aware visual encoding (section 3.2.1): the decoder's feature maps."""
-        visual, maps = image.features, []
+        visual, maps = to_features(image.maps[0]), []
         for index, (stage, update) in enumerate(zip(self.stages, self.word_updates, strict=True)):
-            enhanced, features = stage(visual, text_features, text_mask)
-            text_features = update(text_features, visual)
-            maps.append(stack_frames(features))
+            enhanced, features = stage(visual, text, text_mask)
+            text = update(text, visual)
+            maps.append(to_maps(features, image.image_size))
             if index + 1 < len(self.stages):
                 visual = self.encode_stage(index + 1, enhanced, image.image_size)
-        return FusedFeatures(maps=maps, text_features=text_features, text_mask=text_mask)
+        return FusedFeatures(maps=tuple(maps), text_features=text, text_mask=text_mask)
 
-    def decode(self, fused: FusedFeatures, image_size: tuple[int, ...]) -> Tensor:
+    def decode(self, fused: FusedFeatures, image_size: tuple[int, ...]) -> DecoderOutput:
         """Foreground minus background, (batch, frames, height, width), for images (batch, height, width)."""
-        *frames, height, width = image_size
-        maps = [split_frames(stacked, *frames) for stacked in fused.maps]
-        return super().decode(FusedFeatures(maps=maps), (height, width)).reshape(-1, *image_size)
+        frames = [maps.flatten(0, -4) for maps in fused.maps]
+        return DecoderOutput(logits=self.decode_maps(frames, image_size[-2:]).reshape(-1, *image_size))
 
-    def compute_losses(self, logits: Tensor, mask_labels: Tensor, fused: FusedFeatures) -> dict[str, Tensor]:
+    def compute_losses(self, output: DecoderOutput, mask_labels: Tensor) -> dict[str, Tensor]:
         """The unweighted losses of the configuration's `loss_type`, each averaged over the annotated frames.
 
         Raises:
             ValueError: no frame of the batch is annotated: all hold -100.
         """
-        logits, mask_labels = logits.flatten(0, -3), mask_labels.flatten(0, -3)
+        logits, mask_labels = output.logits.flatten(0, -3), mask_labels.flatten(0, -3)
         is_labeled = (mask_labels >= 0).flatten(1)
         is_annotated = is_labeled.all(1)
         _require_annotations(is_labeled, is_annotated)
-        return super().compute_losses(logits, mask_labels.clamp(min=0), fused, is_annotated)
+        return self.compare_masks(logits, mask_labels.clamp(min=0), is_annotated)
 
 
 def _require_annotations(is_labeled: Tensor, is_annotated: Tensor) -> None:
@@ -447,15 +444,27 @@ def _differ(first: object, second: object) -> bool:
     )
 
 
-def stack_frames(features: Tensor) -> Tensor:
-    """(batch, frames, height, width, channels) as maps (batch, channels, frames * height, width)."""
-    batch, frames, height, width, channels = features.shape
-    return to_map(features.reshape(batch, -1, channels), (frames * height, width))
+def size_of(pixel_values: Tensor) -> tuple[int, ...]:
+    """Height and width of images (batch, 3, height, width); of clips (batch, frames, 3, ...) frames, height, width."""
+    *frames, _, height, width = pixel_values.shape[1:]
+    return (*frames, height, width)
 
 
-def split_frames(maps: Tensor, frames: int = 1) -> Tensor:
-    """Maps (batch, channels, frames * height, width) as those of single frames, (batch * frames, channels, ...)."""
-    return maps.unflatten(2, (frames, -1)).transpose(1, 2).flatten(0, 1)
+def as_clips(images: Tensor) -> Tensor:
+    """Images or maps (batch, channels, height, width) as clips of one frame; clips are left as they are."""
+    return images if images.ndim == 5 else images.unsqueeze(1)
+
+
+def to_features(maps: Tensor) -> Tensor:
+    """Maps of clips or images as features (batch, frames, height, width, channels)."""
+    features = maps.movedim(-3, -1)
+    return features if features.ndim == 5 else features.unsqueeze(1)
+
+
+def to_maps(features: Tensor, image_size: tuple[int, ...]) -> Tensor:
+    """Features (batch, frames, height, width, channels) as maps of clips, or of images, which have no frame axis."""
+    maps = features.movedim(-1, 2)
+    return maps if len(image_size) == 3 else maps.squeeze(1)
 
 
 __all__ = ["VideoLavtForReferringSegmentation"]

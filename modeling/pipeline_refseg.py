@@ -194,8 +194,8 @@ class ReferringImageSegmentationPipeline(ReferringSegmentationPipeline):
                 outputs = self.model(pixel_values=inputs["pixel_values"], **words)
             else:
                 images = self.model.get_image_features(inputs["pixel_values"])
-                features = images.features.repeat_interleave(num_texts, dim=0)
-                outputs = self.model(image_embeds=images.with_features(features), **words)
+                images = images.apply_to_tensors(lambda tensor: tensor.repeat_interleave(num_texts, dim=0))
+                outputs = self.model(image_embeds=images, **words)
         counts, presence = num_texts.tolist(), outputs.presence_logits
         return {
             "logits": list(outputs.logits.split(counts)),

@@ -36,7 +36,8 @@ class PresenceHead(nn.Module):
 
     def forward(self, fused: FusedFeatures) -> Tensor:
         """Logits (batch,): above 0 there is a target."""
-        pixels = fused.maps[-1].flatten(2)
+        # Those of all frames of a clip.
+        pixels = fused.maps[-1].movedim(-3, 1).flatten(2)
         sentence = masked_mean(fused.text_features, fused.text_mask)
         return self.classifier(self.norm(torch.cat([pixels.mean(2), pixels.amax(2), sentence], 1))).squeeze(1)
 

@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin, TrainingArguments
@@ -31,7 +32,7 @@ from ..modeling.modeling_outputs_refseg import ImageFeatures
 from ..modeling.modeling_refseg import is_frozen
 
 # Raised when files of earlier versions can no longer be read, or would hold something else.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 KEY_FILE = "cache.json"
 # What a configuration says beside how features are computed; weights are hashed with their own dtype.
 UNRELATED_TO_FEATURES = {
@@ -44,7 +45,7 @@ UNRELATED_TO_FEATURES = {
     "transformers_version",
 }
 # In the metadata of an image's file: how many numbers each size has; of clips frames come before height and width.
-SIZES = {"map_size": (2,), "image_size": (2, 3), "size": (2,)}
+SIZES = {"image_size": (2, 3), "size": (2,)}
 POLL_SECONDS = 2.0
 
 
@@ -57,7 +58,7 @@ class EncodedImage:
     """Stands in the place of an image in the items of `ReferentExamples` and `SentenceExamples`.
 
     Attributes:
-        features: the encoder's features of this one image, float16, the image along axis 0.
+        features: the encoder's features of this one image, float16, the image along axis 0 of each tensor.
         height, width: size of the image itself in pixels.
     """
 
@@ -242,12 +243,11 @@ class EncodedCollator:
     def __call__(self, items: Iterable[dict[str, Any]]) -> EncodedBatch:
         items = list(items)
         images = [item["image"].features for item in items]
-        _require_one_shape(images)
-        features = torch.cat([image.features for image in images]).to(self.dtype)
+        features = join_images(images).apply_to_tensors(lambda tensor: tensor.to(self.dtype))
         texts = self.processor(text=[item["text"] for item in items], return_tensors="pt")
         return EncodedBatch(
             {
-                "encoder_features": images[0].with_features(features),
+                "encoder_features": features,
                 **texts,
                 "mask_labels": self._resize_masks([item["mask"] for item in items]),
             }
@@ -272,14 +272,14 @@ class EncodedBatch(BatchFeature):
 
     def pin_memory(self) -> EncodedBatch:
         tensors = {name: value.pin_memory() for name, value in self.items() if isinstance(value, Tensor)}
-        features = self["encoder_features"]
-        return EncodedBatch({**tensors, "encoder_features": features.with_features(features.features.pin_memory())})
+        return EncodedBatch(
+            {**tensors, "encoder_features": self["encoder_features"].apply_to_tensors(Tensor.pin_memory)}
+        )
 
     def to(self, *args: Any, **kwargs: Any) -> EncodedBatch:
         """As `BatchFeature.to`: a device, a dtype for the tensors of floating point, or both."""
         super().to(*args, **kwargs)
-        features = self["encoder_features"]
-        self["encoder_features"] = features.with_features(features.features.to(*args, **kwargs))
+        self["encoder_features"] = self["encoder_features"].apply_to_tensors(lambda tensor: tensor.to(*args, **kwargs))
         return self
 
 
@@ -357,13 +357,20 @@ class _ImagesToEncode(Dataset):
         return pixel_values, torch.tensor([image.height, image.width]), name
 
 
-def _require_one_shape(images: Iterable[ImageFeatures]) -> None:
-    shapes = {(tuple(image.features.shape), image.map_size, image.image_size) for image in images}
+def join_images(images: Sequence[ImageFeatures]) -> ImageFeatures:
+    """The features of several images, each by itself, as those of a batch.
+
+    Raises:
+        FeatureCacheError: they differ in shape or kind.
+    """
+    shapes = {(*(tuple(each.shape) for each in image.maps), image.image_size) for image in images}
     if len(shapes) > 1:
         raise FeatureCacheError(
             f"The features of the images of one batch differ in shape ({short_text(sorted(shapes))}): the cache holds "
             "files of another encoder. Delete its folder, to have all features computed anew."
         )
+    # Sizes, which are leaves as well, are those of all.
+    return tree_map(lambda *parts: torch.cat(parts) if isinstance(parts[0], Tensor) else parts[0], *images)
 
 
 def _name_of(row: dict[str, Any]) -> str:
@@ -372,29 +379,45 @@ def _name_of(row: dict[str, Any]) -> str:
 
 def _pack(encoded: ImageFeatures, index: int, height: int, width: int) -> bytes:
     """The content of the file of one image of a batch."""
-    features = encoded.features[index : index + 1]
-    stored = features.to("cpu", torch.float16)
+    tensors = {f"maps.{place}": values for place, values in enumerate(encoded.maps)}
+    if encoded.pixel_values is not None:
+        tensors["pixel_values"] = encoded.pixel_values
+    sizes = {"image_size": encoded.image_size, "size": (height, width)}
+    metadata = {name: json.dumps([int(side) for side in size]) for name, size in sizes.items()}
+    return save({name: _as_stored(values[index : index + 1]) for name, values in tensors.items()}, metadata)
+
+
+def _as_stored(values: Tensor) -> Tensor:
+    stored = values.to("cpu", torch.float16)
     if not stored.isfinite().all():
         raise FeatureCacheError(
-            f"The image encoder gives values up to {features.abs().max().item():g}, but the float16 of the feature "
+            f"The image encoder gives values up to {values.abs().max().item():g}, but the float16 of the feature "
             f"cache holds none beyond {torch.finfo(torch.float16).max:g}. Train without cache_image_features."
         )
-    sizes = {"map_size": encoded.map_size, "image_size": encoded.image_size, "size": (height, width)}
-    metadata = {name: json.dumps([int(side) for side in size]) for name, size in sizes.items()}
-    return save({"features": stored.contiguous()}, metadata)
+    return stored.contiguous()
 
 
 def _unpack(file: Any) -> EncodedImage:
     """What `_pack` put into an opened file; raises ValueError where it holds something else."""
     sizes = _read_sizes(file.metadata() or {})
     height, width = sizes.pop("size")
-    kind = file.get_slice("features").get_dtype()
+    names = set(file.keys())
+    map_names = [f"maps.{place}" for place in range(len(names - {"pixel_values"}))]
+    if not map_names or names - {"pixel_values"} != set(map_names):
+        raise ValueError(f"it should hold maps.0 and so on, found {short_text(sorted(names))}")
+    maps = tuple(_read_tensor(file, name) for name in map_names)
+    pixel_values = _read_tensor(file, "pixel_values") if "pixel_values" in names else None
+    return EncodedImage(ImageFeatures(maps=maps, pixel_values=pixel_values, **sizes), height, width)
+
+
+def _read_tensor(file: Any, name: str) -> Tensor:
+    kind = file.get_slice(name).get_dtype()
     if kind != "F16":
-        raise ValueError(f"its features are of type {kind}, not F16")
-    features = file.get_tensor("features")
-    if features.ndim < 3 or len(features) != 1 or not features.isfinite().all():
-        raise ValueError(f"its features, of shape {tuple(features.shape)}, are not those of one image, or not finite")
-    return EncodedImage(ImageFeatures(features=features, **sizes), height, width)
+        raise ValueError(f"{name} is of type {kind}, not F16")
+    values = file.get_tensor(name)
+    if values.ndim < 4 or len(values) != 1 or not values.isfinite().all():
+        raise ValueError(f"{name}, of shape {tuple(values.shape)}, is not that of one image, or not finite")
+    return values
 
 
 def _read_sizes(metadata: Mapping[str, str]) -> dict[str, tuple[int, ...]]:

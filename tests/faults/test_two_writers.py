@@ -135,8 +135,8 @@ def test_two_processes_fill_one_cache_and_encode_each_image_once(race, monkeypat
     model, processor = build_model(), build_processor()
     model.backbone.requires_grad_(False)
     race.pause_in(feature_cache, "_pack", monkeypatch)
-    encode, encoded = model.run_image_encoder, []
-    monkeypatch.setattr(model, "run_image_encoder", lambda values: (encoded.append(len(values)), encode(values))[1])
+    encode, encoded = model.encode_image, []
+    monkeypatch.setattr(model, "encode_image", lambda values: (encoded.append(len(values)), encode(values))[1])
 
     def fill(splits: list[str]) -> int:
         cache = FeatureCache.open(tmp_path / "cache", model, processor)

@@ -221,7 +221,8 @@ class TestLavt(TinyLavt, MethodTests):
             tokens, size = swin.embeddings(inputs["pixel_values"])
             for layer in swin.encoder.layers[0].blocks:
                 tokens, _ = layer(tokens, size, always_partition=True)
-            assert_close(model.get_image_features(inputs["pixel_values"]).features, tokens)
+            (visual,) = model.get_image_features(inputs["pixel_values"]).maps
+            assert_close(visual.flatten(2).transpose(1, 2), tokens)
             words = bert(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
             assert_close(
                 model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state, words

@@ -166,7 +166,7 @@ class TestM3Att(TinyM3Att, MethodTests):
     def test_the_image_is_enhanced_once_for_many_texts(self, count_calls: Callable) -> None:
         model, inputs = self.build(), self.inputs(batch=9)
         inputs["pixel_values"] = inputs["pixel_values"][:1]
-        calls = [count_calls(model, name) for name in ("run_image_encoder", "enhance_image", "fuse")]
+        calls = [count_calls(model, name) for name in ("encode_image", "project_image", "fuse")]
         model(**inputs)
         assert [len(call) for call in calls] == [1, 1, 2]
 
@@ -248,8 +248,8 @@ class TestM3Att(TinyM3Att, MethodTests):
     def test_the_encoder_knows_where_pixels_are(self) -> None:
         model = self.build()
         same = model.get_encoder_features(torch.zeros(1, 3, 64, 64))
-        same = same.with_features(torch.ones_like(same.features))
-        inner = model.enhance_image(same).features.view(4, 4, -1)[1:3, 1:3].flatten(0, 1)
+        (encoded,) = model.project_image(same.apply_to_tensors(torch.ones_like)).maps
+        inner = encoded[0, :, 1:3, 1:3].flatten(1).T
         assert (inner[0] - inner[1:]).abs().amax(1).min() > 1e-2
 
     def test_gradient_checkpointing_works_with_encoders_that_know_none(self) -> None:
@@ -271,9 +271,8 @@ class TestM3Att(TinyM3Att, MethodTests):
         states = swin(
             pixels, always_partition=True, output_hidden_states=True, output_hidden_states_before_downsampling=True
         ).reshaped_hidden_states
-        features = model.get_encoder_features(pixels)
-        assert features.map_size == (4, 4) and features.features.shape == (2, 16, 16 + 32 + 64)
-        finest, middle, coarsest = features.features.transpose(1, 2).unflatten(2, (4, 4)).split([16, 32, 64], 1)
+        finest, middle, coarsest = model.get_encoder_features(pixels).maps
+        assert coarsest.shape == (2, 64, 4, 4)
         assert_close(middle, states[3])
         assert_close(finest, nn.functional.avg_pool2d(states[2], 2))
         assert_close(coarsest.mean((2, 3)), states[4].mean((2, 3)))

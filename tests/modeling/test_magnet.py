@@ -14,7 +14,7 @@ from hf_refseg import MagNetConfig, MagNetForReferringSegmentation
 from hf_refseg.modeling.encoders_refseg import BertStages
 from hf_refseg.modeling.layers_refseg import GateProjection
 from hf_refseg.modeling.losses_refseg import pixel_to_pixel_loss, pixel_to_text_loss
-from hf_refseg.modeling.modeling_magnet import MagNetFeatures
+from hf_refseg.modeling.modeling_outputs_refseg import FusedFeatures
 
 TINY_SWIN, TINY_BERT = TinyMagNet.fields["backbone_config"], TinyMagNet.fields["text_config"]
 ABLATIONS = [
@@ -83,7 +83,7 @@ class TestMagNet(TinyMagNet, MethodTests):
         assert first > 0 and second > 0
         assert_close(both, first + second)
 
-    def fused(self, model: MagNetForReferringSegmentation, inputs: dict) -> MagNetFeatures:
+    def fused(self, model: MagNetForReferringSegmentation, inputs: dict) -> FusedFeatures:
         words = model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
         return model.fuse(model.get_image_features(inputs["pixel_values"]), words, inputs["attention_mask"].float())
 
@@ -146,8 +146,9 @@ class TestMagNet(TinyMagNet, MethodTests):
     def test_the_head_reads_the_maps_of_all_stages(self) -> None:
         model, inputs = self.build(), self.inputs(batch=1)
         fused = self.fused(model, inputs)
-        assert [tuple(scale.shape[-2:]) for scale in fused.scales] == [(2, 3), (4, 5), (8, 9)]
-        assert fused.mask_features.shape == (1, 32, 16, 18)
+        pixels = model.head.pixel_decoder(list(fused.maps))
+        assert [tuple(scale.shape[-2:]) for scale in pixels.multi_scale_features[:3]] == [(2, 3), (4, 5), (8, 9)]
+        assert pixels.mask_features.shape == (1, 32, 16, 18)
         assert [tuple(maps.shape[1:]) for maps in fused.maps] == [(16, 16, 18), (32, 8, 9), (64, 4, 5), (128, 2, 3)]
 
     def test_new_models_on_pretrained_encoders(self, tmp_path) -> None:

@@ -57,7 +57,7 @@ def test_forward_matches_the_reference(case: str, attention: str) -> None:
     for index, maps in enumerate(fused.maps):
         assert_close(maps, tensors[f"img_stage{index + 1}.mixer_out"], atol=1e-4, rtol=0)
     assert_close(fused.text_features, tensors["lang_stage4.next"], atol=1e-4, rtol=0)
-    masks = model.head.transformer(fused.scales, fused.mask_features).masks_queries_logits
+    masks = model.decode(fused, image.image_size).mask_logits
     expected = [tensors[f"aux.{index}.pred_masks"] for index in range(4)] + [tensors["pred_masks"]]
     for actual, mask in zip(masks, expected, strict=True):
         assert_close(actual, mask, atol=1e-3, rtol=0)
@@ -91,8 +91,9 @@ def test_inner_values_match_the_reference() -> None:
     assert len(seen) == 3 * 4
     for name, value in seen.items():
         assert_close(value, tensors[name], atol=1e-4, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
-    assert_close(fused.mask_features, tensors["mask_features"], atol=1e-4, rtol=0)
-    for index, scale in enumerate(fused.scales):
+    pixels = model.head.pixel_decoder(list(fused.maps))
+    assert_close(pixels.mask_features, tensors["mask_features"], atol=1e-4, rtol=0)
+    for index, scale in enumerate(pixels.multi_scale_features[:3]):
         assert_close(scale, tensors[f"multi_scale.{index}"], atol=1e-4, rtol=0)
 
 

@@ -800,7 +800,7 @@ def segment() -> ReferringImageSegmentationPipeline:
 
 
 def test_pipeline_gives_masks_as_large_as_the_image(segment: ReferringImageSegmentationPipeline, count_calls) -> None:
-    calls = count_calls(segment.model, "run_image_encoder")
+    calls = count_calls(segment.model, "encode_image")
     results = segment(photograph(), text=["the left dog", "red circle"], threshold=0.4)
     assert [result["label"] for result in results] == ["the left dog", "red circle"]
     assert all(result["mask"].size == (70, 50) and result["mask"].mode == "L" for result in results)
@@ -872,7 +872,7 @@ def test_batches_are_answered_like_single_images(presence_head: bool, count_call
     shares = [np.asarray(result["mask"]).mean() / 255 for results in expected for result in results]
     assert any(0.1 < share < 0.9 for share in shares)
     assert not agree(expected[0][:1], [{**expected[0][1], "label": expected[0][0]["label"]}])
-    calls = count_calls(model, "run_image_encoder")
+    calls = count_calls(model, "encode_image")
     for batch_size, sizes in ((2, [2, 2, 1]), (4, [4, 1])):
         calls.clear()
         results = segment(REQUESTS, batch_size=batch_size)

@@ -94,8 +94,8 @@ class TestRisam(TinyRisam, MethodTests):
         model.backbone.load_encoder(sam)
         pixels = self.inputs()["pixel_values"]
         states = sam.eval()(pixels, output_hidden_states=True).hidden_states
-        expected = torch.cat([states[index + 1] for index in (2, 3, 4)], -1).flatten(1, 2)
-        assert_close(model.get_encoder_features(pixels).features, expected)
+        expected = tuple(states[index + 1].permute(0, 3, 1, 2) for index in (2, 3, 4))
+        assert_close(model.get_encoder_features(pixels).maps, expected)
         assert len(model.backbone.model.vision_encoder.layers) == 5
 
     def test_from_encoders_takes_over_pretrained_weights(self, tmp_path) -> None:
@@ -124,7 +124,7 @@ class TestRisam(TinyRisam, MethodTests):
     def test_enhancement_runs_once_for_many_texts(self, count_calls) -> None:
         model, inputs = self.build(), self.inputs(batch=9)
         inputs["pixel_values"] = inputs["pixel_values"][:1]
-        calls = [count_calls(model, name) for name in ("run_image_encoder", "enhance_image", "fuse")]
+        calls = [count_calls(model, name) for name in ("encode_image", "project_image", "fuse")]
         model(**inputs)
         assert [len(call) for call in calls] == [1, 1, 2]
 
@@ -222,12 +222,13 @@ def test_padded_words_have_no_influence(language_attention: str) -> None:
 def test_feature_enhancement_equals_equations_1_and_2() -> None:
     torch.manual_seed(0)
     enhance = FeatureEnhancement([6, 7, 9], 8).eval()
-    features = [torch.randn(1, 12, width) for width in (6, 7, 9)]
+    shallow, middle, deep = (torch.randn(1, width, 3, 4) for width in (6, 7, 9))
 
     def fuse(fusion: nn.Module, first: Tensor, second: Tensor) -> Tensor:
         columns = []
-        for branch, tokens in ((fusion.first, first), (fusion.second, second)):
-            columns.append(torch.stack([branch[2](nn.functional.gelu(branch[0](token))) for token in tokens[0]]))
+        for branch, features in ((fusion.first, first), (fusion.second, second)):
+            tokens = features[0].flatten(1).T
+            columns.append(torch.stack([branch[2](nn.functional.gelu(branch[0](token))) for token in tokens]))
         maps = torch.cat(columns, 1).T.reshape(1, 16, 3, 4)
         convolution, norm, _ = fusion.fuse
         normalized = nn.functional.batch_norm(
@@ -237,10 +238,10 @@ def test_feature_enhancement_equals_equations_1_and_2() -> None:
             norm.weight,
             norm.bias,
         )
-        return nn.functional.gelu(normalized).flatten(2).transpose(1, 2)
+        return nn.functional.gelu(normalized)
 
-    early = fuse(enhance.early, features[0], features[1])
-    assert_close(enhance(features, (3, 4)), fuse(enhance.late, early, features[2]))
+    early = fuse(enhance.early, shallow, middle)
+    assert_close(enhance((shallow, middle, deep)), fuse(enhance.late, early, deep))
 
 
 @torch.no_grad()

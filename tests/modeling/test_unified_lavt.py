@@ -108,7 +108,8 @@ class TestUnifiedLavt(TinyUnifiedLavt, MethodTests):
         stages.load_state_dict(model.backbone.images.state_dict())
         tokens, size = stages.eval().embed(pixels)
         features = stages.run_stage(0, tokens, size)
-        expected = model.get_image_features(pixels).features
+        (visual,) = model.get_image_features(pixels).maps
+        expected = visual.movedim(1, -1).unsqueeze(1)
         assert_close(features.unflatten(1, size).unsqueeze(1), expected)
         tokens, size = stages.merge(0, features, size)
         second = model.encode_stage(1, expected, tuple(pixels.shape[-2:]))

@@ -562,7 +562,7 @@ def image_answers(frames: list[Image.Image], threshold: float) -> list[list[dict
 
 def test_an_image_model_goes_frame_by_frame(count_calls, threshold) -> None:
     frames, model = noise_frames(4), tiny_lavt()
-    images, texts = count_calls(model, "run_image_encoder"), count_calls(model, "encode_text")
+    images, texts = count_calls(model, "encode_image"), count_calls(model, "encode_text")
     answers = list(segment_video(model, tiny_processor(), frames, TEXTS, threshold=threshold))
     assert [len(arguments[0]) for arguments in images] == [1] * 4 and len(texts) == 1
     for answer, expected in zip(answers, image_answers(frames, threshold), strict=True):
@@ -578,7 +578,7 @@ def test_a_video_model_sees_clips(count_calls, threshold) -> None:
     with torch.no_grad():
         outputs = model(**processor(videos=frames, text=TEXTS, return_tensors="pt"))
     expected = processor.post_process_referring_video_segmentation(outputs, [(40, 50)] * 2, threshold)
-    calls = count_calls(model, "run_image_encoder")
+    calls = count_calls(model, "encode_image")
     answers = list(segment_video(model, processor, frames, TEXTS, window=VideoWindow(None), threshold=threshold))
     for text in range(2):
         masks = torch.stack([answer[text].mask for answer in answers])

@@ -22,6 +22,7 @@ from hf_refseg import (
 )
 from hf_refseg.modeling import video_swin_refseg
 from hf_refseg.modeling.losses_refseg import two_class_dice_loss
+from hf_refseg.modeling.modeling_refseg import grounded_frame
 from hf_refseg.modeling.modeling_video_lavt import ConcatenatedBranches, UnchangedWords, WordUpdate
 from hf_refseg.modeling.video_swin_refseg import (
     VideoSwinConfig,
@@ -86,7 +87,7 @@ class TestVideoLavt(TinyVideoLavt, MethodTests):
         model, inputs = self.build(), self.clips(batch=3)
         clip = inputs["pixel_values"][:1]
         expected = model(**{**inputs, "pixel_values": clip.expand(3, -1, -1, -1, -1)}).logits
-        calls = count_calls(model, "run_image_encoder")
+        calls = count_calls(model, "encode_image")
         assert_close(model(**{**inputs, "pixel_values": clip}).logits, expected, atol=1e-5, rtol=0)
         assert [call[0].shape[0] for call in calls] == [1]
 
@@ -189,9 +190,8 @@ class TestVideoLavt(TinyVideoLavt, MethodTests):
         labels = torch.zeros(2, 3, 40, 48, dtype=torch.long)
         labels[0, 1, 8:20, 10:20] = labels[0, 2, :4, :4] = labels[1, 0, 5:9, 5:9] = 1
         maps = model.fuse(*model.encode_inputs(**inputs)).maps[-1]
-        chosen, masks = model.grounded_frame(maps, labels.flatten(1, 2), 3)
-        frames = maps.unflatten(2, (3, -1))
-        assert torch.equal(chosen, torch.stack([frames[0, :, 1], frames[1, :, 0]]))
+        chosen, masks = grounded_frame(maps, labels)
+        assert torch.equal(chosen, torch.stack([maps[0, 1], maps[1, 0]]))
         assert torch.equal(masks, torch.stack([labels[0, 1], labels[1, 0]]))
 
     def test_masked_words_of_clips_are_named(self) -> None:
@@ -318,7 +318,8 @@ class TestVideoLavt(TinyVideoLavt, MethodTests):
         inputs = self.clips()
         with torch.no_grad():
             expected = vision(inputs["pixel_values"]).hidden_states[0]
-            assert_close(model.get_image_features(inputs["pixel_values"]).features, expected)
+            (visual,) = model.get_image_features(inputs["pixel_values"]).maps
+            assert_close(visual.movedim(2, -1), expected)
             words = bert(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
             assert_close(
                 model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state, words

@@ -20,7 +20,7 @@ def image_lavt(**overrides) -> LavtForReferringSegmentation:
     return model
 
 
-def fused_maps(model: nn.Module, inputs: dict[str, Tensor]) -> list[Tensor]:
+def fused_maps(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
     """What the decoder reads."""
     return model.fuse(*model.encode_inputs(**inputs)).maps
 

@@ -75,7 +75,7 @@ class MethodTests(TinyMethod):
         encoders = (model.backbone, model.text_encoder)
         before = [{name: value.clone() for name, value in encoder.state_dict().items()} for encoder in encoders]
         assert not any(module.training for encoder in encoders for module in encoder.modules())
-        assert not model.get_encoder_features(self.inputs()["pixel_values"]).features.requires_grad
+        assert not model.get_encoder_features(self.inputs()["pixel_values"]).maps[0].requires_grad
         assert not model.get_text_features(self.inputs()["input_ids"]).last_hidden_state.requires_grad
         model(**self.inputs(), mask_labels=self.labels()).loss.backward()
         assert all(parameter.grad is None for encoder in encoders for parameter in encoder.parameters())
@@ -88,7 +88,7 @@ class MethodTests(TinyMethod):
         model, inputs = self.build(), self.inputs()
         expected = model(**inputs, mask_labels=self.labels())
         features = model.get_encoder_features(inputs.pop("pixel_values"))
-        calls = count_calls(model, "run_image_encoder")
+        calls = count_calls(model, "encode_image")
         actual = model(**inputs, encoder_features=features, mask_labels=self.labels())
         assert calls == []
         assert_close(actual.loss, expected.loss)
@@ -98,7 +98,7 @@ class MethodTests(TinyMethod):
         model, inputs = self.build(freeze_image_encoder=True), self.inputs()
         pixel_values = inputs.pop("pixel_values")
         features = [model.train(mode).get_encoder_features(pixel_values) for mode in (True, False)]
-        assert torch.equal(features[0].features, features[1].features)
+        assert all(torch.equal(*maps) for maps in zip(*(each.maps for each in features), strict=True))
         for mode in (True, False):
             model.train(mode)
             outputs = []
@@ -330,7 +330,7 @@ class MethodTests(TinyMethod):
         model, inputs = self.build(), self.inputs(batch=3)
         image = inputs["pixel_values"][:1]
         repeated = model(**{**inputs, "pixel_values": image.expand(3, -1, -1, -1)}).logits
-        calls = count_calls(model, "run_image_encoder")
+        calls = count_calls(model, "encode_image")
         once = model(**{**inputs, "pixel_values": image}).logits
         assert [call[0].shape[0] for call in calls] == [1]
         assert_close(once, repeated, atol=1e-4, rtol=0)
@@ -341,8 +341,9 @@ class MethodTests(TinyMethod):
             given = model(image_embeds=embeds, text_embeds=text, attention_mask=inputs["attention_mask"]).logits
             assert_close(given, once, atol=1e-5, rtol=0)
         assert calls == []
-        assert embeds.last_hidden_state is embeds.features and embeds.pooler_output is None
-        assert torch.equal(model.get_image_features(image, return_dict=False)[0], embeds.features)
+        assert embeds.last_hidden_state is embeds.maps[-1] and embeds.pooler_output is None
+        maps, *_ = model.get_image_features(image, return_dict=False)
+        assert all(torch.equal(*pair) for pair in zip(maps, embeds.maps, strict=True))
         assert torch.equal(model.get_text_features(inputs["input_ids"], return_dict=False)[0], words.last_hidden_state)
 
     @torch.no_grad()

@@ -117,11 +117,11 @@ def test_training_with_and_without_a_cache_agree_and_only_one_of_them_encodes(
     cache.fill(model, processor, data.values(), batch_size=4, num_workers=workers, progress=False)
     # Pinning needs an accelerator; without one it warns and does nothing.
     arguments = {"dataloader_num_workers": workers, "dataloader_pin_memory": torch.cuda.is_available()}
-    cached_calls = count_calls(model, "run_image_encoder")
+    cached_calls = count_calls(model, "encode_image")
     cached = train(model, processor, data, tmp_path, cache, **arguments)
     assert not cached_calls
     plain_model = build()
-    plain_calls = count_calls(plain_model, "run_image_encoder")
+    plain_calls = count_calls(plain_model, "encode_image")
     plain = train(plain_model, processor, data, tmp_path, None, **arguments)
     assert len(plain_calls) > 4
     for key in ("loss", "loss_dice", "eval_loss"):
@@ -177,12 +177,11 @@ def test_a_batch_holds_the_encoders_features_and_the_same_texts_and_masks(
     with torch.no_grad():
         expected = model.eval().get_encoder_features(wanted["pixel_values"])
     features = batch["encoder_features"]
-    assert (features.map_size, features.image_size) == (tuple(expected.map_size), (64, 64))
-    torch.testing.assert_close(features.features, expected.features, rtol=1e-3, atol=1e-3)
-    assert (
-        EncodedCollator(processor, torch.bfloat16)([encoded[0]])["encoder_features"].features.dtype == torch.bfloat16
-    )
-    assert all(load_file(path)["features"].dtype == torch.float16 for path in files_of(tmp_path))
+    assert features.image_size == (64, 64)
+    torch.testing.assert_close(features.maps, expected.maps, rtol=1e-3, atol=1e-3)
+    typed = EncodedCollator(processor, torch.bfloat16)([encoded[0]])["encoder_features"]
+    assert {each.dtype for each in typed.maps} == {torch.bfloat16}
+    assert all(load_file(path)["maps.0"].dtype == torch.float16 for path in files_of(tmp_path))
 
 
 def test_a_batch_comes_whole_through_workers_and_to_other_types(model, processor, data, tmp_path) -> None:
@@ -194,14 +193,14 @@ def test_a_batch_comes_whole_through_workers_and_to_other_types(model, processor
     for context in ("fork", PROCESSES):
         loader = DataLoader(examples, 4, num_workers=1, collate_fn=collator, multiprocessing_context=context)
         first = next(iter(loader))
-        assert torch.equal(first["encoder_features"].features, here["encoder_features"].features)
-        assert first["encoder_features"].map_size == here["encoder_features"].map_size
+        assert torch.equal(first["encoder_features"].maps[0], here["encoder_features"].maps[0])
+        assert first["encoder_features"].image_size == here["encoder_features"].image_size
         assert torch.equal(first["mask_labels"], here["mask_labels"])
     moved = here.to("meta")
     assert {moved[name].device.type for name in ("input_ids", "mask_labels")} == {"meta"}
-    assert moved["encoder_features"].features.device.type == "meta"
+    assert moved["encoder_features"].maps[0].device.type == "meta"
     typed = collator([examples[0]]).to(torch.bfloat16)
-    assert typed["encoder_features"].features.dtype == torch.bfloat16 and typed["input_ids"].dtype == torch.int64
+    assert typed["encoder_features"].maps[0].dtype == torch.bfloat16 and typed["input_ids"].dtype == torch.int64
 
 
 def test_pinning_reaches_every_tensor(model, processor, data, tmp_path, monkeypatch) -> None:
@@ -212,12 +211,12 @@ def test_pinning_reaches_every_tensor(model, processor, data, tmp_path, monkeypa
     pinned = torch.utils.data._utils.pin_memory.pin_memory(batch)
     assert set(pinned) == set(batch)
     assert torch.equal(pinned["input_ids"], batch["input_ids"] + 1)
-    assert torch.equal(pinned["encoder_features"].features, batch["encoder_features"].features + 1)
+    assert torch.equal(pinned["encoder_features"].maps[0], batch["encoder_features"].maps[0] + 1)
 
 
 def test_filling_goes_on_where_it_was_cut_off(model, processor, data, count_calls, monkeypatch, tmp_path) -> None:
     cache = FeatureCache.open(tmp_path, model, processor)
-    original = model.run_image_encoder
+    original = model.encode_image
     calls = []
 
     def stop_after_two(pixel_values):
@@ -226,13 +225,13 @@ def test_filling_goes_on_where_it_was_cut_off(model, processor, data, count_call
             raise KeyboardInterrupt
         return original(pixel_values)
 
-    monkeypatch.setattr(model, "run_image_encoder", stop_after_two)
+    monkeypatch.setattr(model, "encode_image", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
         cache.fill(model, processor, [data["train"]], batch_size=2, progress=False)
     finished = {path: path.stat().st_mtime_ns for path in files_of(tmp_path)}
     assert len(finished) == 4 and not list(tmp_path.rglob("*.partial"))
-    monkeypatch.setattr(model, "run_image_encoder", original)
-    calls = count_calls(model, "run_image_encoder")
+    monkeypatch.setattr(model, "encode_image", original)
+    calls = count_calls(model, "encode_image")
     reopened = FeatureCache.open(tmp_path, model, processor)
     reopened.fill(model, processor, [data["train"]], progress=False)
     assert len(calls) == 2 and len(files_of(tmp_path)) == images_of(data["train"]) == 6
@@ -262,7 +261,7 @@ def test_masks_are_resized_and_padded_as_with_their_images(processor) -> None:
     for size in ({"height": 48, "width": 64}, {"longest_edge": 64}):
         processor.image_processor = RefSegImageProcessor(size=size)
         wanted = RefSegCollator(processor)(items)["mask_labels"]
-        features = ImageFeatures(features=torch.zeros(1, 4, 2), map_size=(2, 2), image_size=(64, 64))
+        features = ImageFeatures(maps=(torch.zeros(1, 2, 2, 2),), image_size=(64, 64))
         encoded = [{**item, "image": EncodedImage(features, *item["mask"].shape)} for item in items]
         assert torch.equal(EncodedCollator(processor, torch.float32)(encoded)["mask_labels"], wanted)
 
@@ -301,7 +300,7 @@ def test_a_cache_of_other_weights_or_another_preprocessing_or_version_is_refused
     with pytest.raises(FeatureCacheError, match=r"features is the feature cache of another.*: preprocessing differ"):
         FeatureCache.open(folder, model, processor)
     processor = build_processor()
-    monkeypatch.setattr(feature_cache, "FORMAT_VERSION", 2)
+    monkeypatch.setattr(feature_cache, "FORMAT_VERSION", feature_cache.FORMAT_VERSION + 1)
     with pytest.raises(FeatureCacheError, match="another model or preprocessing: format version differ"):
         FeatureCache.open(folder, model, processor)
     monkeypatch.undo()
@@ -374,14 +373,14 @@ def test_a_disk_that_gets_full_leaves_the_finished_files(model, processor, data,
 @pytest.mark.parametrize("value", [1e5, float("nan")])
 def test_features_that_float16_cannot_hold_are_an_error(model, processor, data, tmp_path, monkeypatch, value) -> None:
     cache = FeatureCache.open(tmp_path, model, processor)
-    original = model.run_image_encoder
+    original = model.encode_image
 
     def extreme(pixel_values):
         encoded = original(pixel_values)
-        encoded.features[0, 0, 0] = value
+        encoded.maps[0][0, 0, 0, 0] = value
         return encoded
 
-    monkeypatch.setattr(model, "run_image_encoder", extreme)
+    monkeypatch.setattr(model, "encode_image", extreme)
     with pytest.raises(FeatureCacheError, match=r"values up to (100000|nan), but the float16"):
         cache.fill(model, processor, [data["train"]], progress=False)
     assert not files_of(tmp_path)
@@ -396,25 +395,31 @@ def test_a_damaged_file_is_named(model, processor, data, tmp_path) -> None:
         SentenceExamples(data["val"], cache.read)[0]
 
 
+def stored(tensors: dict[str, torch.Tensor], **metadata: str) -> bytes:
+    sizes = {"image_size": "[64, 64]", "size": "[64, 64]"}
+    return save(tensors, {name: value for name, value in {**sizes, **metadata}.items() if value})
+
+
 def rewritten(features: torch.Tensor, **metadata: str) -> bytes:
-    sizes = {"map_size": "[16, 16]", "image_size": "[64, 64]", "size": "[64, 64]"}
-    return save({"features": features}, {name: value for name, value in {**sizes, **metadata}.items() if value})
+    return stored({"maps.0": features}, **metadata)
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda features: save({"features": features}), "its metadata should hold map_size"),
+        (lambda features: save({"maps.0": features}), "its metadata should hold image_size"),
         (lambda features: rewritten(features, size=""), "its metadata should hold size"),
         (lambda features: rewritten(features, size="[64]"), r"should hold size, 2 whole numbers, found \[64\]"),
-        (lambda features: rewritten(features, map_size="[1e999, 2]"), r"map_size.*found \[inf, 2\]"),
+        (lambda features: rewritten(features, image_size="[1e999, 2]"), r"image_size.*found \[inf, 2\]"),
         (lambda features: rewritten(features, image_size="[" * 50_000), "recursion"),
         (lambda features: rewritten(features, image_size="{"), "Expecting property name"),
         (lambda features: rewritten(features * float("nan")), "not finite"),
         (lambda features: rewritten(features.float()), "of type F32, not F16"),
         (lambda features: rewritten(features.view(torch.int16)), "of type I16, not F16"),
-        (lambda features: rewritten(features.repeat(2, 1, 1)), r"shape \(2, .*not those of one image"),
-        (lambda features: save({"other": features}), "metadata|features"),
+        (lambda features: rewritten(features.repeat(2, 1, 1, 1)), r"shape \(2, .*not that of one image"),
+        (lambda features: save({"other": features}), "metadata"),
+        (lambda features: stored({"maps.1": features}), r"should hold maps\.0 and so on, found \['maps\.1'\]"),
+        (lambda features: stored({"maps.0": features, "features": features.clone()}), "found .*'features'"),
     ],
 )
 def test_a_file_that_holds_something_else_is_named(change, reason, model, processor, data, tmp_path) -> None:
@@ -422,7 +427,7 @@ def test_a_file_that_holds_something_else_is_named(change, reason, model, proces
     cache.fill(model, processor, [data["val"]], progress=False)
     SentenceExamples(data["val"], cache.read)[0]
     for path in files_of(tmp_path):
-        path.write_bytes(change(load_file(path)["features"]))
+        path.write_bytes(change(load_file(path)["maps.0"]))
     with pytest.raises(FeatureCacheError, match=rf"\.safetensors is damaged .*{reason}.*Delete it") as caught:
         SentenceExamples(data["val"], cache.read)[0]
     assert "\n" not in str(caught.value)
@@ -430,10 +435,10 @@ def test_a_file_that_holds_something_else_is_named(change, reason, model, proces
 
 def test_features_of_several_shapes_never_meet_in_a_batch(processor) -> None:
     items = []
-    for positions in (4, 9):
-        features = ImageFeatures(features=torch.zeros(1, positions, 2), map_size=(2, 2), image_size=(64, 64))
+    for length in (2, 3):
+        features = ImageFeatures(maps=(torch.zeros(1, 2, length, length),), image_size=(64, 64))
         items.append({"image": EncodedImage(features, 8, 8), "text": "circle", "mask": np.ones((8, 8), dtype=bool)})
-    with pytest.raises(FeatureCacheError, match=r"differ in shape .*\(1, 4, 2\).*\(1, 9, 2\).*Delete"):
+    with pytest.raises(FeatureCacheError, match=r"differ in shape .*\(1, 2, 2, 2\).*\(1, 2, 3, 3\).*Delete"):
         EncodedCollator(processor, torch.float32)(items)
 
 
@@ -441,7 +446,7 @@ def test_further_processes_wait_until_the_first_has_filled_the_cache(
     model, processor, data, tmp_path, monkeypatch, count_calls
 ) -> None:
     monkeypatch.setattr(feature_cache, "POLL_SECONDS", 0.02)
-    calls = count_calls(model, "run_image_encoder")
+    calls = count_calls(model, "encode_image")
     args = RefSegTrainingArguments(output_dir=str(tmp_path / "run"), use_cpu=True, disable_tqdm=True)
     further = RefSegTrainingArguments(output_dir=str(tmp_path / "run"), use_cpu=True, disable_tqdm=True)
     monkeypatch.setattr(type(further), "local_process_index", property(lambda self: int(self is further)))
