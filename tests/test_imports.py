@@ -25,7 +25,7 @@ FOLDERS = {
 MAY_IMPORT = {
     "modeling": (),
     "messages": (),
-    "files": ("messages",),
+    "files": ("modeling", "messages"),
     "datasets_scripts": ("data.rows", "data.masks", "modeling", "files", "messages"),
     "data": ("modeling", "files", "messages", "hub.dataset_card", "hub.markdown"),
     "visualization": ("modeling", "files", "messages"),
