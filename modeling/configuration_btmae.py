@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .checks_refseg import Conditions, require_at_least_one, require_even_heads
-from .configuration_encoders_refseg import BERT_BASE, swin_b
+from .configuration_encoders_refseg import BERT_BASE, require_maps, swin_b
 from .configuration_refseg import RefSegConfig
 
 
@@ -20,11 +20,12 @@ class BtmaeConfig(RefSegConfig):
 
     Args:
         backbone_config (`PreTrainedConfig` or `dict`, *optional*):
-            Image encoder: a `SwinConfig` with four stages, or a `TimmBackboneConfig` with four stages of strides 4, 8,
-            16 and 32 (`out_indices=[-4, -3, -2, -1]`), such as resnet101 or darknet53; defaults to Swin-B, window 12,
-            drop path 0.3.
+            Image encoder that gives four maps of strides 4, 8, 16 and 32: a `SwinConfig` with four stages, a
+            `TimmBackboneConfig` (`out_indices=[-4, -3, -2, -1]`), such as resnet101 or darknet53, or another one of
+            transformers' with four `out_indices`. The maps of plain vision transformers (DINO, CLIP, SigLIP, SAM) have
+            one stride and are resized to these. Defaults to Swin-B, window 12, drop path 0.3.
         text_config (`PreTrainedConfig` or `dict`, *optional*):
-            Configuration of the text encoder; defaults to BERT base, uncased.
+            Configuration of any text encoder; defaults to BERT base, uncased.
         special_token_ids (`list[int]`, *optional*, defaults to `(0, 100, 101, 102, 103)`):
             Tokens that are never masked: the tokenizer's `all_special_ids`; defaults to those of BERT, uncased.
         feature_size (`int`, *optional*, defaults to 256):
@@ -87,7 +88,15 @@ class BtmaeConfig(RefSegConfig):
     ```"""
 
     model_type = "btmae"
+    citation: ClassVar[str] = """@article{lee2023synchronizing,
+  title={Synchronizing Vision and Language: Bidirectional Token-Masking AutoEncoder for Referring Image Segmentation},
+  author={Lee, Minhyeok and Lee, Dogyoon and Lee, Jungho and Cho, Suhwan and Choi, Heeseung and Kim, Ig-Jae and
+          Lee, Sangyoun},
+  journal={arXiv preprint},
+  year={2023}
+}"""
     sub_configs_defaults = {"backbone_config": swin_b(drop_path_rate=0.3), "text_config": BERT_BASE}
+    num_image_maps: ClassVar[int] = 4
     effective_with: ClassVar[Conditions] = {
         **RefSegConfig.effective_with,
         **dict.fromkeys(
@@ -131,18 +140,7 @@ class BtmaeConfig(RefSegConfig):
 
     def validate_architecture(self):
         """Checks that the parts fit together; called on construction."""
-        backbone = self.backbone_config
-        stages = {"swin": "depths", "timm_backbone": "out_indices"}
-        if backbone.model_type not in stages:
-            raise ValueError(
-                f"backbone_config: a SwinConfig or a TimmBackboneConfig is needed, got model_type "
-                f"'{backbone.model_type}'."
-            )
-        if len(getattr(backbone, stages[backbone.model_type]) or ()) != 4:
-            raise ValueError(
-                f"backbone_config: BTMAE reads four stages, of strides 4, 8, 16 and 32, got "
-                f"{stages[backbone.model_type]}={getattr(backbone, stages[backbone.model_type])}."
-            )
+        require_maps(self.backbone_config, "BTMAE", self.num_image_maps)
         unknown = [number for number in self.special_token_ids if not 0 <= number < self.text_config.vocab_size]
         if unknown:
             raise ValueError(

@@ -6,7 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .checks_refseg import Conditions, require_at_least_one
-from .configuration_encoders_refseg import BERT_BASE, swin_b
+from .configuration_encoders_refseg import BERT_BASE, require_stages, stage_widths, swin_b
 from .configuration_refseg import RefSegConfig
 
 
@@ -18,9 +18,10 @@ class LavtConfig(RefSegConfig):
 
     Args:
         backbone_config (`PreTrainedConfig` or `dict`, *optional*):
-            Swin configuration of the image encoder; defaults to Swin-B, window 12, drop path 0.3.
+            Image encoder: a `SwinConfig`, or a `TimmBackboneConfig` of a model with stages, those that its
+            `out_indices` name; defaults to Swin-B, window 12, drop path 0.3.
         text_config (`PreTrainedConfig` or `dict`, *optional*):
-            Configuration of the text encoder; defaults to BERT base, uncased.
+            Configuration of any text encoder; defaults to BERT base, uncased.
         text_dropout (`bool`, *optional*, defaults to `True`):
             Whether the text encoder's dropout is on in training. The released two-module variant trains with `False`,
             the one-module variant ("lavt_one") with `True`.
@@ -65,7 +66,14 @@ class LavtConfig(RefSegConfig):
     ```"""
 
     model_type = "lavt"
+    citation: ClassVar[str] = """@inproceedings{yang2022lavt,
+  title={{LAVT}: Language-Aware Vision Transformer for Referring Image Segmentation},
+  author={Yang, Zhao and Wang, Jiaqi and Tang, Yansong and Chen, Kai and Zhao, Hengshuang and Torr, Philip H. S.},
+  booktitle={Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year={2022}
+}"""
     sub_configs_defaults = {"backbone_config": swin_b(drop_path_rate=0.3), "text_config": BERT_BASE}
+    num_image_maps: ClassVar[int] = 4
     effective_with: ClassVar[Conditions] = {
         **RefSegConfig.effective_with,
         "text_dropout": ("with freeze_text_encoder=False", lambda config: not config.freeze_text_encoder),
@@ -100,16 +108,12 @@ class LavtConfig(RefSegConfig):
 
     def check_backbone(self):
         """Raises ValueError where the image encoder is of a kind that the model cannot cut into stages."""
-        if self.backbone_config.model_type != "swin":
-            raise ValueError(
-                f"backbone_config: LAVT fuses language between the stages of a Swin transformer, got model_type "
-                f"'{self.backbone_config.model_type}'. Pass a SwinConfig."
-            )
+        require_stages(self.backbone_config, "LAVT")
 
     @property
     def stage_widths(self) -> list[int]:
         """Channels of the visual features of each stage."""
-        return [self.backbone_config.embed_dim * 2**stage for stage in range(len(self.backbone_config.depths))]
+        return stage_widths(self.backbone_config)
 
     @property
     def num_decoder_stages(self) -> int:

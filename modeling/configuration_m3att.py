@@ -8,7 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .checks_refseg import Conditions, require_at_least_one, require_even_heads
-from .configuration_encoders_refseg import BERT_BASE, swin_b
+from .configuration_encoders_refseg import BERT_BASE, require_maps, swin_b
 from .configuration_refseg import LanguageReconstructionConfig, RefSegConfig
 from .recurrent_text_refseg import RecurrentTextConfig
 
@@ -22,10 +22,11 @@ class M3AttConfig(RefSegConfig):
 
     Args:
         backbone_config (`PreTrainedConfig` or `dict`, *optional*):
-            Image encoder: a `SwinConfig`, of which the last three stages are read, or a `TimmBackboneConfig` with
-            three stages; defaults to Swin-B, window 12.
+            Image encoder that gives three maps: a `SwinConfig`, of which the last three stages are read, a
+            `TimmBackboneConfig` or another one of transformers' with three `out_indices`, or one of the towers of
+            CLIP, SigLIP, SAM and SAM 2; defaults to Swin-B, window 12.
         text_config (`PreTrainedConfig` or `dict`, *optional*):
-            Text encoder: BERT or one like it, or a `RecurrentTextConfig`; defaults to BERT base, uncased.
+            Any text encoder of transformers', or a `RecurrentTextConfig`; defaults to BERT base, uncased.
         image_size (`int`, *optional*, defaults to 480):
             Height and width of the images in pixels. Layers of the attention are made for the map of this size, so
             images of another size are an error.
@@ -78,8 +79,15 @@ class M3AttConfig(RefSegConfig):
     ```"""
 
     model_type = "m3att"
+    citation: ClassVar[str] = """@article{liu2023multimodal,
+  title={Multi-Modal Mutual Attention and Iterative Interaction for Referring Image Segmentation},
+  author={Liu, Chang and Ding, Henghui and Zhang, Yulun and Jiang, Xudong},
+  journal={IEEE Transactions on Image Processing},
+  year={2023}
+}"""
     image_processor_defaults: ClassVar[dict[str, Any]] = {"mask_threshold": 0.35}
     sub_configs_defaults = {"backbone_config": swin_b(drop_path_rate=0.1), "text_config": BERT_BASE}
+    num_image_maps: ClassVar[int] = 3
     own_encoders: ClassVar[dict[str, type[PreTrainedConfig]]] = {RecurrentTextConfig.model_type: RecurrentTextConfig}
     effective_with: ClassVar[Conditions] = {
         **RefSegConfig.effective_with,
@@ -117,19 +125,7 @@ class M3AttConfig(RefSegConfig):
 
     def validate_architecture(self):
         """Checks that the parts fit together; called on construction."""
-        backbone = self.backbone_config
-        if backbone.model_type not in ("swin", "timm_backbone"):
-            raise ValueError(
-                f"backbone_config: a SwinConfig or a TimmBackboneConfig is needed, got model_type "
-                f"'{backbone.model_type}'."
-            )
-        if backbone.model_type == "swin" and len(backbone.depths) < 3:
-            raise ValueError(f"backbone_config: three stages or more are needed, got {len(backbone.depths)}.")
-        if backbone.model_type == "timm_backbone" and len(backbone.out_indices or ()) != 3:
-            raise ValueError(
-                f"backbone_config: M3Att reads three stages of a timm backbone, got out_indices="
-                f"{backbone.out_indices}. Pass for example out_indices=[-3, -2, -1]."
-            )
+        require_maps(self.backbone_config, "M3Att", self.num_image_maps)
         if self.image_size < 1 or self.fusion_stride < 1 or self.image_size % self.fusion_stride:
             raise ValueError(
                 f"image_size: {self.image_size} has to be a multiple of fusion_stride, {self.fusion_stride}."

@@ -6,7 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import Mask2FormerConfig, PreTrainedConfig
 
 from .checks_refseg import Conditions, require_at_least_one
-from .configuration_encoders_refseg import BERT_BASE, swin_b
+from .configuration_encoders_refseg import BERT_BASE, require_stages, require_text_layers, stage_widths, swin_b
 from .configuration_refseg import RefSegConfig
 
 AlignmentLoss = Literal["pixel_to_pixel", "pixel_to_text"]
@@ -21,11 +21,13 @@ class MagNetConfig(RefSegConfig):
 
     Args:
         backbone_config (`PreTrainedConfig` or `dict`, *optional*):
-            Swin configuration of the image encoder, with four stages; defaults to Swin-B, window 12, drop path 0.3.
+            Image encoder with four stages: a `SwinConfig`, or a `TimmBackboneConfig` of a model that has them;
+            defaults to Swin-B, window 12, drop path 0.3.
         text_config (`PreTrainedConfig` or `dict`, *optional*):
-            Configuration of the text encoder, a BERT; defaults to BERT base, uncased.
+            Configuration of a text encoder whose layers take words and their mask alone, as those of BERT, RoBERTa,
+            DistilBERT and CLIP do; defaults to BERT base, uncased.
         text_stage_layers (`list[int]`, *optional*, defaults to `(3, 6, 9, 12)`):
-            For each stage the last layer of BERT in it, counted from 1.
+            For each stage the last layer of the text encoder in it, counted from 1.
         pyramid_scales (`list[int]`, *optional*, defaults to `(1, 2, 3, 6)`):
             Rows and columns of the pooled maps of the cross-modal alignment module (table 3 e); with none of them it
             works on the full resolution alone.
@@ -73,7 +75,14 @@ class MagNetConfig(RefSegConfig):
     ```"""
 
     model_type = "magnet"
+    citation: ClassVar[str] = """@inproceedings{chng2024mask,
+  title={Mask Grounding for Referring Image Segmentation},
+  author={Chng, Yong Xien and Zheng, Henry and Han, Yizeng and Qiu, Xuchong and Huang, Gao},
+  booktitle={Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year={2024}
+}"""
     sub_configs_defaults = {"backbone_config": swin_b(drop_path_rate=0.3), "text_config": BERT_BASE}
+    num_image_maps: ClassVar[int] = 4
     effective_with: ClassVar[Conditions] = {
         **RefSegConfig.effective_with,
         "pixel_temperature": (
@@ -111,18 +120,13 @@ class MagNetConfig(RefSegConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        for name, wanted in (("backbone_config", "swin"), ("text_config", "bert")):
-            found = getattr(self, name).model_type
-            if found != wanted:
-                raise ValueError(
-                    f"{name}: MagNet joins the stages of a Swin transformer and of BERT, got model_type '{found}'. "
-                    f"Pass a configuration of model_type '{wanted}'."
-                )
+        require_stages(self.backbone_config, "MagNet")
+        require_text_layers(self.text_config, "MagNet")
 
     @property
     def stage_widths(self) -> list[int]:
         """Channels of the visual features of each stage."""
-        return [self.backbone_config.embed_dim * 2**stage for stage in range(len(self.backbone_config.depths))]
+        return stage_widths(self.backbone_config)
 
     @property
     def reads_final_words(self) -> bool:
@@ -153,7 +157,9 @@ class MagNetConfig(RefSegConfig):
         if len(self.stage_widths) != 4:
             raise ValueError(f"backbone_config: four stages are needed, got {len(self.stage_widths)}.")
         if self.stage_widths[0] % 4:
-            raise ValueError(f"backbone_config: embed_dim must be a multiple of 4, got {self.stage_widths[0]}.")
+            raise ValueError(
+                f"backbone_config: the first stage's channels must be a multiple of 4, got {self.stage_widths[0]}."
+            )
         if self.text_config.hidden_size % 4:
             raise ValueError(f"text_config: hidden_size must be a multiple of 4, got {self.text_config.hidden_size}.")
         if len(stages) != 4 or stages != sorted(set(stages)) or stages[0] < 1 or stages[-1] != layers:

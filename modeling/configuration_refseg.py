@@ -22,6 +22,7 @@ from .checks_refseg import (
     unknown_among,
     values_of,
 )
+from .configuration_encoders_refseg import longest_text, require_text_encoder
 from .names_refseg import nearest_names
 
 logger = logging.get_logger(__name__)
@@ -227,10 +228,14 @@ class RefSegConfig(CheckedConfig):
             `language_reconstruction`; `None` = without it, `{}` = with its defaults.
     """
 
+    # What to cite of the method, as BibTeX; a method is not registered without it.
+    citation: ClassVar[str] = ""
     # What the method's image processor does otherwise than `RefSegImageProcessor` by default.
     image_processor_defaults: ClassVar[dict[str, Any]] = {}
     # Most tokens of a text that the method's paper reads, special ones included.
     max_text_length: ClassVar[int] = 20
+    # How many maps, or stages, of its image encoder the method reads.
+    num_image_maps: ClassVar[int] = 1
     # Whether `pixel_values` may be clips (batch, frames, 3, height, width) as well as images.
     takes_clips: ClassVar[bool] = False
     # Pipelines whose code lies beside the weights; a saved model names them.
@@ -309,7 +314,7 @@ class RefSegConfig(CheckedConfig):
     @property
     def longest_text(self) -> int:
         """Most tokens of a text that the model takes: its text encoder has no more positions."""
-        return self.text_config.max_position_embeddings
+        return longest_text(self.text_config)
 
     def check_text_length(self, max_text_length: int) -> None:
         """Raises ValueError where texts as long as a processor lets them be do not fit into the model."""
@@ -332,6 +337,7 @@ class RefSegConfig(CheckedConfig):
         for key in self.sub_configs_defaults:
             encoder = getattr(self, key)
             require_encoder(key, type(encoder), values_of(encoder))
+        require_text_encoder(self.text_config)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Not in `__post_init__`: `from_pretrained(path, mask_grounding={...})` sets the field of a finished object.

@@ -8,6 +8,7 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from .checks_refseg import Conditions, require_at_least_one, require_even_heads
+from .configuration_encoders_refseg import require_maps
 from .configuration_refseg import RefSegConfig
 
 
@@ -20,10 +21,11 @@ class RisamConfig(RefSegConfig):
 
     Args:
         backbone_config (`PreTrainedConfig` or `dict`, *optional*):
-            Image encoder: a `SamVisionConfig` with four global-attention blocks or more, or a `TimmBackboneConfig`
-            with three stages (table 7); defaults to SAM ViT-H.
+            Image encoder that gives three maps: a `SamVisionConfig` with four global-attention blocks or more, a
+            `TimmBackboneConfig` (table 7) or another one of transformers' with three `out_indices`, a `SwinConfig`, or
+            one of the towers of CLIP, SigLIP and SAM 2; defaults to SAM ViT-H.
         text_config (`PreTrainedConfig` or `dict`, *optional*):
-            A `CLIPTextConfig`; defaults to that of CLIP ViT-B/16.
+            Configuration of any text encoder; defaults to that of CLIP ViT-B/16.
         freeze_image_encoder (`bool`, *optional*, defaults to `True`):
             Whether a new model trains nothing of its image encoder.
         freeze_text_encoder (`bool`, *optional*, defaults to `True`):
@@ -70,12 +72,19 @@ class RisamConfig(RefSegConfig):
     ```"""
 
     model_type = "risam"
+    citation: ClassVar[str] = """@article{zhang2024risam,
+  title={{RISAM}: Referring Image Segmentation via Mutual-Aware Attention Features},
+  author={Zhang, Mengxi and Liu, Yiming and Yin, Xiangjun and Yue, Huanjing and Yang, Jingyu},
+  journal={arXiv preprint},
+  year={2024}
+}"""
     image_processor_defaults: ClassVar[dict[str, Any]] = {
         "size": {"longest_edge": 1024},
         "image_mean": IMAGENET_DEFAULT_MEAN,
         "image_std": IMAGENET_DEFAULT_STD,
         "mask_threshold": 0.35,
     }
+    num_image_maps: ClassVar[int] = 3
     effective_with: ClassVar[Conditions] = {
         **RefSegConfig.effective_with,
         **dict.fromkeys(
@@ -127,28 +136,7 @@ class RisamConfig(RefSegConfig):
 
     def validate_architecture(self):
         """Checks that the parts fit together; called on construction."""
-        backbone = self.backbone_config
-        if backbone.model_type == "sam_vision_model":
-            if len(backbone.global_attn_indexes) < 4:
-                raise ValueError(
-                    "backbone_config: RISAM reads the second to fourth block with global attention, got "
-                    f"global_attn_indexes={list(backbone.global_attn_indexes)}. Name four or more."
-                )
-        elif backbone.model_type == "timm_backbone":
-            if len(backbone.out_indices or ()) != 3:
-                raise ValueError(
-                    f"backbone_config: RISAM reads three stages of a timm backbone, got out_indices="
-                    f"{backbone.out_indices}. Pass for example out_indices=[-3, -2, -1]."
-                )
-        else:
-            raise ValueError(
-                f"backbone_config: a SamVisionConfig or a TimmBackboneConfig is needed, got model_type "
-                f"'{backbone.model_type}'."
-            )
-        if self.text_config.model_type != "clip_text_model":
-            raise ValueError(
-                f"text_config: a CLIPTextConfig is needed, got model_type '{self.text_config.model_type}'."
-            )
+        require_maps(self.backbone_config, "RISAM", self.num_image_maps)
         require_even_heads(self, 8)
         if self.relevance_threshold is not None and not 0 <= self.relevance_threshold < 1:
             raise ValueError(

@@ -1,5 +1,7 @@
 """Configuration of unified LAVT (https://huggingface.co/papers/2112.02244, journal version, section 3.2.3)."""
 
+from typing import ClassVar
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -28,6 +30,13 @@ class UnifiedLavtConfig(VideoLavtConfig):
     ```"""
 
     model_type = "unified_lavt"
+    citation: ClassVar[str] = """@article{yang2024language,
+  title={Language-Aware Vision Transformer for Referring Segmentation},
+  author={Yang, Zhao and Wang, Jiaqi and Ye, Xubing and Tang, Yansong and Chen, Kai and Zhao, Hengshuang and
+          Torr, Philip H. S.},
+  journal={IEEE Transactions on Pattern Analysis and Machine Intelligence},
+  year={2024}
+}"""
     sub_configs_defaults = {
         **VideoLavtConfig.sub_configs_defaults,
         "image_backbone_config": swin_b(drop_path_rate=0.3),

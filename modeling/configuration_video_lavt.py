@@ -44,6 +44,13 @@ class VideoLavtConfig(LavtConfig):
     ```"""
 
     model_type = "video_lavt"
+    citation: ClassVar[str] = """@article{yang2024language,
+  title={Language-Aware Vision Transformer for Referring Segmentation},
+  author={Yang, Zhao and Wang, Jiaqi and Ye, Xubing and Tang, Yansong and Chen, Kai and Zhao, Hengshuang and
+          Torr, Philip H. S.},
+  journal={IEEE Transactions on Pattern Analysis and Machine Intelligence},
+  year={2024}
+}"""
     sub_configs_defaults = {
         "backbone_config": SubConfigSpec(config_class=VideoSwinConfig, init_kwargs={"drop_path_rate": 0.3}),
         "text_config": BERT_BASE,

@@ -1,16 +1,29 @@
-"""The encoders that methods pick from, by kind."""
+"""Image encoders by kind: those that give maps at once, and those that are run stage by stage."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
-from transformers import AutoBackbone, AutoModel, PreTrainedConfig, PreTrainedModel, SamVisionModel
-from transformers.masking_utils import create_bidirectional_mask
+from transformers import AutoBackbone, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING
 from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionEncoder, SamVisionSdpaAttention
 
-from .recurrent_text_refseg import RecurrentTextConfig, RecurrentTextEncoder
+from .checks_refseg import names_of
+from .configuration_encoders_refseg import (
+    HIERARCHICAL_ENCODERS,
+    PLAIN_ENCODERS,
+    TIMM,
+    WITHOUT_INDICES,
+    is_plain,
+    last_layers,
+    map_indices,
+    timm_features,
+)
+from .layers_refseg import resize, to_map
+from .pretrained_refseg import load_encoder_weights, model_class_of, read_encoder_config, without_pooling
 from .saved_files_refseg import naming_damage
-from .swin_refseg import SwinMaps
+from .swin_refseg import SwinMaps, SwinStages, pad_to_patches
 
 
 class SamAttention(SamVisionSdpaAttention):
@@ -54,24 +67,34 @@ class SamStages(SamVisionEncoder):
         return maps
 
 
-class SamMaps(nn.Module):
-    """transformers' SAM image encoder up to its fourth global-attention block, without the neck.
+class MapEncoder(nn.Module):
+    """An image encoder of transformers' or timm's, called `model`, that gives feature maps.
 
-    `forward` takes images (batch, 3, height, width) of the configured size and returns the outputs of the second,
-    third and fourth block with global attention, each (batch, channels, height / patch, width / patch).
+    `forward` takes images (batch, 3, height, width) and returns maps (batch, channels, height, width), finest first;
+    `widths` are their channels.
     """
 
-    def __init__(self, config: PreTrainedConfig) -> None:
-        super().__init__()
-        self.model = AutoModel.from_config(config)
-        blocks = list(config.global_attn_indexes[1:4])
-        self.widths = [config.hidden_size] * len(blocks)
-        self.model.vision_encoder = SamStages(config, blocks)
+    model: PreTrainedModel
+    widths: list[int]
 
     def load_encoder(self, pretrained: PreTrainedModel) -> None:
-        """Takes over the weights of a pretrained `SamVisionModel` of the same configuration, all that is used here."""
-        weights = pretrained.state_dict()
-        self.model.load_state_dict({name: weights[name] for name in self.model.state_dict()})
+        """Takes over the weights of a pretrained encoder of the same configuration, all that is used here."""
+        load_encoder_weights(self.model, pretrained)
+
+
+class SamMaps(MapEncoder):
+    """transformers' SAM image encoder up to its fourth global-attention block, without the neck.
+
+    It takes images of the configured size; its maps are the outputs of the last `number` of the first four blocks
+    with global attention, each (batch, channels, height / patch, width / patch).
+    """
+
+    def __init__(self, config: PreTrainedConfig, number: int) -> None:
+        super().__init__()
+        self.model = AutoModel.from_config(config)
+        blocks = list(config.global_attn_indexes[4 - number : 4])
+        self.widths = [config.hidden_size] * number
+        self.model.vision_encoder = SamStages(config, blocks)
 
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
         expected = self.model.vision_encoder.image_size
@@ -83,6 +106,69 @@ class SamMaps(nn.Module):
         return self.model.vision_encoder(pixel_values)
 
 
+class Sam2Maps(MapEncoder):
+    """transformers' SAM 2 image encoder without its neck: the maps of its last `number` stages.
+
+    Images are padded to whole windows of its position embeddings, the maps cut to what is no padding.
+    """
+
+    def __init__(self, config: PreTrainedConfig, number: int) -> None:
+        super().__init__()
+        self.model = AutoModel.from_config(config)
+        self.model.neck = nn.Identity()
+        trunk = config.backbone_config
+        self.widths = list(trunk.embed_dim_per_stage[-number:])
+        self.stride, self.window = trunk.patch_stride[0], trunk.window_size_per_stage[0]
+
+    def forward(self, pixel_values: Tensor) -> list[Tensor]:
+        size = pixel_values.shape[-2:]
+        stages = self.model.backbone(
+            pad_to_patches(pixel_values, self.stride * self.window)
+        ).intermediate_hidden_states
+        strides = [self.stride * 2**stage for stage in range(len(stages))]
+        maps = [
+            features[:, : math.ceil(size[0] / stride), : math.ceil(size[1] / stride)].permute(0, 3, 1, 2)
+            for features, stride in zip(stages, strides, strict=True)
+        ]
+        return maps[-len(self.widths) :]
+
+
+class LayerMaps(MapEncoder):
+    """An image tower like CLIP's or SigLIP's: the outputs of `number` layers, as far from each other as can be."""
+
+    def __init__(self, config: PreTrainedConfig, number: int) -> None:
+        super().__init__()
+        self.model = model_class_of(config)(config)
+        # Nothing here reads the one vector that they make of an image.
+        self.model.post_layernorm = self.model.head = nn.Identity()
+        self.layers = last_layers(config.num_hidden_layers, number)
+        self.widths = [config.hidden_size] * number
+
+    def forward(self, pixel_values: Tensor) -> list[Tensor]:
+        images = pad_to_patches(pixel_values, self.model.config.patch_size)
+        size = tuple(length // self.model.config.patch_size for length in images.shape[-2:])
+        output = self.model(images, output_hidden_states=True, interpolate_pos_encoding=True)
+        # A class token may stand before the patches.
+        patches = (output.hidden_states[layer][:, -size[0] * size[1] :] for layer in self.layers)
+        return [features.transpose(1, 2).unflatten(2, size) for features in patches]
+
+
+class BackboneMaps(MapEncoder):
+    """A backbone of transformers'; its configuration's `out_indices` say which stages or layers give maps.
+
+    Images are padded to whole patches where the backbone is a plain vision transformer.
+    """
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.model = AutoBackbone.from_config(config)
+        self.widths = list(self.model.channels)
+        self.patch = config.patch_size if is_plain(config) else 1
+
+    def forward(self, pixel_values: Tensor) -> list[Tensor]:
+        return list(self.model(pad_to_patches(pixel_values, self.patch)).feature_maps)
+
+
 class SyncBatchNormActivation(nn.SyncBatchNorm):
     """What a batch norm of timm's that holds an activation becomes where processes share their statistics."""
 
@@ -90,20 +176,16 @@ class SyncBatchNormActivation(nn.SyncBatchNorm):
         return self.act(self.drop(super().forward(features)))
 
 
-class TimmMaps(nn.Module):
-    """A timm backbone; `forward` takes images (batch, 3, height, width), returns its feature maps with channels first.
-
-    The configuration's `out_indices` say which stages.
-    """
+class TimmEncoder(MapEncoder):
+    """A timm backbone; its configuration's `out_indices` say which stages or layers are read."""
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
-        self.model = AutoBackbone.from_config(config)
+        features = timm_features(config.backbone)
+        self.model = AutoBackbone.from_config(config, **features.options)
         self.widths = list(self.model.channels)
-
-    def load_encoder(self, pretrained: PreTrainedModel) -> None:
-        """Takes over the weights of a pretrained `TimmBackbone` of the same configuration."""
-        self.model.load_state_dict(pretrained.state_dict())
+        self.patch = features.strides[0] if features.is_plain else 1
+        self.has_channels_last = features.has_channels_last
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """As in PyTorch, whose `SyncBatchNorm.convert_sync_batchnorm` puts the converted backbone back by this method.
@@ -116,112 +198,136 @@ class TimmMaps(nn.Module):
                 norm.__class__ = SyncBatchNormActivation
         super().add_module(name, module)
 
+
+class TimmMaps(TimmEncoder):
+    """The maps of a timm backbone."""
+
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
-        maps = self.model(pixel_values).feature_maps
-        # Networks of timm's that know one format alone, channels first, do not name it.
-        if getattr(self.model._backbone, "output_fmt", "NCHW") == "NHWC":
-            return [features.permute(0, 3, 1, 2) for features in maps]
-        return list(maps)
+        maps = self.model(pad_to_patches(pixel_values, self.patch)).feature_maps
+        return [features.permute(0, 3, 1, 2) if self.has_channels_last else features for features in maps]
 
 
-def build_map_encoder(config: PreTrainedConfig, swin_stages: int = 3) -> SamMaps | SwinMaps | TimmMaps:
-    """An image encoder that gives feature maps at once: SAM's, the last stages of a Swin transformer, or timm's."""
-    if config.model_type == "swin":
-        return SwinMaps(config, swin_stages)
-    return {"sam_vision_model": SamMaps, "timm_backbone": TimmMaps}[config.model_type](config)
+class TimmStages(TimmEncoder):
+    """A timm backbone that is a sequence of modules, run stage by stage, as `SwinStages` is."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__(config)
+        network = self.model._backbone
+        names = list(network)
+        ends = [names.index(name) + 1 for name in network.return_layers]
+        self.modules_of_stages = [slice(first, last) for first, last in pairwise([0, *ends])]
+
+    def first_stage(self, pixel_values: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """As in `SwinStages`."""
+        return self.run_modules(0, pixel_values)
+
+    def next_stage(self, index: int, tokens: Tensor, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+        """As in `SwinStages`."""
+        return self.run_modules(index, tokens.unflatten(1, size) if self.has_channels_last else to_map(tokens, size))
+
+    def run_modules(self, index: int, features: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """The modules of a stage; `features` are as timm lays them out."""
+        for module in list(self.model._backbone.values())[self.modules_of_stages[index]]:
+            features = module(features)
+        features = features if self.has_channels_last else features.permute(0, 2, 3, 1)
+        return features.flatten(1, 2), tuple(features.shape[1:3])
 
 
-def load_pretrained_swin(name_or_path: str, drop_path_rate: float) -> PreTrainedModel:
-    """A pretrained Swin transformer; `drop_path_rate` is its stochastic depth in training."""
-    with naming_damage(name_or_path, {}):
-        vision = AutoModel.from_pretrained(name_or_path, add_pooling_layer=False)
-    vision.config.drop_path_rate = drop_path_rate
-    return vision
+class ResizedMaps(nn.Module):
+    """Maps of an encoder that all have one stride, resized to those that a method reads, without any weight.
 
-
-def load_pretrained_timm(name_or_path: str, stages: int) -> PreTrainedModel:
-    """The timm backbone of "timm/NAME", with so many of its last stages."""
-    # Here, not above: timm would cost everyone who imports this library a tenth of a second.
-    from transformers import TimmBackbone
-
-    return TimmBackbone.from_pretrained(name_or_path.removeprefix("timm/"), out_indices=list(range(-stages, 0)))
-
-
-def load_pretrained_sam_or_timm(name_or_path: str, timm_stages: int) -> PreTrainedModel:
-    """A pretrained SAM (its image encoder alone), or, for "timm/NAME", a timm backbone."""
-    if name_or_path.startswith("timm/"):
-        return load_pretrained_timm(name_or_path, timm_stages)
-    with naming_damage(name_or_path, {}):
-        return SamVisionModel.from_pretrained(name_or_path)
-
-
-def load_pretrained_swin_or_timm(
-    name_or_path: str, drop_path_rate: float | None, timm_stages: int, default_drop_path_rate: float
-) -> PreTrainedModel:
-    """A pretrained Swin transformer, or, for "timm/NAME", a timm backbone.
-
-    Raises:
-        ValueError: a `drop_path_rate` for a timm backbone, which takes none.
-    """
-    if not name_or_path.startswith("timm/"):
-        return load_pretrained_swin(name_or_path, default_drop_path_rate if drop_path_rate is None else drop_path_rate)
-    if drop_path_rate is not None:
-        raise ValueError(f"drop_path_rate: {name_or_path} has no stochastic depth: leave it out.")
-    return load_pretrained_timm(name_or_path, timm_stages)
-
-
-def load_pretrained_text(name_or_path: str) -> PreTrainedModel:
-    """A pretrained text encoder like BERT, without its pooling."""
-    with naming_damage(name_or_path, {}):
-        return AutoModel.from_pretrained(name_or_path, add_pooling_layer=False)
-
-
-def build_text_encoder(config: PreTrainedConfig) -> PreTrainedModel:
-    """A text encoder that gives word features at once: a recurrent one, or one like BERT without its pooling."""
-    if config.model_type == RecurrentTextConfig.model_type:
-        return RecurrentTextEncoder(config)
-    return AutoModel.from_config(config, add_pooling_layer=False)
-
-
-class BertStages(nn.Module):
-    """transformers' BERT, run stage by stage: embeddings, then consecutive groups of layers.
-
-    A fresh or pretrained `BertModel` lies inside as `model`, so that its weights load and save as in transformers.
-
-    Args:
-        config: its configuration.
-        last_layers: for each stage its last layer, counted from 1.
+    Of a plain vision transformer the finest come from the earliest layers, as in dense prediction transformers (DPT).
     """
 
-    def __init__(self, config: PreTrainedConfig, last_layers: Sequence[int]) -> None:
+    def __init__(self, encoder: MapEncoder, strides: Sequence[int]) -> None:
         super().__init__()
-        self.config = config
-        self.model = AutoModel.from_config(config, add_pooling_layer=False)
-        self.layers_of_stages = [slice(first, last) for first, last in pairwise([0, *last_layers])]
+        self.encoder = encoder
+        self.widths = encoder.widths
+        self.strides = tuple(strides)
 
     def load_encoder(self, pretrained: PreTrainedModel) -> None:
-        """Takes over the weights of a pretrained `BertModel` without pooler, of the same configuration."""
-        self.model.load_state_dict(pretrained.state_dict())
+        """As in `MapEncoder`."""
+        self.encoder.load_encoder(pretrained)
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The word embeddings."""
-        return self.model.get_input_embeddings()
+    def forward(self, pixel_values: Tensor) -> list[Tensor]:
+        height, width = pixel_values.shape[-2:]
+        sizes = [(math.ceil(height / stride), math.ceil(width / stride)) for stride in self.strides]
+        maps = self.encoder(pixel_values)
+        return [resize(features, size, align_corners=False) for features, size in zip(maps, sizes, strict=True)]
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Puts other word embeddings in their place."""
-        self.model.set_input_embeddings(value)
 
-    def embed(self, input_ids: Tensor) -> Tensor:
-        """Embeddings (batch, tokens, channels) of token ids (batch, tokens)."""
-        return self.model.embeddings(input_ids=input_ids)
+# By model type; of all others transformers has a backbone.
+MAP_ENCODERS = {
+    "clip_vision_model": LayerMaps,
+    "sam2_vision_model": Sam2Maps,
+    "sam_vision_model": SamMaps,
+    "siglip_vision_model": LayerMaps,
+    "swin": SwinMaps,
+}
 
-    def run_stage(self, index: int, words: Tensor, word_mask: Tensor | None) -> Tensor:
-        """The layers of one stage; `words` (batch, tokens, channels), `word_mask` (batch, tokens) 1 = word."""
-        mask = create_bidirectional_mask(
-            config=self.model.config,
-            inputs_embeds=words,
-            attention_mask=None if word_mask is None else word_mask.bool(),
+
+def build_map_encoder(
+    config: PreTrainedConfig, number: int, strides: Sequence[int] | None = None
+) -> MapEncoder | SwinMaps | ResizedMaps:
+    """An image encoder that gives so many feature maps at once, finest first.
+
+    Args:
+        config: its configuration, which `require_maps` accepts.
+        number: of maps.
+        strides: for each map the pixels along the side of a feature; an encoder whose maps all have one stride has
+            them resized, of others they are what they are.
+    """
+    kind = config.model_type
+    if kind in MAP_ENCODERS:
+        encoder = MAP_ENCODERS[kind](config, number)
+    else:
+        encoder = (TimmMaps if kind == TIMM else BackboneMaps)(config)
+    return encoder if strides is None or not is_plain(config) else ResizedMaps(encoder, strides)
+
+
+def build_stage_encoder(config: PreTrainedConfig) -> SwinStages | TimmStages:
+    """An image encoder that is run stage by stage, of a configuration which `require_stages` accepts."""
+    return (TimmStages if config.model_type == TIMM else SwinStages)(config)
+
+
+def load_image_encoder(
+    name_or_path: str, number: int, drop_path_rate: float | None, default: float | None
+) -> PreTrainedModel:
+    """A pretrained image encoder that gives so many maps or stages.
+
+    Args:
+        name_or_path: on the Hub or on disk, or "timm/NAME".
+        number: of the maps that are read.
+        drop_path_rate: its stochastic depth in training.
+        default: the stochastic depth where `drop_path_rate` is None; None for the encoder's own.
+
+    Raises:
+        ValueError: a `drop_path_rate` for an encoder that takes none, a damaged file.
+        OSError: there is no such encoder, or the Hub cannot be reached.
+    """
+    config = read_encoder_config(name_or_path, "vision_config")
+    set_drop_path(config, name_or_path, drop_path_rate, default)
+    if config.model_type == TIMM:
+        # Here, not above: timm would cost everyone who imports this library a tenth of a second.
+        from transformers import TimmBackbone
+
+        return TimmBackbone.from_pretrained(
+            config.backbone, out_indices=map_indices(config, number), **timm_features(config.backbone).options
         )
-        for layer in self.model.encoder.layer[self.layers_of_stages[index]]:
-            words = layer(words, attention_mask=mask)
-        return words
+    if config.model_type in {*PLAIN_ENCODERS, *HIERARCHICAL_ENCODERS} - {*WITHOUT_INDICES}:
+        config.out_indices = map_indices(config, number)
+        # Not by `AutoBackbone`, which asks the Hub even for what lies on the disk.
+        model_class = MODEL_FOR_BACKBONE_MAPPING[type(config)]
+    else:
+        model_class = model_class_of(config)
+    with naming_damage(name_or_path, {}):
+        return model_class.from_pretrained(name_or_path, config=config, **without_pooling(model_class))
+
+
+def set_drop_path(config: PreTrainedConfig, name: str, rate: float | None, default: float | None) -> None:
+    """Sets the stochastic depth of an image encoder; arguments and errors as in `load_image_encoder`."""
+    if "drop_path_rate" not in names_of(type(config)):
+        if rate is not None:
+            raise ValueError(f"drop_path_rate: {name} has no stochastic depth: leave it out.")
+    elif rate is not None or default is not None:
+        config.drop_path_rate = default if rate is None else rate

@@ -10,11 +10,11 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers import initialization as init
 
 from .configuration_lavt import LavtConfig
-from .encoders_refseg import load_pretrained_swin, load_pretrained_text
+from .encoders_refseg import build_stage_encoder
 from .explanations_refseg import Explainable, Explanation, HeatMaps, WordMaps, record_calls
 from .layers_refseg import (
     DecoderStep,
@@ -29,7 +29,7 @@ from .layers_refseg import (
 from .losses_refseg import two_class_boundary_loss, two_class_dice_loss, two_class_focal_loss, weighted_cross_entropy
 from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures
 from .modeling_refseg import RefSegPreTrainedModel, is_frozen
-from .swin_refseg import SwinStages
+from .text_encoders_refseg import build_text_encoder
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
@@ -171,13 +171,13 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
 
     config: LavtConfig
     _no_split_modules = ["WindowLayer", "FusionStage", "LavtDecoder"]
-    backbone_class: type[nn.Module] = SwinStages
+    build_backbone = staticmethod(build_stage_encoder)
     fusion_class = MultiModalFusion
 
     def __init__(self, config: LavtConfig) -> None:
         super().__init__(config)
-        self.backbone = self.backbone_class(config.backbone_config)
-        self.text_encoder = AutoModel.from_config(config.text_config, add_pooling_layer=False)
+        self.backbone = self.build_backbone(config.backbone_config)
+        self.text_encoder = build_text_encoder(config.text_config)
         self.stages = nn.ModuleList(
             build_stage(config, stage, self.fusion_class) for stage in range(len(config.stage_widths))
         )
@@ -190,22 +190,6 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         }[config.loss_type]
         self.add_auxiliary_tasks(config.stage_widths[-1], config.text_config.hidden_size)
         self.post_init()
-
-    @classmethod
-    def from_encoders(
-        cls, vision_name_or_path: str, text_name_or_path: str, drop_path_rate: float = 0.3, **config
-    ) -> "LavtForReferringSegmentation":
-        """A new model on a pretrained Swin transformer and a pretrained text encoder (section 3.3).
-
-        Args:
-            vision_name_or_path: a Swin checkpoint on the Hub or on disk.
-            text_name_or_path: a BERT-like checkpoint on the Hub or on disk.
-            drop_path_rate: stochastic depth of the Swin transformer in training.
-            config: fields of [`LavtConfig`].
-        """
-        vision = load_pretrained_swin(vision_name_or_path, drop_path_rate)
-        text = load_pretrained_text(text_name_or_path)
-        return cls.from_loaded_encoders(vision, text, **config)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -220,9 +204,8 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
 
     def encode_image(self, pixel_values: Tensor) -> ImageFeatures:
         """V_1: all that the encoder computes before language enters."""
-        tokens, size = self.backbone.embed(pixel_values)
-        visual = to_map(self.backbone.run_stage(0, tokens, size), size)
-        return ImageFeatures(maps=(visual,), image_size=tuple(pixel_values.shape[-2:]))
+        visual, size = self.backbone.first_stage(pixel_values)
+        return ImageFeatures(maps=(to_map(visual, size),), image_size=tuple(pixel_values.shape[-2:]))
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """The word features L (section 3.1.1), (batch, tokens, channels)."""
@@ -235,8 +218,7 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         enhanced, features = self.stages[0](visual, text, text_mask)
         maps = [to_map(features, size)]
         for index in range(1, len(self.stages)):
-            tokens, size = self.backbone.merge(index - 1, enhanced, size)
-            visual = self.backbone.run_stage(index, tokens, size)
+            visual, size = self.backbone.next_stage(index, enhanced, size)
             enhanced, features = self.stages[index](visual, text, text_mask)
             maps.append(to_map(features, size))
         return FusedFeatures(maps=tuple(maps), text_features=text, text_mask=text_mask)
@@ -298,4 +280,4 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         return explanations
 
 
-__all__ = ["LavtForReferringSegmentation"]
+__all__ = ["LavtConfig", "LavtForReferringSegmentation"]

@@ -17,16 +17,12 @@ from transformers.core_model_loading import ConversionOps, WeightConverter
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_m3att import M3AttConfig
-from .encoders_refseg import (
-    build_map_encoder,
-    build_text_encoder,
-    load_pretrained_swin_or_timm,
-    load_pretrained_text,
-)
+from .encoders_refseg import build_map_encoder
 from .layers_refseg import MultiHeadAttention, TokenBatchNorm, map_positions, resize, to_map, to_tokens
 from .losses_refseg import cross_entropy
 from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures
 from .modeling_refseg import RefSegPreTrainedModel
+from .text_encoders_refseg import build_text_encoder
 
 
 def build_convolution(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
@@ -365,7 +361,7 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel):
 
     def __init__(self, config: M3AttConfig) -> None:
         super().__init__(config)
-        self.backbone = build_map_encoder(config.backbone_config)
+        self.backbone = build_map_encoder(config.backbone_config, config.num_image_maps)
         self.text_encoder = build_text_encoder(config.text_config)
         self.feature_fusion = FeatureFusion(self.backbone.widths, config.hidden_size)
         self.transformer_encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
@@ -375,29 +371,6 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel):
         self.loss_weights = {"cross_entropy": config.cross_entropy_weight}
         self.add_auxiliary_tasks(config.hidden_size, config.hidden_size)
         self.post_init()
-
-    @classmethod
-    def from_encoders(
-        cls, vision_name_or_path: str, text_name_or_path: str | None, drop_path_rate: float | None = None, **config
-    ) -> "M3AttForReferringSegmentation":
-        """A new model on pretrained encoders (section IV-A).
-
-        Args:
-            vision_name_or_path: a Swin checkpoint on the Hub or on disk, or "timm/NAME", such as
-                "timm/darknet53.c2ns_in1k".
-            text_name_or_path: a BERT-like checkpoint on the Hub or on disk; `None` for a new text encoder, as
-                `text_config` says.
-            drop_path_rate: stochastic depth of a Swin transformer in training, 0.1 by default; timm's encoders have
-                none.
-            config: fields of [`M3AttConfig`].
-        """
-        vision = load_pretrained_swin_or_timm(vision_name_or_path, drop_path_rate, 3, 0.1)
-        if text_name_or_path is not None:
-            text = load_pretrained_text(text_name_or_path)
-            return cls.from_loaded_encoders(vision, text, **config)
-        model = cls(M3AttConfig(backbone_config=vision.config, **config))
-        model.backbone.load_encoder(vision)
-        return model.eval()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -468,4 +441,4 @@ register_checkpoint_conversion_mapping(
     M3AttForReferringSegmentation.__name__, [WeightConverter("scale", "scale", [ScalesWithAxis()])], overwrite=True
 )
 
-__all__ = ["M3AttForReferringSegmentation"]
+__all__ = ["M3AttConfig", "M3AttForReferringSegmentation"]

@@ -15,11 +15,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, is_tracing, logging
 from transformers.utils.generic import can_return_tuple
 
+from .configuration_encoders_refseg import longest_text
 from .configuration_refseg import RefSegConfig
+from .encoders_refseg import load_image_encoder
 from .language_reconstruction_refseg import LanguageReconstruction
 from .losses_refseg import NOT_ANNOTATED
 from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures, ReferringSegmentationOutput
 from .pipeline_refseg import ReferringImageSegmentationPipeline, ReferringVideoSegmentationPipeline
+from .pretrained_refseg import load_encoder_weights
 from .saved_files_refseg import naming_damage
 from .tasks_refseg import (
     MaskGrounding,
@@ -28,6 +31,7 @@ from .tasks_refseg import (
     changed_output,
     draw_masked_words,
 )
+from .text_encoders_refseg import load_text_encoder
 
 logger = logging.get_logger(__name__)
 # What makes the output of a model of the fused and the decoded features.
@@ -134,17 +138,59 @@ class RefSegPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_loaded_encoders(
-        cls, vision: PreTrainedModel, text: PreTrainedModel, **config: Any
+        cls, vision: PreTrainedModel, text: PreTrainedModel | None, **config: Any
     ) -> "RefSegPreTrainedModel":
-        """A new model on pretrained encoders, in evaluation mode; `config` are other fields of its configuration."""
-        model = cls(cls.config_class(backbone_config=vision.config, text_config=text.config, **config))
+        """A new model on pretrained encoders, in evaluation mode.
+
+        Args:
+            vision: the image encoder.
+            text: the text encoder; None for a new one, as the field `text_config` says.
+            config: other fields of the configuration.
+        """
+        text_config = {} if text is None else {"text_config": text.config}
+        model = cls(cls.config_class(backbone_config=vision.config, **text_config, **config))
         model.backbone.load_encoder(vision)
-        model.load_text_encoder(text)
+        if text is not None:
+            model.load_text_encoder(text)
         return model.eval()
+
+    @classmethod
+    def from_encoders(
+        cls,
+        vision_name_or_path: str,
+        text_name_or_path: str | None,
+        drop_path_rate: float | None = None,
+        **config: Any,
+    ) -> "RefSegPreTrainedModel":
+        """A new model on pretrained encoders of any kind that the method permits, in evaluation mode.
+
+        Args:
+            vision_name_or_path: an image encoder on the Hub or on disk, or "timm/NAME"; of a model for image and text
+                it is the encoder of images.
+            text_name_or_path: a text encoder on the Hub or on disk; of a model for image and text it is the encoder
+                of texts. None for a new one, as the field `text_config` says.
+            drop_path_rate: stochastic depth of the image encoder in training, where it has any; by default that of
+                the method's paper.
+            config: other fields of the configuration.
+
+        Raises:
+            ValueError: an encoder that the method cannot read, with the reason; a field that does not exist.
+            OSError: there is no such encoder, or the Hub cannot be reached.
+        """
+        vision = cls.load_image_encoder(str(vision_name_or_path), drop_path_rate)
+        text = None if text_name_or_path is None else load_text_encoder(str(text_name_or_path))
+        return cls.from_loaded_encoders(vision, text, **config)
+
+    @classmethod
+    def load_image_encoder(cls, name_or_path: str, drop_path_rate: float | None) -> PreTrainedModel:
+        """The pretrained image encoder of `from_encoders`."""
+        config_class = cls.config_class
+        papers = config_class.sub_configs_defaults["backbone_config"].init_kwargs.get("drop_path_rate")
+        return load_image_encoder(name_or_path, config_class.num_image_maps, drop_path_rate, papers)
 
     def load_text_encoder(self, pretrained: PreTrainedModel) -> None:
         """Takes over the weights of a pretrained text encoder of the same configuration."""
-        self.text_encoder.load_state_dict(pretrained.state_dict())
+        load_encoder_weights(self.text_encoder, pretrained)
 
     def get_input_embeddings(self) -> nn.Module:
         """The word embeddings of the text encoder."""
@@ -367,7 +413,7 @@ class RefSegPreTrainedModel(PreTrainedModel):
     def _embed_text(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """The word features of `get_text_features`; arguments and errors are the same."""
         _require_tokens(input_ids, attention_mask, self.config.text_config.vocab_size)
-        limit = self.config.text_config.max_position_embeddings
+        limit = longest_text(self.config.text_config)
         if input_ids.shape[1] > limit:
             raise ValueError(
                 f"The texts have {input_ids.shape[1]} tokens, the text encoder takes at most {limit}: lower the "

@@ -8,13 +8,13 @@ import math
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPTextModel, SamMaskDecoderConfig
+from transformers import SamMaskDecoderConfig
 from transformers import initialization as init
 from transformers.models.sam.configuration_sam import SamVisionConfig
 from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPositionalEmbedding
 
 from .configuration_risam import RisamConfig
-from .encoders_refseg import build_map_encoder, load_pretrained_sam_or_timm
+from .encoders_refseg import build_map_encoder
 from .explanations_refseg import Explainable, Explanation, PixelWords, WordMaps, record_calls, strongest_places
 from .layers_refseg import (
     MultiHeadAttention,
@@ -28,7 +28,7 @@ from .layers_refseg import (
 from .losses_refseg import dice_loss, focal_loss
 from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures
 from .modeling_refseg import RefSegPreTrainedModel
-from .saved_files_refseg import naming_damage
+from .text_encoders_refseg import build_text_encoder
 
 
 def build_mlp(channels: int, hidden_size: int) -> nn.Sequential:
@@ -338,8 +338,8 @@ class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
 
     def __init__(self, config: RisamConfig) -> None:
         super().__init__(config)
-        self.backbone = build_map_encoder(config.backbone_config)
-        self.text_encoder = CLIPTextModel(config.text_config)
+        self.backbone = build_map_encoder(config.backbone_config, config.num_image_maps)
+        self.text_encoder = build_text_encoder(config.text_config)
         self.feature_enhancement = FEATURE_ENHANCEMENT[config.feature_enhancement](
             self.backbone.widths, config.hidden_size
         )
@@ -351,22 +351,6 @@ class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         self.loss_weights = {"focal": config.focal_loss_weight, "dice": config.dice_loss_weight}
         self.add_auxiliary_tasks(config.hidden_size, config.hidden_size)
         self.post_init()
-
-    @classmethod
-    def from_encoders(
-        cls, vision_name_or_path: str, text_name_or_path: str, **config
-    ) -> "RisamForReferringSegmentation":
-        """A new model on a pretrained image encoder and CLIP's text encoder (section 3.1).
-
-        Args:
-            vision_name_or_path: a SAM checkpoint on the Hub or on disk, or "timm/NAME" (table 7).
-            text_name_or_path: a CLIP checkpoint on the Hub or on disk.
-            config: fields of [`RisamConfig`].
-        """
-        vision = load_pretrained_sam_or_timm(vision_name_or_path, timm_stages=3)
-        with naming_damage(text_name_or_path, {}):
-            text = CLIPTextModel.from_pretrained(text_name_or_path)
-        return cls.from_loaded_encoders(vision, text, **config)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -430,4 +414,4 @@ class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         return explanations
 
 
-__all__ = ["RisamForReferringSegmentation"]
+__all__ = ["RisamConfig", "RisamForReferringSegmentation"]

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .configuration_unified_lavt import UnifiedLavtConfig
-from .encoders_refseg import load_pretrained_swin, load_pretrained_text
 from .modeling_lavt import LavtForReferringSegmentation
 from .modeling_outputs_refseg import ImageFeatures
 from .modeling_video_lavt import VideoLavtForReferringSegmentation, as_clips, size_of, to_features, to_maps
 from .swin_refseg import SwinStages
-from .video_swin_refseg import VideoSwinModel, load_pretrained_video_swin
+from .video_swin_refseg import VideoSwinModel
 
 
 class TwoStreamEncoder(nn.Module):
@@ -38,10 +37,10 @@ class TwoStreamEncoder(nn.Module):
         `features` (batch, height, width, channels), for the first stage (batch, 3, height, width).
         """
         if index == 0:
-            tokens, size = self.images.embed(features)
+            tokens, size = self.images.first_stage(features)
         else:
-            tokens, size = self.images.merge(index - 1, features.flatten(1, 2), tuple(features.shape[1:3]))
-        return self.images.run_stage(index, tokens, size).unflatten(1, size)
+            tokens, size = self.images.next_stage(index, features.flatten(1, 2), tuple(features.shape[1:3]))
+        return tokens.unflatten(1, size)
 
 
 class UnifiedLavtForReferringSegmentation(VideoLavtForReferringSegmentation):
@@ -73,25 +72,23 @@ class UnifiedLavtForReferringSegmentation(VideoLavtForReferringSegmentation):
     def from_encoders(
         cls,
         vision_name_or_path: str,
-        text_name_or_path: str,
+        text_name_or_path: str | None,
         image_name_or_path: str,
-        drop_path_rate: float = 0.3,
+        drop_path_rate: float | None = None,
         **config,
     ) -> "UnifiedLavtForReferringSegmentation":
-        """A new model on pretrained encoders (section 3.3).
+        """As in all methods, with a second image encoder (section 3.3).
 
         Args:
-            vision_name_or_path: the encoder of clips, "torchvision/swin3d_b" (or `_s`, `_t`), or a folder that
-                `VideoSwinModel.save_pretrained` wrote.
-            text_name_or_path: a BERT-like checkpoint on the Hub or on disk.
+            vision_name_or_path: the encoder of clips, as in video LAVT.
+            text_name_or_path: as in all methods.
             image_name_or_path: the encoder of images, a Swin checkpoint on the Hub or on disk.
             drop_path_rate: stochastic depth of both visual encoders in training.
             config: fields of [`UnifiedLavtConfig`].
         """
-        vision = load_pretrained_video_swin(vision_name_or_path, drop_path_rate)
-        image = load_pretrained_swin(image_name_or_path, drop_path_rate)
-        text = load_pretrained_text(text_name_or_path)
-        model = cls.from_loaded_encoders(vision, text, image_backbone_config=image.config, **config)
+        image = LavtForReferringSegmentation.load_image_encoder(str(image_name_or_path), drop_path_rate)
+        config["image_backbone_config"] = image.config
+        model = super().from_encoders(vision_name_or_path, text_name_or_path, drop_path_rate, **config)
         model.backbone.images.load_encoder(image)
         return model
 
@@ -163,4 +160,4 @@ def add_to_center(encoded: Tensor, local: Tensor) -> Tensor:
     return torch.cat([before, frame + local, after], 1)
 
 
-__all__ = ["UnifiedLavtForReferringSegmentation"]
+__all__ = ["UnifiedLavtConfig", "UnifiedLavtForReferringSegmentation"]

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from .configuration_video_lavt import VideoLavtConfig
-from .encoders_refseg import load_pretrained_text
 from .layers_refseg import CrossModalAttention, PixelWordAttention, build_fusion_norm
 from .modeling_lavt import (
     ACTIVATIONS,
@@ -313,7 +312,7 @@ class VideoLavtForReferringSegmentation(LavtForReferringSegmentation):
     config: VideoLavtConfig
     _no_split_modules = ["VideoSwinBlock", "FusionStage", "LavtDecoder"]
     input_modalities = ("image", "video", "text")
-    backbone_class = VideoSwinModel
+    build_backbone = VideoSwinModel
     fusion_class = ClipFusion
 
     def __init__(self, config: VideoLavtConfig) -> None:
@@ -322,21 +321,9 @@ class VideoLavtForReferringSegmentation(LavtForReferringSegmentation):
         self.post_init()
 
     @classmethod
-    def from_encoders(
-        cls, vision_name_or_path: str, text_name_or_path: str, drop_path_rate: float = 0.3, **config
-    ) -> "VideoLavtForReferringSegmentation":
-        """A new model on a pretrained Video Swin transformer and a pretrained text encoder (section 3.3).
-
-        Args:
-            vision_name_or_path: "torchvision/swin3d_b" (or `_s`, `_t`), or a folder that
-                `VideoSwinModel.save_pretrained` wrote.
-            text_name_or_path: a BERT-like checkpoint on the Hub or on disk.
-            drop_path_rate: stochastic depth of the Video Swin transformer in training.
-            config: fields of [`VideoLavtConfig`].
-        """
-        vision = load_pretrained_video_swin(vision_name_or_path, drop_path_rate)
-        text = load_pretrained_text(text_name_or_path)
-        return cls.from_loaded_encoders(vision, text, **config)
+    def load_image_encoder(cls, name_or_path: str, drop_path_rate: float | None) -> VideoSwinModel:
+        """A Video Swin transformer: "torchvision/swin3d_b" (or `_s`, `_t`), or a folder of `VideoSwinModel`."""
+        return load_pretrained_video_swin(name_or_path, 0.3 if drop_path_rate is None else drop_path_rate)
 
     @classmethod
     def from_image_lavt(
@@ -467,4 +454,4 @@ def to_maps(features: Tensor, image_size: tuple[int, ...]) -> Tensor:
     return maps if len(image_size) == 3 else maps.squeeze(1)
 
 
-__all__ = ["VideoLavtForReferringSegmentation"]
+__all__ = ["VideoLavtConfig", "VideoLavtForReferringSegmentation"]

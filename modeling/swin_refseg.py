@@ -224,6 +224,12 @@ class WindowLayer(SwinLayer):
         return math.ceil(length / self.window_size) * self.window_size
 
 
+def pad_to_patches(pixel_values: Tensor, patch: int) -> Tensor:
+    """Images (batch, 3, height, width), below and to the right padded to multiples of so many pixels."""
+    height, width = pixel_values.shape[-2:]
+    return F.pad(pixel_values, (0, -width % patch, 0, -height % patch))
+
+
 class StageParts(nn.Module):
     """The layers of a stage and the patch merging behind them, called one by one; named as in transformers."""
 
@@ -273,9 +279,8 @@ class SwinStages(nn.Module):
         if embeddings.position_embeddings is None:
             return embeddings(pixel_values)
         # transformers resizes them to whole patches alone.
-        height, width = pixel_values.shape[-2:]
         patch = embeddings.patch_size
-        padded = F.pad(pixel_values, (0, -width % patch, 0, -height % patch))
+        padded = pad_to_patches(pixel_values, patch)
         known = tuple(patch * length for length in embeddings.patch_grid)
         return embeddings(padded, interpolate_pos_encoding=tuple(padded.shape[-2:]) != known)
 
@@ -289,6 +294,16 @@ class SwinStages(nn.Module):
         """Patch merging after a stage: half the size (rounded up), twice the channels."""
         height, width = size
         return self.model.encoder.layers[index].downsample(tokens, size), ((height + 1) // 2, (width + 1) // 2)
+
+    def first_stage(self, pixel_values: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """What images (batch, 3, height, width) are behind the first stage: tokens and their (height, width)."""
+        tokens, size = self.embed(pixel_values)
+        return self.run_stage(0, tokens, size), size
+
+    def next_stage(self, index: int, tokens: Tensor, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+        """What tokens from behind a stage are behind the next one, that of this index, and their (height, width)."""
+        tokens, size = self.merge(index - 1, tokens, size)
+        return self.run_stage(index, tokens, size), size
 
 
 class SwinMaps(SwinStages):
@@ -306,11 +321,9 @@ class SwinMaps(SwinStages):
         self.widths = [config.embed_dim * 2**stage for stage in range(len(config.depths))][-last_stages:]
 
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
-        tokens, size = self.embed(pixel_values)
-        maps = []
-        for index in range(len(self.model.encoder.layers)):
-            if index > 0:
-                tokens, size = self.merge(index - 1, tokens, size)
-            tokens = self.run_stage(index, tokens, size)
+        tokens, size = self.first_stage(pixel_values)
+        maps = [to_map(tokens, size)]
+        for index in range(1, len(self.model.encoder.layers)):
+            tokens, size = self.next_stage(index, tokens, size)
             maps.append(to_map(tokens, size))
         return maps[-self.last_stages :]

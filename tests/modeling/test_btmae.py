@@ -15,7 +15,7 @@ from transformers import BertConfig, BertModel, SwinConfig, SwinModel
 from hf_refseg import BtmaeConfig, BtmaeForReferringSegmentation
 from hf_refseg.modeling.autoencoder_btmae import BTMAE, count_kept, draw_masked_tokens, masked_word_loss
 from hf_refseg.modeling.layers_refseg import map_positions
-from hf_refseg.modeling.mask_decoder_btmae import ImpactTokenAttention
+from hf_refseg.modeling.modeling_btmae import ImpactTokenAttention
 
 TINY_BERT = TinyBtmae.fields["text_config"]
 TIMM = {"model_type": "timm_backbone", "backbone": "resnet10t", "out_indices": [-4, -3, -2, -1]}
@@ -285,7 +285,10 @@ class TestBtmae(TinyBtmae, MethodTests):
             ({"special_token_ids": [0, 101]}, r"\[101\] are not in the vocabulary of 97"),
             ({"backbone_config": {**TIMM, "out_indices": [-1]}}, "four stages"),
             ({"backbone_config": {**SWIN, "depths": [1, 1], "num_heads": [1, 1]}}, "four stages"),
-            ({"backbone_config": {"model_type": "sam_vision_model"}}, "SwinConfig or a TimmBackboneConfig"),
+            (
+                {"backbone_config": {"model_type": "bert"}},
+                r"BTMAE reads four maps .* got model_type 'bert'",
+            ),
         ],
         ids=str,
     )

@@ -289,7 +289,10 @@ class TestM3Att(TinyM3Att, MethodTests):
             ({"num_encoder_layers": -1}, "num_encoder_layers: at least 0"),
             ({"backbone_config": {**TIMM, "out_indices": [-1]}}, "three stages of a timm backbone"),
             ({"backbone_config": {**TINY_SWIN, "depths": [1, 1], "num_heads": [1, 1]}}, "three stages or more"),
-            ({"backbone_config": {"model_type": "sam_vision_model"}}, "SwinConfig or a TimmBackboneConfig"),
+            (
+                {"backbone_config": {"model_type": "bert"}},
+                r"M3Att reads three maps .* got model_type 'bert'",
+            ),
             ({"text_config": {**RECURRENT, "cell": "rnn"}}, "'gru', 'lstm'"),
             ({"text_config": {**RECURRENT, "hidden_size": 15, "directions": "concatenate"}}, "even number, got 15"),
             ({"text_config": {**RECURRENT, "pad_token_id": 97}}, "pad_token_id is 97"),

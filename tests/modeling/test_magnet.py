@@ -11,10 +11,10 @@ from torch.testing import assert_close
 from transformers import BertConfig, BertModel, SwinConfig, SwinModel
 
 from hf_refseg import MagNetConfig, MagNetForReferringSegmentation
-from hf_refseg.modeling.encoders_refseg import BertStages
 from hf_refseg.modeling.layers_refseg import GateProjection
 from hf_refseg.modeling.losses_refseg import pixel_to_pixel_loss, pixel_to_text_loss
 from hf_refseg.modeling.modeling_outputs_refseg import FusedFeatures
+from hf_refseg.modeling.text_encoders_refseg import TextStages
 
 TINY_SWIN, TINY_BERT = TinyMagNet.fields["backbone_config"], TinyMagNet.fields["text_config"]
 ABLATIONS = [
@@ -174,7 +174,7 @@ class TestMagNet(TinyMagNet, MethodTests):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_bert_in_stages_is_bert(attention: str) -> None:
     torch.manual_seed(0)
-    stages = BertStages(BertConfig(**TINY_BERT, attn_implementation=attention), (1, 3, 4)).eval()
+    stages = TextStages(BertConfig(**TINY_BERT, attn_implementation=attention), (1, 3, 4)).eval()
     ids, mask = torch.randint(0, 97, (2, 7)), torch.ones(2, 7, dtype=torch.long)
     mask[1, 4:] = 0
     words = stages.embed(ids)
@@ -301,7 +301,7 @@ def test_alignment_labels_are_taken_at_the_features_places() -> None:
         ({"alignment_pixels": 0}, "alignment_pixels must be at least 1"),
         ({"text_temperature": 0.0}, "a number above 0"),
         ({"feature_size": 100}, "multiple of 32"),
-        ({"text_config": {"model_type": "roberta"}}, "got model_type 'roberta'"),
+        ({"text_config": {"model_type": "modernbert"}}, "got model_type 'modernbert'"),
         ({"backbone_config": {"model_type": "resnet"}}, "got model_type 'resnet'"),
         ({"backbone_config": {"model_type": "swin", "depths": [2, 2], "num_heads": [2, 2]}}, "four stages"),
     ],

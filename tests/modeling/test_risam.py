@@ -140,8 +140,11 @@ class TestRisam(TinyRisam, MethodTests):
             ({"hidden_size": 36}, "multiple of 8"),
             ({"backbone_config": {**SAM, "global_attn_indexes": [1, 3]}}, "second to fourth"),
             ({"backbone_config": {**TIMM, "out_indices": [-1]}}, "three stages"),
-            ({"backbone_config": {"model_type": "swin"}}, "SamVisionConfig or a TimmBackboneConfig"),
-            ({"text_config": {"model_type": "bert"}}, "CLIPTextConfig is needed"),
+            (
+                {"backbone_config": {"model_type": "bert"}},
+                r"RISAM reads three maps .* got model_type 'bert'",
+            ),
+            ({"text_config": {"model_type": "clip"}}, "holds an encoder of images as well"),
         ],
         ids=str,
     )

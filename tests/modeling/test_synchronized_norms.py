@@ -21,7 +21,7 @@ LAST_STAGES = {"model_type": "timm_backbone", "out_indices": [-3, -2, -1]}
 
 def timm_maps(name: str) -> TimmMaps:
     torch.manual_seed(0)
-    return build_map_encoder(AutoConfig.for_model(**LAST_STAGES, backbone=name)).eval()
+    return build_map_encoder(AutoConfig.for_model(**LAST_STAGES, backbone=name), 3).eval()
 
 
 @torch.no_grad()
