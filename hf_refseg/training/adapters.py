@@ -30,8 +30,9 @@ from ..files import may_be_on_hub
 from ..modeling.saved_files_refseg import AGAIN, SavedFileError, one_line, read_mapping
 
 ENCODERS = ("backbone", "text_encoder")
-# Queries, keys and values as Swin and CLIP (q_proj ...), BERT (query ...), SAM and timm (qkv) call them.
-ATTENTION_PROJECTIONS = r"(backbone|text_encoder)\.(.*\.)?(q_proj|k_proj|v_proj|query|key|value|qkv)"
+# What encoders call the linear layer that their attention ends with. All others in it make queries, keys and values,
+# whatever their names.
+ATTENTION_OUTPUTS = ("Wo", "dense", "o", "o_proj", "out_lin", "out_proj", "output", "proj")
 
 
 def add_adapter(
@@ -52,8 +53,8 @@ def add_adapter(
         lora_dropout: dropout before the update in training, in [0, 1).
 
     Raises:
-        ValueError: the model has no name, has an adapter already or is built in a way that PEFT cannot adapt; a number
-            out of its range.
+        ValueError: the model has no name, has an adapter already or is built in a way that PEFT cannot adapt; an
+            encoder without attention where there is a `lora_rank`; a number out of its range.
     """
     if any(isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper) for module in model.modules()):
         raise ValueError(
@@ -68,17 +69,43 @@ def add_adapter(
     if lora_rank is None:
         config = LoraConfig(target_modules=DUMMY_TARGET_MODULES, modules_to_save=heads)
     else:
+        projections = find_attention_projections(model)
         _check_lora(model, lora_rank, lora_alpha, lora_dropout)
         config = LoraConfig(
             r=lora_rank,
             lora_alpha=lora_alpha,
             lora_dropout=lora_dropout,
-            target_modules=ATTENTION_PROJECTIONS,
+            target_modules=projections,
             modules_to_save=heads,
         )
     adapted = get_peft_model(model, config)
     adapted.peft_config["default"].base_model_name_or_path = _location(model.name_or_path)
     return adapted
+
+
+def find_attention_projections(model: nn.Module) -> list[str]:
+    """Names of the linear layers that make queries, keys and values inside both encoders.
+
+    Raises:
+        ValueError: an encoder has none.
+    """
+    return [name for encoder in ENCODERS for name in _projections_of(model, encoder)]
+
+
+def _projections_of(model: nn.Module, encoder: str) -> list[str]:
+    found = [
+        f"{encoder}.{path}.{name}"
+        for path, module in model.get_submodule(encoder).named_modules()
+        if "Attention" in type(module).__name__
+        for name, child in module.named_children()
+        if isinstance(child, nn.Linear) and name not in ATTENTION_OUTPUTS
+    ]
+    if not found:
+        raise ValueError(
+            f"The {encoder} of {type(model).__name__} has no attention whose queries, keys and values LoRA could "
+            "update: train the heads alone."
+        )
+    return found
 
 
 def find_heads(model: nn.Module) -> list[str]:
@@ -224,13 +251,9 @@ def _check_lora(model: PreTrainedModel, rank: int, alpha: float, dropout: float)
             f"lora_rank has to be at least 1, lora_alpha positive and lora_dropout in [0, 1), not {rank}, {alpha} and "
             f"{dropout}."
         )
-    modules = dict(model.named_modules())
-    adapted = {name.split(".")[0] for name in modules if re.fullmatch(ATTENTION_PROJECTIONS, name)}
-    if not adapted:
-        raise ValueError("The encoders have no attention that LoRA could update: train the heads alone.")
-    for name, module in modules.items():
+    for name, module in model.named_modules():
         has_statistics = isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
-        if has_statistics and name.split(".")[0] in adapted:
+        if has_statistics and name.split(".")[0] in ENCODERS:
             raise ValueError(
                 f"LoRA would change the batch statistics of {name}, which the adapter does not hold: train the heads "
                 "alone."

@@ -22,7 +22,7 @@ from transformers import pipeline
 from transformers.utils import logging
 
 from hf_refseg import AutoModelForReferringSegmentation, RefSegImageProcessor, RefSegProcessor
-from hf_refseg.training.adapters import ATTENTION_PROJECTIONS, add_adapter, load_with_adapter
+from hf_refseg.training.adapters import add_adapter, find_attention_projections, load_with_adapter
 
 
 class MethodTests(TinyMethod):
@@ -536,7 +536,7 @@ class MethodTests(TinyMethod):
         model = self.build()
         if checkpointing:
             model.activation_checkpointing_enable(checkpointing)
-        model = get_peft_model(model, LoraConfig(r=2, target_modules=ATTENTION_PROJECTIONS))
+        model = get_peft_model(model, LoraConfig(r=2, target_modules=find_attention_projections(model)))
         torch.manual_seed(1)
         for name, parameter in model.named_parameters():
             if "lora_" in name:

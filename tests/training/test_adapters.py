@@ -10,28 +10,24 @@ import torch
 from fresh_process import run_python
 from huggingface_hub import HfApi, ModelCard
 from packaging.version import Version
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft import __version__ as peft_version
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tiny_configs import BERT, SWIN
 from tiny_lavt import tiny_lavt, tiny_processor
 from tiny_methods import TinyM3Att, TinyRisam
 from tiny_recipes import TINY, write_recipe
 from torch import nn
 from torch.testing import assert_close
 from train_tiny import build_model, build_processor
-from transformers import (
-    AutoModel,
-    CLIPTextConfig,
-    CLIPTextModel,
-    SamVisionConfig,
-    SamVisionModel,
-)
+from transformers import AutoModel
 from transformers.integrations import peft as peft_integration
 from typer.testing import CliRunner
 
 from hf_refseg import (
     AutoModelForReferringSegmentation,
+    LavtConfig,
     LavtForReferringSegmentation,
     RefSegTrainer,
     RisamConfig,
@@ -43,13 +39,17 @@ from hf_refseg import (
 from hf_refseg.data.examples import ReferentExamples, SentenceExamples
 from hf_refseg.data.loading import load_refseg
 from hf_refseg.modeling.configuration_refseg import MaskGroundingConfig
-from hf_refseg.training.adapters import ATTENTION_PROJECTIONS, find_heads, load_adapter_weights
+from hf_refseg.training.adapters import find_heads, load_adapter_weights
 from hf_refseg.training.arguments import RefSegTrainingArguments
 from hf_refseg.training.checkpoints import find_checkpoint_fault, last_complete_checkpoint
 from hf_refseg.training.recipes import run_recipe
 from hf_refseg.training.resuming import load_weights
 from hf_refseg_cli import app
 
+SPECIAL = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 0)
+MODERNBERT = {**BERT, **SPECIAL, "model_type": "modernbert", "cls_token_id": 0, "sep_token_id": 0}
+DISTILBERT = {"model_type": "distilbert", "vocab_size": 97, "dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48}
+T5 = {"model_type": "t5", "vocab_size": 97, "d_model": 32, "num_layers": 2, "num_heads": 2, "d_kv": 16, "d_ff": 48}
 RANKS = {"heads": None, "lora": 4}
 kinds = pytest.mark.parametrize("kind", list(RANKS))
 
@@ -146,17 +146,50 @@ def test_lora_reaches_the_attention_of_both_encoders_alone(base) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "encoder", "projections"),
+    ("text_config", "names"),
     [
-        ("backbone", lambda: SamVisionModel(SamVisionConfig(num_hidden_layers=3)), 3),
-        ("text_encoder", lambda: CLIPTextModel(CLIPTextConfig(num_hidden_layers=2)), 3 * 2),
+        ({**BERT, **SPECIAL, "model_type": "clip_text_model"}, {"q_proj", "k_proj", "v_proj"}),
+        (DISTILBERT, {"q_lin", "k_lin", "v_lin"}),
+        (MODERNBERT, {"Wqkv"}),
+        (T5, {"q", "k", "v"}),
+        ({**BERT, "model_type": "deberta-v2"}, {"query_proj", "key_proj", "value_proj"}),
     ],
+    ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
 )
-def test_attention_of_sam_and_clip_is_found(path, encoder, projections) -> None:
-    with torch.device("meta"):
-        names = [f"{path}.{name}" for name, _ in encoder().named_modules()]
-    matched = [name for name in names if re.fullmatch(ATTENTION_PROJECTIONS, name)]
-    assert len(matched) == projections and all("attn" in name for name in matched)
+def test_attention_is_found_whatever_its_projections_are_called(text_config: dict, names: set[str], tmp_path) -> None:
+    LavtForReferringSegmentation(LavtConfig(backbone_config=SWIN, text_config=text_config)).save_pretrained(tmp_path)
+    model = add_adapter(load_base(tmp_path), lora_rank=2)
+    updates = {name: part for name, part in train(model).named_parameters() if "lora_B" in name}
+    words = {name: part for name, part in updates.items() if "text_encoder" in name}
+    assert {name.partition(".lora_B")[0].rpartition(".")[2] for name in words} == names
+    assert len(words) == 2 * len(names) and len(updates) - len(words) == 3 * 4
+    assert all(part.abs().max() > 1e-4 for part in updates.values())  # they start at 0
+
+
+def test_an_encoder_without_attention_is_named(tmp_path) -> None:
+    timm = {"model_type": "timm_backbone", "backbone": "test_resnet", "out_indices": [-3, -2, -1]}
+    config = RisamConfig(backbone_config=timm, text_config=BERT, hidden_size=16, num_attention_heads=2)
+    RisamForReferringSegmentation(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="The backbone of RisamForReferringSegmentation has no attention"):
+        add_adapter(load_base(tmp_path), lora_rank=2)
+
+
+@torch.no_grad()
+def test_adapters_whose_file_describes_the_projections_by_a_pattern_are_read(base, tmp_path) -> None:
+    """As add_adapter wrote them before it looked for the projections itself."""
+    pattern = r"(backbone|text_encoder)\.(.*\.)?(q_proj|k_proj|v_proj|query|key|value|qkv)"
+    model = load_base(base)
+    config = LoraConfig(r=4, lora_alpha=16, target_modules=pattern, modules_to_save=find_heads(model))
+    model = get_peft_model(model, config)
+    model.peft_config["default"].base_model_name_or_path = str(base)
+    for name, part in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(part, std=0.1)
+    model.save_pretrained(tmp_path)
+    resumed = add_adapter(load_base(base), lora_rank=4, lora_alpha=16)
+    load_adapter_weights(resumed, tmp_path)
+    for loaded in (load_with_adapter(tmp_path), AutoModel.from_pretrained(tmp_path), resumed):
+        assert_close(logits(loaded), logits(model), atol=1e-5, rtol=1e-5)
 
 
 @kinds
