@@ -8,8 +8,7 @@ from typing import Any
 from hf_refseg.data.rows import DataFormatError, read_json
 from hf_refseg.messages import short_text
 
-from .records import AGAIN, is_int64
-from .refer import Instances, Refer
+from .refer import AGAIN, Instances, Refer, is_int64
 
 NO_TARGET = -1
 

@@ -53,7 +53,7 @@ def describe_installation() -> str:
     """Versions, device, and everything that can be named on the command line."""
     from importlib.metadata import version
 
-    from ..auto import MODELS
+    from ..auto import registered_methods
     from ..data.catalog import DATASETS
     from ..evaluation import VIDEO_PROTOCOLS
     from ..evaluation.protocols import PROTOCOLS
@@ -65,7 +65,7 @@ def describe_installation() -> str:
         **{package: version(package) for package in packages},
         "python": platform.python_version(),
         "device": find_device(None),
-        "methods": ", ".join(config_class.model_type for config_class in MODELS),
+        "methods": ", ".join(registered_methods()),
         "data sets": ", ".join(DATASETS),
         "protocols": ", ".join((*PROTOCOLS, *VIDEO_PROTOCOLS)),
     }

@@ -175,7 +175,7 @@ TRAIN_VAL_TEST = ("train", "val", "test")
 def _refer(
     name: str,
     *partitions: Partition,
-    builder: str = ".datasets_scripts.refer:Refer",
+    builder: str = "refer:Refer",
     refs_file: str = "refs(<split_by>).p",
     images: str = COCO_IMAGES,
     collection: str = COCO,
@@ -185,7 +185,7 @@ def _refer(
     return DatasetSpec(
         name=name,
         kind="image",
-        builder=builder,
+        builder=f".datasets_scripts.{builder}",
         partitions=partitions,
         options=REFER_OPTIONS,
         collection=collection,
@@ -199,8 +199,9 @@ def _refshapes(
     name: str,
     kind: Literal["image", "video"] = "image",
     *options: DataOption,
-    builder: str = ".datasets_scripts.refshapes:RefShapes",
-    words: str = ".datasets_scripts.refshapes:REFSHAPES_WORDS",
+    module: str = "refshapes",
+    builder: str = "RefShapes",
+    words: str = "REFSHAPES_WORDS",
     protocol: str = "original",
 ) -> DatasetSpec:
     """Scenes that are generated from a seed."""
@@ -208,7 +209,7 @@ def _refshapes(
         name=name,
         title="RefShapes",
         kind=kind,
-        builder=builder,
+        builder=f".datasets_scripts.{module}:{builder}",
         partitions=(Partition(TRAIN_VAL_TEST),),
         options=(*SCENE_OPTIONS, *options),
         collection="RefShapes",
@@ -216,7 +217,7 @@ def _refshapes(
         terms="Images and expressions are generated: Apache-2.0.",
         license="apache-2.0",
         protocol=protocol,
-        words=words,
+        words=f".datasets_scripts.{module}:{words}",
     )
 
 
@@ -267,7 +268,7 @@ SPECS = (
     _refer(
         "grefcoco",
         Partition(UNC, "unc"),
-        builder=".datasets_scripts.grefcoco:GRefCoco",
+        builder="grefcoco:GRefCoco",
         refs_file="grefs(<split_by>).json",
         title="gRefCOCO",
         paper="Liu et al., GRES: Generalized Referring Expression Segmentation, "
@@ -281,8 +282,9 @@ SPECS = (
         "refshapes_video",
         "video",
         NUM_FRAMES,
-        builder=".datasets_scripts.refshapes_video:RefShapesVideo",
-        words=".datasets_scripts.refshapes_video:REFSHAPES_VIDEO_WORDS",
+        module="refshapes_video",
+        builder="RefShapesVideo",
+        words="REFSHAPES_VIDEO_WORDS",
         protocol="davis",
     ),
     DatasetSpec(

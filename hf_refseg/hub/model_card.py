@@ -16,56 +16,13 @@ from huggingface_hub.utils import validate_repo_id
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from ..auto import registered_methods
 from ..evaluation.video import VIDEO_PROTOCOLS
 from ..files import public_name, write_whole
 from .markdown import escape, front_matter, link_target, one_line, quoted, to_table
 
 if TYPE_CHECKING:
     from ..data.leakage import TrainingPart
-
-LAVT_IMAGE = """@inproceedings{yang2022lavt,
-  title={{LAVT}: Language-Aware Vision Transformer for Referring Image Segmentation},
-  author={Yang, Zhao and Wang, Jiaqi and Tang, Yansong and Chen, Kai and Zhao, Hengshuang and Torr, Philip H. S.},
-  booktitle={Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
-  year={2022}
-}"""
-LAVT_JOURNAL = """@article{yang2024language,
-  title={Language-Aware Vision Transformer for Referring Segmentation},
-  author={Yang, Zhao and Wang, Jiaqi and Ye, Xubing and Tang, Yansong and Chen, Kai and Zhao, Hengshuang and
-          Torr, Philip H. S.},
-  journal={IEEE Transactions on Pattern Analysis and Machine Intelligence},
-  year={2024}
-}"""
-CITATIONS = {
-    "lavt": LAVT_IMAGE,
-    "video_lavt": LAVT_JOURNAL,
-    "unified_lavt": LAVT_JOURNAL,
-    "magnet": """@inproceedings{chng2024mask,
-  title={Mask Grounding for Referring Image Segmentation},
-  author={Chng, Yong Xien and Zheng, Henry and Han, Yizeng and Qiu, Xuchong and Huang, Gao},
-  booktitle={Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
-  year={2024}
-}""",
-    "m3att": """@article{liu2023multimodal,
-  title={Multi-Modal Mutual Attention and Iterative Interaction for Referring Image Segmentation},
-  author={Liu, Chang and Ding, Henghui and Zhang, Yulun and Jiang, Xudong},
-  journal={IEEE Transactions on Image Processing},
-  year={2023}
-}""",
-    "btmae": """@article{lee2023synchronizing,
-  title={Synchronizing Vision and Language: Bidirectional Token-Masking AutoEncoder for Referring Image Segmentation},
-  author={Lee, Minhyeok and Lee, Dogyoon and Lee, Jungho and Cho, Suhwan and Choi, Heeseung and Kim, Ig-Jae and
-          Lee, Sangyoun},
-  journal={arXiv preprint},
-  year={2023}
-}""",
-    "risam": """@article{zhang2024risam,
-  title={{RISAM}: Referring Image Segmentation via Mutual-Aware Attention Features},
-  author={Zhang, Mengxi and Liu, Yiming and Yin, Xiangjun and Yue, Huanjing and Yang, Jingyu},
-  journal={arXiv preprint},
-  year={2024}
-}""",
-}
 
 IMAGE_SNIPPET = """```python
 {first_line}from transformers import AutoModel, AutoProcessor
@@ -293,5 +250,7 @@ def describe_training_data(training_data: Mapping[str, TrainingPart]) -> str:
 
 
 def describe_citation(model_type: str) -> str:
-    citation = CITATIONS.get(model_type)
+    """What to cite; nothing for what is no method of ours."""
+    known = registered_methods()
+    citation = known[model_type].config_class.citation if model_type in known else ""
     return f"## Citation\n\nThe method:\n\n```bibtex\n{citation}\n```" if citation else ""

@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
 
-from ..auto import MODELS, AutoModelForReferringSegmentation
+from ..auto import AutoModelForReferringSegmentation, registered_methods
 from ..convert.torch_files import check_torch_file
 from ..files import may_be_on_hub, what_is_in
 from ..messages import short_text
@@ -120,9 +120,9 @@ def load_config(name: str) -> Any:
             if folder.is_dir():
                 check_mappings(name, [CONFIG_NAME], {})
             raise OSError(f"{name} cannot be loaded: {error}") from error
-    if type(config) not in MODELS:
-        methods = ", ".join(config_class.model_type for config_class in MODELS)
-        raise ValueError(f"{name} is a model of type {config.model_type}; known methods: {methods}.")
+    if config.model_type not in registered_methods():
+        known = ", ".join(registered_methods())
+        raise ValueError(f"{name} is a model of type {config.model_type}; known methods: {known}.")
     return config
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import AutoConfig, BertTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..auto import MODELS, AutoModelForReferringSegmentation
+from ..auto import AutoModelForReferringSegmentation, registered_methods
 from ..data.catalog import DATASETS
 from ..data.vocabulary import load_glove, train_word_tokenizer
 from ..hub.saved_models import load_tokenizer
@@ -79,7 +79,7 @@ def square_of(image_size: int, names: Iterable[str]) -> dict[str, int]:
 
 
 def model_class_of(model_type: str) -> type[PreTrainedModel]:
-    classes = {config_class.model_type: model_class for config_class, model_class in MODELS.items()}
+    classes = registered_methods()
     if model_type not in classes:
         raise ValueError(f"Unknown model_type {model_type!r}. Choose one of: {', '.join(classes)}.")
     return classes[model_type]

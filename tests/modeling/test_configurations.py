@@ -21,12 +21,12 @@ from hf_refseg import (
     VideoLavtConfig,
     VideoLavtForReferringSegmentation,
 )
-from hf_refseg.auto import MODELS
+from hf_refseg.auto import registered_methods
 from hf_refseg.modeling.configuration_refseg import LanguageReconstructionConfig, MaskGroundingConfig
 from hf_refseg.modeling.recurrent_text_refseg import RecurrentTextConfig
 from hf_refseg.modeling.video_swin_refseg import VideoSwinConfig
 
-CONFIGS = {config_class.model_type: config_class for config_class in MODELS}
+CONFIGS = {model_type: model_class.config_class for model_type, model_class in registered_methods().items()}
 OWN_ENCODERS = {each.model_type: each for each in (RecurrentTextConfig, VideoSwinConfig)}
 
 
