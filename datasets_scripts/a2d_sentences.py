@@ -17,7 +17,7 @@ import numpy as np
 
 from hf_refseg.data.masks import MAX_PIXELS, encode_mask
 from hf_refseg.data.rows import MAX_FRAMES, DataFormatError
-from hf_refseg.datasets_scripts.refer import AGAIN, list_folder, warn_of_repeats
+from hf_refseg.datasets_scripts.records import AGAIN, list_folder, warn_of_repeats
 from hf_refseg.datasets_scripts.video import (
     VideoBuilder,
     VideoConfig,

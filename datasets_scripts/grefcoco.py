@@ -8,7 +8,8 @@ from typing import Any
 from hf_refseg.data.rows import DataFormatError, read_json
 from hf_refseg.messages import short_text
 
-from .refer import AGAIN, Instances, Refer, is_int64
+from .records import AGAIN, is_int64
+from .refer import Instances, Refer
 
 NO_TARGET = -1
 

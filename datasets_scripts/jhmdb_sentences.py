@@ -15,7 +15,7 @@ import numpy as np
 
 from hf_refseg.data.masks import MAX_PIXELS, encode_mask
 from hf_refseg.data.rows import MAX_FRAMES, DataFormatError, read_json
-from hf_refseg.datasets_scripts.refer import AGAIN, warn_of_repeats
+from hf_refseg.datasets_scripts.records import AGAIN, warn_of_repeats
 from hf_refseg.datasets_scripts.video import (
     VideoBuilder,
     check_size,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_refseg.data.rows import DataFormatError, read_json
-from hf_refseg.datasets_scripts.refer import AGAIN, checked_field, warn_of_repeats
+from hf_refseg.datasets_scripts.records import AGAIN, checked_field, warn_of_repeats
 from hf_refseg.datasets_scripts.video import (
     VideoBuilder,
     checked_name,

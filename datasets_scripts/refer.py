@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import re
-from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from os import PathLike
@@ -19,15 +15,16 @@ import numpy as np
 from hf_refseg.data.masks import MAX_PIXELS, InvalidMaskError, annotation_to_mask, check_overlap, encode_mask
 from hf_refseg.data.rows import DataFormatError, read_json, row_features
 from hf_refseg.files import is_plain_name
-from hf_refseg.messages import name_text, one_line, short_text
+from hf_refseg.messages import name_text, short_text
 
 from .plain_pickle import read_pickle
-
-AGAIN = "Download the file again, or correct the record."
-# Half of a character: JSON can hold one, and nothing can write it down.
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-
-logger = logging.getLogger(__name__)
+from .records import (
+    AGAIN,
+    checked_field,
+    fingerprint_files,
+    list_folder,
+    warn_of_repeats,
+)
 
 
 @dataclass
@@ -244,14 +241,6 @@ def find_image_dir(root: Path, usual: str, image_dir: str | PathLike[str] | None
     return folder
 
 
-def fingerprint_files(paths: list[Path]) -> str:
-    """A hash of the files' contents."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
-
-
 def repair_text(text: str) -> str:
     """Proper text from a byte string that Python 2 pickled and Python 3 read as latin-1."""
     if text.isascii():
@@ -313,49 +302,3 @@ def _by_id(content: Any, key: str, path: Path) -> dict[int, dict[str, Any]]:
     ]
     warn_of_repeats(str(path), f"ids of {key}", ids, "the last record of each counts")
     return dict(zip(ids, records, strict=True))
-
-
-def warn_of_repeats(where: str, what: str, ids: Iterable[Hashable], consequence: str) -> None:
-    """Says once, with numbers, that ids come more than once, and what follows from it."""
-    repeated = {each: count for each, count in Counter(ids).items() if count > 1}
-    if repeated:
-        first = next(iter(repeated))
-        logger.warning(
-            one_line(
-                f"{where}: {len(repeated)} {what} come more than once, such as {name_text(first)} ({repeated[first]} "
-                f"times): {consequence}."
-            )
-        )
-
-
-def checked_field(record: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
-    """A field of a record; raises `DataFormatError` where it is absent, of another kind, or too large for a row."""
-    value = record.get(key) if isinstance(record, dict) else None
-    # Of a truth value Python makes a number as well.
-    if not isinstance(value, kind) or isinstance(value, bool):
-        names = " or ".join(option.__name__ for option in (kind if isinstance(kind, tuple) else (kind,)))
-        raise DataFormatError(f"{where}: '{key}' should be of type {names}, found {short_text(value)}. {AGAIN}")
-    if isinstance(value, int) and not is_int64(value):
-        raise DataFormatError(f"{where}: '{key}' should be a number of 64 bits, found {short_text(value)}. {AGAIN}")
-    if isinstance(value, str):
-        require_characters(value, f"{where}: '{key}'")
-    return value
-
-
-def is_int64(value: Any) -> bool:
-    """Whether a value is an integer, no truth value, that fits into 64 bits."""
-    return type(value) is int and -(2**63) <= value < 2**63
-
-
-def require_characters(text: str, where: str) -> None:
-    """Raises `DataFormatError` for a text with half a character, which no file of rows can hold."""
-    if LONE_SURROGATE.search(text):
-        raise DataFormatError(
-            f"{where} has half a character (a lone surrogate): {short_text(text)}. Write the text again."
-        )
-
-
-def list_folder(folder: Path) -> str:
-    """Up to eight names of what lies in a folder, for an error."""
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    return ", ".join(map(name_text, names[:8])) or "nothing"

@@ -16,7 +16,7 @@ from PIL import Image
 
 from hf_refseg.data.masks import encode_mask
 from hf_refseg.data.rows import DataFormatError, video_features
-from hf_refseg.datasets_scripts.refer import (
+from hf_refseg.datasets_scripts.records import (
     AGAIN,
     fingerprint_files,
     list_folder,

@@ -175,7 +175,7 @@ TRAIN_VAL_TEST = ("train", "val", "test")
 def _refer(
     name: str,
     *partitions: Partition,
-    builder: str = "refer:Refer",
+    builder: str = ".datasets_scripts.refer:Refer",
     refs_file: str = "refs(<split_by>).p",
     images: str = COCO_IMAGES,
     collection: str = COCO,
@@ -185,7 +185,7 @@ def _refer(
     return DatasetSpec(
         name=name,
         kind="image",
-        builder=f".datasets_scripts.{builder}",
+        builder=builder,
         partitions=partitions,
         options=REFER_OPTIONS,
         collection=collection,
@@ -199,9 +199,8 @@ def _refshapes(
     name: str,
     kind: Literal["image", "video"] = "image",
     *options: DataOption,
-    module: str = "refshapes",
-    builder: str = "RefShapes",
-    words: str = "REFSHAPES_WORDS",
+    builder: str = ".datasets_scripts.refshapes:RefShapes",
+    words: str = ".datasets_scripts.refshapes:REFSHAPES_WORDS",
     protocol: str = "original",
 ) -> DatasetSpec:
     """Scenes that are generated from a seed."""
@@ -209,7 +208,7 @@ def _refshapes(
         name=name,
         title="RefShapes",
         kind=kind,
-        builder=f".datasets_scripts.{module}:{builder}",
+        builder=builder,
         partitions=(Partition(TRAIN_VAL_TEST),),
         options=(*SCENE_OPTIONS, *options),
         collection="RefShapes",
@@ -217,7 +216,7 @@ def _refshapes(
         terms="Images and expressions are generated: Apache-2.0.",
         license="apache-2.0",
         protocol=protocol,
-        words=f".datasets_scripts.{module}:{words}",
+        words=words,
     )
 
 
@@ -268,7 +267,7 @@ SPECS = (
     _refer(
         "grefcoco",
         Partition(UNC, "unc"),
-        builder="grefcoco:GRefCoco",
+        builder=".datasets_scripts.grefcoco:GRefCoco",
         refs_file="grefs(<split_by>).json",
         title="gRefCOCO",
         paper="Liu et al., GRES: Generalized Referring Expression Segmentation, "
@@ -282,9 +281,8 @@ SPECS = (
         "refshapes_video",
         "video",
         NUM_FRAMES,
-        module="refshapes_video",
-        builder="RefShapesVideo",
-        words="REFSHAPES_VIDEO_WORDS",
+        builder=".datasets_scripts.refshapes_video:RefShapesVideo",
+        words=".datasets_scripts.refshapes_video:REFSHAPES_VIDEO_WORDS",
         protocol="davis",
     ),
     DatasetSpec(

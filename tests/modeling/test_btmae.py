@@ -15,7 +15,7 @@ from transformers import BertConfig, BertModel, SwinConfig, SwinModel
 from hf_refseg import BtmaeConfig, BtmaeForReferringSegmentation
 from hf_refseg.modeling.autoencoder_btmae import BTMAE, count_kept, draw_masked_tokens, masked_word_loss
 from hf_refseg.modeling.layers_refseg import map_positions
-from hf_refseg.modeling.modeling_btmae import ImpactTokenAttention
+from hf_refseg.modeling.mask_decoder_btmae import ImpactTokenAttention
 
 TINY_BERT = TinyBtmae.fields["text_config"]
 TIMM = {"model_type": "timm_backbone", "backbone": "resnet10t", "out_indices": [-4, -3, -2, -1]}

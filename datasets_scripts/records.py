@@ -1,0 +1,74 @@
+"""Records of original files: their fields, texts and ids are checked here before they become rows."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections import Counter
+from collections.abc import Hashable, Iterable
+from pathlib import Path
+from typing import Any
+
+from hf_refseg.data.rows import DataFormatError
+from hf_refseg.messages import name_text, one_line, short_text
+
+AGAIN = "Download the file again, or correct the record."
+# Half of a character: JSON can hold one, and nothing can write it down.
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+logger = logging.getLogger(__name__)
+
+
+def warn_of_repeats(where: str, what: str, ids: Iterable[Hashable], consequence: str) -> None:
+    """Says once, with numbers, that ids come more than once, and what follows from it."""
+    repeated = {each: count for each, count in Counter(ids).items() if count > 1}
+    if repeated:
+        first = next(iter(repeated))
+        logger.warning(
+            one_line(
+                f"{where}: {len(repeated)} {what} come more than once, such as {name_text(first)} ({repeated[first]} "
+                f"times): {consequence}."
+            )
+        )
+
+
+def checked_field(record: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
+    """A field of a record; raises `DataFormatError` where it is absent, of another kind, or too large for a row."""
+    value = record.get(key) if isinstance(record, dict) else None
+    # Of a truth value Python makes a number as well.
+    if not isinstance(value, kind) or isinstance(value, bool):
+        names = " or ".join(option.__name__ for option in (kind if isinstance(kind, tuple) else (kind,)))
+        raise DataFormatError(f"{where}: '{key}' should be of type {names}, found {short_text(value)}. {AGAIN}")
+    if isinstance(value, int) and not is_int64(value):
+        raise DataFormatError(f"{where}: '{key}' should be a number of 64 bits, found {short_text(value)}. {AGAIN}")
+    if isinstance(value, str):
+        require_characters(value, f"{where}: '{key}'")
+    return value
+
+
+def is_int64(value: Any) -> bool:
+    """Whether a value is an integer, no truth value, that fits into 64 bits."""
+    return type(value) is int and -(2**63) <= value < 2**63
+
+
+def require_characters(text: str, where: str) -> None:
+    """Raises `DataFormatError` for a text with half a character, which no file of rows can hold."""
+    if LONE_SURROGATE.search(text):
+        raise DataFormatError(
+            f"{where} has half a character (a lone surrogate): {short_text(text)}. Write the text again."
+        )
+
+
+def list_folder(folder: Path) -> str:
+    """Up to eight names of what lies in a folder, for an error."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return ", ".join(map(name_text, names[:8])) or "nothing"
+
+
+def fingerprint_files(paths: list[Path]) -> str:
+    """A hash of the files' contents."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
