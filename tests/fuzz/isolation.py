@@ -1,36 +1,39 @@
 """Runs cases in processes of their own, with limits on memory and time and a watch on files, programs and network.
 
-`Worker` starts a process that imports everything once and then forks for each case: a case that takes too much memory
-or time, crashes or changes something ends its own process alone.
+`Worker` starts a process that imports everything once. It forks for the cases, which is cheaper where one process runs
+many of them: a case that takes too much memory or time, crashes or changes something is the last one of its process.
 """
 
 from __future__ import annotations
 
 import faulthandler
+import math
 import os
 import resource
 import shutil
 import signal
-import subprocess
 import sys
+import time
 import traceback
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from places import CHECKOUT, SUPPORT, TESTS
+from fresh_process import PROCESSES
+from places import CHECKOUT
 
-SERVER = "import sys, isolation; isolation.serve(int(sys.argv[1]), sys.argv[2])"
 # What one case may take: address space beyond that of the libraries, processor time, and time on the clock, which only
 # something that hangs without computing reaches.
 MEMORY = 2 * 2**30
 CPU_SECONDS = 20
 CLOCK_SECONDS = 300
+# Cases of one process: what one of them changes in it, such as a cache, is not there for long.
+CASES = 40
 MESSAGE_CHARACTERS = 500
 # Control characters, those that turn the direction of a text, halves of surrogate pairs, and separators of lines.
 FORBIDDEN_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
@@ -79,17 +82,10 @@ class Worker:
         self.folder = folder
 
     def __enter__(self) -> Worker:
-        self.connection, theirs = Pipe()
+        self.connection, theirs = PROCESSES.Pipe()
         self.log = self.folder / "log.txt"
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", SERVER, str(theirs.fileno()), str(self.folder)],
-                pass_fds=[theirs.fileno()],
-                env=self._environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        self.process = PROCESSES.Process(target=serve, args=(theirs, self.folder, self.log), daemon=True)
+        self.process.start()
         theirs.close()
         self._receive()
         return self
@@ -97,7 +93,7 @@ class Worker:
     def __exit__(self, *error: object) -> None:
         self.connection.close()
         self.process.kill()
-        self.process.wait()
+        self.process.join()
 
     def run(self, target: str, case: Any) -> Outcome:
         """How a case of that target ends."""
@@ -112,28 +108,18 @@ class Worker:
             pass
         raise RuntimeError(f"The worker does not answer: {self.log.read_text(errors='replace')[-3000:]}")
 
-    def _environment(self) -> dict[str, str]:
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
-        return {
-            **inherited,
-            # A forked process has no threads but its own.
-            **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
-            "HF_HOME": str(self.folder / "work" / "home"),
-            "HF_HUB_OFFLINE": "1",
-            "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONPATH": os.pathsep.join(map(str, (CHECKOUT, SUPPORT, TESTS / "fuzz"))),
-            "TMPDIR": str(self.folder / "work"),
-            "TOKENIZERS_PARALLELISM": "false",
-        }
 
-
-def serve(descriptor: int, root: str) -> None:
+def serve(connection: Connection, folder: Path, log: Path) -> None:
     """Answers (target, case) with an `Outcome`, until the other end of the connection is closed."""
-    connection, folder = Connection(descriptor), Path(root)
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    _set_environment(folder)
     with _fresh(folder / "work"):
         import targets
-
+        import torch
+    # A forked process has no threads but its own.
+    torch.set_num_threads(1)
     targets.make_files(folder)
     # What is imported and computed once for sound input is then there for every case.
     for target in targets.TARGETS.values():
@@ -141,16 +127,98 @@ def serve(descriptor: int, root: str) -> None:
             target.run(target.sound, work)
     outside = _listing(folder / "outside")
     connection.send("ready")
+    child = None
     while True:
         try:
             name, case = connection.recv()
         except EOFError:
             return
         with _fresh(folder / "work") as work:
-            outcome = _run_forked(targets.TARGETS[name], case, work)
+            child = child or Child(targets.TARGETS, work)
+            outcome = child.run(name, case)
         if _listing(folder / "outside") != outside:
             outcome = Outcome("fault", "Files outside of the folder were changed.")
+        if outcome.kind == "fault" or child.cases == CASES:
+            child.end()
+            child = None
         connection.send(outcome)
+
+
+def _set_environment(folder: Path) -> None:
+    for key in [key for key in os.environ if key.startswith(("HF_", "TRANSFORMERS_"))]:
+        del os.environ[key]
+    os.environ |= {
+        "HF_HOME": str(folder / "work" / "home"),
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TMPDIR": str(folder / "work"),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+class Child:
+    """A copy of this process that runs cases, one after the other.
+
+    Args:
+        targets: what it runs, by name.
+        work: the folder that is emptied before each case; nothing else may be changed.
+    """
+
+    def __init__(self, targets: Mapping[str, Any], work: Path) -> None:
+        self.cases = 0
+        self.stack = work.parent / STACK
+        self.connection, theirs = Pipe()
+        self.process = os.fork()
+        if self.process == 0:
+            try:
+                self.connection.close()
+                _answer(theirs, targets, work)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(0)
+        theirs.close()
+
+    def run(self, name: str, case: Any) -> Outcome:
+        """How a case ends; after a fault no other one can follow."""
+        self.cases += 1
+        self.connection.send((name, case))
+        try:
+            return self.connection.recv()
+        except (EOFError, ConnectionError):
+            _, status = os.waitpid(self.process, 0)
+            self.process = 0
+        ended_by = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else f"exit status {status}"
+        reason = "it took too long" if ended_by in ("SIGXCPU", "SIGALRM") else "it crashed"
+        return Outcome("fault", f"The process was ended by {ended_by}: {reason}.\n{self.stack.read_text()}")
+
+    def end(self) -> None:
+        """Ends the process, if no case did."""
+        self.connection.close()
+        if self.process:
+            os.waitpid(self.process, 0)
+
+
+def _answer(connection: Connection, targets: Mapping[str, Any], work: Path) -> None:
+    """What a `Child` does, until the other end of the connection is closed."""
+    seen: list[str] = []
+    with (work.parent / STACK).open("w") as stack:
+        # Where it is when it crashes or takes too long.
+        faulthandler.enable(stack)
+        for number in (signal.SIGXCPU, signal.SIGALRM):
+            faulthandler.register(number, stack, chain=True)
+        _watch(work, work.parent / "outside", seen)
+        while True:
+            try:
+                name, case = connection.recv()
+            except EOFError:
+                return
+            os.chdir(work)
+            seen.clear()
+            outcome = _run_limited(targets[name], case, work)
+            if seen:
+                outcome = Outcome("fault", f"It did what no input may make it do: {seen}")
+            connection.send(outcome)
 
 
 @contextmanager
@@ -166,57 +234,23 @@ def _listing(folder: Path) -> list[tuple[str, int, int]]:
     return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.rglob("*"))]
 
 
-def _run_forked(target: Any, case: Any, work: Path) -> Outcome:
-    receiver, sender = Pipe(duplex=False)
-    child = os.fork()
-    if child == 0:
-        try:
-            sender.send(_run_limited(target, case, work))
-        finally:
-            os._exit(0)
-    sender.close()
-    try:
-        outcome = receiver.recv()
-    except EOFError:
-        outcome = None
-    receiver.close()
-    _, status = os.waitpid(child, 0)
-    if outcome is not None:
-        return outcome
-    ended_by = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else f"exit status {status}"
-    reason = "it took too long" if ended_by in ("SIGXCPU", "SIGALRM") else "it crashed"
-    stack = (work.parent / STACK).read_text()
-    return Outcome("fault", f"The process was ended by {ended_by}: {reason}.\n{stack}")
-
-
 def _run_limited(target: Any, case: Any, work: Path) -> Outcome:
-    with (work.parent / STACK).open("w") as stack:
-        return _run_watched(target, case, work, stack)
-
-
-def _run_watched(target: Any, case: Any, work: Path, stack: TextIO) -> Outcome:
-    # Where it is when it crashes or takes too long.
-    faulthandler.enable(stack)
-    for number in (signal.SIGXCPU, signal.SIGALRM):
-        faulthandler.register(number, stack, chain=True)
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time()) + CPU_SECONDS, hard))
     signal.alarm(CLOCK_SECONDS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, hard))
-    seen: list[str] = []
-    _watch(work, work.parent / "outside", seen)
+    # What it takes to tell of an error is no longer the case's.
     try:
         target.run(case, work)
-        outcome = Outcome("right")
     except target.errors as error:
-        # What it takes to tell of it is no longer the case's.
         resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
-        outcome = _judge(error, target.names(case))
+        return _judge(error, target.names(case))
     except BaseException as error:
         resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
-        outcome = Outcome("fault", _shown_traceback(error))
-    return Outcome("fault", f"It did what no input may make it do: {seen}") if seen else outcome
+        return Outcome("fault", _shown_traceback(error))
+    return Outcome("right")
 
 
 def _watch(work: Path, outside: Path, seen: list[str]) -> None:

@@ -2,13 +2,16 @@
 
 import os
 import re
+import resource
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import isolation
 import pytest
+from isolation import Child, Outcome
 from targets import Target
 
 from hf_refseg.data.rows import DataFormatError
@@ -54,6 +57,13 @@ def connect(case: object, work: Path) -> None:
         opened.connect_ex(("127.0.0.1", 9))
 
 
+def run_alone(target: Target, work: Path) -> Outcome:
+    child = Child({"it": target}, work)
+    outcome = child.run("it", None)
+    child.end()
+    return outcome
+
+
 @pytest.mark.slow_process
 @pytest.mark.parametrize(
     ("run", "reason"),
@@ -71,12 +81,12 @@ def connect(case: object, work: Path) -> None:
     ],
 )
 def test_a_case_that_misbehaves_is_a_fault(run, reason, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(isolation, "CPU_SECONDS", 1)
+    monkeypatch.setattr(isolation, "CPU_SECONDS", 0)
     for name in ("work", "outside"):
         (tmp_path / name).mkdir()
     (tmp_path / "outside" / "secret.txt").write_text("secret")
     target = Target(run, None, (DataFormatError,), lambda case: ["picture.png"])
-    outcome = isolation._run_forked(target, None, tmp_path / "work")
+    outcome = run_alone(target, tmp_path / "work")
     assert outcome.kind == "fault" and re.search(reason, outcome.text), outcome.text
 
 
@@ -84,4 +94,22 @@ def test_a_case_that_stays_in_its_folder_is_right(tmp_path) -> None:
     for name in ("work", "outside"):
         (tmp_path / name).mkdir()
     target = Target(lambda case, work: (work / "new").write_text("mine"), None, ())
-    assert isolation._run_forked(target, None, tmp_path / "work").kind == "right"
+    assert run_alone(target, tmp_path / "work").kind == "right"
+
+
+def test_many_cases_share_a_process_and_each_may_take_as_long(tmp_path) -> None:
+    for name in ("work", "outside"):
+        (tmp_path / name).mkdir()
+
+    def tell(case: float, work: Path) -> None:
+        while time.process_time() < case:
+            pass
+        (work / "told").write_text(f"{os.getpid()} {resource.getrlimit(resource.RLIMIT_CPU)[0]}")
+
+    child, told = Child({"it": Target(tell, None, ())}, tmp_path / "work"), []
+    for seconds in (1.01, 0):
+        assert child.run("it", seconds).kind == "right"
+        told.append((tmp_path / "work" / "told").read_text().split())
+    child.end()
+    (first, limit), (second, later_limit) = told
+    assert first == second and int(later_limit) == int(limit) + 1
