@@ -72,6 +72,16 @@ def test_load_dataset_reads_every_split_as_it_was(prepared, tmp_path):
             assert ours["image"].convert("RGB").tobytes() == theirs["image"].convert("RGB").tobytes()
 
 
+def test_a_folder_of_an_earlier_version_is_read_as_the_original_files_are(tmp_path):
+    """`tests/fixtures/prepared` holds what `prepare` wrote before data sets were records of a catalog."""
+    original = load_refseg("grefcoco", GOLDEN, cache_dir=tmp_path / "original")
+    read = load_refseg(str(FIXTURES / "prepared" / "grefcoco"), cache_dir=tmp_path / "read")
+    assert list(read) == list(original)
+    for split, rows in original.items():
+        assert without_image(read[split]) == without_image(rows)
+        assert [row["image"].tobytes() for row in read[split]] == [row["image"].tobytes() for row in rows]
+
+
 def test_images_are_embedded_as_their_original_bytes(prepared, tmp_path):
     rows = load_refseg(str(prepared), cache_dir=tmp_path)["testA"].cast_column("image", datasets.Image(decode=False))
     images = GOLDEN / "images" / "mscoco" / "images" / "train2014"
