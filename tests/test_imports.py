@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from places import CHECKOUT, EXAMPLES
 
-from hf_refseg.auto import MODELS
+from hf_refseg.auto import registered_methods
 
 # Where the modules of each package lie. Scripts are imported by their bare names.
 FOLDERS = {
@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "training": ("data", "evaluation", "visualization", "hub", "auto", "modeling", "files", "messages"),
     "hub": ("training", "convert", "data", "evaluation", "auto", "modeling", "files", "messages"),
 }
-METHODS = {config_class.model_type for config_class in MODELS}
+METHODS = set(registered_methods())
 
 
 @cache
