@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 
@@ -22,6 +23,11 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.backends.mkldnn.set_flags(False)
         # Trainings in processes of their own are compared with those in this one.
         os.environ[WITHOUT_ONEDNN] = "1"
+
+
+def pytest_collection_finish() -> None:
+    """Every training collects garbage: what is imported need not be looked through each time."""
+    gc.freeze()
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ TINY = {
     "learning_rate": "1e-3",
     "eval_strategy": "epoch",
     "save_strategy": "epoch",
+    "pictures": 0,
     "use_cpu": True,
     "disable_tqdm": True,
     "report_to": "none",
@@ -57,6 +58,8 @@ TINY_VIDEO = {
     "eval_strategy": "no",
     "save_strategy": "no",
 }
+# Nothing is scored in the end, and no picture drawn.
+UNSCORED = {"test_splits": [], "eval_strategy": "no"}
 
 
 def data_options(cache: Path) -> dict[str, Any]:

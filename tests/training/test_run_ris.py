@@ -1,11 +1,14 @@
 """A recipe for images is trained, resumed and scored, and leaves a folder that loads like any model."""
 
+import io
 import json
 import logging
 import re
 import shutil
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -14,7 +17,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from places import EXAMPLES, FIXTURES
 from safetensors.torch import load_file
-from tiny_recipes import TINY, write_recipe
+from tiny_recipes import TINY, UNSCORED, write_recipe
 from transformers import AutoModel, AutoProcessor, SwinConfig, SwinModel
 from typer.testing import CliRunner
 
@@ -44,17 +47,27 @@ def cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+class Finished(NamedTuple):
+    """A finished run: its recipe, output folder and report, and what it printed."""
+
+    recipe: Path
+    folder: Path
+    report: dict
+    printed: str
+
+
 @pytest.fixture(scope="module")
-def finished(cache, tmp_path_factory) -> tuple[Path, Path, dict]:
-    """Recipe, output folder and report of a finished run."""
+def finished(cache, tmp_path_factory) -> Finished:
     folder = tmp_path_factory.mktemp("finished")
-    recipe = write_recipe(folder, cache)
-    report = run_recipe([str(recipe), "--max_steps", "3", "--protocol", "lavt"])
-    return recipe, folder / "run", report
+    recipe = write_recipe(folder, cache, pictures=1)
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        report = run_recipe([str(recipe), "--max_steps", "3", "--protocol", "lavt"])
+    return Finished(recipe, folder / "run", report, printed.getvalue())
 
 
 def test_a_run_scores_every_split_but_train_under_the_named_protocol(finished) -> None:
-    _, folder, report = finished
+    _, folder, report, _ = finished
     assert json.loads((folder / "metrics.json").read_text()) == json.loads(json.dumps(report))
     assert list(report["splits"]) == ["val", "test"]
     assert report["training"]["steps"] == 3
@@ -64,7 +77,7 @@ def test_a_run_scores_every_split_but_train_under_the_named_protocol(finished) -
 
 
 def test_the_folder_loads_and_predicts(finished, caplog, monkeypatch) -> None:
-    _, folder, _ = finished
+    folder = finished.folder
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     model, processor = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -77,7 +90,7 @@ def test_the_folder_loads_and_predicts(finished, caplog, monkeypatch) -> None:
 
 
 def test_the_model_card_says_what_happened(finished) -> None:
-    _, folder, report = finished
+    _, folder, report, _ = finished
     card = ModelCard.load(folder / "README.md")
     assert re.search(r"\| steps \| 3 of 3 \|", card.text)
     assert re.search(r"\| batch \| 4 referents \(1 processes, 1 accumulation steps\) \|", card.text)
@@ -93,7 +106,7 @@ def test_the_model_card_says_what_happened(finished) -> None:
 
 
 def test_evaluate_scores_the_scenes_of_the_run(finished) -> None:
-    _, folder, report = finished
+    _, folder, report, _ = finished
     scored = CliRunner().invoke(app, ["evaluate", str(folder), "refshapes", "--protocol", "lavt", "-o", str(folder)])
     assert scored.exit_code == 0, scored.output
     written = json.loads((folder / "refshapes_val_lavt.json").read_text())
@@ -106,30 +119,29 @@ def logged_losses(folder: Path, step: int) -> dict[int, float]:
     return {entry["step"]: entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry}
 
 
-def test_a_run_goes_on_from_its_newest_complete_checkpoint_unless_told_otherwise(finished) -> None:
-    recipe, folder, _ = finished
-    options = [str(recipe), "--max_steps", "5", "--test_splits", "val", "--max_test_images", "1"]
-    report = run_recipe(options)
-    assert report["training"]["steps"] == 5 and list(report["splits"]) == ["val"]
-    assert report["splits"]["val"]["images"] == 1
+def test_a_run_goes_on_from_its_newest_complete_checkpoint_unless_told_otherwise(finished, cache, tmp_path) -> None:
+    folder = finished.folder
+    options = [str(write_recipe(tmp_path, cache, test_splits=[])), "--max_steps", "5"]
+    report = run_recipe([*options, "--output_dir", str(folder)])
+    assert report["training"]["steps"] == 5
     # The schedule of a run of 5 steps gives other weights after 3 steps than that of the run of 3 steps.
     assert logged_losses(folder, 5)[3] == logged_losses(folder, 3)[3]
-    run_recipe([*options, "--resume_from_checkpoint", "never", "--output_dir", str(folder / "again")])
-    run_recipe([*options, "--resume_from_checkpoint", "never"])
+    run_recipe([*options, "--output_dir", str(folder / "again")])
+    run_recipe([*options, "--output_dir", str(folder), "--resume_from_checkpoint", "never"])
     assert logged_losses(folder, 5) == logged_losses(folder / "again", 5)
     assert logged_losses(folder / "again", 5)[3] != logged_losses(folder / "again", 5)[5]
 
 
 def test_a_saved_model_can_be_trained_further(finished, cache, tmp_path) -> None:
-    _, folder, _ = finished
-    recipe = write_recipe(tmp_path, cache, model_name_or_path=str(folder), config=None, max_steps=1, max_test_images=1)
+    folder = finished.folder
+    recipe = write_recipe(tmp_path, cache, model_name_or_path=str(folder), config=None, max_steps=1, **UNSCORED)
     report = run_recipe([str(recipe)])
     assert report["training"]["steps"] == 1
     assert ModelCard.load(tmp_path / "run" / "README.md").data.base_model is None
 
 
 def test_a_saved_model_sees_images_and_texts_of_the_sizes_that_are_named(finished) -> None:
-    _, folder, _ = finished
+    folder = finished.folder
     sizes = {"image_size": 96, "max_text_length": 9}
     arguments = ModelArguments(model_name_or_path=str(folder), **sizes)
     model, processor = build_model_and_processor(arguments)
@@ -186,7 +198,7 @@ def test_a_saved_model_goes_on_with_other_fields_and_takes_training_tasks(finish
 
 def test_an_adapter_of_a_changed_saved_model_finds_its_base_again(finished, cache, tmp_path) -> None:
     changed = {"model_name_or_path": str(finished[1]), "config": {"presence_head": True}, "adapter": "heads"}
-    run_recipe([str(write_recipe(tmp_path, cache, **changed, max_steps=1, max_test_images=1, test_splits="val"))])
+    run_recipe([str(write_recipe(tmp_path, cache, **changed, max_steps=1, **UNSCORED))])
     assert AutoModel.from_pretrained(tmp_path / "run").config.presence_head
     assert AutoModel.from_pretrained(tmp_path / "run" / "base_model").config.presence_head
 
@@ -260,12 +272,13 @@ def test_null_unsets_an_option_of_the_recipe(cache, tmp_path, unset) -> None:
 
 
 def test_a_finished_run_is_not_trained_further(finished, capsys) -> None:
-    recipe, folder, _ = finished
+    recipe, folder = finished.recipe, finished.folder
     last = max(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*"))
     before = load_file(folder / f"checkpoint-{last}" / "model.safetensors")
     options = ["--max_steps", str(last), "--test_splits", "val", "--max_test_images", "1"]
     report = run_recipe([str(recipe), *options])
-    assert report["training"] == {"steps": last}
+    assert report["training"] == {"steps": last} and list(report["splits"]) == ["val"]
+    assert report["splits"]["val"]["images"] == 1
     assert f"checkpoint-{last} is the end of this training" in capsys.readouterr().out
     assert not (folder / f"checkpoint-{last + 1}").exists()
     after = load_file(folder / "model.safetensors")
@@ -298,30 +311,29 @@ def test_a_run_goes_on_with_its_own_options_alone(stopped, options, differences)
 @pytest.fixture(scope="module")
 def stopped(cache, tmp_path_factory) -> Path:
     """The recipe of a run that has gone one step, which is its end if `max_steps` is 1."""
-    recipe = write_recipe(tmp_path_factory.mktemp("stopped"), cache, test_splits="val", max_test_images=1)
+    recipe = write_recipe(tmp_path_factory.mktemp("stopped"), cache, **UNSCORED)
     run_recipe([str(recipe), "--max_steps", "1"])
     return recipe
 
 
-def test_what_is_logged_scored_and_saved_may_change_and_the_card_tells_the_schedules(cache, tmp_path) -> None:
-    recipe = write_recipe(tmp_path, cache, max_test_images=1)
-    run_recipe([str(recipe), "--max_steps", "1"])
-    other = ["--logging_steps", "1", "--eval_strategy", "no", "--save_strategy", "steps", "--save_steps", "1"]
-    same_batch = ["--per_device_train_batch_size", "2", "--total_train_batch_size", "4"]
-    scored = ["--protocol", "lavt", "--test_splits", "test", "--per_device_eval_batch_size", "1"]
-    scored += ["--dataset_options", "{val_size: 1}"]
-    for steps in ("2", "3"):
-        run_recipe([str(recipe), "--max_steps", steps, *other, *same_batch, *scored])
+def test_what_is_logged_scored_and_saved_may_change_and_the_card_tells_the_schedules(stopped, tmp_path) -> None:
+    recipe, folder = str(stopped), str(shutil.copytree(stopped.with_name("run"), tmp_path / "run"))
+    other = ["--logging_steps", "1", "--eval_strategy", "steps", "--save_strategy", "steps", "--save_steps", "1"]
+    same_batch = ["--per_device_train_batch_size", "2", "--total_train_batch_size", "4", "--output_dir", folder]
+    scored = ["--protocol", "lavt", "--test_splits", "test", "--max_test_images", "1"]
+    scored += ["--per_device_eval_batch_size", "1", "--dataset_options", "{val_size: 1}"]
+    for steps, further in (("2", []), ("3", scored)):
+        run_recipe([recipe, "--max_steps", steps, *other, *same_batch, *further])
     card = (tmp_path / "run" / "README.md").read_text()
     assert "| steps | 3 of 3 |" in card
     assert "| schedule went by | until step 1 that of 1 steps, until step 2 that of 2 steps, then that of 3 |" in card
     with pytest.raises(ValueError, match="checkpoint-3 has gone 3 steps of a training of 3: one of 2, whose"):
-        run_recipe([str(recipe), "--max_steps", "2"])
+        run_recipe([recipe, "--max_steps", "2", "--output_dir", folder])
 
 
 def test_a_longer_training_by_epochs_is_not_finished_by_a_shorter_one(cache, tmp_path) -> None:
-    recipe = write_recipe(tmp_path, cache, test_splits="val", max_test_images=1)
-    steps = [run_recipe([str(recipe), "--num_train_epochs", epochs])["training"]["steps"] for epochs in ("1.5", "2")]
+    recipe = write_recipe(tmp_path, cache, **UNSCORED)
+    steps = [run_recipe([str(recipe), "--num_train_epochs", epochs])["training"]["steps"] for epochs in ("0.5", "1")]
     assert steps[0] < steps[1]
 
 
@@ -408,7 +420,7 @@ M3ATT = {
 def test_a_recurrent_text_encoder_reads_the_words_of_the_training_split(cache, tmp_path) -> None:
     (tmp_path / "glove.txt").write_text("zebra 9 9 9\nred 0.5 -0.5 1\nthe 0 0.25 0\n")
     options = {"model_type": "m3att", "tokenizer_name_or_path": "words", "word_vectors": str(tmp_path / "glove.txt")}
-    recipe = write_recipe(tmp_path, cache, **options, config=M3ATT, max_steps=1, test_splits="val", max_test_images=1)
+    recipe = write_recipe(tmp_path, cache, **options, config=M3ATT, max_steps=1, **UNSCORED)
     assert run_recipe([str(recipe)])["training"]["steps"] == 1
     model, processor = AutoModel.from_pretrained(tmp_path / "run"), AutoProcessor.from_pretrained(tmp_path / "run")
     rows = load_refseg("refshapes", **yaml.safe_load(recipe.read_text())["dataset_options"])["train"]
@@ -512,14 +524,9 @@ def run(arguments: list, capsys, main=None) -> tuple[int, str, str]:
     return status, captured.out, captured.err + message
 
 
-def test_a_run_ends_on_its_scores_and_what_to_do_with_them(finished, capsys) -> None:
-    recipe, folder, report = finished
-    last = max(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*"))
-    options = ["--max_steps", last, "--protocol", "lavt"]
-    status, printed, _ = run([recipe, *options], capsys)
-    assert status == 0
+def test_a_run_ends_on_its_scores_and_what_to_do_with_them(finished) -> None:
+    _, folder, report, printed = finished
     lines = [line.split() for line in printed.splitlines()]
-    report = json.loads((folder / "metrics.json").read_text())
     table = lines.index(["Scores", "in", "percent,", "protocol", "lavt:"]) + 1
     assert lines[table][:3] == ["split", "oIoU", "mIoU"]
     for line, (split, result) in zip(lines[table + 1 :], report["splits"].items(), strict=False):

@@ -83,7 +83,7 @@ def finished(cache, tmp_path_factory) -> tuple[Path, Path, dict]:
     """Recipe, output folder and report of a finished run on clips."""
     folder = tmp_path_factory.mktemp("finished")
     often = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
-    recipe = write_recipe(folder, cache, eval_split="val", window=3, overlap=1, **often)
+    recipe = write_recipe(folder, cache, eval_split="val", window=3, overlap=1, pictures=1, **often)
     return recipe, folder / "run", run_recipe([str(recipe)])
 
 
@@ -161,7 +161,7 @@ def test_a_run_goes_on_with_its_own_options_alone(finished, options, difference)
 
 @pytest.mark.parametrize("method", [{}, UNIFIED], ids=["video_lavt", "unified_lavt"])
 def test_a_resumed_joint_run_equals_one_that_never_stopped(method, cache, tmp_path) -> None:
-    options = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 9, "max_steps": 8}
+    options = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 9, "max_steps": 4}
     recipe = write_recipe(tmp_path, cache, **options, **with_images(cache), **method)
     whole = build_trainer(recipe)
     whole.train()
@@ -170,7 +170,7 @@ def test_a_resumed_joint_run_equals_one_that_never_stopped(method, cache, tmp_pa
     shutil.copytree(tmp_path / "run" / "checkpoint-2", tmp_path / "stopped" / "checkpoint-2")
     resumed = build_trainer(recipe, "--output_dir", str(tmp_path / "stopped"))
     resumed.train(resume_from_checkpoint=True)
-    assert resumed.state.global_step == 8
+    assert resumed.state.global_step == 4
     assert_same_weights(resumed.model, whole.model)
     at_stop = AutoModel.from_pretrained(tmp_path / "stopped" / "checkpoint-2").state_dict()
     assert any(not torch.equal(value, at_stop[name]) for name, value in resumed.model.state_dict().items())
@@ -188,7 +188,7 @@ def test_a_joint_run_sees_images_and_clips_apart_and_scores_both(method, cache, 
         return batch
 
     monkeypatch.setattr(MixedCollator, "__call__", spy)
-    options = {"max_steps": 6, "image_share": 0.5, "max_test_videos": 1, "test_splits": "val"}
+    options = {"max_steps": 4, "image_share": 0.5, "max_test_videos": 1, "test_splits": "val"}
     recipe = write_recipe(tmp_path, cache, **options, **with_images(cache), **method)
     report = run_recipe([str(recipe), "--image_data", "{test_splits: [val], max_test_images: 1}"])
     assert set(seen) == {("clips", (2, 3, 3, 64, 64)), ("images", (2, 3, 64, 64))}
@@ -212,7 +212,7 @@ def test_two_accumulation_steps_of_one_equal_one_step_of_two(cache, tmp_path) ->
     # With Adam's own epsilon, a gradient that is zero but for rounding would become a step as long as any other.
     still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     config = {**TINY["config"], "text_config": {**TINY["config"]["text_config"], **still}}
-    options = {"config": config, "adam_epsilon": 1e-2, "max_steps": 4, "logging_steps": 1}
+    options = {"config": config, "adam_epsilon": 1e-2, "max_steps": 2, "logging_steps": 1}
     recipe = write_recipe(tmp_path, cache, **options, **with_images(cache))
     at_once = build_trainer(recipe)
     in_two = build_trainer(recipe, "--per_device_train_batch_size", "1", "--total_train_batch_size", "2")
@@ -266,35 +266,40 @@ def test_of_a_split_without_masks_the_servers_file_is_written(cache, tmp_path, m
         return {"referents": [{**referent, "annotated_frames": [], "masks": []} for referent in row["referents"]]}
 
     test = Dataset.from_list([row | without_masks(row) for row in whole["test"]], features=whole["test"].features)
-    monkeypatch.setattr(
-        "hf_refseg.training.video_data.load_refseg",
-        lambda *_, **__: DatasetDict({"train": whole["train"], "test": test}),
-    )
-    options = {"max_steps": 1, "max_test_videos": 1}
-    report = run_recipe([str(write_recipe(tmp_path, cache, **options))])
-    assert report["splits"] == report["submissions"] == {}
-    report = run_recipe([str(write_recipe(tmp_path, cache, **options, test_splits="test"))])
+
+    def show(videos: Dataset) -> None:
+        splits = DatasetDict({"train": whole["train"], "test": videos})
+        monkeypatch.setattr("hf_refseg.training.video_data.load_refseg", lambda *_, **__: splits)
+
+    def submit(model: torch.nn.Module) -> str:
+        """What is written for a model, without a training."""
+        _, data_arguments, training = parse([recipe])
+        data, processor = load_data(data_arguments), AutoProcessor.from_pretrained(folder)
+        trainer = recipes.build_trainer(model, processor, data, data_arguments, training)
+        return data[0].submit(trainer)["submissions"]["test"]
+
+    show(test)
+    (unnamed,) = load_data(parse([str(write_recipe(tmp_path, cache))])[1])
+    assert unnamed.tested == unnamed.submitted == {}
+    recipe = str(write_recipe(tmp_path, cache, max_steps=1, max_test_videos=1, test_splits="test"))
     folder = tmp_path / "run"
+    report = run_recipe([recipe])
     assert report["splits"] == {} and (folder / report["submissions"]["test"]).is_file()
     masks = list(folder.glob("submission_test_*/Annotations/*/*/*.png"))
     sentences = [each for referent in test[0]["referents"] for each in referent["sentences"]]
     assert len(masks) == 4 * len(sentences)
     first = report["submissions"]["test"]
     assert capsys.readouterr().out.endswith(f"\nFor the evaluation server, of test: {folder / first}\n")
-    assert run_recipe([str(write_recipe(tmp_path, cache, **options, test_splits="test"))])["submissions"] == {
-        "test": first
-    }
-    renamed = test.map(lambda row: {"frame_names": [f"9{name}" for name in row["frame_names"]]})
-    other = DatasetDict({"train": whole["train"], "test": renamed})
-    with monkeypatch.context() as changed:
-        changed.setattr("hf_refseg.training.video_data.load_refseg", lambda *_, **__: other)
-        report = run_recipe([str(write_recipe(tmp_path, cache, **options, test_splits="test"))])
-    assert report["submissions"]["test"] != first
-    trained_on = write_recipe(tmp_path, cache, **{**options, "max_steps": 2}, test_splits="test")
-    second = run_recipe([str(trained_on)])["submissions"]["test"]
-    assert second != first and (folder / second).is_file() and (folder / first).is_file()
-    shared = [folder / name for name in ("metrics.json", "run_options.json", second.replace(".zip", ".json"))]
+    shared = [folder / name for name in ("metrics.json", "run_options.json", first.replace(".zip", ".json"))]
     assert not [path for path in shared if str(tmp_path) in path.read_text() or str(cache) in path.read_text()]
+    model = AutoModel.from_pretrained(folder)
+    assert submit(model) == first
+    show(test.map(lambda row: {"frame_names": [f"9{name}" for name in row["frame_names"]]}))
+    assert submit(model) != first
+    show(test)
+    model.decoder.classifier.bias.data += 1
+    second = submit(model)
+    assert second != first and (folder / second).is_file() and (folder / first).is_file()
     with pytest.raises(ValueError, match="The split 'test' of refshapes_video has no masks"):
         run_recipe([str(write_recipe(tmp_path, cache, eval_split="test"))])
 
