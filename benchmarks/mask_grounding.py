@@ -99,7 +99,7 @@ def masked_word_accuracy(
     with tqdm(total=predictions, desc="masked words", unit="word") as bar:
         for batch in one_word_masked(model, sentences, collator):
             batch = {name: values[: predictions - asked] for name, values in batch.items()}
-            named = model.predict_masked_words(**batch)
+            named = model.mask_grounding.predict_masked_words(model, **batch)
             right += (named == batch["input_ids"][batch["is_masked"]]).sum().item()
             asked += len(named)
             bar.update(len(named))

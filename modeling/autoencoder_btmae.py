@@ -3,15 +3,12 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import is_tracing
 
 from .configuration_btmae import BtmaeConfig
-from .layers_refseg import MultiHeadAttention, PixelWordAttention
-from .precision_refseg import at_least_float32
-from .tasks_refseg import independent_draws
+from .layers_refseg import MultiHeadAttention, PixelWordAttention, independent_draws
 
 
 def draw_masked_tokens(can_be_masked: Tensor, ratio: float, generator: torch.Generator | None) -> Tensor:
@@ -67,15 +64,15 @@ class BTMAE(nn.Module):
 
     Args:
         config: the model's configuration.
-        target_size: numbers that step 1 predicts for each token.
+        projection: what step 1 predicts of each token, from (batch, tokens, hidden_size).
     """
 
-    def __init__(self, config: BtmaeConfig, target_size: int) -> None:
+    def __init__(self, config: BtmaeConfig, projection: nn.Module) -> None:
         super().__init__()
         self.encoder = nn.ModuleList(BtmaeBlock(config) for _ in range(config.num_encoder_layers))
         self.decoder = nn.ModuleList(BtmaeBlock(config) for _ in range(config.num_decoder_layers))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
-        self.projection = nn.Linear(config.hidden_size, target_size)
+        self.projection = projection
 
     def forward(
         self,
@@ -143,16 +140,6 @@ def put_back(encoded: Tensor, places: Tensor, kept_mask: Tensor, mask_token: Ten
     tokens = mask_token.expand(encoded.shape[0], total, -1)
     values = torch.where(kept_mask[..., None], encoded, mask_token)
     return tokens.scatter(1, places[..., None].expand_as(values), values)
-
-
-def masked_word_loss(logits: Tensor, input_ids: Tensor, is_masked: Tensor) -> Tensor:
-    """Cross-entropy of the masked words: a mean over those of each sentence, then over sentences that have any.
-
-    `logits` (batch, tokens, vocabulary), `input_ids` and `is_masked` (batch, tokens); 0 where nothing is masked.
-    """
-    losses = F.cross_entropy(at_least_float32(logits).transpose(1, 2), input_ids, reduction="none")
-    weights = is_masked.to(losses.dtype) / is_masked.sum(1, keepdim=True).clamp(min=1)
-    return (losses * weights).sum() / is_masked.any(1).sum().clamp(min=1)
 
 
 class AttentionRefinement(nn.Module):

@@ -4,12 +4,15 @@ import math
 from collections.abc import Callable
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .precision_refseg import at_least_float32
+
+GOLDEN_RATIO = (1 + 5**0.5) / 2
 
 
 class PixelNorm(nn.Module):
@@ -87,6 +90,20 @@ def build_fusion_norm(kind: str, channels: int) -> nn.Module:
         "none": nn.Identity,
     }
     return norms[kind]()
+
+
+def independent_draws(places: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Random numbers in [0, 1), one for each of `places`, of any shape and type, on its device.
+
+    `generator`, one on the CPU, gives the same numbers each time. Without one they are torch's own, which a run that
+    resumes brings back, moved on by the rank of the process: processes of one training start from the same seed, and
+    would mask the same places.
+    """
+    if generator is not None:
+        return torch.rand(places.shape, generator=generator).to(places.device)
+    rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    # Multiples of the golden ratio lie far apart on the circle, however many they are.
+    return (torch.rand(places.shape, device=places.device) + rank * GOLDEN_RATIO % 1) % 1
 
 
 def eager_attention_forward(
@@ -204,6 +221,10 @@ class CrossModalAttention(nn.Module):
         return self.project_fused(self.project_features(features) * self.attention(features, others, other_mask))
 
 
+class VocabularyHead(nn.Linear):
+    """A linear layer with an output for each word; a class of its own, since it is resized with the vocabulary."""
+
+
 class GateProjection(nn.Linear):
     """A linear layer without bias; a class of its own, since it starts from other values than linear layers do."""
 
@@ -217,8 +238,11 @@ def to_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def to_tokens(maps: Tensor) -> Tensor:
-    """A map (batch, channels, height, width) as tokens (batch, height * width, channels)."""
-    return maps.flatten(2).transpose(1, 2)
+    """Maps (batch, channels, height, width) as tokens (batch, height * width, channels).
+
+    Of clips, (batch, frames, channels, height, width), the tokens of all frames.
+    """
+    return maps.movedim(-3, -1).flatten(1, -2)
 
 
 def resize(maps: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:

@@ -177,6 +177,42 @@ def pixel_to_text_loss(
     return _mean_over_contrasted(_contrast(target, anchors, background, temperature), target, background)
 
 
+def presence_loss(logits: Tensor, mask_labels: Tensor) -> Tensor:
+    """Binary cross-entropy of `logits` (batch,); a target is present where its mask (batch, ...) is not empty.
+
+    The mean over the texts whose masks have a value of at least 0: of others nobody knows.
+    """
+    labels, logits = mask_labels.flatten(1), at_least_float32(logits)
+    present, is_known = (labels > 0).any(1).to(logits.dtype), (labels >= 0).any(1)
+    losses = F.binary_cross_entropy_with_logits(logits, present, reduction="none")
+    return (losses * is_known).sum() / is_known.sum().clamp(min=1)
+
+
+def masked_word_loss(logits: Tensor, input_ids: Tensor, is_masked: Tensor, is_counted: Tensor) -> Tensor:
+    """Cross-entropy of the masked words: a mean over those of each sentence, then over the sentences (MagNet, eq. 4).
+
+    A sentence that does not count or has no masked word is left out; 0 where none is left.
+
+    Args:
+        logits: (masked words, vocabulary), in the order of `is_masked.nonzero()`.
+        input_ids: the words as they were before they were masked, (batch, tokens).
+        is_masked: (batch, tokens) bool.
+        is_counted: (batch,) bool.
+    """
+    losses = F.cross_entropy(at_least_float32(logits), input_ids[is_masked], reduction="none")
+    losses = losses.new_zeros(is_masked.shape).masked_scatter(is_masked, losses)
+    return _mean_over_sentences(losses, is_masked & is_counted[:, None])
+
+
+def reconstructed_word_loss(logits: Tensor, input_ids: Tensor, is_masked: Tensor) -> Tensor:
+    """`masked_word_loss` where `logits` are those of all words, (batch, tokens, vocabulary) (BTMAE, equation 4).
+
+    All sentences count, and no shape hangs on values.
+    """
+    losses = F.cross_entropy(at_least_float32(logits).transpose(1, 2), input_ids, reduction="none")
+    return _mean_over_sentences(losses, is_masked)
+
+
 class _Pixels(NamedTuple):
     """Drawn pixels of the target or the background, and the center of all of them.
 
@@ -223,6 +259,12 @@ def _mean_over_samples(losses: Tensor, is_counted: Tensor | None) -> Tensor:
     if is_counted is None:
         return losses.mean()
     return (losses.flatten(1).mean(1) * is_counted).sum() / is_counted.sum()
+
+
+def _mean_over_sentences(losses: Tensor, is_counted: Tensor) -> Tensor:
+    """The mean of losses (batch, tokens) over the words of each sentence that count, then over those that have any."""
+    words = is_counted.to(losses.dtype)
+    return (losses * words / words.sum(1, keepdim=True).clamp(min=1)).sum() / is_counted.any(1).sum().clamp(min=1)
 
 
 def _precise(logits: Tensor, mask_labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,19 +23,19 @@ from .autoencoder_btmae import (
     NoRefinement,
     count_kept,
     draw_masked_tokens,
-    masked_word_loss,
 )
 from .configuration_btmae import BtmaeConfig
 from .encoders_refseg import build_map_encoder
 from .explanations_refseg import Explainable, Explanation, ImpactMaps, Reconstruction
 from .layers_refseg import (
+    VocabularyHead,
     map_positions,
     resize,
     sinusoidal_positions,
     to_map,
     to_tokens,
 )
-from .losses_refseg import error_weighted_cross_entropy, iou_loss
+from .losses_refseg import error_weighted_cross_entropy, iou_loss, reconstructed_word_loss
 from .mask_decoder_btmae import MASK_DECODERS, BtmaeFeatures, ImpactTokens
 from .modeling_outputs_refseg import DecoderOutput, ImageFeatures, ReferringSegmentationOutput
 from .modeling_refseg import RefSegPreTrainedModel
@@ -192,17 +192,19 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         self.masked_tokens = IMAGE_MASKING[config.image_masking]
         self.loss_weights = {"iou": config.iou_loss_weight, "cross_entropy": config.cross_entropy_weight}
         if config.image_autoencoder:
-            self.language_to_vision = BTMAE(config, 3 * config.token_stride**2)
+            pixels = nn.Linear(config.hidden_size, 3 * config.token_stride**2)
+            self.language_to_vision = BTMAE(config, pixels)
             self.loss_weights["image_reconstruction"] = config.image_reconstruction_weight
         else:
             self.language_to_vision = AttentionRefinement(config)
         if config.word_autoencoder:
-            self.vision_to_language = BTMAE(config, config.text_config.vocab_size)
+            words = VocabularyHead(config.hidden_size, config.text_config.vocab_size)
+            self.vision_to_language = BTMAE(config, words)
             self.loss_weights["word_reconstruction"] = config.word_reconstruction_weight
         else:
             self.vision_to_language = NoRefinement()
         self.mask_decoder = MASK_DECODERS[config.mask_decoder](config)
-        self.add_auxiliary_tasks(config.hidden_size, config.hidden_size)
+        self.add_tasks(config.hidden_size, config.hidden_size)
         self.post_init()
 
     @torch.no_grad()
@@ -210,12 +212,6 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         super()._init_weights(module)
         if isinstance(module, BTMAE):
             init.normal_(module.mask_token, std=self.config.initializer_range)
-
-    def vocabulary_heads(self) -> list[str]:
-        return [
-            *super().vocabulary_heads(),
-            *(["vision_to_language.projection"] if self.config.word_autoencoder else []),
-        ]
 
     def encode_image(self, pixel_values: Tensor) -> ImageFeatures:
         """The maps of strides 4, 8, 16 and 32, and the image itself, which is to be reconstructed."""
@@ -354,7 +350,7 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             can_be_masked = (text_mask != 0) & ~torch.isin(input_ids, special)
             is_masked = draw_masked_tokens(can_be_masked, self.config.word_mask_ratio, generator)
             logits = self.vision_to_language(words, word_positions, text_mask, pixels, None, is_masked)
-            losses["word_reconstruction"] = masked_word_loss(logits, input_ids, is_masked)
+            losses["word_reconstruction"] = reconstructed_word_loss(logits, input_ids, is_masked)
             fields["reconstructed_ids"] = torch.where(is_masked, logits.argmax(-1), input_ids)
             fields["masked_words"] = is_masked
         return losses, fields

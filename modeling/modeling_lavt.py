@@ -188,7 +188,7 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             "dice_focal": {"dice": 1.0, "focal": 1.0},
             "dice_boundary": {"dice": 1.0, "boundary": config.boundary_loss_weight},
         }[config.loss_type]
-        self.add_auxiliary_tasks(config.stage_widths[-1], config.text_config.hidden_size)
+        self.add_tasks(config.stage_widths[-1], config.text_config.hidden_size)
         self.post_init()
 
     @torch.no_grad()

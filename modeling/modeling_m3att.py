@@ -369,7 +369,7 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel):
         self.mutual_decoder = MutualDecoder(config)
         self.mask_decoder = MaskDecoder(config)
         self.loss_weights = {"cross_entropy": config.cross_entropy_weight}
-        self.add_auxiliary_tasks(config.hidden_size, config.hidden_size)
+        self.add_tasks(config.hidden_size, config.hidden_size)
         self.post_init()
 
     @torch.no_grad()
@@ -426,10 +426,6 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel):
         """Logits at the input size, (batch, height, width) (section III-D)."""
         logits = self.mask_decoder(fused.text_features, fused.text_mask, fused.maps[-1])
         return DecoderOutput(logits=resize(logits.unsqueeze(1), image_size, align_corners=False).squeeze(1))
-
-    def multimodal_features(self, fused: FusedFeatures) -> tuple[Tensor, Tensor]:
-        """F_dec, which the language is reconstructed from (section III-C), and its mask."""
-        return fused.text_features, fused.text_mask
 
     def compute_losses(self, output: DecoderOutput, mask_labels: Tensor) -> dict[str, Tensor]:
         """Binary cross-entropy (equation 5; its other loss is that of a task which any method can carry)."""

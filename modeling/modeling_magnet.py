@@ -293,7 +293,7 @@ class MagNetForReferringSegmentation(RefSegPreTrainedModel):
         self.loss_weights = {"cross_entropy": config.cross_entropy_weight, "dice": config.dice_weight}
         if config.alignment_losses:
             self.loss_weights["alignment"] = config.alignment_weight
-        self.add_auxiliary_tasks(config.stage_widths[-1], config.text_config.hidden_size)
+        self.add_tasks(config.stage_widths[-1], config.text_config.hidden_size)
         self.post_init()
 
     def load_text_encoder(self, pretrained: PreTrainedModel) -> None:

@@ -107,6 +107,31 @@ class ReferringSegmentationOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
+@dataclass(frozen=True)
+class ForwardPass:
+    """What a task may read of a forward pass with labels.
+
+    Args:
+        input_ids: the texts, (batch, tokens); None where `forward` got their features.
+        attention_mask: (batch, tokens), 1 = token, as `forward` got it; None if it got none.
+        image: the features that `fuse` read, an image for each text.
+        text: those of the texts that `fuse` read, (batch, tokens, channels).
+        text_mask: (batch, tokens), 1 = token.
+        fused: what `fuse` returned.
+        mask_labels: (batch, height, width), or (batch, frames, height, width); 1 = target, -100 = not annotated.
+        output: what the model answers, the predictions of tasks included; None where nothing was decoded.
+    """
+
+    input_ids: Tensor | None
+    attention_mask: Tensor | None
+    image: ImageFeatures
+    text: Tensor
+    text_mask: Tensor
+    fused: FusedFeatures
+    mask_labels: Tensor
+    output: ReferringSegmentationOutput | None = None
+
+
 def require_finite(**answers: Tensor | None) -> None:
     """Raises NotFiniteError where one of a model's answers, given by name, holds NaN or infinity.
 
@@ -123,6 +148,7 @@ def require_finite(**answers: Tensor | None) -> None:
 
 __all__ = [
     "DecoderOutput",
+    "ForwardPass",
     "FusedFeatures",
     "ImageFeatures",
     "NotFiniteError",

@@ -18,27 +18,24 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_encoders_refseg import longest_text
 from .configuration_refseg import RefSegConfig
 from .encoders_refseg import load_image_encoder
-from .language_reconstruction_refseg import LanguageReconstruction
+from .layers_refseg import VocabularyHead
 from .losses_refseg import NOT_ANNOTATED
-from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures, ReferringSegmentationOutput
+from .modeling_outputs_refseg import (
+    DecoderOutput,
+    ForwardPass,
+    FusedFeatures,
+    ImageFeatures,
+    ReferringSegmentationOutput,
+)
 from .pipeline_refseg import ReferringImageSegmentationPipeline, ReferringVideoSegmentationPipeline
 from .pretrained_refseg import load_encoder_weights
 from .saved_files_refseg import naming_damage
-from .tasks_refseg import (
-    MaskGrounding,
-    MaskToken,
-    PresenceHead,
-    changed_output,
-    draw_masked_words,
-)
+from .tasks_refseg import TASKS, TrainingTask
 from .text_encoders_refseg import load_text_encoder
 
 logger = logging.get_logger(__name__)
 # What makes the output of a model of the fused and the decoded features.
 Finish = Callable[[FusedFeatures, DecoderOutput], ReferringSegmentationOutput]
-# Auxiliary tasks of training alone: the name of each is that of its module and of its field of the configuration.
-TRAINING_TASKS = ("mask_grounding", "language_reconstruction")
-
 # The pipelines of every model. Importing them here also makes their code travel with each of them.
 PIPELINES = {
     "referring-image-segmentation": ReferringImageSegmentationPipeline,
@@ -60,7 +57,7 @@ def describe_pipelines(tasks: Iterable[str]) -> dict[str, dict]:
 class RefSegPreTrainedModel(PreTrainedModel):
     """Base of all methods: `forward` goes from image and text to logits and losses.
 
-    A method names its encoders `backbone` and `text_encoder`, calls `add_auxiliary_tasks`, and defines, in the order
+    A method names its encoders `backbone` and `text_encoder`, calls `add_tasks`, and defines, in the order
     of its paper, `encode_image`, `project_image` where something trained works on the image before it meets the text,
     `encode_text`, `fuse`, `decode` and `compute_losses`. It fills `loss_weights`: the weight of each loss by name,
     which may change during training.
@@ -78,8 +75,8 @@ class RefSegPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     # Losses are means over a batch, so Trainer has to average them over accumulation steps itself.
     accepts_loss_kwargs = False
-    # Earlier versions had the vocabulary's mask token alone, which is what this starts as.
-    _keys_to_ignore_on_load_missing = [r"mask_grounding\.mask_token\."]
+    # Of which a model has those that its configuration names.
+    task_classes: tuple[type[TrainingTask], ...] = TASKS
     # Without gradients no more texts than these are fused and decoded at once, each frame of a clip counting as one:
     # it bounds the memory.
     texts_per_pass = 8
@@ -91,30 +88,22 @@ class RefSegPreTrainedModel(PreTrainedModel):
         """All attention goes through transformers' interface, which guesses from the source and would guess wrong."""
         return True
 
-    def add_auxiliary_tasks(self, map_channels: int, word_channels: int) -> None:
-        """Adds the tasks that the configuration names; called in `__init__` once `loss_weights` are there.
+    @property
+    def tasks(self) -> list[TrainingTask]:
+        """The training tasks that the model has, each a module of it."""
+        return [getattr(self, task.name) for task in self.task_classes if task.is_part_of(self.config)]
+
+    def add_tasks(self, map_channels: int, text_channels: int) -> None:
+        """Adds the tasks that the configuration names; called once encoders and `loss_weights` are there.
 
         Args:
             map_channels: channels of the last of the fused maps.
-            word_channels: channels of the fused words.
+            text_channels: channels of the fused text features.
         """
-        if self.config.presence_head:
-            self.presence_head = PresenceHead(map_channels, word_channels)
-            self.loss_weights["presence"] = self.config.presence_loss_weight
-        if self.config.mask_grounding is not None:
-            self.mask_grounding = MaskGrounding(
-                self.config.mask_grounding,
-                self.config.text_config,
-                self.get_input_embeddings().embedding_dim,
-                map_channels,
-                self.config._attn_implementation,
-            )
-            self.loss_weights["mask_grounding"] = self.config.mask_grounding.loss_weight
-        if self.config.language_reconstruction is not None:
-            self.language_reconstruction = LanguageReconstruction(
-                self.config.language_reconstruction, self.config.text_config.hidden_size, map_channels
-            )
-            self.loss_weights["language_reconstruction"] = self.config.language_reconstruction.loss_weight
+        for task in self.task_classes:
+            if task.is_part_of(self.config):
+                self.add_module(task.name, task.build(self, map_channels, text_channels))
+                self.loss_weights[task.loss_name] = task.loss_weight(self.config)
 
     def post_init(self) -> None:
         super().post_init()
@@ -208,15 +197,11 @@ class RefSegPreTrainedModel(PreTrainedModel):
     ) -> nn.Embedding:
         """As in transformers; what names words of the vocabulary grows or shrinks along with it."""
         embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
-        for name in self.vocabulary_heads():
-            head = self.get_submodule(name)
+        for head in (module for module in self.modules() if isinstance(module, VocabularyHead)):
             resized = self._get_resized_lm_head(head, embeddings.num_embeddings, mean_resizing=mean_resizing)
-            self.set_submodule(name, resized.requires_grad_(head.weight.requires_grad))
+            resized.requires_grad_(head.weight.requires_grad)
+            head.weight, head.bias, head.out_features = resized.weight, resized.bias, resized.out_features
         return embeddings
-
-    def vocabulary_heads(self) -> list[str]:
-        """Names of the linear layers with an output for each word of the vocabulary."""
-        return [] if self.config.mask_grounding is None else ["mask_grounding.predictor.classifier"]
 
     def enable_input_require_grads(self) -> None:
         """As in transformers, also for embeddings that are returned along with their size, as a Swin transformer's."""
@@ -242,8 +227,8 @@ class RefSegPreTrainedModel(PreTrainedModel):
         The configuration names the pipelines, so that `pipeline(task, model=..., trust_remote_code=True)` finds their
         code beside the weights.
         """
-        tasks = {} if save_auxiliary else {name: getattr(self.config, name) for name in TRAINING_TASKS}
-        tasks = {name: task for name, task in tasks.items() if task is not None}
+        left_out = [task.name for task in self.tasks if task.is_for_training_alone and not save_auxiliary]
+        tasks = {name: getattr(self.config, name) for name in left_out}
         if tasks:
             prefixes = tuple(f"{name}." for name in tasks)
             tensors = self.state_dict() if state_dict is None else state_dict
@@ -271,11 +256,12 @@ class RefSegPreTrainedModel(PreTrainedModel):
         super().train(mode)
         for encoder in (self.backbone, self.text_encoder):
             encoder.train(mode and not is_frozen(encoder))
-        if mode and self.config.mask_grounding is not None and is_frozen(self.text_encoder):
+        idle = [task.name for task in self.tasks if task.is_for_text_encoder and mode and is_frozen(self.text_encoder)]
+        for name in idle:
             logger.warning_once(
-                "Mask Grounding is meant to train the text encoder, but all of it is frozen: only the task's own "
+                f"The task {name} is meant to train the text encoder, but all of it is frozen: only the task's own "
                 "parts and the fusion learn from it. Set freeze_text_encoder to False in the model's configuration "
-                "(or train a LoRA adapter instead of the heads alone), or leave mask_grounding out."
+                f"(or train a LoRA adapter instead of the heads alone), or leave {name} out."
             )
         return self
 
@@ -301,10 +287,10 @@ class RefSegPreTrainedModel(PreTrainedModel):
             if module.bias is not None:
                 bound = 1 / math.sqrt(module.weight[0].numel())
                 init.uniform_(module.bias, -bound, bound)
-        elif isinstance(module, MaskToken):
-            init.zeros_(module.change)
         else:
             super()._init_weights(module)
+        for task in self.tasks:
+            task.init_weights(module)
 
     def encode_image(self, pixel_values: Tensor) -> ImageFeatures:
         """What the image encoder makes of images (images, 3, height, width), or of clips where a method takes them.
@@ -555,16 +541,8 @@ class RefSegPreTrainedModel(PreTrainedModel):
         output = finish(fused, decoded)
         _require_matching_labels(mask_labels, output.logits)
         losses = further_losses | self.compute_losses(decoded, mask_labels)
-        if self.config.presence_head:
-            losses["presence"] = PresenceHead.loss(output.presence_logits, mask_labels)
-        if self.config.mask_grounding is not None:
-            losses["mask_grounding"] = self.compute_mask_grounding_loss(
-                input_ids, attention_mask, image, fused, mask_labels > 0
-            )
-        if self.config.language_reconstruction is not None:
-            losses["language_reconstruction"] = self.language_reconstruction(
-                self.finish_text(text, text_mask), text_mask, *self.multimodal_features(fused)
-            )
+        forward_pass = ForwardPass(input_ids, attention_mask, image, text, text_mask, fused, mask_labels, output)
+        losses |= {task.loss_name: task.loss(self, forward_pass) for task in self.tasks}
         return type(output)(
             loss=sum(self.loss_weights[name] * value for name, value in losses.items()),
             loss_components={name: value.detach() for name, value in losses.items()},
@@ -589,102 +567,8 @@ class RefSegPreTrainedModel(PreTrainedModel):
 
     def make_output(self, fused: FusedFeatures, decoded: DecoderOutput) -> ReferringSegmentationOutput:
         """What `forward` returns without labels."""
-        return ReferringSegmentationOutput(logits=decoded.logits, presence_logits=self.predict_presence(fused))
-
-    def predict_presence(self, fused: FusedFeatures) -> Tensor | None:
-        """Logits (batch,) of the presence head, None in a model without one."""
-        return self.presence_head(fused) if self.config.presence_head else None
-
-    def multimodal_features(self, fused: FusedFeatures) -> tuple[Tensor, Tensor]:
-        """What the language is reconstructed from, (batch, positions, channels), and a mask, (batch, positions).
-
-        Here the pixels of the last of the fused maps, those of all frames of a clip, and ones.
-        """
-        pixels = fused.maps[-1].movedim(-3, 1).flatten(2).transpose(1, 2)
-        return pixels, pixels.new_ones(pixels.shape[:2])
-
-    def compute_mask_grounding_loss(
-        self,
-        input_ids: Tensor | None,
-        attention_mask: Tensor | None,
-        image: ImageFeatures,
-        fused: FusedFeatures,
-        mask_labels: Tensor,
-    ) -> Tensor:
-        """The loss of naming words drawn at random; in evaluation mode the same words each time.
-
-        Raises:
-            ValueError: `input_ids` is None.
-        """
-        if input_ids is None:
-            raise ValueError("Mask Grounding masks words: pass `input_ids` instead of `text_embeds` along with masks.")
-        task = self.config.mask_grounding
-        generator = None if self.training else torch.Generator().manual_seed(0)
-        is_masked = draw_masked_words(
-            input_ids, attention_mask, task.special_token_ids, task.mask_probability, generator
-        )
-        logits = self.name_masked_words(input_ids, attention_mask, is_masked, image, fused, mask_labels)
-        return MaskGrounding.loss(logits, input_ids, is_masked, mask_labels)
-
-    def name_masked_words(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None,
-        is_masked: Tensor,
-        image: ImageFeatures,
-        fused: FusedFeatures,
-        mask_labels: Tensor,
-    ) -> Tensor:
-        """Logits (masked words, vocabulary) of the words that `is_masked` (batch, tokens) takes out of `input_ids`.
-
-        `image` is for each text, `fused` what `fuse` makes of it and of the whole sentence.
-        """
-        task = self.config.mask_grounding
-        # Through frozen layers as well, for the gradient of the mask token.
-        with changed_output(
-            self.get_input_embeddings(), lambda words: self.mask_grounding.mask_token(words, is_masked)
-        ):
-            text = self.encode_text(input_ids.masked_fill(is_masked, task.mask_token_id), attention_mask)
-        if task.image_features == "masked_sentence" and self.maps_hold_language:
-            fused = self.fuse(image, text, fused.text_mask)
-        text = self.finish_text(text, fused.text_mask)
-        maps, mask_labels = grounded_frame(fused.maps[-1], mask_labels)
-        return self.mask_grounding(text, fused.text_mask, is_masked, maps, mask_labels)
-
-    @torch.no_grad()
-    def predict_masked_words(
-        self,
-        pixel_values: Tensor,
-        input_ids: Tensor,
-        is_masked: Tensor,
-        mask_labels: Tensor,
-        attention_mask: Tensor | None = None,
-    ) -> Tensor:
-        """The token ids (masked words,) that a model with Mask Grounding takes for the masked words.
-
-        Args:
-            pixel_values: normalized images (batch, 3, height, width), one for each text or a single one.
-            input_ids: the whole sentences (batch, tokens).
-            is_masked: the words to mask and name, bool (batch, tokens); `input_ids[is_masked]` would be right.
-            mask_labels: the targets (batch, height, width).
-            attention_mask: (batch, tokens), 1 = word.
-        """
-        image, text, text_mask = self.encode_inputs(pixel_values, input_ids, attention_mask)
-        fused = self.fuse(image, text, text_mask)
-        logits = self.name_masked_words(input_ids, attention_mask, is_masked, image, fused, mask_labels > 0)
-        return logits.argmax(1)
-
-
-def grounded_frame(maps: Tensor, mask_labels: Tensor) -> tuple[Tensor, Tensor]:
-    """What words are named from: maps (batch, channels, h, w) and labels (batch, height, width) of images.
-
-    Of clips, which have a frame axis behind the batch, it is the frame that shows most of the target.
-    """
-    if maps.ndim == 4:
-        return maps, mask_labels
-    place = mask_labels.flatten(2).sum(2).argmax(1)
-    batch = torch.arange(place.shape[0], device=place.device)
-    return maps[batch, place], mask_labels[batch, place]
+        predictions = {name: value for task in self.tasks for name, value in task.predict(fused).items()}
+        return ReferringSegmentationOutput(logits=decoded.logits, **predictions)
 
 
 def find_input_embeddings(model: PreTrainedModel) -> list[nn.Module]:

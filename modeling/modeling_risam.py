@@ -349,7 +349,7 @@ class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             self.fusion[-1].word_norm = nn.Identity()
         self.mask_decoder = MASK_DECODER[config.mask_decoder](config)
         self.loss_weights = {"focal": config.focal_loss_weight, "dice": config.dice_loss_weight}
-        self.add_auxiliary_tasks(config.hidden_size, config.hidden_size)
+        self.add_tasks(config.hidden_size, config.hidden_size)
         self.post_init()
 
     @torch.no_grad()

@@ -24,7 +24,7 @@ from .modeling_lavt import (
     PooledSentence,
 )
 from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures
-from .modeling_refseg import TRAINING_TASKS, can_be_read
+from .modeling_refseg import can_be_read
 from .video_swin_refseg import VideoSwinModel, inflate_swin, load_pretrained_video_swin
 
 Kernel = tuple[int, int, int]
@@ -361,9 +361,9 @@ class VideoLavtForReferringSegmentation(LavtForReferringSegmentation):
             if old.fuses(index):
                 ours.fusion.init_from_image(image.fusion)
                 ours.pathway.load_state_dict(image.pathway.state_dict())
-        for task in ("presence_head", *TRAINING_TASKS):
-            if kept[task] and not _differ(config.get(task, kept[task]), kept[task]):
-                getattr(model, task).load_state_dict(getattr(image_model, task).state_dict())
+        for task in model.tasks:
+            if getattr(model.config, task.name) == getattr(old, task.name):
+                task.load_state_dict(getattr(image_model, task.name).state_dict())
         return model.eval()
 
     def encode_image(self, pixel_values: Tensor) -> ImageFeatures:

@@ -1,56 +1,127 @@
-"""Training tasks beside the masks that any method can carry."""
+"""Training tasks: what any method can learn beside the masks, each a class that knows all about itself.
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+`TrainingTask` is what a model asks of them. One more is a class of this kind in `TASKS`, and a field of its name in
+the configuration.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import BertConfig, PreTrainedConfig
+from transformers import BertConfig, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.bert.modeling_bert import BertEncoder, BertPreTrainedModel
 
-from .configuration_refseg import MaskGroundingConfig
-from .layers_refseg import masked_mean, pixel_centers
-from .modeling_outputs_refseg import FusedFeatures
+from .configuration_refseg import LanguageReconstructionConfig, MaskGroundingConfig, RefSegConfig
+from .layers_refseg import (
+    TokenBatchNorm,
+    VocabularyHead,
+    independent_draws,
+    masked_mean,
+    pixel_centers,
+    sinusoidal_positions,
+    to_tokens,
+)
+from .losses_refseg import masked_word_loss, presence_loss
+from .modeling_outputs_refseg import ForwardPass, FusedFeatures
 from .precision_refseg import at_least_float32
 
-GOLDEN_RATIO = (1 + 5**0.5) / 2
+
+class TrainingTask(nn.Module, ABC):
+    """A part of a model that learns a task of its own: a module of the model, by the name of the task.
+
+    A model has those tasks whose field of the configuration is neither None nor False. What may be missing in a
+    checkpoint stands in `_keys_to_ignore_on_load_missing`, as in transformers' models.
+    """
+
+    # Of the module, and of the configuration's field.
+    name: ClassVar[str]
+    loss_name: ClassVar[str]
+    # Whether inference uses nothing of it, so that a model can be saved without it.
+    is_for_training_alone: ClassVar[bool] = True
+    # Whether it is there for the sake of the text encoder, which then has to be trained.
+    is_for_text_encoder: ClassVar[bool] = False
+
+    @classmethod
+    def is_part_of(cls, config: RefSegConfig) -> bool:
+        """Whether models of this configuration have the task."""
+        return bool(getattr(config, cls.name))
+
+    @classmethod
+    def loss_weight(cls, config: RefSegConfig) -> float:
+        """How much its loss counts beside the others, to begin with."""
+        return getattr(config, cls.name).loss_weight
+
+    @classmethod
+    @abstractmethod
+    def build(cls, model: PreTrainedModel, map_channels: int, text_channels: int) -> "TrainingTask":
+        """The module that a model needs.
+
+        Args:
+            model: a model with its encoders; the task is part of its configuration.
+            map_channels: channels of the last of the fused maps.
+            text_channels: channels of the fused text features.
+        """
+
+    @staticmethod
+    def init_weights(module: nn.Module) -> None:
+        """Starts the parameters of a module of the task for which transformers and PyTorch have no rule."""
+
+    def predict(self, fused: FusedFeatures) -> dict[str, Tensor]:
+        """What it answers at inference as well, as fields of [`ReferringSegmentationOutput`]."""
+        return {}
+
+    @abstractmethod
+    def loss(self, model: PreTrainedModel, forward_pass: ForwardPass) -> Tensor:
+        """The unweighted loss, a scalar: the mean over the samples of which the task can be learned, 0 without any.
+
+        `model` is the one that it is part of. A task that reads more than the pass holds encodes and fuses by itself.
+        """
 
 
-class PresenceHead(nn.Module):
-    """Whether there is a target at all, from the coarsest fused map and the words.
+class PresenceHead(TrainingTask):
+    """Whether there is a target at all, from the coarsest fused map and the text.
 
     Args:
         map_channels: channels of the last of the fused maps.
-        word_channels: channels of the fused words.
+        text_channels: channels of the fused text features.
     """
 
-    def __init__(self, map_channels: int, word_channels: int) -> None:
+    name = "presence_head"
+    loss_name = "presence"
+    is_for_training_alone = False
+
+    def __init__(self, map_channels: int, text_channels: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(2 * map_channels + word_channels)
+        self.norm = nn.LayerNorm(2 * map_channels + text_channels)
         self.classifier = nn.Sequential(
-            nn.Linear(2 * map_channels + word_channels, map_channels), nn.GELU(), nn.Linear(map_channels, 1)
+            nn.Linear(2 * map_channels + text_channels, map_channels), nn.GELU(), nn.Linear(map_channels, 1)
         )
+
+    @classmethod
+    def build(cls, model: PreTrainedModel, map_channels: int, text_channels: int) -> "PresenceHead":
+        return cls(map_channels, text_channels)
+
+    @classmethod
+    def loss_weight(cls, config: RefSegConfig) -> float:
+        return config.presence_loss_weight
 
     def forward(self, fused: FusedFeatures) -> Tensor:
         """Logits (batch,): above 0 there is a target."""
-        # Those of all frames of a clip.
-        pixels = fused.maps[-1].movedim(-3, 1).flatten(2)
+        pixels = to_tokens(fused.maps[-1])
         sentence = masked_mean(fused.text_features, fused.text_mask)
-        return self.classifier(self.norm(torch.cat([pixels.mean(2), pixels.amax(2), sentence], 1))).squeeze(1)
+        return self.classifier(self.norm(torch.cat([pixels.mean(1), pixels.amax(1), sentence], 1))).squeeze(1)
 
-    @staticmethod
-    def loss(logits: Tensor, mask_labels: Tensor) -> Tensor:
-        """Binary cross-entropy of `logits` (batch,); a target is present where its mask (batch, ...) is not empty.
+    def predict(self, fused: FusedFeatures) -> dict[str, Tensor]:
+        return {"presence_logits": self(fused)}
 
-        The mean over the texts whose masks have a value of at least 0: of others nobody knows.
-        """
-        labels, logits = mask_labels.flatten(1), at_least_float32(logits)
-        present, is_known = (labels > 0).any(1).to(logits.dtype), (labels >= 0).any(1)
-        losses = F.binary_cross_entropy_with_logits(logits, present, reduction="none")
-        return (losses * is_known).sum() / is_known.sum().clamp(min=1)
+    def loss(self, model: PreTrainedModel, forward_pass: ForwardPass) -> Tensor:
+        return presence_loss(forward_pass.output.presence_logits, forward_pass.mask_labels)
 
 
 class MaskToken(nn.Module):
@@ -140,7 +211,7 @@ class MaskedTokenPredictor(BertPreTrainedModel):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.encoder = BertEncoder(config)
-        self.classifier = nn.Linear(config.hidden_size, config.vocab_size)
+        self.classifier = VocabularyHead(config.hidden_size, config.vocab_size)
         self.post_init()
 
     def forward(self, tokens: Tensor, token_mask: Tensor, is_masked: Tensor) -> Tensor:
@@ -149,7 +220,7 @@ class MaskedTokenPredictor(BertPreTrainedModel):
         return self.classifier(self.encoder(tokens, mask).last_hidden_state[is_masked])
 
 
-class MaskGrounding(nn.Module):
+class MaskGrounding(TrainingTask):
     """Names masked words from the rest of the sentence, the image and the target's mask (MagNet, section 3.2).
 
     Args:
@@ -163,6 +234,12 @@ class MaskGrounding(nn.Module):
         ValueError: a token id that the vocabulary does not have.
     """
 
+    name = "mask_grounding"
+    loss_name = "mask_grounding"
+    is_for_text_encoder = True
+    # Earlier versions had the vocabulary's mask token alone, which is what this starts as.
+    _keys_to_ignore_on_load_missing = [r"mask_grounding\.mask_token\."]
+
     def __init__(
         self,
         config: MaskGroundingConfig,
@@ -172,6 +249,7 @@ class MaskGrounding(nn.Module):
         attention: str,
     ) -> None:
         super().__init__()
+        self.config = config
         if not 0 <= config.mask_token_id < text_config.vocab_size:
             raise ValueError(
                 f"mask_grounding: mask_token_id is {config.mask_token_id}, but the vocabulary has "
@@ -181,17 +259,27 @@ class MaskGrounding(nn.Module):
         self.words = WordTokens(text_config.hidden_size, channels)
         image = [ImageTokens(channels, config.max_map_size)] if config.image_tokens else []
         self.context = nn.ModuleList([*image, *(token(channels) for token in MASK_TOKENS[config.mask_encoder])])
-        self.predictor = MaskedTokenPredictor(
-            BertConfig(
-                vocab_size=text_config.vocab_size,
-                hidden_size=channels,
-                num_hidden_layers=config.predictor_layers,
-                # 64 channels each, as in BERT.
-                num_attention_heads=max(1, channels // 64) if channels % 64 == 0 else 1,
-                intermediate_size=4 * channels,
-                attn_implementation=attention,
-            )
+        predictor = BertConfig(
+            vocab_size=text_config.vocab_size,
+            hidden_size=channels,
+            num_hidden_layers=config.predictor_layers,
+            num_attention_heads=channels // 64 if channels % 64 == 0 else 1,  # as in BERT
+            intermediate_size=4 * channels,
+            attn_implementation=attention,
         )
+        self.predictor = MaskedTokenPredictor(predictor)
+
+    @classmethod
+    def build(cls, model: PreTrainedModel, map_channels: int, text_channels: int) -> "MaskGrounding":
+        config, embedding_size = model.config, model.get_input_embeddings().embedding_dim
+        return cls(
+            config.mask_grounding, config.text_config, embedding_size, map_channels, config._attn_implementation
+        )
+
+    @staticmethod
+    def init_weights(module: nn.Module) -> None:
+        if isinstance(module, MaskToken):
+            init.zeros_(module.change)
 
     def forward(
         self, words: Tensor, word_mask: Tensor, is_masked: Tensor, maps: Tensor, mask_labels: Tensor
@@ -211,34 +299,164 @@ class MaskGrounding(nn.Module):
             torch.cat(tokens, 1), F.pad(word_mask, (0, others), value=1), F.pad(is_masked, (0, others), value=False)
         )
 
-    @staticmethod
-    def loss(logits: Tensor, input_ids: Tensor, is_masked: Tensor, mask_labels: Tensor) -> Tensor:
-        """Cross-entropy of the masked words: a mean over those of each sentence, then over the sentences.
+    def loss(self, model: PreTrainedModel, forward_pass: ForwardPass) -> Tensor:
+        """`masked_word_loss` of words drawn at random, the same ones each time in evaluation mode.
 
-        A sentence without a target or without a masked word is left out; 0 where none is left.
+        Raises:
+            ValueError: the pass has no `input_ids`.
+        """
+        input_ids, targets = forward_pass.input_ids, forward_pass.mask_labels > 0
+        if input_ids is None:
+            raise ValueError("Mask Grounding masks words: pass `input_ids` instead of `text_embeds` along with masks.")
+        task, generator = self.config, None if self.training else torch.Generator().manual_seed(0)
+        is_masked = draw_masked_words(
+            input_ids, forward_pass.attention_mask, task.special_token_ids, task.mask_probability, generator
+        )
+        logits = self.name_masked_words(model, forward_pass, is_masked)
+        return masked_word_loss(logits, input_ids, is_masked, targets.flatten(1).any(1))
+
+    def name_masked_words(self, model: PreTrainedModel, forward_pass: ForwardPass, is_masked: Tensor) -> Tensor:
+        """Logits (masked words, vocabulary) of the words that `is_masked` (batch, tokens) takes out of the texts."""
+        input_ids, attention_mask = forward_pass.input_ids, forward_pass.attention_mask
+        fused, text_mask = forward_pass.fused, forward_pass.text_mask
+        # Through frozen layers as well, for the gradient of the mask token.
+        embeddings = model.get_input_embeddings()
+        with embeddings.register_forward_hook(lambda module, ids, words: self.mask_token(words, is_masked)):
+            text = model.encode_text(input_ids.masked_fill(is_masked, self.config.mask_token_id), attention_mask)
+        if self.config.image_features == "masked_sentence" and model.maps_hold_language:
+            fused = model.fuse(forward_pass.image, text, text_mask)
+        maps, targets = grounded_frame(fused.maps[-1], forward_pass.mask_labels > 0)
+        return self(model.finish_text(text, text_mask), text_mask, is_masked, maps, targets)
+
+    @torch.no_grad()
+    def predict_masked_words(
+        self,
+        model: PreTrainedModel,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        is_masked: Tensor,
+        mask_labels: Tensor,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """The token ids (masked words,) that the task of this model takes for the masked words.
+
+        `is_masked` (batch, tokens) is bool: `input_ids[is_masked]` would be right. The other inputs are those of the
+        model's `forward`.
+        """
+        image, text, text_mask = model.encode_inputs(pixel_values, input_ids, attention_mask)
+        fused = model.fuse(image, text, text_mask)
+        forward_pass = ForwardPass(input_ids, attention_mask, image, text, text_mask, fused, mask_labels)
+        return self.name_masked_words(model, forward_pass, is_masked).argmax(1)
+
+
+class AttendedSentence(nn.Module):
+    """The sentence as the words' features, weighted by an attention that they give themselves.
+
+    `words` (batch, tokens, channels), `word_mask` (batch, tokens) with 1 = word; returns (batch, channels).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        # A bias would be the same for all words: the softmax takes it out.
+        self.score = nn.Linear(channels, 1, bias=False)
+
+    def forward(self, words: Tensor, word_mask: Tensor) -> Tensor:
+        scores = self.score(words).masked_fill(word_mask.unsqueeze(-1) == 0, -math.inf)
+        return (scores.softmax(1) * words).sum(1)
+
+
+class LastWord(nn.Module):
+    """The sentence as the features of its last word; inputs and result as in `AttendedSentence`."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+
+    def forward(self, words: Tensor, word_mask: Tensor) -> Tensor:
+        last = (word_mask != 0).sum(1).clamp(min=1) - 1
+        return words[torch.arange(words.shape[0], device=words.device), last]
+
+
+class ReconstructionLayer(nn.Module):
+    """A linear layer, batch normalization and ReLU (section IV-A); `mask` (batch, positions) with 1 = a feature."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, channels, bias=False)
+        self.norm = TokenBatchNorm(channels)
+
+    def forward(self, features: Tensor, mask: Tensor) -> Tensor:
+        return F.relu(self.norm(self.linear(features), mask))
+
+
+class LanguageReconstruction(TrainingTask):
+    """Compares the encoded sentence with what can be read of it from multi-modal features (M3Att, section III-C).
+
+    Sections, equations and figures are those of M3Att's paper.
+
+    Args:
+        config: the task's configuration.
+        word_channels: channels of the encoded words, an even number.
+        feature_channels: channels of the multi-modal features.
+    """
+
+    name = "language_reconstruction"
+    loss_name = "language_reconstruction"
+    SENTENCE_VECTORS = {"attention": AttendedSentence, "last_word": LastWord}
+
+    def __init__(self, config: LanguageReconstructionConfig, word_channels: int, feature_channels: int) -> None:
+        super().__init__()
+        self.sentence_vector = self.SENTENCE_VECTORS[config.sentence_vector](word_channels)
+        self.projection = nn.Linear(word_channels, feature_channels, bias=False)
+        self.layers = nn.ModuleList(ReconstructionLayer(feature_channels) for _ in range(config.num_layers))
+
+    @classmethod
+    def build(cls, model: PreTrainedModel, map_channels: int, text_channels: int) -> "LanguageReconstruction":
+        channels = map_channels if model.maps_hold_language else text_channels
+        return cls(model.config.language_reconstruction, model.config.text_config.hidden_size, channels)
+
+    def loss(self, model: PreTrainedModel, forward_pass: ForwardPass) -> Tensor:
+        """Of the pixels of the last fused map, or of the fused text where the maps hold no language."""
+        fused, text_mask = forward_pass.fused, forward_pass.text_mask
+        features, feature_mask = fused.text_features, fused.text_mask
+        if model.maps_hold_language:
+            features = to_tokens(fused.maps[-1])
+            feature_mask = features.new_ones(features.shape[:2])
+        return self(model.finish_text(forward_pass.text, text_mask), text_mask, features, feature_mask)
+
+    def forward(self, words: Tensor, word_mask: Tensor, features: Tensor, feature_mask: Tensor) -> Tensor:
+        """The loss: the mean squared difference of both sides, a scalar.
 
         Args:
-            logits: (masked words, vocabulary), what `forward` returned.
-            input_ids: the words as they were before they were masked, (batch, tokens).
-            is_masked: (batch, tokens) bool.
-            mask_labels: (batch, height, width), not 0 = target.
+            words: the encoded words F_t, (batch, tokens, word channels).
+            word_mask: (batch, tokens), 1 = word.
+            features: multi-modal features, those of words or of pixels, (batch, positions, feature channels).
+            feature_mask: (batch, positions), 1 = a feature.
         """
-        has_target = (mask_labels != 0).flatten(1).any(1)
-        losses = F.cross_entropy(at_least_float32(logits), input_ids[is_masked], reduction="none")
-        is_counted = (is_masked & has_target[:, None]).to(losses.dtype)
-        weights = is_counted / is_masked.sum(1, keepdim=True).clamp(min=1)
-        sentences = (has_target & is_masked.any(1)).sum().clamp(min=1)
-        return (losses * weights[is_masked]).sum() / sentences
+        projected = self.project(words, self.sentence_vector(words, word_mask), word_mask)
+        return F.mse_loss(at_least_float32(self.reconstruct(features, feature_mask)), at_least_float32(projected))
+
+    def project(self, words: Tensor, sentences: Tensor, word_mask: Tensor) -> Tensor:
+        """F_proj of the words F_t and the sentence F'_t (equation 4), (batch, feature channels)."""
+        language = torch.cat([words + sinusoidal_positions(words), sentences.unsqueeze(1)], 1)
+        return masked_mean(F.relu(self.projection(language)), F.pad(word_mask, (0, 1), value=1))
+
+    def reconstruct(self, features: Tensor, feature_mask: Tensor) -> Tensor:
+        """F_rec, (batch, feature channels)."""
+        for layer in self.layers:
+            features = layer(features, feature_mask)
+        return masked_mean(features, feature_mask)
 
 
-@contextmanager
-def changed_output(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """What the module gives goes through `change`."""
-    hook = module.register_forward_hook(lambda module, arguments, output: change(output))
-    try:
-        yield
-    finally:
-        hook.remove()
+def grounded_frame(maps: Tensor, mask_labels: Tensor) -> tuple[Tensor, Tensor]:
+    """What words are named from: maps (batch, channels, h, w) and labels (batch, height, width) of images.
+
+    Of clips, which have a frame axis behind the batch, it is the frame that shows most of the target.
+    """
+    if maps.ndim == 4:
+        return maps, mask_labels
+    place = mask_labels.flatten(2).sum(2).argmax(1)
+    batch = torch.arange(place.shape[0], device=place.device)
+    return maps[batch, place], mask_labels[batch, place]
 
 
 def draw_masked_words(
@@ -261,20 +479,6 @@ def draw_masked_words(
     return is_word & (draws <= draws.amin(1, keepdim=True).clamp(min=probability))
 
 
-def independent_draws(places: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Random numbers in [0, 1), one for each of `places`, of any shape and type, on its device.
-
-    `generator`, one on the CPU, gives the same numbers each time. Without one they are torch's own, which a run that
-    resumes brings back, moved on by the rank of the process: processes of one training start from the same seed, and
-    would mask the same places.
-    """
-    if generator is not None:
-        return torch.rand(places.shape, generator=generator).to(places.device)
-    rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-    # Multiples of the golden ratio lie far apart on the circle, however many they are.
-    return (torch.rand(places.shape, device=places.device) + rank * GOLDEN_RATIO % 1) % 1
-
-
 def mask_centers(mask_labels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """The mean place (x, y), in [0, 1], of the pixels of masks (batch, height, width): (batch, 2); 0 if empty.
 
@@ -291,4 +495,6 @@ def coordinate_mlp(channels: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(2, channels), nn.GELU(), nn.Linear(channels, channels))
 
 
-__all__ = ["MaskGrounding", "MaskToken", "PresenceHead"]
+TASKS: tuple[type[TrainingTask], ...] = (PresenceHead, MaskGrounding, LanguageReconstruction)
+
+__all__ = ["TASKS", "LanguageReconstruction", "MaskGrounding", "PresenceHead", "TrainingTask"]

@@ -14,8 +14,11 @@ from hf_refseg.modeling.losses_refseg import (
     error_weighted_cross_entropy,
     focal_loss,
     iou_loss,
+    masked_word_loss,
     pixel_to_pixel_loss,
     pixel_to_text_loss,
+    presence_loss,
+    reconstructed_word_loss,
     two_class_boundary_loss,
     two_class_dice_loss,
     two_class_focal_loss,
@@ -175,6 +178,37 @@ def test_samples_that_do_not_count_have_no_part(maps, loss: Callable) -> None:
     actual = loss(logits, labels, is_counted=is_counted).item()
     assert actual == pytest.approx(loss(logits[is_counted], labels[is_counted]).item(), rel=1e-5)
     assert actual != pytest.approx(loss(logits, labels).item(), rel=1e-3)
+
+
+def test_presence() -> None:
+    """Of the texts that somebody annotated, whatever part of them."""
+    labels = torch.zeros(4, 3, 2, 2, dtype=torch.long)
+    labels[1, 1:] = labels[2, 0] = labels[3] = -100
+    labels[2, 1, 0, 1] = 1
+    logits = torch.tensor([0.7, -0.3, 1.2, 9.0])
+    terms = [math.log(1 + math.exp(0.7)), math.log(1 + math.exp(-0.3)), math.log(1 + math.exp(-1.2))]
+    assert presence_loss(logits, labels).item() == pytest.approx(sum(terms) / 3, rel=1e-5)
+    assert presence_loss(logits, torch.full_like(labels, -100)) == 0
+
+
+def test_masked_words_are_a_mean_over_those_of_each_sentence() -> None:
+    logits, ids = torch.randn(4, 5, 12), torch.randint(0, 12, (4, 5))
+    is_masked = torch.zeros(4, 5, dtype=torch.bool)
+    is_masked[0, 1:4] = is_masked[1, 2] = is_masked[2, 0] = True
+
+    def mean_of(sentences: tuple[int, ...]) -> float:
+        means = []
+        for index in sentences:
+            words = [word for word in range(5) if is_masked[index, word]]
+            losses = [-math.log(logits[index, word].softmax(0)[ids[index, word]]) for word in words]
+            means.append(sum(losses) / len(losses))
+        return sum(means) / len(means)
+
+    counted = torch.tensor([True, True, False, True])
+    assert masked_word_loss(logits[is_masked], ids, is_masked, counted).item() == pytest.approx(mean_of((0, 1)), 1e-5)
+    assert reconstructed_word_loss(logits, ids, is_masked).item() == pytest.approx(mean_of((0, 1, 2)), rel=1e-5)
+    assert masked_word_loss(logits[is_masked], ids, is_masked, counted & False) == 0
+    assert reconstructed_word_loss(logits, ids, is_masked & False) == 0
 
 
 def perfect(labels: torch.Tensor) -> torch.Tensor:

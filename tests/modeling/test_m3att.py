@@ -24,7 +24,6 @@ from hf_refseg import (
 )
 from hf_refseg.data.vocabulary import train_word_tokenizer
 from hf_refseg.modeling.configuration_refseg import LanguageReconstructionConfig
-from hf_refseg.modeling.language_reconstruction_refseg import LanguageReconstruction
 from hf_refseg.modeling.layers_refseg import TokenBatchNorm, map_positions
 from hf_refseg.modeling.modeling_m3att import (
     IterativeInteraction,
@@ -33,6 +32,7 @@ from hf_refseg.modeling.modeling_m3att import (
     PlainInteraction,
 )
 from hf_refseg.modeling.recurrent_text_refseg import RecurrentTextConfig, RecurrentTextEncoder
+from hf_refseg.modeling.tasks_refseg import LanguageReconstruction
 
 TINY_SWIN, TINY_BERT = TinyM3Att.fields["backbone_config"], TinyM3Att.fields["text_config"]
 TIMM = {"model_type": "timm_backbone", "backbone": "resnet10t", "out_indices": [-3, -2, -1]}

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -21,8 +22,9 @@ from hf_refseg import (
     RisamConfig,
     RisamForReferringSegmentation,
 )
-from hf_refseg.modeling import tasks_refseg
+from hf_refseg.modeling import layers_refseg
 from hf_refseg.modeling.configuration_refseg import MaskGroundingConfig
+from hf_refseg.modeling.modeling_outputs_refseg import ForwardPass
 from hf_refseg.modeling.tasks_refseg import (
     AverageToken,
     CenterToken,
@@ -114,8 +116,8 @@ def test_only_ordinary_words_are_masked_and_one_at_least():
 
 def test_a_seed_gives_the_same_words_and_processes_draw_apart(monkeypatch):
     def draw(rank: int) -> Tensor:
-        monkeypatch.setattr(tasks_refseg.dist, "is_initialized", lambda: True)
-        monkeypatch.setattr(tasks_refseg.dist, "get_rank", lambda: rank)
+        monkeypatch.setattr(layers_refseg.dist, "is_initialized", lambda: True)
+        monkeypatch.setattr(layers_refseg.dist, "get_rank", lambda: rank)
         torch.manual_seed(5)
         ids = torch.full((20, 9), 7)
         return torch.stack([draw_masked_words(ids, None, SPECIAL, 0.15, None) for _ in range(2)])
@@ -128,7 +130,7 @@ def test_a_seed_gives_the_same_words_and_processes_draw_apart(monkeypatch):
 
 def test_training_draws_anew_and_evaluation_does_not(batch, count_calls):
     model = build()
-    calls = count_calls(model, "name_masked_words")
+    calls = count_calls(model.mask_grounding, "name_masked_words")
     for mode in (True, True, True, False, False):
         model.train(mode)(**batch)
     trained, evaluated = [call[2] for call in calls[:3]], [call[2] for call in calls[3:]]
@@ -176,24 +178,6 @@ def test_context_tokens_against_slow_loops():
         for x in range(4):
             place = perceptron(image.position, torch.tensor([(x + 0.5) / 4, (y + 0.5) / 4]))
             assert_close(tokens[:, 4 * y + x], maps[:, :, y, 2 * x : 2 * x + 2].mean(2) + place)
-
-
-def test_the_loss_against_a_slow_loop():
-    torch.manual_seed(0)
-    ids, logits = torch.randint(0, 12, (4, 5)), torch.randn(4, 5, 12)
-    is_masked = torch.zeros(4, 5, dtype=torch.bool)
-    is_masked[0, 1:4] = is_masked[1, 2] = is_masked[2, 0] = True
-    masks = torch.zeros(4, 8, 8, dtype=torch.long)
-    masks[[0, 1, 3], 2] = 1
-    sentences = []
-    for index in (0, 1):
-        words = [
-            logits[index, word].logsumexp(0) - logits[index, word, ids[index, word]]
-            for word in range(5)
-            if is_masked[index, word]
-        ]
-        sentences.append(sum(words) / len(words))
-    assert_close(MaskGrounding.loss(logits[is_masked], ids, is_masked, masks), sum(sentences) / 2)
 
 
 def test_the_masked_sentence_is_what_the_text_encoder_reads(batch, count_calls):
@@ -248,8 +232,10 @@ def test_a_masked_word_shows_through_the_main_pass_alone(batch):
         image = model.get_image_features(batch["pixel_values"])
         logits = []
         for ids in (batch["input_ids"], other):
-            fused = model.fuse(image, model.get_text_features(ids).last_hidden_state, torch.ones(4, 5))
-            logits.append(model.name_masked_words(ids, None, is_masked, image, fused, batch["mask_labels"]))
+            text, text_mask = model.get_text_features(ids).last_hidden_state, torch.ones(4, 5)
+            fused = model.fuse(image, text, text_mask)
+            forward_pass = ForwardPass(ids, None, image, text, text_mask, fused, batch["mask_labels"])
+            logits.append(model.mask_grounding.name_masked_words(model, forward_pass, is_masked))
         assert torch.equal(*logits) != shows
 
 
@@ -356,7 +342,7 @@ def test_only_the_masks_place_tells_the_word():
         unseen = two_circles(100, generator)
         is_masked = torch.zeros(100, 5, dtype=torch.bool)
         is_masked[:, 2] = True
-        predicted = model.eval().predict_masked_words(**unseen, is_masked=is_masked)
+        predicted = model.eval().mask_grounding.predict_masked_words(model, **unseen, is_masked=is_masked)
         accuracy[name] = (predicted == unseen["input_ids"][:, 2]).float().mean().item()
     assert accuracy["text only"] == 0.5
     assert accuracy["full"] > 0.9
@@ -364,12 +350,13 @@ def test_only_the_masks_place_tells_the_word():
 
 def test_predictions_are_those_of_the_masked_words(batch):
     model = build()
+    predict = partial(model.mask_grounding.predict_masked_words, model)
     is_masked = torch.zeros(4, 5, dtype=torch.bool)
     is_masked[0, 1:4] = is_masked[2, 2] = is_masked[3, 1] = True
-    predicted = model.predict_masked_words(**batch, is_masked=is_masked)
+    predicted = predict(**batch, is_masked=is_masked)
     assert predicted.shape == (5,) and not predicted.requires_grad
     alone = {name: value[2:3] for name, value in batch.items()}
-    assert torch.equal(model.predict_masked_words(**alone, is_masked=is_masked[2:3]), predicted[3:4])
+    assert torch.equal(predict(**alone, is_masked=is_masked[2:3]), predicted[3:4])
 
 
 def test_words_are_needed(batch):

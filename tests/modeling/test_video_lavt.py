@@ -22,8 +22,8 @@ from hf_refseg import (
 )
 from hf_refseg.modeling import video_swin_refseg
 from hf_refseg.modeling.losses_refseg import two_class_dice_loss
-from hf_refseg.modeling.modeling_refseg import grounded_frame
 from hf_refseg.modeling.modeling_video_lavt import ConcatenatedBranches, UnchangedWords, WordUpdate
+from hf_refseg.modeling.tasks_refseg import grounded_frame
 from hf_refseg.modeling.video_swin_refseg import (
     VideoSwinConfig,
     VideoSwinModel,
@@ -198,7 +198,7 @@ class TestVideoLavt(TinyVideoLavt, MethodTests):
         model, inputs, labels = self.build(mask_grounding=GROUNDING), self.clips(), self.clip_labels()
         is_masked = torch.zeros(2, 6, dtype=torch.bool)
         is_masked[:, 2] = True
-        named = model.predict_masked_words(is_masked=is_masked, mask_labels=labels, **inputs)
+        named = model.mask_grounding.predict_masked_words(model, is_masked=is_masked, mask_labels=labels, **inputs)
         assert named.shape == (2,)
 
     @pytest.mark.parametrize("structure", STRUCTURES)
