@@ -23,11 +23,11 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin, TrainingArguments
-from transformers.image_utils import PILImageResampling
 
 from ..data.examples import open_image, read_image_file, undecoded
 from ..files import OutputError, begin_folder, only_writer, write_whole, writing_into
 from ..messages import BadInputError, short_text
+from ..modeling.inference_refseg import evaluation_mode, to_model
 from ..modeling.modeling_outputs_refseg import ImageFeatures
 from ..modeling.modeling_refseg import is_frozen
 
@@ -142,12 +142,11 @@ class FeatureCache:
         self, model: PreTrainedModel, images: _ImagesToEncode, batch_size: int, num_workers: int, progress: bool
     ) -> None:
         batches = DataLoader(images, batch_size, num_workers=num_workers)
-        model.backbone.eval()
         finished = 0
         bar = tqdm(total=len(images), desc="encode images", unit="image", disable=not progress)
-        with bar, torch.inference_mode():
+        with bar, evaluation_mode(model):
             for pixel_values, sizes, names in batches:
-                encoded = model.get_encoder_features(pixel_values.to(model.device, model.dtype))
+                encoded = model.get_encoder_features(**to_model(model, BatchFeature({"pixel_values": pixel_values})))
                 files = [_pack(encoded, index, *size) for index, size in enumerate(sizes.tolist())]
                 if finished == 0:
                     self._check_space(len(files[0]), len(images), progress)
@@ -244,27 +243,12 @@ class EncodedCollator:
         items = list(items)
         images = [item["image"].features for item in items]
         features = join_images(images).apply_to_tensors(lambda tensor: tensor.to(self.dtype))
-        texts = self.processor(text=[item["text"] for item in items], return_tensors="pt")
-        return EncodedBatch(
-            {
-                "encoder_features": features,
-                **texts,
-                "mask_labels": self._resize_masks([item["mask"] for item in items]),
-            }
-        )
-
-    def _resize_masks(self, masks: list) -> Tensor:
-        # The image processor resizes masks along with images only; here they take the place of the images.
-        resized = self.processor.image_processor(
-            [mask[None].astype("uint8") for mask in masks],
-            do_rescale=False,
-            do_normalize=False,
-            do_convert_rgb=False,
-            resample=PILImageResampling.NEAREST,
-            input_data_format="channels_first",
+        inputs = self.processor(
+            text=[item["text"] for item in items],
+            segmentation_maps=[item["mask"] for item in items],
             return_tensors="pt",
         )
-        return resized["pixel_values"].squeeze(1).to(torch.int64)
+        return EncodedBatch({"encoder_features": features, **inputs})
 
 
 class EncodedBatch(BatchFeature):

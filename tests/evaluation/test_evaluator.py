@@ -339,7 +339,8 @@ def test_uneven_images_still_shuffle(dataset):
     uneven = dataset.select([0, 1, 2, 3, 6, 7])
     for seed in range(20):
         shuffled = with_shuffled_sentences(uneven, seed)
-        assert all(row["sentences"][0]["sent_id"][0] != row["image_id"] for row in shuffled)
+        columns = zip(shuffled["sentences"], shuffled["image_id"], strict=True)
+        assert all(sentences[0]["sent_id"][0] != image_id for sentences, image_id in columns)
 
 
 def test_worst_and_best_are_drawn(dataset):

@@ -304,17 +304,17 @@ def test_records_can_be_scored_in_part():
 
 @pytest.mark.parametrize("score", [score_frames_davis, score_frames_a2d])
 def test_frames_are_read_one_by_one(score):
-    """Sixty masks of 1 MB, of which never more than a few are in memory."""
+    """Of masks of 25 MB never more than a few are in memory."""
 
     def masks() -> Iterator[np.ndarray]:
-        for number in range(60):
+        for number in range(25):
             yield square(size=1000, left=number)
 
     tracemalloc.start()
     scores = score(masks(), masks())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(scores.region_similarities if score is score_frames_davis else scores) == 60
+    assert len(scores.region_similarities if score is score_frames_davis else scores) == 25
     assert peak < 20e6
 
 
