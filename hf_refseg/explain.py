@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import singledispatchmethod
 
 import numpy as np
@@ -22,6 +22,7 @@ from .modeling.explanations_refseg import (
     PixelWords,
     Reconstruction,
     WordMaps,
+    WordWeights,
 )
 from .modeling.inference_refseg import evaluation_mode, to_model
 from .modeling.modeling_outputs_refseg import require_finite
@@ -33,26 +34,44 @@ from .visualization import (
     draw_impact_tokens,
     draw_pixel_words,
     draw_reconstruction,
+    draw_word_table,
+    spread,
 )
 
 
 def draw_explanations(
-    model: PreTrainedModel | PeftModel, processor: ProcessorMixin, image: Image.Image, text: str
+    model: PreTrainedModel | PeftModel,
+    processor: ProcessorMixin,
+    image: Image.Image | Sequence[Image.Image],
+    text: str,
+    shown_frames: int = 4,
 ) -> Iterator[tuple[str, Image.Image]]:
-    """Name and picture of each explanation that the model gives of an image of any mode and a text.
+    """Name and picture of each explanation that the model gives of an image or a clip, and a text.
 
     Where the processor pads images to squares, the pictures show the padding as well. Words that the tokenizer does
     not know are shown as they stand in the text.
 
+    Args:
+        model: any of this library, also with an adapter, which is explained as it is.
+        processor: the model's.
+        image: an image of any mode; or a clip, the frames that a model sees at once, where it takes clips.
+        text: the expression.
+        shown_frames: frames of a clip that pictures show, spread evenly over it.
+
     Raises:
-        ValueError: the method cannot be explained, or its configuration has nothing to tell.
+        ValueError: the method cannot be explained, or its configuration has nothing to tell, or a clip is given to a
+            model that takes images.
         NotFiniteError: an explanation holds NaN or infinity.
     """
     model = plain_model(model)
     if not isinstance(model, Explainable):
         raise ValueError(f"A model of type {model.config.model_type} cannot tell how it came to a mask.")
-    image = upright_rgb(image)
-    inputs = to_model(model, processor(image, text, return_tensors="pt"))
+    is_image = isinstance(image, Image.Image)
+    if not is_image and not model.config.takes_clips:
+        raise ValueError(f"A model of type {model.config.model_type} takes images: pass a single frame, not a clip.")
+    frames = [upright_rgb(each) for each in ([image] if is_image else image)]
+    given = {"images": frames[0]} if is_image else {"videos": frames}
+    inputs = to_model(model, processor(text=text, return_tensors="pt", **given))
     with evaluation_mode(model):
         explanations = model.explain(**inputs)
     if not explanations:
@@ -61,7 +80,8 @@ def draw_explanations(
             "configuration replaces them all."
         )
     words = tokens_of(processor.tokenizer, text, inputs["input_ids"][0].tolist())
-    artist = Artist(processor, image_as_seen(image, processor), words)
+    shown = {number: image_as_seen(frames[number], processor) for number in spread(range(len(frames)), shown_frames)}
+    artist = Artist(processor, shown, words)
     for name, explanation in explanations.items():
         yield name, artist.draw(explanation)
 
@@ -71,14 +91,23 @@ class Artist:
 
     Args:
         processor: the model's.
-        image: the image that the model saw.
+        frames: the frames to show of those that the model saw, by their numbers; an image is frame 0.
         words: the tokens that the model saw.
     """
 
-    def __init__(self, processor: ProcessorMixin, image: Image.Image, words: Sequence[str]) -> None:
+    def __init__(self, processor: ProcessorMixin, frames: Mapping[int, Image.Image], words: Sequence[str]) -> None:
         self.processor = processor
-        self.image = image
+        self.frames = dict(frames)
         self.words = list(words)
+
+    @property
+    def image(self) -> Image.Image:
+        """The image, or the first frame."""
+        return self.frames[0]
+
+    def shown(self, maps: Tensor) -> NDArray[np.float32]:
+        """Maps (frames, height, width), or one (height, width) of an image, of the frames that are shown."""
+        return to_array(maps.reshape(-1, *maps.shape[-2:])[list(self.frames)])
 
     @singledispatchmethod
     def draw(self, explanation: Explanation) -> Image.Image:
@@ -87,17 +116,22 @@ class Artist:
 
     @draw.register
     def _(self, explanation: HeatMaps) -> Image.Image:
-        maps = [to_array(each) for each in explanation.maps.values()]
-        return draw_heat_maps(self.image, maps, list(explanation.maps), shared_scale=False)
+        maps = [self.shown(each) for each in explanation.maps.values()]
+        return draw_heat_maps(list(self.frames.values()), maps, list(explanation.maps), shared_scale=False)
 
     @draw.register
     def _(self, explanation: WordMaps) -> Image.Image:
-        return draw_heat_maps(self.image, list(to_array(explanation.maps)), self.words, shared_scale=True)
+        maps = [self.shown(each) for each in explanation.maps]
+        return draw_heat_maps(list(self.frames.values()), maps, self.words, shared_scale=True)
 
     @draw.register
     def _(self, explanation: PixelWords) -> Image.Image:
         places, weights = to_array(explanation.places), to_array(explanation.weights)
         return draw_pixel_words(self.image, places, weights, self.words)
+
+    @draw.register
+    def _(self, explanation: WordWeights) -> Image.Image:
+        return draw_word_table(to_array(explanation.weights), self.words)
 
     @draw.register
     def _(self, explanation: ImpactMaps) -> Image.Image:

@@ -174,24 +174,14 @@ class PixelWordAttention(nn.Module):
         self.output_norm = build_fusion_norm(norm, channels)
 
     def forward(self, pixels: Tensor, text_features: Tensor, text_mask: Tensor) -> Tensor:
-        query, key, added_scores = self.project(pixels, text_features, text_mask)
-        value = self.value(text_features) * text_mask.unsqueeze(-1)  # equation 3
-        # The scale is that of all channels, also with several heads.
-        scale = pixels.shape[-1] ** -0.5
-        attended, _ = self.kernel(query, key, self.split_heads(value), added_scores, scale)  # equation 4
-        return self.output_norm(self.output(attended.reshape(pixels.shape)))  # equation 5
-
-    def project(self, pixels: Tensor, text_features: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys, and what is added to the scores, each (batch, heads or 1, positions or tokens or 1, ...)."""
         query = self.query_norm(self.query(pixels)).flatten(1, -2)  # equation 1
         key = self.key(text_features) * text_mask.unsqueeze(-1)  # equation 2
-        return self.split_heads(query), self.split_heads(key), (1e4 * text_mask - 1e4)[:, None, None, :]
-
-    def attention_weights(self, pixels: Tensor, text_features: Tensor, text_mask: Tensor) -> Tensor:
-        """How much each word matters to each pixel, the mean over the heads, (batch, positions, tokens)."""
-        query, key, added_scores = self.project(pixels, text_features, text_mask)
-        scores = query @ key.transpose(2, 3) * pixels.shape[-1] ** -0.5 + added_scores
-        return scores.softmax(-1).mean(1)
+        value = self.value(text_features) * text_mask.unsqueeze(-1)  # equation 3
+        of_heads = (self.split_heads(features) for features in (query, key, value))
+        added_scores = (1e4 * text_mask - 1e4)[:, None, None, :]
+        # The scale is that of all channels, also with several heads.
+        attended, _ = self.kernel(*of_heads, added_scores, pixels.shape[-1] ** -0.5)  # equation 4
+        return self.output_norm(self.output(attended.reshape(pixels.shape)))  # equation 5
 
     def split_heads(self, features: Tensor) -> Tensor:
         return features.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -324,7 +314,11 @@ class MultiHeadAttention(nn.Module):
 
 
 class DecoderStep(nn.Module):
-    """Joins the coarser map Y_{i+1} with the features of a stage (LAVT, section 3.1.4, equation 10)."""
+    """Joins the coarser map Y_{i+1} with the features of a stage (LAVT, section 3.1.4, equation 10).
+
+    Both, and the result, are maps (batch, channels, height, width), or those of clips (batch, frames, channels,
+    height, width), whose frames are joined one by one.
+    """
 
     def __init__(self, coarse_channels: int, channels: int, hidden_size: int) -> None:
         super().__init__()
@@ -334,15 +328,17 @@ class DecoderStep(nn.Module):
         self.norm2 = nn.BatchNorm2d(hidden_size)
 
     def forward(self, coarse: Tensor, features: Tensor) -> Tensor:
-        maps = torch.cat([resize(coarse, features.shape[-2:], align_corners=True), features], 1)
+        images, frames = features.flatten(0, -4), features.shape[:-3]
+        maps = torch.cat([resize(coarse.flatten(0, -4), images.shape[-2:], align_corners=True), images], 1)
         maps = F.relu(self.norm1(self.conv1(maps)), inplace=True)
-        return F.relu(self.norm2(self.conv2(maps)), inplace=True)
+        return F.relu(self.norm2(self.conv2(maps)), inplace=True).unflatten(0, frames)
 
 
 class LavtDecoder(nn.Module):
     """From the features of the stages, finest first, to background and foreground maps (LAVT, section 3.1.4).
 
-    `features`: maps (batch, channels, height, width). Returns (batch, 2, height, width) at the finest map's size.
+    `features`: maps as in `DecoderStep`. Returns (images, 2, height, width) at the finest map's size, where the frames
+    of all clips are images in a row.
     Raises ValueError for less than two stages.
     """
 
@@ -365,4 +361,4 @@ class LavtDecoder(nn.Module):
         *finer, maps = features  # Y_4 = F_4
         for step, skip in zip(self.steps, reversed(finer), strict=True):
             maps = step(maps, skip)
-        return self.classifier(maps)
+        return self.classifier(maps.flatten(0, -4))

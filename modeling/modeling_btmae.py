@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import OutputRecorder
 
 from .autoencoder_btmae import (
     BTMAE,
@@ -28,6 +29,7 @@ from .configuration_btmae import BtmaeConfig
 from .encoders_refseg import build_map_encoder
 from .explanations_refseg import Explainable, Explanation, ImpactMaps, Reconstruction
 from .layers_refseg import (
+    AttentionKernel,
     VocabularyHead,
     map_positions,
     resize,
@@ -36,8 +38,8 @@ from .layers_refseg import (
     to_tokens,
 )
 from .losses_refseg import error_weighted_cross_entropy, iou_loss, reconstructed_word_loss
-from .mask_decoder_btmae import MASK_DECODERS, BtmaeFeatures, ImpactTokens
-from .modeling_outputs_refseg import DecoderOutput, ImageFeatures, ReferringSegmentationOutput
+from .mask_decoder_btmae import MASK_DECODERS, BtmaeFeatures, ImpactTokenAttention, ImpactTokens
+from .modeling_outputs_refseg import DecoderOutput, FusedAndDecoded, ImageFeatures, ReferringSegmentationOutput
 from .modeling_refseg import RefSegPreTrainedModel
 from .precision_refseg import at_least_float32
 from .text_encoders_refseg import build_text_encoder
@@ -169,6 +171,11 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
     With `mask_labels` masked tokens are reconstructed as well (step 1); without them no decoder of an autoencoder
     runs. What is masked is drawn at random in training, and is the same each time in evaluation mode.
 
+    `hidden_states` are the maps for the mask head, T_v^r as a map and, of each layer of impact token attention, its
+    pixels, (batch, positions, channels). `attentions` are (batch, heads, queries, keys) those of the autoencoders'
+    encoders to the other modality, of the pixels first, then of each layer of impact token attention: of the pixels to
+    the words, of the impact tokens to the words, of the pixels to the impact tokens.
+
     Example:
 
     ```python
@@ -180,6 +187,15 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
     ```"""
 
     config: BtmaeConfig
+    explained_outputs = ("output_reconstructions", "output_impact_maps")
+    _can_record_outputs = {
+        "multimodal_hidden_states": ImpactTokenAttention,
+        "multimodal_attentions": [
+            # Of the autoencoders' encoders, of what replaces one of them or the decoder, and of the decoder's layers.
+            OutputRecorder(AttentionKernel, index=1, layer_name=name)
+            for name in ("cross_attention", "attention", "layers")
+        ],
+    }
     _no_split_modules = ["WindowLayer", "BtmaeBlock", "ImpactTokenAttention", "MaskHead"]
 
     def __init__(self, config: BtmaeConfig) -> None:
@@ -287,6 +303,8 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         output_reconstructions: bool = False,
         output_impact_maps: bool = False,
         token_type_ids: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> BtmaeOutput:
         """Segments what each text means.
@@ -302,6 +320,7 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             TypeError: as there.
         """
         self.check_requests(token_type_ids, **kwargs)
+        recorded = self.what_to_record(output_hidden_states, output_attentions)
         image, text, text_mask = self.encode_inputs(
             pixel_values, input_ids, attention_mask, image_embeds, text_embeds, encoder_features
         )
@@ -310,10 +329,10 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             losses, reconstructions = self.reconstruct(image, text, text_mask, input_ids)
         finish = self.make_output_with_impact_maps if output_impact_maps else self.make_output
         if mask_labels is None:
-            output = self.segment(image, text, text_mask, finish)
+            output = self.segment(image, text, text_mask, finish, **recorded)
         else:
             output = self.forward_with_loss(
-                image, text, text_mask, input_ids, attention_mask, mask_labels, finish, losses
+                image, text, text_mask, input_ids, attention_mask, mask_labels, finish, losses, **recorded
             )
         return BtmaeOutput(**output, **reconstructions)
 
@@ -360,36 +379,28 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         pixel_values = F.pixel_shuffle(to_map(patches, tuple(image.maps[-1].shape[-2:])), self.config.token_stride)
         return pixel_values[..., : image.image_size[0], : image.image_size[1]]
 
-    def make_output_with_impact_maps(self, fused: BtmaeFeatures, decoded: BtmaeDecoderOutput) -> BtmaeOutput:
+    def make_output_with_impact_maps(self, made: FusedAndDecoded) -> BtmaeOutput:
         """With the sampling masks and the words that impact tokens resemble (figure 6)."""
+        fused, decoded = made.fused, made.decoded
         is_padding = (fused.text_mask == 0)[:, None]
         words, scale = fused.text_features.transpose(1, 2).detach(), self.config.hidden_size**-0.5
         scores = (scale * sampled.tokens.detach() @ words for sampled in decoded.impact_tokens)
         return BtmaeOutput(
-            **self.make_output(fused, decoded),
+            **self.make_output(made),
             impact_maps=[sampled.masks.detach() for sampled in decoded.impact_tokens],
             impact_words=[each.masked_fill(is_padding, -math.inf).softmax(-1) for each in scores],
         )
 
-    @torch.no_grad()
-    def explain(
-        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None
-    ) -> dict[str, Explanation]:
+    def explain_output(self, output: BtmaeOutput, text_mask: Tensor) -> dict[str, Explanation]:
         """The reconstructions (figure 5), and the impact tokens (figure 6)."""
-        output = self(pixel_values, input_ids, attention_mask, output_reconstructions=True, output_impact_maps=True)
         explanations: dict[str, Explanation] = {}
         if self.config.image_autoencoder or self.config.word_autoencoder:
-            fields = (
-                output.reconstructed_pixels,
-                output.masked_patches,
-                output.reconstructed_ids,
-                output.masked_words,
-            )
+            reconstructed = (output.reconstructed_pixels, output.masked_patches)
+            fields = (*reconstructed, output.reconstructed_ids, output.masked_words)
             explanations["reconstruction"] = Reconstruction(*(None if each is None else each[0] for each in fields))
         if output.impact_maps:
-            explanations["impact_tokens"] = ImpactMaps(
-                [maps[0] for maps in output.impact_maps], [weights[0] for weights in output.impact_words]
-            )
+            maps, words = ([each[0] for each in layers] for layers in (output.impact_maps, output.impact_words))
+            explanations["impact_tokens"] = ImpactMaps(maps, words)
         return explanations
 
 

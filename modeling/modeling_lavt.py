@@ -4,7 +4,6 @@ Equations, sections and tables are those of the journal version. Where the relea
 they are followed and a configuration field gives the paper's form.
 """
 
-from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -12,11 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers import initialization as init
+from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_lavt import LavtConfig
 from .encoders_refseg import build_stage_encoder
-from .explanations_refseg import Explainable, Explanation, HeatMaps, WordMaps, record_calls
+from .explanations_refseg import Explainable, Explanation, HeatMaps, words_of_pixels
 from .layers_refseg import (
+    AttentionKernel,
     DecoderStep,
     GateProjection,
     LavtDecoder,
@@ -27,7 +28,7 @@ from .layers_refseg import (
     to_tokens,
 )
 from .losses_refseg import two_class_boundary_loss, two_class_dice_loss, two_class_focal_loss, weighted_cross_entropy
-from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures
+from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures, ReferringSegmentationOutput
 from .modeling_refseg import RefSegPreTrainedModel, is_frozen
 from .text_encoders_refseg import build_text_encoder
 
@@ -159,6 +160,9 @@ def build_stage(config: LavtConfig, stage: int, fusion_class: type[MultiModalFus
 class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
     """LAVT for images (figure 2): language enters the visual encoder after each of its stages.
 
+    `hidden_states` are the fused maps F_1 to F_4, then the decoder's maps Y_3 to Y_1; Y_4 is F_4. `attentions` are
+    those of the pixels to the words in each stage, (batch, heads, height * width, tokens).
+
     Example:
 
     ```python
@@ -171,6 +175,10 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
 
     config: LavtConfig
     _no_split_modules = ["WindowLayer", "FusionStage", "LavtDecoder"]
+    _can_record_outputs = {
+        "multimodal_hidden_states": DecoderStep,
+        "multimodal_attentions": OutputRecorder(AttentionKernel, index=1),
+    }
     build_backbone = staticmethod(build_stage_encoder)
     fusion_class = MultiModalFusion
 
@@ -225,12 +233,9 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
 
     def decode(self, fused: FusedFeatures, image_size: tuple[int, int]) -> DecoderOutput:
         """Foreground minus background at the input size, (batch, height, width)."""
-        return DecoderOutput(logits=self.decode_maps(fused.maps, image_size))
-
-    def decode_maps(self, maps: Sequence[Tensor], image_size: tuple[int, int]) -> Tensor:
-        """The logits (images, height, width) of the fused maps of images, (images, channels, h, w)."""
-        background, foreground = self.decoder(list(maps[-self.config.num_decoder_stages :])).unbind(1)
-        return resize((foreground - background).unsqueeze(1), image_size, align_corners=True).squeeze(1)
+        background, foreground = self.decoder(list(fused.maps[-self.config.num_decoder_stages :])).unbind(1)
+        logits = resize((foreground - background).unsqueeze(1), image_size[-2:], align_corners=True)
+        return DecoderOutput(logits=logits.reshape(-1, *image_size))
 
     def compute_losses(self, output: DecoderOutput, mask_labels: Tensor) -> dict[str, Tensor]:
         """The unweighted losses of the configuration's `loss_type`, each averaged over the batch."""
@@ -252,32 +257,17 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         chosen = {name: loss for name, loss in losses.items() if name in self.loss_weights}
         return {name: loss(logits, mask_labels, is_counted=is_counted) for name, loss in chosen.items()}
 
-    @torch.no_grad()
-    def explain(
-        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None
-    ) -> dict[str, Explanation]:
-        """The decoder's maps Y_i, as the mean size of their values, and the pixel-word attention of each stage.
+    def explain_output(self, output: ReferringSegmentationOutput, text_mask: Tensor) -> dict[str, Explanation]:
+        """The decoder's maps Y_i (figure 8), and the words that each pixel attends to in each stage."""
+        attended = enumerate(zip(output.attentions, output.hidden_states, strict=False), start=1)
+        words = {f"word_attention_{stage}": words_of_pixels(weights, maps) for stage, (weights, maps) in attended}
+        return self.explain_decoder(output) | words
 
-        Raises:
-            ValueError: `pixel_values` are no image (1, 3, height, width), but a clip.
-        """
-        if pixel_values.ndim != 4:
-            raise ValueError("Only what a model makes of an image can be explained: pass a single frame.")
-        attentions = [module for module in self.stages.modules() if isinstance(module, PixelWordAttention)]
-        image, text_features, text_mask = self.encode_inputs(pixel_values, input_ids, attention_mask)
-        with record_calls([*attentions, *self.decoder.steps]) as calls:
-            fused = self.fuse(image, text_features, text_mask)
-            self.decode(fused, image.image_size)
-        decoded = [fused.maps[-1], *(result for module, _, result in calls if isinstance(module, DecoderStep))]
-        titles = [f"Y{len(fused.maps) - index}" for index in range(len(decoded))]
-        strengths = (each[0].abs().mean(0) for each in decoded)
-        explanations: dict[str, Explanation] = {"decoder_maps": HeatMaps(dict(zip(titles, strengths, strict=True)))}
-        attended = ((module, inputs) for module, inputs, _ in calls if isinstance(module, PixelWordAttention))
-        for stage, (module, inputs) in enumerate(attended):
-            weights = module.attention_weights(*inputs)[0]
-            size = fused.maps[stage].shape[-2:]
-            explanations[f"word_attention_{stage + 1}"] = WordMaps(weights.T.unflatten(1, size))
-        return explanations
+    def explain_decoder(self, output: ReferringSegmentationOutput) -> dict[str, Explanation]:
+        """The maps Y_i, as the mean size of their values."""
+        stages = len(self.stages)
+        decoded = enumerate(output.hidden_states[stages - 1 :])
+        return {"decoder_maps": HeatMaps({f"Y{stages - index}": maps[0].abs().mean(-3) for index, maps in decoded})}
 
 
 __all__ = ["LavtConfig", "LavtForReferringSegmentation"]

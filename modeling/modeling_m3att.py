@@ -15,12 +15,14 @@ from transformers import initialization as init
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import ConversionOps, WeightConverter
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_m3att import M3AttConfig
 from .encoders_refseg import build_map_encoder
+from .explanations_refseg import Explainable, Explanation, WordWeights, pixels_of_words, words_of_pixels
 from .layers_refseg import MultiHeadAttention, TokenBatchNorm, map_positions, resize, to_map, to_tokens
 from .losses_refseg import cross_entropy
-from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures
+from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures, ReferringSegmentationOutput
 from .modeling_refseg import RefSegPreTrainedModel
 from .text_encoders_refseg import build_text_encoder
 
@@ -80,7 +82,8 @@ class MutualAttention(nn.Module):
     III-A, equations 1 and 2).
 
     `query` (batch, tokens, channels), those of words, `pixels` (batch, positions, channels); returns
-    (batch, tokens, channels).
+    (batch, tokens, channels), the weights of pixels for each word (batch, 1, tokens, positions), and those of words
+    for each pixel (batch, 1, positions, tokens).
     """
 
     def __init__(self, config: M3AttConfig) -> None:
@@ -92,12 +95,13 @@ class MutualAttention(nn.Module):
         self.pixel_value = nn.Linear(channels, channels)
         self.output = nn.Linear(config.map_size**2, channels)
 
-    def forward(self, query: Tensor, pixels: Tensor, text_mask: Tensor) -> Tensor:
+    def forward(self, query: Tensor, pixels: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         scores = scaled_scores(self.word_key(query), self.pixel_key(pixels))  # equation 1
-        vision = scores.softmax(-1) @ self.pixel_value(pixels)  # equation 2a
-        scores = self.scores_for_language(scores, query, pixels).transpose(1, 2)
-        language = softmax_over_words(scores, text_mask) @ self.word_value(query)  # equation 2b
-        return self.output(vision @ language.transpose(1, 2))  # F_mul
+        of_words = scores.softmax(-1)
+        vision = of_words @ self.pixel_value(pixels)  # equation 2a
+        of_pixels = softmax_over_words(self.scores_for_language(scores, query, pixels).transpose(1, 2), text_mask)
+        language = of_pixels @ self.word_value(query)  # equation 2b
+        return self.output(vision @ language.transpose(1, 2)), of_words[:, None], of_pixels[:, None]  # F_mul
 
     def scores_for_language(self, scores: Tensor, query: Tensor, pixels: Tensor) -> Tensor:
         """The matrix of equation 2b, before it is transposed, (batch, tokens, positions); here that of equation 2a."""
@@ -118,7 +122,7 @@ class IndependentMutualAttention(MutualAttention):
 
 
 class GenericAttention(nn.Module):
-    """Language-attended vision features alone in the place of `MutualAttention` (table I, "Generic"); same shapes."""
+    """Language-attended vision features alone (table I, "Generic"): the first two that `MutualAttention` returns."""
 
     def __init__(self, config: M3AttConfig) -> None:
         super().__init__()
@@ -128,9 +132,9 @@ class GenericAttention(nn.Module):
         self.pixel_value = nn.Linear(channels, channels)
         self.output = nn.Linear(channels, channels)
 
-    def forward(self, query: Tensor, pixels: Tensor, text_mask: Tensor) -> Tensor:
-        scores = scaled_scores(self.word_key(query), self.pixel_key(pixels))
-        return self.output(scores.softmax(-1) @ self.pixel_value(pixels))
+    def forward(self, query: Tensor, pixels: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
+        of_words = scaled_scores(self.word_key(query), self.pixel_key(pixels)).softmax(-1)
+        return self.output(of_words @ self.pixel_value(pixels)), of_words[:, None]
 
 
 class ResidualNorm(nn.Module):
@@ -155,7 +159,7 @@ ATTENTION = {"shared": MutualAttention, "independent": IndependentMutualAttentio
 
 
 class MutualDecoderLayer(GradientCheckpointingLayer):
-    """A layer of M3Dec (section III-A, figure 3 c); shapes as in `MutualAttention`."""
+    """A layer of M3Dec (section III-A, figure 3 c); shapes as in `MutualAttention`, of which it returns the first."""
 
     def __init__(self, config: M3AttConfig) -> None:
         super().__init__()
@@ -170,7 +174,8 @@ class MutualDecoderLayer(GradientCheckpointingLayer):
 
     def forward(self, query: Tensor, pixels: Tensor, text_mask: Tensor) -> Tensor:
         query = self.self_join(query, self.self_attention(query, query, text_mask))  # F_q
-        multimodal = self.mutual_join(query, self.mutual_attention(query, pixels, text_mask))
+        mutual, *_ = self.mutual_attention(query, pixels, text_mask)
+        multimodal = self.mutual_join(query, mutual)
         return self.cross_join(query, self.cross_attention(query, multimodal, text_mask))
 
 
@@ -212,7 +217,10 @@ class PlainInteraction(nn.Module):
 
 class IterativeInteraction(PlainInteraction):
     """IMI: what the decoder asks of the language goes into it, while the language is transformed as well (section
-    III-B, equation 3, figure 4); shapes as in `PlainInteraction`."""
+    III-B, equation 3, figure 4); shapes as in `PlainInteraction`.
+
+    Returns as well how much each word of the language weighs for each of the decoder's, (batch, 1, tokens, tokens).
+    """
 
     def __init__(self, config: M3AttConfig) -> None:
         super().__init__(config)
@@ -221,11 +229,11 @@ class IterativeInteraction(PlainInteraction):
         self.query = nn.Linear(channels, channels, bias=False)  # W_a
         self.value = nn.Linear(channels, channels, bias=False)  # W'
 
-    def forward(self, decoded: Tensor, language: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, decoded: Tensor, language: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         language = self.transform(language)  # F_l
-        scores = F.relu(self.query(decoded)) @ language.transpose(1, 2)
-        gathered = softmax_over_words(scores, text_mask) @ F.relu(self.value(language))  # equation 3 and F_i
-        return self.inject(decoded, gathered, text_mask), language
+        weights = softmax_over_words(F.relu(self.query(decoded)) @ language.transpose(1, 2), text_mask)  # equation 3
+        gathered = weights @ F.relu(self.value(language))  # F_i
+        return self.inject(decoded, gathered, text_mask), language, weights[:, None]
 
 
 class ScalesWithAxis(ConversionOps):
@@ -266,7 +274,7 @@ class MutualDecoder(nn.Module):
     def forward(self, text_features: Tensor, pixels: Tensor, text_mask: Tensor) -> Tensor:
         decoded, language = self.first_layer(text_features, pixels, text_mask), text_features
         for interact, layer in zip(self.interactions, self.layers, strict=True):
-            decoded, language = interact(decoded, language, text_mask)
+            decoded, language, *_ = interact(decoded, language, text_mask)
             decoded = layer(decoded, pixels, text_mask)
         return decoded
 
@@ -340,10 +348,15 @@ class MaskDecoder(nn.Module):
         return self.classifier(maps).squeeze(1)
 
 
-class M3AttForReferringSegmentation(RefSegPreTrainedModel):
+class M3AttForReferringSegmentation(RefSegPreTrainedModel, Explainable):
     """M3Att (figure 2): transformer encoder over the image, mutual decoder with iterative interaction, mask decoder.
 
     Encoders and transformer encoder do not depend on the sentence: several sentences about one image share them.
+
+    `hidden_states` are F_enc as a map and, of each decoder layer, F_dec, (batch, tokens, channels). `attentions` are,
+    layer by layer, those of the words to the pixels, (batch, 1, tokens, positions), and, but for the generic
+    attention, those of the pixels to the words; between two layers those of the iterative interaction, of the words of
+    the decoder to the language, (batch, 1, tokens, tokens). They are there with every `attn_implementation`.
 
     Example:
 
@@ -356,6 +369,15 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel):
     ```"""
 
     config: M3AttConfig
+    _can_record_outputs = {
+        "multimodal_hidden_states": MutualDecoderLayer,
+        "multimodal_attentions": [
+            OutputRecorder(MutualAttention, index=1),
+            OutputRecorder(MutualAttention, index=2),
+            OutputRecorder(GenericAttention, index=1),
+            OutputRecorder(IterativeInteraction, index=2),
+        ],
+    }
     maps_hold_language = False
     _no_split_modules = ["WindowLayer", "EncoderLayer", "MutualDecoderLayer", "MaskDecoder"]
 
@@ -430,6 +452,18 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel):
     def compute_losses(self, output: DecoderOutput, mask_labels: Tensor) -> dict[str, Tensor]:
         """Binary cross-entropy (equation 5; its other loss is that of a task which any method can carry)."""
         return {"cross_entropy": cross_entropy(output.logits, mask_labels)}
+
+    def explain_output(self, output: ReferringSegmentationOutput, text_mask: Tensor) -> dict[str, Explanation]:
+        """The mutual attention of each layer in both directions (figure 1 b), and the interaction between layers."""
+        config, maps, attentions = self.config, output.hidden_states[0], iter(output.attentions)
+        explanations: dict[str, Explanation] = {}
+        for layer in range(1, config.num_decoder_layers + 1):
+            if layer > 1 and config.interaction_type == "iterative":
+                explanations[f"interaction_{layer - 1}"] = WordWeights(next(attentions)[0, 0])
+            explanations[f"words_to_pixels_{layer}"] = pixels_of_words(next(attentions), maps, text_mask)
+            if config.attention_type != "generic":
+                explanations[f"word_attention_{layer}"] = words_of_pixels(next(attentions), maps)
+        return explanations
 
 
 # By the name of the class, as PEFT would take a mapping of the model type for one that adapters need as well.

@@ -11,10 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_magnet import MagNetConfig
 from .encoders_refseg import build_stage_encoder
+from .explanations_refseg import Explainable, Explanation, pixels_of_words, words_of_pixels
 from .layers_refseg import (
+    AttentionKernel,
     CrossModalAttention,
     GateProjection,
     PixelNorm,
@@ -25,7 +28,7 @@ from .layers_refseg import (
 )
 from .losses_refseg import cross_entropy, dice_loss, pixel_to_pixel_loss, pixel_to_text_loss
 from .mask2former_magnet import MaskHead
-from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures
+from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures, ReferringSegmentationOutput
 from .modeling_refseg import RefSegPreTrainedModel
 from .text_encoders_refseg import TextStages
 
@@ -176,9 +179,13 @@ class UnchangedWords(nn.Module):
         return text_features
 
 
+def aligns_words(config: MagNetConfig, stage: int) -> bool:
+    """Whether the image enters the words: not where nothing reads them any more."""
+    return stage < len(config.stage_widths) - 1 or config.reads_final_words
+
+
 def build_pixels_to_text(config: MagNetConfig, stage: int) -> nn.Module:
-    is_last = stage == len(config.stage_widths) - 1
-    if is_last and not config.reads_final_words:
+    if not aligns_words(config, stage):
         return UnchangedWords()
     return {"paper": PixelsToText, "released": ReleasedPixelsToText}[config.cam_language](config, stage)
 
@@ -265,8 +272,12 @@ class PixelToTextAlignment(nn.Module):
 ALIGNMENT_LOSSES = {"pixel_to_pixel": PixelToPixelAlignment, "pixel_to_text": PixelToTextAlignment}
 
 
-class MagNetForReferringSegmentation(RefSegPreTrainedModel):
+class MagNetForReferringSegmentation(RefSegPreTrainedModel, Explainable):
     """MagNet (section 3): Swin and BERT in lockstep, aligned after each stage, and a Mask2Former head.
+
+    `hidden_states` are the fused maps of the stages. `attentions` are those of the alignment modules at full
+    resolution, stage by stage: of the pixels to the words, (batch, 1, positions, tokens), and, with
+    `cam_language="paper"`, of the words to the pixels, (batch, 1, tokens, positions).
 
     Example:
 
@@ -279,6 +290,10 @@ class MagNetForReferringSegmentation(RefSegPreTrainedModel):
     ```"""
 
     config: MagNetConfig
+    _can_record_outputs = {
+        "multimodal_hidden_states": [],
+        "multimodal_attentions": OutputRecorder(AttentionKernel, index=1, layer_name="full"),
+    }
     _no_split_modules = [
         *("WindowLayer", "BertEmbeddings", "BertLayer", "CrossModalAlignment", "PixelDecoder", "MaskDecoder")
     ]
@@ -352,6 +367,15 @@ class MagNetForReferringSegmentation(RefSegPreTrainedModel):
         if self.config.alignment_losses:
             losses["alignment"] = sum(half(output, mask_labels) for half in self.alignment.values())
         return losses
+
+    def explain_output(self, output: ReferringSegmentationOutput, text_mask: Tensor) -> dict[str, Explanation]:
+        """The alignment of each stage (figure 4): the words that pixels attend to, and the pixels that words do."""
+        config, attentions, explanations = self.config, iter(output.attentions), {}
+        for index, maps in enumerate(output.hidden_states):
+            explanations[f"word_attention_{index + 1}"] = words_of_pixels(next(attentions), maps)
+            if config.cam_language == "paper" and aligns_words(config, index):
+                explanations[f"words_to_pixels_{index + 1}"] = pixels_of_words(next(attentions), maps, text_mask)
+        return explanations
 
 
 __all__ = ["MagNetConfig", "MagNetForReferringSegmentation"]

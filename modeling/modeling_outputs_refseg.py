@@ -82,6 +82,26 @@ class DecoderOutput(ModelOutput):
 
 
 @dataclass
+class FusedAndDecoded(ModelOutput):
+    """What `fuse` and `decode` make of some texts, and what of their insides is recorded meanwhile.
+
+    The recorded outputs do not go by the names that transformers' models give theirs: the layers of an encoder that
+    runs inside `fuse` would join them.
+
+    Args:
+        fused ([`FusedFeatures`]): what `fuse` returned.
+        decoded ([`DecoderOutput`]): what `decode` returned.
+        multimodal_hidden_states (`tuple[torch.FloatTensor]`): what the model records for `output_hidden_states`.
+        multimodal_attentions (`tuple[torch.FloatTensor]`): what it records for `output_attentions`.
+    """
+
+    fused: FusedFeatures | None = None
+    decoded: DecoderOutput | None = None
+    multimodal_hidden_states: tuple[Tensor, ...] | None = None
+    multimodal_attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
 class ReferringSegmentationOutput(ModelOutput):
     """What every model for referring segmentation returns.
 
@@ -95,8 +115,14 @@ class ReferringSegmentationOutput(ModelOutput):
             `mask_threshold`: with 0.5, its default, where they exceed 0.
         presence_logits (`torch.FloatTensor` of shape `(batch,)`, returned where the model has a presence head):
             There is a target at all where they exceed 0.
-        hidden_states: None; no method returns them yet.
-        attentions: None; no method returns them yet.
+        hidden_states (`tuple[torch.FloatTensor]`, returned with `output_hidden_states=True`):
+            The fused maps, finest first, `(batch, channels, height, width)`, for clips `(batch, frames, channels,
+            height, width)`; then what the model's class says, in the order in which it is computed.
+        attentions (`tuple[torch.FloatTensor]`, returned with `output_attentions=True`):
+            The weights with which language and vision attend to each other, `(batch, heads, queries, keys)`, each row
+            sums to 1; the model's class says which, in the order in which they are computed. The pixels of a map are
+            in rows, those of a clip frame by frame. What transformers' attention interface computes is there with
+            `attn_implementation="eager"` alone.
     """
 
     loss: Tensor | None = None
@@ -149,6 +175,7 @@ def require_finite(**answers: Tensor | None) -> None:
 __all__ = [
     "DecoderOutput",
     "ForwardPass",
+    "FusedAndDecoded",
     "FusedFeatures",
     "ImageFeatures",
     "NotFiniteError",

@@ -14,6 +14,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, is_tracing, logging
 from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_encoders_refseg import longest_text
 from .configuration_refseg import RefSegConfig
@@ -23,6 +24,7 @@ from .losses_refseg import NOT_ANNOTATED
 from .modeling_outputs_refseg import (
     DecoderOutput,
     ForwardPass,
+    FusedAndDecoded,
     FusedFeatures,
     ImageFeatures,
     ReferringSegmentationOutput,
@@ -35,7 +37,7 @@ from .text_encoders_refseg import load_text_encoder
 
 logger = logging.get_logger(__name__)
 # What makes the output of a model of the fused and the decoded features.
-Finish = Callable[[FusedFeatures, DecoderOutput], ReferringSegmentationOutput]
+Finish = Callable[[FusedAndDecoded], ReferringSegmentationOutput]
 # The pipelines of every model. Importing them here also makes their code travel with each of them.
 PIPELINES = {
     "referring-image-segmentation": ReferringImageSegmentationPipeline,
@@ -80,6 +82,8 @@ class RefSegPreTrainedModel(PreTrainedModel):
     # Without gradients no more texts than these are fused and decoded at once, each frame of a clip counting as one:
     # it bounds the memory.
     texts_per_pass = 8
+    # What is recorded while `fuse` and `decode` run, for `output_hidden_states` and `output_attentions`.
+    _can_record_outputs = {"multimodal_hidden_states": [], "multimodal_attentions": []}
     # Whether the fused maps have met the sentence.
     maps_hold_language = True
 
@@ -419,7 +423,7 @@ class RefSegPreTrainedModel(PreTrainedModel):
 
         Args:
             token_type_ids: (batch, tokens), all 0, as a tokenizer makes them of single sentences.
-            output_hidden_states: no method returns any yet; a warning says so.
+            output_hidden_states: a warning says that it has no effect, but as an argument of `forward`.
             output_attentions: the same.
             unknown: nothing but names without a value, which wrappers of other models pass on.
 
@@ -435,13 +439,11 @@ class RefSegPreTrainedModel(PreTrainedModel):
                 "`token_type_ids` are not all 0: a text is a single sentence. Give the tokenizer a list of texts, no "
                 "pairs."
             )
-        config = self.config
-        for name, wanted in (
-            ("hidden_states", config.output_hidden_states if output_hidden_states is None else output_hidden_states),
-            ("attentions", config.output_attentions if output_attentions is None else output_attentions),
-        ):
-            if wanted:
-                logger.warning_once(f"{type(self).__name__} returns no {name}: `output_{name}` has no effect.")
+        if output_hidden_states or output_attentions:
+            logger.warning_once(
+                "Features of an image or a text alone come without hidden states and attention weights: "
+                "`output_hidden_states` and `output_attentions` have no effect but in `forward`."
+            )
 
     def finish_text(self, text: Tensor, text_mask: Tensor) -> Tensor:
         """What a text encoder makes of a sentence that never meets the image, (batch, tokens, channels).
@@ -462,6 +464,8 @@ class RefSegPreTrainedModel(PreTrainedModel):
         text_embeds: BaseModelOutputWithPooling | Tensor | None = None,
         encoder_features: ImageFeatures | None = None,
         token_type_ids: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> ReferringSegmentationOutput:
         """Segments what each text means.
@@ -483,6 +487,8 @@ class RefSegPreTrainedModel(PreTrainedModel):
             encoder_features ([`ImageFeatures`]): what `get_encoder_features` returned, instead of `pixel_values`.
             token_type_ids (`torch.LongTensor` of shape `(batch, tokens)`):
                 All 0, as a tokenizer makes them of single sentences; they say nothing more.
+            output_hidden_states: whether to return `hidden_states`; as the configuration says, if absent.
+            output_attentions: whether to return `attentions`; as the configuration says, if absent.
             kwargs: `return_dict`, and those of `check_requests`.
 
         Raises:
@@ -491,13 +497,14 @@ class RefSegPreTrainedModel(PreTrainedModel):
             TypeError: an unknown keyword.
         """
         self.check_requests(token_type_ids, **kwargs)
+        recorded = self.what_to_record(output_hidden_states, output_attentions)
         image, text, text_mask = self.encode_inputs(
             pixel_values, input_ids, attention_mask, image_embeds, text_embeds, encoder_features
         )
         if mask_labels is None:
-            return self.segment(image, text, text_mask, self.make_output)
+            return self.segment(image, text, text_mask, self.make_output, **recorded)
         return self.forward_with_loss(
-            image, text, text_mask, input_ids, attention_mask, mask_labels, self.make_output, {}
+            image, text, text_mask, input_ids, attention_mask, mask_labels, self.make_output, {}, **recorded
         )
 
     def encode_inputs(
@@ -533,15 +540,15 @@ class RefSegPreTrainedModel(PreTrainedModel):
         mask_labels: Tensor,
         finish: Finish,
         further_losses: dict[str, Tensor],
+        **recorded: bool,
     ) -> ReferringSegmentationOutput:
         """What `finish` makes, and the losses, `further_losses` and those of all auxiliary tasks included."""
         _require_labels(mask_labels, self.config.takes_clips)
-        fused = self.fuse(image, text, text_mask)
-        decoded = self.decode(fused, image.image_size)
-        output = finish(fused, decoded)
+        made = self.fuse_and_decode(image, text, text_mask, **recorded)
+        output = finish(made)
         _require_matching_labels(mask_labels, output.logits)
-        losses = further_losses | self.compute_losses(decoded, mask_labels)
-        forward_pass = ForwardPass(input_ids, attention_mask, image, text, text_mask, fused, mask_labels, output)
+        losses = further_losses | self.compute_losses(made.decoded, mask_labels)
+        forward_pass = ForwardPass(input_ids, attention_mask, image, text, text_mask, made.fused, mask_labels, output)
         losses |= {task.loss_name: task.loss(self, forward_pass) for task in self.tasks}
         return type(output)(
             loss=sum(self.loss_weights[name] * value for name, value in losses.items()),
@@ -550,25 +557,55 @@ class RefSegPreTrainedModel(PreTrainedModel):
         )
 
     def segment(
-        self, image: ImageFeatures, text: Tensor, text_mask: Tensor, finish: Finish
+        self, image: ImageFeatures, text: Tensor, text_mask: Tensor, finish: Finish, **recorded: bool
     ) -> ReferringSegmentationOutput:
         """What `finish` makes of all texts, without gradients of `texts_per_pass` at a time; inputs as of `fuse`."""
         texts, at_once = text.shape[0], max(1, self.texts_per_pass // image.num_frames)
         # An exported graph is one pass, as it could not tell how many a batch of another size takes.
         if torch.is_grad_enabled() or torch.compiler.is_exporting() or torch.jit.is_tracing() or texts <= at_once:
-            fused = self.fuse(image, text, text_mask)
-            return finish(fused, self.decode(fused, image.image_size))
+            return finish(self.fuse_and_decode(image, text, text_mask, **recorded))
         passes = [slice(first, first + at_once) for first in range(0, texts, at_once)]
         parts = [
-            self.segment(image.apply_to_tensors(itemgetter(part)), text[part], text_mask[part], finish)
+            self.segment(image.apply_to_tensors(itemgetter(part)), text[part], text_mask[part], finish, **recorded)
             for part in passes
         ]
         return tree_map(lambda *tensors: torch.cat(tensors), *parts)
 
-    def make_output(self, fused: FusedFeatures, decoded: DecoderOutput) -> ReferringSegmentationOutput:
+    @capture_outputs
+    def fuse_and_decode(
+        self, image: ImageFeatures, text: Tensor, text_mask: Tensor, **recorded: bool
+    ) -> FusedAndDecoded:
+        """What `fuse` and `decode` make of texts; `recorded` is what `what_to_record` returns."""
+        fused = self.fuse(image, text, text_mask)
+        return FusedAndDecoded(fused=fused, decoded=self.decode(fused, image.image_size))
+
+    def what_to_record(self, output_hidden_states: bool | None, output_attentions: bool | None) -> dict[str, bool]:
+        """What the arguments of `forward` ask for, or the configuration where they are absent."""
+        config = self.config
+        states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        attentions = config.output_attentions if output_attentions is None else output_attentions
+        return {
+            "return_dict": True,
+            "output_multimodal_hidden_states": states,
+            "output_multimodal_attentions": attentions,
+        }
+
+    def make_output(self, made: FusedAndDecoded) -> ReferringSegmentationOutput:
         """What `forward` returns without labels."""
-        predictions = {name: value for task in self.tasks for name, value in task.predict(fused).items()}
-        return ReferringSegmentationOutput(logits=decoded.logits, **predictions)
+        predictions = {name: value for task in self.tasks for name, value in task.predict(made.fused).items()}
+        states, attentions = made.multimodal_hidden_states, made.multimodal_attentions
+        kernel = self.config._attn_implementation
+        if attentions == () and kernel != "eager" and not is_tracing(made.decoded.logits):
+            logger.warning_once(
+                f"`{kernel}` attention does not support `output_attentions=True`. Please set your attention to "
+                '`eager`, with `model.set_attn_implementation("eager")`.'
+            )
+        return ReferringSegmentationOutput(
+            logits=made.decoded.logits,
+            hidden_states=None if states is None else (*made.fused.maps, *states),
+            attentions=attentions,
+            **predictions,
+        )
 
 
 def find_input_embeddings(model: PreTrainedModel) -> list[nn.Module]:

@@ -12,10 +12,11 @@ from transformers import SamMaskDecoderConfig
 from transformers import initialization as init
 from transformers.models.sam.configuration_sam import SamVisionConfig
 from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPositionalEmbedding
+from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_risam import RisamConfig
 from .encoders_refseg import build_map_encoder
-from .explanations_refseg import Explainable, Explanation, PixelWords, WordMaps, record_calls, strongest_places
+from .explanations_refseg import Explainable, Explanation, PixelWords, pixels_of_words, strongest_places
 from .layers_refseg import (
     MultiHeadAttention,
     masked_mean,
@@ -26,7 +27,7 @@ from .layers_refseg import (
     to_tokens,
 )
 from .losses_refseg import dice_loss, focal_loss
-from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures
+from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures, ReferringSegmentationOutput
 from .modeling_refseg import RefSegPreTrainedModel
 from .text_encoders_refseg import build_text_encoder
 
@@ -115,7 +116,8 @@ class MutualAwareAttention(nn.Module):
     A pair of pixel and word takes part where its relevance reaches the threshold; a row that would be left without any
     pair keeps its best one. Shapes: `pixels` (batch, positions, hidden_size), `text_features` (batch, tokens,
     text_channels), `text_mask` (batch, tokens) with 1 = word, `size` (height, width) of the map. Returns both with
-    hidden_size channels.
+    hidden_size channels, then the weights of words for each pixel (batch, 1, positions, tokens), and those of pixels
+    for each word (batch, 1, tokens, positions).
     """
 
     LANGUAGE_ATTENTION = {"pixels": PixelNormalizedAttention, "shared": SharedAttention}
@@ -134,12 +136,12 @@ class MutualAwareAttention(nn.Module):
 
     def forward(
         self, pixels: Tensor, text_features: Tensor, text_mask: Tensor, size: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         pixels, text_features = self.project_pixels(pixels), self.project_words(text_features)  # Z_v and Z_l
         to_words, to_pixels = self.mutual_attention(pixels, text_features, text_mask)
         language_aware = self.pixel_norm(to_words @ text_features + pixels)  # equation 5
         vision_aware = self.word_norm(to_pixels @ pixels + text_features)
-        return language_aware, vision_aware
+        return language_aware, vision_aware, to_words[:, None], to_pixels[:, None]
 
     def mutual_attention(self, pixels: Tensor, text_features: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
         """The attention of Z_v to Z_l, (batch, positions, tokens), and of Z_l to Z_v, (batch, tokens, positions)."""
@@ -157,7 +159,10 @@ class MutualAwareAttention(nn.Module):
 
 
 class ConvolutionalFusion(nn.Module):
-    """A convolution over pixels and mean word in the place of `MutualAwareAttention` (table 2, row 2); same shapes."""
+    """A convolution over pixels and mean word in the place of `MutualAwareAttention` (table 2, row 2).
+
+    Shapes are the same; there are no weights.
+    """
 
     def __init__(self, config: RisamConfig, text_channels: int) -> None:
         super().__init__()
@@ -325,6 +330,11 @@ class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
 
     Encoder and feature enhancement do not depend on the sentence: several sentences about one image share them.
 
+    `hidden_states` are F_lav as a map and, of each block of the mask decoder, its pixels, (batch, positions,
+    channels). `attentions` are, block by block of mutual-aware attention, those of the pixels to the words, (batch, 1,
+    positions, tokens), and those of the words to the pixels, (batch, 1, tokens, positions), whose rows sum to 1 but
+    with `language_attention="shared"`. They are there with every `attn_implementation`.
+
     Example:
 
     ```python
@@ -334,6 +344,10 @@ class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
     ```"""
 
     config: RisamConfig
+    _can_record_outputs = {
+        "multimodal_hidden_states": MutualAwareDecoderBlock,
+        "multimodal_attentions": [OutputRecorder(MutualAwareAttention, index=index) for index in (2, 3)],
+    }
     _no_split_modules = ["SamVisionLayer", "MutualAwareAttention", "MutualAwareDecoderBlock"]
 
     def __init__(self, config: RisamConfig) -> None:
@@ -380,7 +394,7 @@ class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         (pixels,) = image.maps
         size, pixels = tuple(pixels.shape[-2:]), to_tokens(pixels)
         for block in self.fusion:
-            pixels, text = block(pixels, text, text_mask, size)
+            pixels, text, *_ = block(pixels, text, text_mask, size)
         return FusedFeatures(maps=(to_map(pixels, size),), text_features=text, text_mask=text_mask)
 
     def decode(self, fused: FusedFeatures, image_size: tuple[int, int]) -> DecoderOutput:
@@ -392,25 +406,16 @@ class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         """Focal and dice loss (equations 10 and 11)."""
         return {"focal": focal_loss(output.logits, mask_labels), "dice": dice_loss(output.logits, mask_labels)}
 
-    @torch.no_grad()
-    def explain(
-        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None
-    ) -> dict[str, Explanation]:
-        """The attention in each block: of words to pixels, and of the pixels that words look at most to words."""
-        # An adapter wraps a block and its trained copy: both are found, the one that is used is called.
-        blocks = [module for module in self.fusion.modules() if isinstance(module, MutualAwareAttention)]
-        with record_calls(blocks) as calls:
-            self.fuse(*self.encode_inputs(pixel_values, input_ids, attention_mask))
+    def explain_output(self, output: ReferringSegmentationOutput, text_mask: Tensor) -> dict[str, Explanation]:
+        """The attention of each block (figure 7): of words to pixels, and of the pixels that words look at most."""
         explanations: dict[str, Explanation] = {}
-        for number, (block, (pixels, text_features, mask, size), _) in enumerate(calls, start=1):
-            projected = block.project_pixels(pixels), block.project_words(text_features)
-            to_words, to_pixels = (weights[0] for weights in block.mutual_attention(*projected, mask))
-            maps = (to_pixels * mask[0, :, None]).unflatten(1, size)
-            explanations[f"words_to_pixels_{number}"] = WordMaps(maps)
-            places = strongest_places(maps.amax(0), SHOWN_PIXELS).to(maps.device)
-            explanations[f"pixels_to_words_{number}"] = PixelWords(
-                pixel_centers(*size, maps.device)[places], to_words[places]
-            )
+        of_pixels, of_words = output.attentions[::2], output.attentions[1::2]
+        for block, (to_words, to_pixels) in enumerate(zip(of_pixels, of_words, strict=True), start=1):
+            looks = pixels_of_words(to_pixels, output.hidden_states[0], text_mask)
+            places = strongest_places(looks.maps.amax(0), SHOWN_PIXELS).to(to_words.device)
+            centers = pixel_centers(*looks.maps.shape[-2:], to_words.device)
+            explanations[f"words_to_pixels_{block}"] = looks
+            explanations[f"pixels_to_words_{block}"] = PixelWords(centers[places], to_words[0, 0, places])
         return explanations
 
 

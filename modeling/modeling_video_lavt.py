@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from .configuration_video_lavt import VideoLavtConfig
+from .explanations_refseg import Explanation, pixels_of_words, words_of_pixels
 from .layers_refseg import CrossModalAttention, PixelWordAttention, build_fusion_norm
 from .modeling_lavt import (
     ACTIVATIONS,
@@ -23,7 +24,7 @@ from .modeling_lavt import (
     MultiModalFusion,
     PooledSentence,
 )
-from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures
+from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures, ReferringSegmentationOutput
 from .modeling_refseg import can_be_read
 from .video_swin_refseg import VideoSwinModel, inflate_swin, load_pretrained_video_swin
 
@@ -286,11 +287,13 @@ class UnchangedWords(nn.Module):
         return text_features
 
 
+def updates_words(config: VideoLavtConfig, stage: int) -> bool:
+    """Whether a stage updates the words: in the bidirectional model, while a stage follows that reads them."""
+    return config.bidirectional and stage + 1 < len(config.stage_widths) and config.fuses(stage + 1)
+
+
 def build_word_update(config: VideoLavtConfig, stage: int) -> nn.Module:
-    is_read = stage + 1 < len(config.stage_widths) and config.fuses(stage + 1)
-    if not (config.bidirectional and is_read):
-        return UnchangedWords()
-    return WordUpdate(config, stage)
+    return WordUpdate(config, stage) if updates_words(config, stage) else UnchangedWords()
 
 
 class VideoLavtForReferringSegmentation(LavtForReferringSegmentation):
@@ -393,11 +396,6 @@ class VideoLavtForReferringSegmentation(LavtForReferringSegmentation):
                 visual = self.encode_stage(index + 1, enhanced, image.image_size)
         return FusedFeatures(maps=tuple(maps), text_features=text, text_mask=text_mask)
 
-    def decode(self, fused: FusedFeatures, image_size: tuple[int, ...]) -> DecoderOutput:
-        """Foreground minus background, (batch, frames, height, width), for images (batch, height, width)."""
-        frames = [maps.flatten(0, -4) for maps in fused.maps]
-        return DecoderOutput(logits=self.decode_maps(frames, image_size[-2:]).reshape(-1, *image_size))
-
     def compute_losses(self, output: DecoderOutput, mask_labels: Tensor) -> dict[str, Tensor]:
         """The unweighted losses of the configuration's `loss_type`, each averaged over the annotated frames.
 
@@ -409,6 +407,16 @@ class VideoLavtForReferringSegmentation(LavtForReferringSegmentation):
         is_annotated = is_labeled.all(1)
         _require_annotations(is_labeled, is_annotated)
         return self.compare_masks(logits, mask_labels.clamp(min=0), is_annotated)
+
+    def explain_output(self, output: ReferringSegmentationOutput, text_mask: Tensor) -> dict[str, Explanation]:
+        """As in LAVT, frame by frame; and the pixels of all frames that each word attends to where it is updated."""
+        config, attentions, explanations = self.config, iter(output.attentions), self.explain_decoder(output)
+        for index, maps in enumerate(output.hidden_states[: len(self.stages)]):
+            if config.fuses(index) and config.fusion_type == "pixel_word":
+                explanations[f"word_attention_{index + 1}"] = words_of_pixels(next(attentions), maps)
+            if updates_words(config, index):
+                explanations[f"words_to_pixels_{index + 1}"] = pixels_of_words(next(attentions), maps, text_mask)
+        return explanations
 
 
 def _require_annotations(is_labeled: Tensor, is_annotated: Tensor) -> None:

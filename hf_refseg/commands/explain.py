@@ -12,25 +12,38 @@ from .options import Device, Dtype, ModelName, PictureFolder
 
 def explain(
     model: ModelName,
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image file.")],
+    image: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IMAGE", help="Image; or a video, where the model takes clips: a file, or a folder of frames."
+        ),
+    ],
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What to segment.")],
     output: PictureFolder,
     device: Device = None,
     dtype: Dtype = "float32",
 ) -> None:
-    """Draw how a model came to a mask: attention maps, reconstructions, whatever its method can tell."""
+    """Draw how a model came to a mask: attention maps, reconstructions, whatever its method can tell.
+
+    Of a video the model sees the first frames at once, of which some are drawn below each other.
+    """
+    from itertools import islice
+
     from ..explain import draw_explanations
     from ..files import require_writable, slug, write_picture
     from ..hub.saved_models import load_model
+    from ..modeling.inference_refseg import SOME_FRAMES
     from ..modeling.pictures_refseg import open_image
-    from .sources import Source
+    from ..modeling.video_refseg import VideoFrames
+    from .sources import VIDEO_SUFFIXES, Source
 
     if not text.strip():
         raise ValueError("The expression is empty: pass a sentence.")
     require_writable(output)
-    source = Source(image, slug(image.stem) or "image", is_video=False)
+    is_video = image.is_dir() or image.suffix.lower() in VIDEO_SUFFIXES
+    source = Source(image, slug(image.stem) or ("video" if is_video else "image"), is_video)
     source.check()
-    picture = open_image(image)
+    picture = list(islice(VideoFrames(image), SOME_FRAMES.frames)) if is_video else open_image(image)
     loaded, processor = load_model(model, device, dtype)
     for name, drawn in draw_explanations(loaded, processor, picture, text):
         output.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ from .explanations import (
     draw_impact_tokens,
     draw_pixel_words,
     draw_reconstruction,
+    draw_word_table,
 )
 from .layout import can_draw
 from .overlays import (
@@ -35,5 +36,6 @@ __all__ = [
     "draw_pixel_words",
     "draw_reconstruction",
     "draw_strips",
+    "draw_word_table",
     "spread",
 ]

@@ -32,40 +32,43 @@ CELLS_PER_ROW = 5
 
 
 def draw_heat_maps(
-    image: Image.Image,
+    images: Sequence[Image.Image],
     maps: Sequence[ArrayLike],
     titles: Sequence[str],
     *,
     shared_scale: bool,
     cell_width: int = 240,
 ) -> Image.Image:
-    """Maps over an image, five in a row, each below its title.
+    """Maps over an image, five in a row, each below its title; of frames, those of a frame below those before it.
 
     Args:
-        image: any mode; it is not changed.
-        maps: N arrays (h, w) of any size that cover the image, numpy or torch tensors on the CPU.
+        images: the image, or the frames of a video, of any mode; they are not changed.
+        maps: N arrays (images, h, w) of any size that cover the images, numpy or torch tensors on the CPU.
         titles: N texts.
-        shared_scale: colors go from 0 to the largest value of all maps; else from least to largest of each map.
+        shared_scale: colors go from 0 to the largest value of all maps; else from least to largest of each, that of
+            all frames.
         cell_width: width of every column in pixels.
 
     Returns:
         An RGB image.
 
     Raises:
-        ValueError: no map, unequal numbers of maps and titles, or a map that is not a finite (h, w).
+        ValueError: no map, unequal numbers of maps and titles, or a map that is not a finite (images, h, w).
     """
     if len(maps) != len(titles) or not maps:
         raise ValueError(f"{len(maps)} maps for {len(titles)} titles: give one for each, and one at least.")
-    arrays = [_checked_map(each) for each in maps]
+    arrays = [_checked_map(each, len(images)) for each in maps]
     ranges = [(0.0, max(each.max() for each in arrays))] * len(arrays)
     if not shared_scale:
         ranges = [(each.min(), each.max()) for each in arrays]
     font_size = max(12, cell_width // 15)
-    cells = []
-    for array, (low, high), title in zip(arrays, ranges, titles, strict=True):
-        picture = fit(_draw_heat(image, array, low, high), cell_width)
-        cells.append(stack([text_cell(title, cell_width, 2 * font_size, font_size), picture]))
-    return _in_rows(cells)
+    headings = [text_cell(title, cell_width, 2 * font_size, font_size) for title in titles]
+    rows = []
+    for image, of_image in zip(images, zip(*arrays, strict=True), strict=True):
+        pictures = (_draw_heat(image, values, *limits) for values, limits in zip(of_image, ranges, strict=True))
+        cells = zip(headings, pictures, strict=True)
+        rows.append(_in_rows([stack([heading, fit(picture, cell_width)]) for heading, picture in cells]))
+    return stack(rows)
 
 
 def draw_pixel_words(
@@ -131,6 +134,22 @@ def draw_impact_tokens(
     return stack(rows)
 
 
+def draw_word_table(weights: ArrayLike, words: Sequence[str]) -> Image.Image:
+    """A table of what each word weighs for each word of a sentence, a row for each of the latter, in percent.
+
+    Args:
+        weights: (words, words), not negative.
+        words: the words.
+    """
+    weights = np.asarray(weights, dtype=np.float64)
+    colors = [distinct_color(index) for index in range(len(weights))]
+    font_size = 14
+    labels = [text_cell(word, 10 * font_size, 2 * font_size, font_size) for word in words]
+    # Above the first label stand the words of the columns.
+    heading = Image.new("RGB", (10 * font_size, 2 * font_size), BACKGROUND)
+    return side_by_side([stack([heading, *labels]), _word_table(weights, words, colors, font_size)])
+
+
 @dataclass(frozen=True)
 class MaskedImage:
     """An image of which parts were masked.
@@ -194,10 +213,12 @@ def draw_reconstruction(
     return beside(cells)
 
 
-def _checked_map(values: ArrayLike) -> NDArray[np.float32]:
+def _checked_map(values: ArrayLike, images: int) -> NDArray[np.float32]:
     array = np.asarray(values, dtype=np.float32)
-    if array.ndim != 2 or not array.size or not np.isfinite(array).all():
-        raise ValueError(f"Expected a map (height, width) of finite numbers, not an array of shape {array.shape}.")
+    if array.ndim != 3 or len(array) != images or not array.size or not np.isfinite(array).all():
+        raise ValueError(
+            f"Expected a map ({images}, height, width) of finite numbers, not an array of shape {array.shape}."
+        )
     return array
 
 

@@ -1,29 +1,40 @@
 """What models tell about their masks equals what they compute, and `hf-refseg explain` draws all of it."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
 from PIL import Image
-from tiny_configs import BERT, SAM, SWIN
 from tiny_lavt import WORDS, tiny_lavt, tiny_processor
+from tiny_methods import (
+    TinyBtmae,
+    TinyLavt,
+    TinyM3Att,
+    TinyMagNet,
+    TinyMethod,
+    TinyRisam,
+    TinyUnifiedLavt,
+    TinyVideoLavt,
+)
 from torch import nn
 from torch.testing import assert_close
+from transformers import PreTrainedModel
 from typer.testing import CliRunner
 
 from hf_refseg import (
     AutoModelForReferringSegmentation,
-    BtmaeConfig,
-    BtmaeForReferringSegmentation,
     RefSegImageProcessor,
-    RisamConfig,
-    RisamForReferringSegmentation,
     add_adapter,
     load_with_adapter,
 )
 from hf_refseg.explain import Artist, draw_explanations, image_as_seen, unnormalized
-from hf_refseg.modeling.explanations_refseg import record_calls, strongest_places
+from hf_refseg.modeling.explanations_refseg import Explanation, eager_attention, strongest_places
+from hf_refseg.modeling.modeling_refseg import RefSegPreTrainedModel
 from hf_refseg.visualization import (
     MaskedImage,
     MaskedWords,
@@ -31,34 +42,29 @@ from hf_refseg.visualization import (
     draw_impact_tokens,
     draw_pixel_words,
     draw_reconstruction,
+    draw_word_table,
 )
 from hf_refseg.visualization.explanations import HEAT_COLORS, HIDDEN_COLOR
 from hf_refseg.visualization.layout import distinct_color
 from hf_refseg_cli import app
 
-TINY_BERT = {**BERT, "vocab_size": len(WORDS), "num_hidden_layers": 1, "intermediate_size": 32}
 TEXT = "the left red dog"
+METHODS = [TinyLavt, TinyVideoLavt, TinyUnifiedLavt, TinyMagNet, TinyM3Att, TinyBtmae, TinyRisam]
 
 
-def tiny_btmae(**overrides) -> BtmaeForReferringSegmentation:
-    torch.manual_seed(0)
-    sizes = {"feature_size": 16, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
-    layers = {"num_encoder_layers": 1, "num_decoder_layers": 1, "num_impact_tokens": [4, 3, 2]}
-    config = {
-        "backbone_config": SWIN,
-        "text_config": TINY_BERT,
-        "special_token_ids": [0, 1, 2, 3, 4],
-        **sizes,
-        **layers,
-    }
-    return BtmaeForReferringSegmentation(BtmaeConfig(**{**config, **overrides})).eval()
+def build(method: type[TinyMethod], **overrides) -> RefSegPreTrainedModel:
+    """A tiny model with a word for each of the tokenizer's."""
+    return method().build(text_config={**method.fields["text_config"], "vocab_size": len(WORDS)}, **overrides)
 
 
-def tiny_risam(**overrides) -> RisamForReferringSegmentation:
-    torch.manual_seed(0)
-    text = {**TINY_BERT, "model_type": "clip_text_model", "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
-    config = {"backbone_config": SAM, "text_config": text, "hidden_size": 16, "num_attention_heads": 2}
-    return RisamForReferringSegmentation(RisamConfig(**{**config, **overrides})).eval()
+@contextmanager
+def record_calls(modules: Sequence[nn.Module]) -> Iterator[list[tuple[nn.Module, tuple, object]]]:
+    """Gives a list that grows by module, positional arguments and result of each call of one of the modules."""
+    calls: list[tuple[nn.Module, tuple, object]] = []
+    record = [module.register_forward_hook(lambda *call: calls.append(call)) for module in modules]
+    yield calls
+    for handle in record:
+        handle.remove()
 
 
 def padding_processor():
@@ -100,23 +106,74 @@ def test_the_weights_of_pixel_word_attention_are_those_it_attends_with() -> None
     attention = tiny_lavt().stages[1].fusion.language_maps
     pixels, words, mask = torch.randn(2, 6, 32), torch.randn(2, 5, 32), torch.ones(2, 5)
     mask[1, 3:] = 0
-    weights = attention.attention_weights(pixels, words, mask)
+    with eager_attention(attention), record_calls([attention.kernel]) as calls:
+        attended = attention(pixels, words, mask)
+    ((_, _, (_, weights)),) = calls
     values = attention.value(words) * mask[..., None]
-    assert_close(attention(pixels, words, mask), attention.output_norm(attention.output(weights @ values)))
-    assert not weights[1, :, 3:].any()
+    assert_close(attended, attention.output_norm(attention.output(weights[:, 0] @ values)))
+    assert not weights[1, :, :, 3:].any()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cam_language", ["paper", "released"])
+def test_magnet_tells_the_alignment_of_each_stage(cam_language: str) -> None:
+    model, inputs = build(TinyMagNet, cam_language=cam_language), inputs_of(tiny_processor())
+    explanations = model.explain(**inputs)
+    directions = ("word_attention", "words_to_pixels") if cam_language == "paper" else ("word_attention",)
+    assert list(explanations) == [f"{each}_{stage}" for stage in range(1, 5) for each in directions]
+    tokens = inputs["input_ids"].shape[1]
+    for stage, size in enumerate((16, 8, 4, 2)):
+        words = explanations[f"word_attention_{stage + 1}"].maps
+        assert words.shape == (tokens, size, size)
+        attention = model.stages[stage].text_to_pixels.full.attention
+        with record_calls([attention]) as calls:
+            model(**inputs)
+        _, (_, text_features, _), attended = calls[0]
+        values = words.flatten(1).T @ attention.value(text_features)
+        assert_close(attended, attention.output_norm(attention.output(values)))
+        if cam_language == "paper":
+            pixels = explanations[f"words_to_pixels_{stage + 1}"].maps
+            assert pixels.shape == (tokens, size, size)
+            assert_close(pixels.sum((1, 2)), torch.ones(tokens))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("ablation", [{}, {"attention_type": "generic", "interaction_type": "plain"}], ids=str)
+def test_m3att_tells_mutual_attention_and_interaction(ablation: dict) -> None:
+    model, inputs = build(TinyM3Att, **ablation), inputs_of(tiny_processor())
+    explanations = model.explain(**inputs)
+    if ablation:
+        assert list(explanations) == [f"words_to_pixels_{layer}" for layer in (1, 2, 3)]
+        return
+    decoder, tokens = model.mutual_decoder, inputs["input_ids"].shape[1]
+    of_layers = [[f"words_to_pixels_{layer}", f"word_attention_{layer}"] for layer in (1, 2, 3)]
+    assert list(explanations) == [*of_layers[0], "interaction_1", *of_layers[1], "interaction_2", *of_layers[2]]
+    layers = [decoder.first_layer.mutual_attention, *(layer.mutual_attention for layer in decoder.layers)]
+    with record_calls([*layers, *decoder.interactions]) as calls:
+        model(**inputs)
+    for number, layer in enumerate(layers, start=1):
+        _, (query, pixels, _), (mutual, *_) = next(call for call in calls if call[0] is layer)
+        to_pixels, to_words = (explanations[name].maps.flatten(1) for name in of_layers[number - 1])
+        assert to_pixels.shape == to_words.shape == (tokens, 16)
+        vision, language = to_pixels @ layer.pixel_value(pixels), to_words.T @ layer.word_value(query)
+        assert_close(mutual, layer.output(vision @ language.transpose(1, 2)))
+    for number, interaction in enumerate(decoder.interactions, start=1):
+        _, (decoded, _, mask), (changed, language, _) = next(call for call in calls if call[0] is interaction)
+        gathered = explanations[f"interaction_{number}"].weights @ interaction.value(language).relu()
+        assert_close(changed, interaction.inject(decoded, gathered, mask))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("language_attention", ["pixels", "shared"])
 def test_risam_tells_both_directions_of_attention(language_attention: str) -> None:
-    model, inputs = tiny_risam(language_attention=language_attention), inputs_of(padding_processor())
+    model, inputs = build(TinyRisam, language_attention=language_attention), inputs_of(padding_processor())
     explanations = model.explain(**inputs)
     directions = ("words_to_pixels", "pixels_to_words")
     assert list(explanations) == [f"{direction}_{block}" for block in (1, 2) for direction in directions]
     tokens = inputs["input_ids"].shape[1]
     with record_calls(model.fusion) as calls:
         model(**inputs)
-    for number, (block, (pixels, words, _, _), (language_aware, vision_aware)) in enumerate(calls, start=1):
+    for number, (block, (pixels, words, _, _), (language_aware, vision_aware, *_)) in enumerate(calls, start=1):
         maps = explanations[f"words_to_pixels_{number}"].maps
         places, weights = (getattr(explanations[f"pixels_to_words_{number}"], name) for name in ("places", "weights"))
         pixels, words = block.project_pixels(pixels)[0], block.project_words(words)[0]
@@ -129,7 +186,8 @@ def test_risam_tells_both_directions_of_attention(language_attention: str) -> No
 
 @torch.no_grad()
 def test_btmae_tells_its_reconstructions_and_impact_tokens() -> None:
-    model, inputs = tiny_btmae(), inputs_of(tiny_processor())
+    model, inputs = build(TinyBtmae), inputs_of(tiny_processor())
+    model.set_attn_implementation("eager")
     explanations = model.explain(**inputs)
     assert list(explanations) == ["reconstruction", "impact_tokens"]
     output = model(**inputs, output_reconstructions=True, output_impact_maps=True)
@@ -142,8 +200,8 @@ def test_btmae_tells_its_reconstructions_and_impact_tokens() -> None:
     for maps, weights in zip(impact.maps, impact.word_weights, strict=True):
         assert_close(maps.sum(0), torch.ones(4, 4))
         assert_close(weights.sum(1), torch.ones(len(maps)))
-    assert list(tiny_btmae(mask_decoder="simple").explain(**inputs)) == ["reconstruction"]
-    neither = tiny_btmae(image_autoencoder=False, word_autoencoder=False)
+    assert list(build(TinyBtmae, mask_decoder="simple").explain(**inputs)) == ["reconstruction"]
+    neither = build(TinyBtmae, image_autoencoder=False, word_autoencoder=False)
     assert list(neither.explain(**inputs)) == ["impact_tokens"]
 
 
@@ -153,14 +211,15 @@ def test_strong_places_keep_their_distance() -> None:
     assert strongest_places(strength, 2).tolist() == [2 * 12 + 3, 9 * 12 + 9]
 
 
-def test_recorded_modules_are_left_alone() -> None:
-    layer = nn.Linear(2, 2)
-    with pytest.raises(RuntimeError), record_calls([layer]):
+def test_explaining_leaves_the_kernels_of_a_model_as_they_were() -> None:
+    model = tiny_lavt()
+    model.set_attn_implementation({"": "sdpa", "text_config": "eager"})
+    configs = (model.config, model.text_encoder.config, model.backbone.model.config)
+    before = [config._attn_implementation for config in configs]
+    with pytest.raises(RuntimeError), eager_attention(model):
+        assert [config._attn_implementation for config in configs] == ["eager", *before[1:]]
         raise RuntimeError
-    with record_calls([layer]) as calls:
-        layer(torch.zeros(1, 2))
-    layer(torch.zeros(1, 2))
-    assert len(calls) == 1
+    assert [config._attn_implementation for config in configs] == before == ["sdpa", "eager", "sdpa"]
 
 
 def test_heat_maps_have_the_colors_of_their_values() -> None:
@@ -168,7 +227,9 @@ def test_heat_maps_have_the_colors_of_their_values() -> None:
     values = np.zeros((20, 40), dtype=np.float32)
     values[:, 20:] = 2
     pictures = {
-        shared: np.asarray(draw_heat_maps(image, [values, values / 2], ["a", "b"], shared_scale=shared, cell_width=40))
+        shared: np.asarray(
+            draw_heat_maps([image], [values[None], values[None] / 2], ["a", "b"], shared_scale=shared, cell_width=40)
+        )
         for shared in (True, False)
     }
 
@@ -188,11 +249,36 @@ def test_heat_maps_have_the_colors_of_their_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("maps", "titles"), [([], []), ([np.ones((2, 2))], []), ([np.ones(3)], ["a"]), ([np.full((2, 2), np.nan)], ["a"])]
+    ("maps", "titles"),
+    [
+        ([], []),
+        ([np.ones((1, 2, 2))], []),
+        ([np.ones((2, 2))], ["a"]),
+        ([np.ones((2, 2, 2))], ["a"]),
+        ([np.full((1, 2, 2), np.nan)], ["a"]),
+    ],
 )
 def test_wrong_heat_maps_are_named(maps: list, titles: list) -> None:
-    with pytest.raises(ValueError, match=r"one for each|map \(height, width\)"):
-        draw_heat_maps(photo(), maps, titles, shared_scale=True)
+    with pytest.raises(ValueError, match=r"one for each|map \(1, height, width\)"):
+        draw_heat_maps([photo()], maps, titles, shared_scale=True)
+
+
+def test_maps_of_frames_lie_below_each_other_on_one_scale() -> None:
+    frames = [Image.new("RGB", (40, 20), color) for color in ("white", "black")]
+    values = np.stack([np.full((2, 4), 1.0), np.full((2, 4), 3.0)])
+    picture = np.asarray(draw_heat_maps(frames, [values], ["a"], shared_scale=False, cell_width=40))
+    row = picture.shape[0] // 2
+    for frame, (shade, color) in enumerate(((255, HEAT_COLORS[0]), (0, HEAT_COLORS[-1]))):
+        expected = 0.4 * shade + 0.6 * np.asarray(color)
+        assert np.abs(picture[frame * row + row - 13, 26] - expected).max() <= 2
+
+
+def test_words_stand_beside_their_weights() -> None:
+    picture = draw_word_table(np.array([[0.9, 0.1], [0.2, 0.8]]), ["dog", "red"])
+    pixels = np.asarray(picture).reshape(-1, 3)
+    assert (pixels == HEAT_COLORS[-1]).all(1).any() and (np.asarray(picture)[30:, :140] < 128).any()
+    with pytest.raises(ValueError, match="2 rows and 3 words"):
+        draw_word_table(np.eye(2), ["a", "b", "c"])
 
 
 def test_pixel_words_show_places_and_weights() -> None:
@@ -251,21 +337,23 @@ def test_pictures_are_as_the_model_sees_the_image() -> None:
 
 def test_an_unknown_explanation_is_an_error() -> None:
     with pytest.raises(TypeError, match="no picture of a str"):
-        Artist(tiny_processor(), photo(), []).draw("map")
+        Artist(tiny_processor(), {0: photo()}, []).draw("map")
 
 
 def test_a_model_that_has_nothing_to_tell_says_so() -> None:
-    model = tiny_risam(fusion_type="convolution")
+    model = build(TinyRisam, fusion_type="convolution")
     with pytest.raises(ValueError, match="has no parts that tell"):
         list(draw_explanations(model, padding_processor(), photo(), TEXT))
     with pytest.raises(ValueError, match="of type bert cannot tell"):
         list(draw_explanations(tiny_lavt().text_encoder, tiny_processor(), photo(), TEXT))
 
 
-@pytest.mark.parametrize("build", [tiny_lavt, tiny_risam, tiny_btmae])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_command_draws_every_explanation(build, dtype: str, tmp_path: Path) -> None:
-    model, processor = build(), padding_processor() if build is tiny_risam else tiny_processor()
+@pytest.mark.parametrize(
+    ("method", "dtype"),
+    [*((method, "float32") for method in METHODS), (TinyLavt, "bfloat16"), (TinyM3Att, "bfloat16")],
+)
+def test_the_command_draws_every_explanation(method: type[TinyMethod], dtype: str, tmp_path: Path) -> None:
+    model, processor = build(method), padding_processor() if method is TinyRisam else tiny_processor()
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     photo().save(tmp_path / "My photo.png")
@@ -279,20 +367,64 @@ def test_the_command_draws_every_explanation(build, dtype: str, tmp_path: Path) 
         assert min(picture.size) > 50 and len(picture.getcolors(1 << 24)) > 50
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("build", [tiny_lavt, tiny_risam, tiny_btmae])
-def test_an_adapter_is_explained_like_the_model_it_is_merged_into(build, tmp_path: Path) -> None:
-    base, adapter, processor = tmp_path / "base", tmp_path / "adapter", tiny_processor()
-    build().save_pretrained(base)
-    adapted = add_adapter(AutoModelForReferringSegmentation.from_pretrained(base))
+def numbers_of(explanations: dict[str, Explanation]) -> dict[str, list]:
+    """What explanations hold, by name."""
+    return {name: [getattr(each, field.name) for field in fields(each)] for name, each in explanations.items()}
+
+
+def change(adapted: PeftModel) -> None:
+    """Gives what an adapter trains other values."""
+    generator = torch.Generator().manual_seed(1)
     for parameter in adapted.parameters():
-        parameter += 0.01 * parameter.requires_grad
+        if parameter.requires_grad:
+            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", METHODS)
+def test_an_adapter_is_explained_like_the_model_it_is_merged_into(method: type[TinyMethod]) -> None:
+    model, inputs = build(method), inputs_of(tiny_processor())
+    model.name_or_path = "base"
+    plain = numbers_of(model.explain(**inputs))
+    adapted = add_adapter(model, lora_rank=2).eval()
+    change(adapted)
+    actual = numbers_of(adapted.explain(**inputs))
+    assert actual.keys() == plain.keys()
+    for name in actual:
+        with pytest.raises(AssertionError):
+            assert_close(actual[name], plain[name])
+    assert_close(actual, numbers_of(adapted.merge_and_unload().explain(**inputs)), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("lora_rank", [None, 2])
+def test_a_loaded_adapter_is_drawn_as_it_was_trained(lora_rank: int | None, tmp_path: Path) -> None:
+    base, adapter, processor = tmp_path / "base", tmp_path / "adapter", tiny_processor()
+
+    def pictures_of(model: PreTrainedModel | PeftModel) -> dict[str, bytes]:
+        return {name: picture.tobytes() for name, picture in draw_explanations(model, processor, photo(), TEXT)}
+
+    tiny_lavt().save_pretrained(base)
+    adapted = add_adapter(AutoModelForReferringSegmentation.from_pretrained(base), lora_rank=lora_rank).eval()
+    before = pictures_of(adapted)
+    change(adapted)
     adapted.save_pretrained(adapter)
-    merged = load_with_adapter(adapter).merge_and_unload()
-    expected = {name: picture.tobytes() for name, picture in draw_explanations(merged, processor, photo(), TEXT)}
-    for unmerged in (AutoModelForReferringSegmentation.from_pretrained(adapter), load_with_adapter(adapter)):
-        pictures = {name: picture.tobytes() for name, picture in draw_explanations(unmerged, processor, photo(), TEXT)}
-        assert pictures == expected
+    trained = pictures_of(adapted)
+    assert trained.keys() == before.keys() and all(trained[name] != before[name] for name in trained)
+    for loaded in (AutoModelForReferringSegmentation.from_pretrained(adapter), load_with_adapter(adapter)):
+        assert pictures_of(loaded) == trained
+
+
+def test_some_frames_of_a_clip_are_drawn() -> None:
+    model, processor, frame = build(TinyVideoLavt, bidirectional=True), tiny_processor(), photo()
+    frames = [frame.point(lambda value, dark=dark: value // dark) for dark in range(1, 6)]
+    pictures = dict(draw_explanations(model, processor, frames, TEXT, shown_frames=2))
+    image = dict(draw_explanations(model, processor, frame, TEXT))
+    assert pictures.keys() == image.keys() and {"decoder_maps", "words_to_pixels_1"} < pictures.keys()
+    for name, picture in pictures.items():
+        assert picture.size == (image[name].width, 2 * image[name].height)
+    with pytest.raises(ValueError, match="of type lavt takes images: pass a single frame"):
+        list(draw_explanations(tiny_lavt(), processor, frames, TEXT))
 
 
 @pytest.mark.parametrize("limit", [20, 5])
@@ -311,7 +443,7 @@ def test_words_that_the_tokenizer_does_not_know_are_shown_as_they_were_written(l
     monkeypatch.setattr("hf_refseg.explain.draw_impact_tokens", impact_tokens)
     processor = tiny_processor()
     processor.max_text_length = limit
-    list(draw_explanations(tiny_btmae(), processor, photo(), "The red ZORBLE circle"))
+    list(draw_explanations(build(TinyBtmae), processor, photo(), "The red ZORBLE circle"))
     words = ["the", "red", "ZORBLE", "circle"][: limit - 2]
     assert drawn["words"] == ["[CLS]", *words, "[SEP]"]
     assert drawn["caption"].words == words

@@ -59,6 +59,7 @@ ABLATIONS = [
 
 
 class TestM3Att(TinyM3Att, MethodTests):
+    always_has_attentions = True
     few_layers = {
         "text_config": {**TINY_BERT, "num_hidden_layers": 1},
         "num_decoder_layers": 2,

@@ -34,6 +34,7 @@ ABLATIONS = [
 
 
 class TestRisam(TinyRisam, MethodTests):
+    always_has_attentions = True
     few_layers = {"text_config": {**CLIP, "num_hidden_layers": 1}}
 
     @pytest.mark.parametrize("ablation", ABLATIONS, ids=str)

@@ -292,8 +292,39 @@ class TestVideoLavt(TinyVideoLavt, MethodTests):
         explanations = self.build().explain(**inputs)
         assert explanations["word_attention_2"].maps.shape == (6, 6, 7)
         assert [tuple(maps.shape) for maps in explanations["decoder_maps"].maps.values()][-1] == (12, 14)
-        with pytest.raises(ValueError, match="pass a single frame"):
-            self.build().explain(**self.clips(batch=1))
+
+    @torch.no_grad()
+    def test_what_is_recorded_of_clips_has_frames(self) -> None:
+        model, inputs = self.build(bidirectional=True), self.clips(batch=3)
+        model.set_attn_implementation("eager")
+        inputs["pixel_values"] = inputs["pixel_values"][:1]
+        asked = {"output_hidden_states": True, "output_attentions": True}
+        at_once = model(**inputs, **asked)
+        sizes = [(10, 12), (5, 6), (3, 3), (2, 2), (3, 3), (5, 6), (10, 12)]
+        assert [each.shape[:2] + each.shape[3:] for each in at_once.hidden_states] == [(3, 3, *size) for size in sizes]
+        expected = [
+            shape for height, width in sizes[:3] for shape in ((3 * height * width, 6), (6, 3 * height * width))
+        ]
+        assert [tuple(each.shape[2:]) for each in at_once.attentions] == [*expected, (12, 6)]
+        model.texts_per_pass = 3
+        joined = model(**inputs, **asked)
+        for name in ("logits", "hidden_states", "attentions"):
+            assert_close(getattr(joined, name), getattr(at_once, name), atol=1e-5, rtol=1e-4)
+
+    @torch.no_grad()
+    def test_explanations_of_a_clip_are_those_of_its_frames(self) -> None:
+        model, inputs = self.build(bidirectional=True), self.clips(batch=1)
+        explanations = model.explain(**inputs)
+        steps = [name for stage in (1, 2, 3) for name in (f"word_attention_{stage}", f"words_to_pixels_{stage}")]
+        assert list(explanations) == ["decoder_maps", *steps, "word_attention_4"]
+        maps = {name: explanations[name].maps for name in steps}
+        assert {tuple(each.shape) for each in list(maps.values())[:2]} == {(6, 3, 10, 12)}
+        # Each position of each frame shares itself among the words, each word among the positions of all frames.
+        assert_close(maps["word_attention_2"].sum(0), torch.ones(3, 5, 6))
+        assert_close(maps["words_to_pixels_2"].sum((1, 2, 3)), torch.ones(6))
+        model.set_attn_implementation("eager")
+        output = model(**inputs, output_hidden_states=True)
+        assert_close(explanations["decoder_maps"].maps["Y1"], output.hidden_states[-1][0].abs().mean(1))
 
     def test_new_weights_start_as_the_encoder_s_paper_says(self) -> None:
         model = self.build()

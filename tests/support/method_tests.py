@@ -32,6 +32,8 @@ class MethodTests(TinyMethod):
     without_effect_at_the_start: tuple[str, ...] = ()
     # Fields of a configuration with as few layers as there may be, since graphs are made layer by layer.
     few_layers: dict[str, Any] = {}
+    # Whether attention weights are there with every implementation of attention.
+    always_has_attentions = False
 
     def processor(self) -> RefSegProcessor:
         """One that makes images of the size of `inputs`."""
@@ -350,15 +352,16 @@ class MethodTests(TinyMethod):
     def test_keywords_of_transformers(self, caplog) -> None:
         model, inputs = self.build(), self.inputs()
         expected = model(**inputs).logits
+        caplog.clear()
         token_types = torch.zeros_like(inputs["input_ids"])
         output = model(**inputs, token_type_ids=token_types, output_hidden_states=False, inputs_embeds=None)
         assert torch.equal(output.logits, expected) and caplog.records == []
         model.get_text_features(inputs["input_ids"], inputs["attention_mask"], token_type_ids=token_types)
         logging.get_logger("transformers").warning_once.cache_clear()
-        output = model(**inputs, output_hidden_states=True, output_attentions=True)
-        assert torch.equal(output.logits, expected) and output.hidden_states is None and output.attentions is None
+        model.get_text_features(inputs["input_ids"], output_hidden_states=True)
+        model.get_image_features(inputs["pixel_values"], output_attentions=True)
         warnings = [record.getMessage() for record in caplog.records]
-        assert len(warnings) == 2 and all("has no effect" in warning for warning in warnings)
+        assert len(warnings) == 1 and "have no effect but in `forward`" in warnings[0]
         for call, given in (
             (model, inputs),
             (model.get_text_features, {"input_ids": inputs["input_ids"]}),
@@ -368,6 +371,64 @@ class MethodTests(TinyMethod):
                 call(**given, mask_label=self.labels())
         # Losses are means: Trainer must not take the keywords for those of one that sums over its items.
         assert not model.accepts_loss_kwargs
+
+    @torch.no_grad()
+    def test_hidden_states_and_attentions_are_recorded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model, inputs, fused = self.build(), self.inputs(), []
+        model.set_attn_implementation("eager")
+        plain, fuse = model(**inputs), model.fuse
+        assert plain.hidden_states is None and plain.attentions is None
+        monkeypatch.setattr(model, "fuse", lambda *arguments: fused.append(fuse(*arguments)) or fused[-1])
+        output = model(**inputs, output_hidden_states=True, output_attentions=True)
+        assert torch.equal(output.logits, plain.logits)
+        states, maps = output.hidden_states, fused[-1].maps
+        assert len(states) >= len(maps) and all(map(torch.equal, states, maps))
+        assert {len(each) for each in (*states, *output.attentions)} == {2}
+        assert output.attentions and all(each.ndim == 4 for each in output.attentions)
+        for weights in output.attentions:
+            assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+        # What masked words make anew for the losses is not recorded a second time.
+        model = self.with_mask_grounding(image_features="masked_sentence")
+        model.set_attn_implementation("eager")
+        trained = model(**inputs, mask_labels=self.labels(), output_hidden_states=True, output_attentions=True)
+        for recorded, again in ((states, trained.hidden_states), (output.attentions, trained.attentions)):
+            assert [each.shape for each in recorded] == [each.shape for each in again]
+
+    @torch.no_grad()
+    def test_the_configuration_says_what_is_recorded(self) -> None:
+        model, inputs = self.build(), self.inputs()
+        model.set_attn_implementation("eager")
+        model.config.output_hidden_states = model.config.output_attentions = True
+        output = model(**inputs)
+        assert output.hidden_states and output.attentions
+        assert len(model(**inputs, return_dict=False)) == 3
+        output = model(**inputs, output_hidden_states=False, output_attentions=False)
+        assert output.hidden_states is None and output.attentions is None
+
+    @torch.no_grad()
+    def test_what_is_recorded_of_several_texts_is_that_of_each(self) -> None:
+        model, inputs = self.build(), self.inputs(batch=3)
+        model.set_attn_implementation("eager")
+        inputs["pixel_values"] = inputs["pixel_values"][:1]
+        asked = {"output_hidden_states": True, "output_attentions": True}
+        at_once = model(**inputs, **asked)
+        model.texts_per_pass = 2
+        joined = model(**inputs, **asked)
+        for name in ("logits", "hidden_states", "attentions"):
+            assert_close(getattr(joined, name), getattr(at_once, name), atol=1e-5, rtol=1e-4)
+
+    @torch.no_grad()
+    def test_fused_kernels_tell_no_attention_weights(self, caplog: pytest.LogCaptureFixture) -> None:
+        model, inputs = self.build(), self.inputs()
+        logging.get_logger("transformers").warning_once.cache_clear()
+        caplog.clear()
+        assert model(**inputs, output_hidden_states=True).hidden_states and not caplog.records
+        attentions = model(**inputs, output_attentions=True).attentions
+        warnings = [record.getMessage() for record in caplog.records]
+        if self.always_has_attentions:
+            assert attentions and not warnings
+        else:
+            assert attentions == () and len(warnings) == 1 and 'set_attn_implementation("eager")' in warnings[0]
 
     def test_a_configuration_reloads_as_it_was(self, tmp_path) -> None:
         config = self.tiny_config()
