@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from places import CHECKOUT
 from toy_dataset import TOY, write_toy
 from typer.main import get_command
 from typer.testing import CliRunner
-from video_trees import make_a2d
+from video_trees import make_a2d, make_davis, make_jhmdb, make_youtube_vos
 
 from hf_refseg.commands.evaluate import choose_protocol
 from hf_refseg.commands.info import describe_dataset, describe_installation
@@ -125,6 +127,22 @@ def test_a_record_is_whole(spec: DatasetSpec) -> None:
     assert (spec.words is None) == bool(spec.layout)
     if spec.words is not None:
         assert len(set(spec.load_words())) == len(spec.load_words()) > 20
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("ref_youtube_vos", make_youtube_vos),
+        ("ref_davis17", partial(make_davis, form="texts")),
+        ("a2d_sentences", make_a2d),
+        ("jhmdb_sentences", make_jhmdb),
+    ],
+)
+def test_the_splits_of_a_record_are_those_of_its_builder(
+    name: str, make: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    dataset = load_refseg(name, make(tmp_path / "data"), cache_dir=tmp_path / "cache")
+    assert tuple(dataset) == DATASETS[name].partition(None).splits
 
 
 def test_an_option_means_the_same_for_all_data_sets() -> None:
