@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, StrictDataclassError
 
-MAX_MESSAGE = 500
+from .modeling.messages_refseg import MAX_MESSAGE, one_line, reason_of
+
 MAX_VALUE = 80
 # What bad input, or a Hub out of reach, is expected to raise; anything else is a fault of the code.
 EXPECTED_ERRORS = (ValueError, OSError, ImportError, StrictDataclassError, HTTPError)
@@ -27,28 +28,14 @@ class BadInputError(ValueError):
         super().__init__(f"{line}\n{table}" if table else line)
 
 
-def one_line(text: str) -> str:
-    """The text with all that is not printable escaped, at most 500 characters; of a longer one the middle is left out.
-
-    So the beginning still names the file, and the end the remedy.
-    """
-    # Escaping only makes a text longer.
-    ends = text if len(text) <= 2 * MAX_MESSAGE else text[:MAX_MESSAGE] + text[-MAX_MESSAGE:]
-    line = "".join(character if character.isprintable() else repr(character)[1:-1] for character in ends)
-    if len(line) <= MAX_MESSAGE:
-        return line
-    half = MAX_MESSAGE // 2 - 3
-    return f"{line[:half]} ... {line[-half:]}"
-
-
 def message_of(error: Exception) -> str:
-    """The message of an error in one line, as `one_line` has it; an error that holds a table keeps its lines."""
+    """The message of an error in one line, as `reason_of` has it; an error that holds a table keeps its lines."""
     if isinstance(error, BadInputError):
         return str(error)
-    line = " ".join(str(error).split())
     if isinstance(error, HTTPError) and not isinstance(error, HfHubHTTPError):
-        line = f"The Hub cannot be reached ({line}): look at the connection, and start the same command again."
-    return one_line(line)
+        reason = reason_of(error)
+        return f"The Hub cannot be reached ({reason}): look at the connection, and start the same command again."
+    return reason_of(error, MAX_MESSAGE)
 
 
 def short_text(value: object) -> str:

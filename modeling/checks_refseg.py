@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from .names_refseg import nearest_names
+from .messages_refseg import nearest_names
 
 # What transformers passes to every configuration, or saves in its file, beside its fields.
 NAMES_OF_TRANSFORMERS = (

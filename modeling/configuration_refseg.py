@@ -23,7 +23,7 @@ from .checks_refseg import (
     values_of,
 )
 from .configuration_encoders_refseg import longest_text, require_text_encoder
-from .names_refseg import nearest_names
+from .messages_refseg import nearest_names
 
 logger = logging.get_logger(__name__)
 # So many unknown names are said.

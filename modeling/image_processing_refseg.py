@@ -25,8 +25,8 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import ModelOutput, TensorType, logging
 
 from .inference_refseg import as_probability, find_masks
+from .messages_refseg import nearest_names
 from .modeling_outputs_refseg import ReferringSegmentationOutput
-from .names_refseg import nearest_names
 from .pictures_refseg import as_mask, as_pixels, load_picture, read_image, upright_rgb
 
 logger = logging.get_logger(__name__)

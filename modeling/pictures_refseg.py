@@ -23,8 +23,8 @@ from torch import Tensor
 from transformers.image_transforms import to_channel_dimension_format
 from transformers.image_utils import ChannelDimension, infer_channel_dimension_format
 
+from .messages_refseg import reason_of
 from .precision_refseg import at_least_float32
-from .saved_files_refseg import one_line
 
 # The value of white in integers of 8, 12 or 16 bits, and in fractions.
 INTEGER_LEVELS = (255, 4095, 65535)
@@ -67,10 +67,10 @@ def picture_faults() -> Iterator[None]:
     except (FileNotFoundError, PictureError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise LargePictureError(f"too large to open: {one_line(error).rstrip('.')}") from error
+        raise LargePictureError(f"too large to open: {reason_of(error).rstrip('.')}") from error
     except Exception as error:
         # On damaged data decoders raise errors of any class, each its own.
-        raise PictureError(f"damaged or no image ({one_line(error)})") from error
+        raise PictureError(f"damaged or no image ({reason_of(error)})") from error
 
 
 @contextmanager
@@ -285,7 +285,7 @@ def read_image(source: str | PathLike[str] | Image.Image | np.ndarray | Tensor) 
         return _decode(file, "The image in base64")
     except ValueError as error:
         raise FileNotFoundError(
-            f"{one_line(name[:100])}: there is no such image file, and it is no URL and no image in base64."
+            f"{reason_of(name[:100])}: there is no such image file, and it is no URL and no image in base64."
         ) from error
 
 

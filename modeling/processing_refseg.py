@@ -14,7 +14,7 @@ from transformers.tokenization_utils_base import BatchEncoding, PreTrainedTokeni
 from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, ModelOutput, logging
 
 from .image_processing_refseg import RefSegImageProcessorKwargs
-from .names_refseg import nearest_names
+from .messages_refseg import nearest_names, reason_of
 from .saved_files_refseg import (
     AGAIN,
     OUT_OF_REACH,
@@ -23,7 +23,6 @@ from .saved_files_refseg import (
     check_vocabulary,
     load_saved_tokenizer,
     may_be_damage,
-    one_line,
 )
 from .video_refseg import are_of_clips, as_clips
 
@@ -100,7 +99,7 @@ class RefSegProcessor(ProcessorMixin):
             if isinstance(error, OUT_OF_REACH):
                 raise
             raise SavedFileError(
-                f"{name}: no processor can be made of its {PROCESSOR_NAME} ({one_line(error)}). {AGAIN}"
+                f"{name}: no processor can be made of its {PROCESSOR_NAME} ({reason_of(error)}). {AGAIN}"
             ) from error
         if not TOKEN_OPTIONS.intersection(kwargs):
             processor = loaded[0] if isinstance(loaded, tuple) else loaded

@@ -22,6 +22,8 @@ from transformers.utils import (
     cached_file,
 )
 
+from .messages_refseg import reason_of
+
 AGAIN = "Save or download it again."
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 # In the order in which transformers looks for them.
@@ -34,13 +36,6 @@ OUT_OF_REACH = (OSError, ImportError, HTTPError)
 
 class SavedFileError(ValueError):
     """A file of a saved model or processor is missing, damaged, or does not belong to the others; it is named."""
-
-
-def one_line(value: object) -> str:
-    """The message of an error, or another value of a file, in one line of at most 200 printable characters."""
-    line = " ".join(str(value).split()) or type(value).__name__
-    printable = "".join(character if character.isprintable() else "?" for character in line[:200])
-    return printable if len(line) <= 200 else f"{printable[:197]}..."
 
 
 def may_be_damage(error: Exception, name: str | PathLike[str]) -> bool:
@@ -66,7 +61,7 @@ def read_mapping(path: Path, remedy: str = AGAIN) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise SavedFileError(f"{path} is damaged ({one_line(error)}). {remedy}") from error
+        raise SavedFileError(f"{path} is damaged ({reason_of(error)}). {remedy}") from error
     if not isinstance(content, dict):
         raise SavedFileError(f"{path} is damaged: it should hold a mapping, not a {type(content).__name__}. {remedy}")
     return content
@@ -114,7 +109,7 @@ def read_weights(path: Path) -> None:
         ) from error
     except Exception as error:
         # What else its bytes make an unpickler raise is not defined.
-        raise SavedFileError(f"{path}: the weights are damaged ({one_line(error)}). {AGAIN}") from error
+        raise SavedFileError(f"{path}: the weights are damaged ({reason_of(error)}). {AGAIN}") from error
     if not isinstance(tensors, dict):
         raise SavedFileError(f"{path} should hold tensors by name, not a {type(tensors).__name__}. {AGAIN}")
 
@@ -147,7 +142,7 @@ def load_saved_tokenizer(name: str | PathLike[str], **options: Any) -> PreTraine
         if isinstance(error, OUT_OF_REACH):
             raise
         raise SavedFileError(
-            f"{name}: no tokenizer can be made of its tokenizer_config.json and tokenizer.json ({one_line(error)}). "
+            f"{name}: no tokenizer can be made of its tokenizer_config.json and tokenizer.json ({reason_of(error)}). "
             f"{AGAIN}"
         ) from error
     check_vocabulary(tokenizer, name, options)
@@ -178,6 +173,6 @@ def check_vocabulary(
     saved = None if path is None else read_mapping(path).get("vocab_size")
     if saved not in (None, len(tokenizer)):
         raise SavedFileError(
-            f"{name}: the tokenizer has {len(tokenizer)} tokens, but {PROCESSOR_NAME} says {one_line(saved)}: "
+            f"{name}: the tokenizer has {len(tokenizer)} tokens, but {PROCESSOR_NAME} says {reason_of(saved)}: "
             f"tokenizer.json is not the one that was saved with it. {AGAIN}"
         )

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 from transformers.utils import logging
 
+from .messages_refseg import reason_of
 from .pictures_refseg import check_array, open_image, upright_rgb
-from .saved_files_refseg import one_line
 
 logger = logging.get_logger(__name__)
 
@@ -181,7 +181,7 @@ class _VideoFile:
 
     def _damaged(self, reason: object) -> VideoFileError:
         return VideoFileError(
-            f"{self.name} is damaged or no video ({one_line(reason)}). Replace it with the complete file."
+            f"{self.name} is damaged or no video ({reason_of(reason)}). Replace it with the complete file."
         )
 
 

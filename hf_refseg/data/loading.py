@@ -10,7 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..modeling.names_refseg import nearest_names
+from ..modeling.messages_refseg import nearest_names
 from .catalog import DATASETS, DatasetSpec, data_options
 from .prepared import load_prepared
 from .rows import DataFormatError, check_columns, filling_cache, reading_parquet, require_literal_name

@@ -24,13 +24,13 @@ from ..auto import AutoModelForReferringSegmentation, registered_methods
 from ..convert.torch_files import check_torch_file
 from ..files import may_be_on_hub, what_is_in
 from ..messages import short_text
+from ..modeling.messages_refseg import reason_of
 from ..modeling.processing_refseg import RefSegProcessor
 from ..modeling.saved_files_refseg import (
     SavedFileError,
     check_mappings,
     find_weights,
     load_saved_tokenizer,
-    one_line,
     read_mapping,
 )
 from ..training.adapters import find_base_model, is_adapter, load_with_adapter
@@ -95,7 +95,7 @@ def load_whole_model(name: str, dtype: str | None) -> PreTrainedModel:
             )
         except RuntimeError as error:
             raise SavedFileError(
-                f"{name}: the weights do not fit config.json ({one_line(error)}). Save the model again."
+                f"{name}: the weights do not fit config.json ({reason_of(error)}). Save the model again."
             ) from error
     if loading["missing_keys"]:
         raise SavedFileError(
@@ -135,7 +135,7 @@ def naming_config(name: str) -> Iterator[None]:
         raise
     except WRONG_VALUES as error:
         check_mappings(name, [CONFIG_NAME], {})
-        raise SavedFileError(f"{name}: no model can be made of its config.json: {one_line(error)}") from error
+        raise SavedFileError(f"{name}: no model can be made of its config.json: {reason_of(error)}") from error
 
 
 def load_processor(name: str) -> RefSegProcessor:

@@ -27,7 +27,8 @@ from transformers.utils import cached_file, find_adapter_config_file
 
 from ..auto import AutoModelForReferringSegmentation
 from ..files import may_be_on_hub
-from ..modeling.saved_files_refseg import AGAIN, SavedFileError, one_line, read_mapping
+from ..modeling.messages_refseg import reason_of
+from ..modeling.saved_files_refseg import AGAIN, SavedFileError, read_mapping
 
 ENCODERS = ("backbone", "text_encoder")
 # What encoders call the linear layer that their attention ends with. All others in it make queries, keys and values,
@@ -208,7 +209,7 @@ def read_adapter_config(adapter: str | PathLike[str]) -> PeftConfig:
     try:
         return PeftConfig.from_pretrained(str(adapter))
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise SavedFileError(f"{path} describes no adapter ({one_line(error)}). {AGAIN}") from error
+        raise SavedFileError(f"{path} describes no adapter ({reason_of(error)}). {AGAIN}") from error
 
 
 def find_base_model(adapter: str | PathLike[str]) -> str:

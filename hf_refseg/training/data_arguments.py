@@ -13,7 +13,7 @@ from ..evaluation.protocols import get_protocol
 from ..evaluation.video import check_video_protocol
 from ..files import public_name, unique_names
 from ..modeling.inference_refseg import VideoWindow
-from ..modeling.names_refseg import nearest_names
+from ..modeling.messages_refseg import nearest_names
 from .run_options import given_options
 
 

@@ -15,7 +15,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.debug_utils import DebugOption
 
 from ..messages import EXPECTED_ERRORS, message_of
-from ..modeling.names_refseg import nearest_names
+from ..modeling.messages_refseg import nearest_names
 from .arguments import ModelArguments, RefSegTrainingArguments
 from .data_arguments import ImageDataArguments, VideoDataArguments, to_mapping
 from .recipe_files import dataset_names, find_recipe, holds_videos, read_recipe

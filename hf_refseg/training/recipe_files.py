@@ -12,7 +12,7 @@ from datasets import load_dataset_builder
 from ..data.catalog import DATASETS
 from ..data.prepared import stored_columns
 from ..files import may_be_on_hub
-from ..modeling.names_refseg import nearest_names
+from ..modeling.messages_refseg import nearest_names
 
 # Installed, the recipes lie inside the package; in a checkout beside the scripts that run them.
 PACKAGE = Path(__file__).parents[1]

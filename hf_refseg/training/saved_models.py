@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.image_utils import SizeDict
 
 from ..hub.saved_models import check_processor, load_processor, load_whole_model
-from ..messages import one_line
+from ..modeling.messages_refseg import reason_of
 from ..modeling.modeling_video_lavt import VideoLavtForReferringSegmentation
 from ..modeling.processing_refseg import RefSegProcessor
 from .adapters import is_adapter
@@ -80,7 +80,7 @@ def change_config(model: PreTrainedModel, processor: RefSegProcessor, arguments:
     try:
         report = changed.load_state_dict(model.state_dict(), strict=False)
     except RuntimeError as error:
-        raise ValueError(f"{refused}, as its weights have other shapes: {one_line(str(error))}") from error
+        raise ValueError(f"{refused}, as its weights have other shapes: {reason_of(error)}") from error
     tasks = tuple(f"{name}." for name in ("presence_head", *old.task_configs()))
     others = [name for name in (*report.missing_keys, *report.unexpected_keys) if not name.startswith(tasks)]
     if others:
