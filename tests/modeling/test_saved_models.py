@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from places import FIXTURES
 from safetensors.torch import load_file
+from tiny_lavt import tiny_processor
 from torch import nn
 from torch.testing import assert_close
+from transformers import pipeline
 
 from hf_refseg import AutoModelForReferringSegmentation
 from hf_refseg.training.adapters import load_with_adapter
@@ -38,3 +41,18 @@ def test_what_was_saved_answers_as_before(name: str, recwarn: pytest.WarningsRec
     actual = {key: value.item() for key, value in output.loss_components.items()} | {"loss": output.loss.item()}
     assert actual == pytest.approx(losses, rel=1e-6)
     assert [str(warning.message) for warning in recwarn if "weights" in str(warning.message)] == []
+
+
+def test_what_named_the_earlier_file_of_a_pipeline_segments_and_is_saved_with_the_present_one(tmp_path: Path) -> None:
+    config = json.loads((SAVED / "video_lavt" / "config.json").read_text(encoding="utf-8"))
+    before = {task: named["impl"] for task, named in config["custom_pipelines"].items()}
+    assert before["referring-video-segmentation"].startswith("pipeline_video_refseg.")
+    segment = pipeline("referring-video-segmentation", model=str(SAVED / "video_lavt"), processor=tiny_processor())
+    (result,) = segment([Image.new("RGB", (20, 10))] * 2, text="red circle")
+    assert [mask.size for mask in result["masks"]] == [(20, 10)] * 2
+    segment.model.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["custom_pipelines"]
+    assert {task: named["impl"] for task, named in saved.items()} == {
+        task: f"pipeline_refseg.{name.rpartition('.')[2]}" for task, name in before.items()
+    }
+    assert {path.name for path in tmp_path.glob("pipeline*.py")} == {"pipeline_refseg.py"}
