@@ -24,7 +24,6 @@ from transformers import AutoModel, AutoProcessor, PrinterCallback, TrainerCallb
 from transformers.trainer_callback import TrainerControl, TrainerState
 
 from hf_refseg import load_refseg
-from hf_refseg.data.examples import ReferentExamples, RefSegCollator
 from hf_refseg.evaluation import evaluate_model, with_shuffled_sentences
 from hf_refseg.files import require_writable, write_json, write_picture
 from hf_refseg.training.arguments import RefSegTrainingArguments
@@ -32,8 +31,7 @@ from hf_refseg.training.building import build_model_and_processor
 from hf_refseg.training.data_arguments import ImageDataArguments
 from hf_refseg.training.image_data import ImageData
 from hf_refseg.training.options import parse_options
-from hf_refseg.training.recipes import train_recipe
-from hf_refseg.training.trainer import RefSegTrainer
+from hf_refseg.training.recipes import build_trainer, train_recipe
 
 RECIPE = Path(__file__).parent / "recipes" / "lavt_refshapes.yaml"
 OUTPUT = Path("runs/demo")
@@ -189,18 +187,10 @@ def time_steps(recipe: Path, precision: str, attention: str) -> float:
         model_arguments, data_arguments, training_arguments = parse_options(
             [str(recipe), *variant_arguments(precision, attention), *options], ImageDataArguments, __doc__
         )
-        rows = ImageData.load(data_arguments).train
         set_seed(training_arguments.seed)
         model, processor = build_model_and_processor(model_arguments)
-        clock = StepClock()
-        trainer = RefSegTrainer(
-            model=model,
-            args=training_arguments,
-            processing_class=processor,
-            train_dataset=ReferentExamples(rows, training_arguments.seed),
-            data_collator=RefSegCollator(processor),
-            callbacks=[clock],
-        )
+        clock, data = StepClock(), [ImageData.load(data_arguments)]
+        trainer = build_trainer(model, processor, data, data_arguments, training_arguments, [clock])
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     return statistics.median(clock.seconds())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict
@@ -14,17 +13,13 @@ from transformers import PreTrainedModel
 from ..data.examples import ReferentExamples, RefSegCollator, SentenceExamples, open_image
 from ..data.leakage import TrainingPart, drop_images, join_training_splits, read_leakage_list
 from ..data.loading import load_refseg
-from ..evaluation import ImageEvaluationResult, evaluate_model, predict_cases, select_worst_and_best
-from ..files import write_picture
+from ..evaluation import ImageEvaluationResult
 from ..modeling.processing_refseg import RefSegProcessor
 from ..visualization import draw_comparison
 from .arguments import RefSegTrainingArguments
 from .data_arguments import ImageDataArguments
 from .feature_cache import EncodedCollator, cache_image_features
 from .run_data import RunData, RunExamples, describe_results, items_to_draw
-from .trainer import RefSegTrainer
-
-DRAWN_CASES = 8
 
 
 @dataclass(frozen=True)
@@ -48,6 +43,8 @@ class ImageData(RunData):
     tested: dict[str, Dataset]
 
     shown = "IMAGE.jpg"
+    titles = ("predictions", "worst_and_best")
+    draw_cases = staticmethod(draw_comparison)
 
     @classmethod
     def load(cls, arguments: ImageDataArguments) -> ImageData:
@@ -102,43 +99,9 @@ class ImageData(RunData):
             collator=collator,
         )
 
-    def score(self, trainer: RefSegTrainer) -> dict[str, ImageEvaluationResult]:
-        return {
-            split: evaluate_model(
-                trainer.model,
-                trainer.processing_class,
-                rows,
-                self.arguments.protocol,
-                batch_size=trainer.args.per_device_eval_batch_size,
-                max_examples=self.arguments.max_test_images,
-                progress=not trainer.args.disable_tqdm,
-            )
-            for split, rows in self.tested.items()
-        }
-
-    def draw(self, trainer: RefSegTrainer, results: dict[str, ImageEvaluationResult]) -> list[Path]:
-        """Draws cases of each data set's first scored split, one every so many sentences, and the worst and best ones.
-
-        Writes predictions.png and worst_and_best.png, named after the split as well where there are several data sets,
-        as predictions_refcoco_val.png; returns the paths.
-        """
-        first_splits: dict[str, str] = {}
-        for split in results:
-            first_splits.setdefault(split.rpartition("/")[0], split)
-        paths = []
-        for dataset, split in first_splits.items():
-            records, rows = results[split].records, self.tested[split]
-            every = max(1, len(records) // DRAWN_CASES)
-            cases = {
-                "predictions": records[::every][:DRAWN_CASES],
-                "worst_and_best": select_worst_and_best(records, k=DRAWN_CASES // 2),
-            }
-            for title, drawn in cases.items():
-                compared = predict_cases(trainer.model, trainer.processing_class, rows, drawn, self.arguments.protocol)
-                name = f"{title}_{split.replace('/', '_')}" if dataset else title
-                paths.append(Path(trainer.args.output_dir) / f"{name}.png")
-                write_picture(paths[-1], draw_comparison(compared))
-        return paths
+    @property
+    def most_tested(self) -> int | None:
+        return self.arguments.max_test_images
 
     def report(self, results: dict[str, ImageEvaluationResult]) -> dict[str, Any]:
         names = list(self.arguments.shown_names.values())

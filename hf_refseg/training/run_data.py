@@ -9,21 +9,28 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import datasets
 from peft import PeftModel
+from PIL import Image
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from ..data.clips import ClipExamples
 from ..data.examples import SentenceExamples
-from ..evaluation import EvaluationResult
+from ..evaluation import EvaluationResult, evaluate_model, predict_cases, select_worst_and_best
+from ..evaluation.video import SEQUENCE_MEASURES
+from ..files import write_picture
+from ..modeling.inference_refseg import VideoWindow
 from ..modeling.processing_refseg import RefSegProcessor
 from .arguments import RefSegTrainingArguments
+from .data_arguments import ImageDataArguments, VideoDataArguments
 from .mixed_batches import MixedCollator, MixedExamples
 
 if TYPE_CHECKING:
     from .trainer import RefSegTrainer, TrainingExamples
 
 Results = Mapping[str, EvaluationResult]
+DRAWN_CASES = 8
 
 
 @dataclass(frozen=True)
@@ -49,10 +56,29 @@ class RunExamples:
 
 
 class RunData(ABC):
-    """The images or the videos of a run."""
+    """The images or the videos of a run.
+
+    Attributes:
+        arguments: what named them.
+        tested: rows that are scored in the end, by split, or "data set/split" where there are several data sets.
+    """
 
     # What the command that uses the model segments, for the last words of a run.
     shown: ClassVar[str]
+    # Names of the pictures of cases, and of the worst and best ones.
+    titles: ClassVar[tuple[str, str]]
+    # Draws one of them.
+    draw_cases: ClassVar[Callable[[list], Image.Image]]
+
+    arguments: ImageDataArguments | VideoDataArguments
+    tested: dict[str, datasets.Dataset]
+    # How the scored model goes through a video.
+    window: VideoWindow | None = None
+
+    @property
+    @abstractmethod
+    def most_tested(self) -> int | None:
+        """How many images or videos of a split are scored; None = all."""
 
     @abstractmethod
     def sentences(self) -> Iterator[str]:
@@ -64,13 +90,49 @@ class RunData(ABC):
     ) -> RunExamples:
         """What is trained on and scored during training, as the model takes it."""
 
-    @abstractmethod
     def score(self, trainer: RefSegTrainer) -> Results:
         """The scores in the end, by split."""
+        return {
+            split: evaluate_model(
+                trainer.model,
+                trainer.processing_class,
+                rows,
+                self.arguments.protocol,
+                window=self.window,
+                batch_size=trainer.args.per_device_eval_batch_size,
+                max_examples=self.most_tested,
+                progress=not trainer.args.disable_tqdm,
+            )
+            for split, rows in self.tested.items()
+        }
 
-    @abstractmethod
     def draw(self, trainer: RefSegTrainer, results: Results) -> list[Path]:
-        """Draws cases of the scored splits, and the worst and best ones; returns the pictures' paths."""
+        """Draws cases of each data set's first scored split, one every so many sentences, and the worst and best ones.
+
+        Writes PNG files called as `titles` say, and after the split as well where there are several data sets, such as
+        predictions_refcoco_val.png; returns the paths.
+        """
+        first_splits: dict[str, str] = {}
+        for split in results:
+            first_splits.setdefault(split.rpartition("/")[0], split)
+        paths = []
+        for dataset, split in first_splits.items():
+            records, measure = results[split].records, SEQUENCE_MEASURES.get(self.arguments.protocol, "iou")
+            every = max(1, len(records) // DRAWN_CASES)
+            extremes = select_worst_and_best(records, k=DRAWN_CASES // 2, by=measure)
+            for title, drawn in zip(self.titles, (records[::every][:DRAWN_CASES], extremes), strict=True):
+                compared = predict_cases(
+                    trainer.model,
+                    trainer.processing_class,
+                    self.tested[split],
+                    drawn,
+                    self.arguments.protocol,
+                    window=self.window,
+                )
+                name = f"{title}_{split.replace('/', '_')}" if dataset else title
+                paths.append(Path(trainer.args.output_dir) / f"{name}.png")
+                write_picture(paths[-1], self.draw_cases(compared))
+        return paths
 
     @abstractmethod
     def report(self, results: Results) -> dict[str, Any]:

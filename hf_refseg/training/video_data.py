@@ -18,18 +18,14 @@ from ..data.clips import ClipCollator, ClipExamples, FrameExamples, VideoExample
 from ..data.examples import RefSegCollator
 from ..data.loading import load_refseg
 from ..data.prepare import fingerprint_rows
-from ..evaluation.evaluator import evaluate_model, predict_cases, select_worst_and_best
 from ..evaluation.submission import write_submission
-from ..evaluation.video import SEQUENCE_MEASURES
 from ..evaluation.video_scoring import VideoEvaluationResult
-from ..files import write_picture
-from ..modeling.inference_refseg import segment_video
+from ..modeling.inference_refseg import VideoWindow, segment_video
 from ..modeling.processing_refseg import RefSegProcessor
 from ..visualization import draw_strips
 from .arguments import RefSegTrainingArguments
 from .data_arguments import VideoDataArguments
 from .feature_cache import hash_tensors
-from .image_data import DRAWN_CASES
 from .run_data import RunData, RunExamples, describe_results, items_to_draw
 from .trainer import RefSegTrainer
 
@@ -53,6 +49,8 @@ class VideoData(RunData):
     submitted: dict[str, Dataset]
 
     shown = "VIDEO.mp4"
+    titles = ("video_predictions", "worst_and_best_videos")
+    draw_cases = staticmethod(draw_strips)
 
     @classmethod
     def load(cls, arguments: VideoDataArguments) -> VideoData:
@@ -98,42 +96,13 @@ class VideoData(RunData):
         drawn = items_to_draw(list(examples.values()), training.pictures)
         return RunExamples(read(self.train, seed=training.seed), examples, drawn, collator)
 
-    def score(self, trainer: RefSegTrainer) -> dict[str, VideoEvaluationResult]:
-        return {
-            split: evaluate_model(
-                trainer.model,
-                trainer.processing_class,
-                videos,
-                self.arguments.protocol,
-                window=self.arguments.video_window(),
-                batch_size=trainer.args.per_device_eval_batch_size,
-                max_examples=self.arguments.max_test_videos,
-                progress=not trainer.args.disable_tqdm,
-            )
-            for split, videos in self.tested.items()
-        }
+    @property
+    def window(self) -> VideoWindow:
+        return self.arguments.video_window()
 
-    def draw(self, trainer: RefSegTrainer, results: dict[str, VideoEvaluationResult]) -> list[Path]:
-        """Draws cases of the first scored split, one every so many sentences, and the worst and best ones.
-
-        Writes video_predictions.png and worst_and_best_videos.png; returns the paths.
-        """
-        if not results:
-            return []
-        split, result = next(iter(results.items()))
-        every = max(1, len(result.records) // DRAWN_CASES)
-        measure = SEQUENCE_MEASURES[self.arguments.protocol]
-        cases = {
-            "video_predictions": result.records[::every][:DRAWN_CASES],
-            "worst_and_best_videos": select_worst_and_best(result.records, k=DRAWN_CASES // 2, by=measure),
-        }
-        model, processor, window = trainer.model, trainer.processing_class, self.arguments.video_window()
-        paths = []
-        for title, drawn in cases.items():
-            strips = predict_cases(model, processor, self.tested[split], drawn, window=window)
-            paths.append(Path(trainer.args.output_dir) / f"{title}.png")
-            write_picture(paths[-1], draw_strips(strips))
-        return paths
+    @property
+    def most_tested(self) -> int | None:
+        return self.arguments.max_test_videos
 
     def report(self, results: dict[str, VideoEvaluationResult]) -> dict[str, Any]:
         return {
@@ -165,11 +134,10 @@ class VideoData(RunData):
         Each lies in a folder of its own for all that its masks depend on, so that what another model said is never
         used.
         """
-        model, processor, window = trainer.model, trainer.processing_class, self.arguments.video_window()
+        model, processor, window = trainer.model, trainer.processing_class, self.window
         paths = {}
         for split, videos in self.submitted.items():
-            most = self.arguments.max_test_videos
-            shown = len(videos) if most is None else min(most, len(videos))
+            shown = len(videos) if self.most_tested is None else min(self.most_tested, len(videos))
             inputs = {
                 "dataset": self.arguments.shown_name,
                 "split": split,
