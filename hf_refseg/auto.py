@@ -9,8 +9,9 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from . import methods
 from .modeling.image_processing_refseg import RefSegImageProcessor
-from .modeling.modeling_refseg import PIPELINES, RefSegPreTrainedModel
+from .modeling.modeling_refseg import RefSegPreTrainedModel
 from .modeling.processing_refseg import RefSegProcessor
+from .modeling.two_encoders_refseg import PIPELINES
 
 
 class AutoModelForReferringSegmentation(_BaseAutoModelClass):

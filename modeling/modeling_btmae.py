@@ -28,6 +28,7 @@ from .autoencoder_btmae import (
 from .configuration_btmae import BtmaeConfig
 from .encoders_refseg import build_map_encoder
 from .explanations_refseg import Explainable, Explanation, ImpactMaps, Reconstruction
+from .input_checks_refseg import check_keywords
 from .layers_refseg import (
     AttentionKernel,
     VocabularyHead,
@@ -319,7 +320,7 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             ValueError: as there; and where words are to be reconstructed, but `input_ids` are missing.
             TypeError: as there.
         """
-        self.check_requests(token_type_ids, **kwargs)
+        check_keywords(type(self).__name__, token_type_ids, **kwargs)
         recorded = self.what_to_record(output_hidden_states, output_attentions)
         image, text, text_mask = self.encode_inputs(
             pixel_values, input_ids, attention_mask, image_embeds, text_embeds, encoder_features

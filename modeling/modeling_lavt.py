@@ -29,8 +29,9 @@ from .layers_refseg import (
 )
 from .losses_refseg import two_class_boundary_loss, two_class_dice_loss, two_class_focal_loss, weighted_cross_entropy
 from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures, ReferringSegmentationOutput
-from .modeling_refseg import RefSegPreTrainedModel, is_frozen
+from .modeling_refseg import RefSegPreTrainedModel
 from .text_encoders_refseg import build_text_encoder
+from .two_encoders_refseg import is_frozen
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 
 from .configuration_video_lavt import VideoLavtConfig
 from .explanations_refseg import Explanation, pixels_of_words, words_of_pixels
+from .input_checks_refseg import require_annotated_frames
 from .layers_refseg import CrossModalAttention, PixelWordAttention, build_fusion_norm
 from .modeling_lavt import (
     ACTIVATIONS,
@@ -25,7 +26,6 @@ from .modeling_lavt import (
     PooledSentence,
 )
 from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures, ReferringSegmentationOutput
-from .modeling_refseg import can_be_read
 from .video_swin_refseg import VideoSwinModel, inflate_swin, load_pretrained_video_swin
 
 Kernel = tuple[int, int, int]
@@ -403,9 +403,8 @@ class VideoLavtForReferringSegmentation(LavtForReferringSegmentation):
             ValueError: no frame of the batch is annotated: all hold -100.
         """
         logits, mask_labels = output.logits.flatten(0, -3), mask_labels.flatten(0, -3)
-        is_labeled = (mask_labels >= 0).flatten(1)
-        is_annotated = is_labeled.all(1)
-        _require_annotations(is_labeled, is_annotated)
+        require_annotated_frames(mask_labels)
+        is_annotated = (mask_labels >= 0).flatten(1).all(1)
         return self.compare_masks(logits, mask_labels.clamp(min=0), is_annotated)
 
     def explain_output(self, output: ReferringSegmentationOutput, text_mask: Tensor) -> dict[str, Explanation]:
@@ -417,19 +416,6 @@ class VideoLavtForReferringSegmentation(LavtForReferringSegmentation):
             if updates_words(config, index):
                 explanations[f"words_to_pixels_{index + 1}"] = pixels_of_words(next(attentions), maps, text_mask)
         return explanations
-
-
-def _require_annotations(is_labeled: Tensor, is_annotated: Tensor) -> None:
-    """Raises ValueError where pixels (frames, pixels) are labeled in a part of a frame, or no frame is (frames,)."""
-    if not can_be_read(is_labeled):
-        return
-    if (is_labeled.any(1) & ~is_annotated).any():
-        raise ValueError("`mask_labels` are -100 on a part of a frame: a frame is annotated wholly or not at all.")
-    if not is_annotated.any():
-        raise ValueError(
-            "`mask_labels` are -100 everywhere: no frame of this batch is annotated. Pass clips with at least one "
-            "annotated frame."
-        )
 
 
 def _differ(first: object, second: object) -> bool:

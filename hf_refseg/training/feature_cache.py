@@ -29,7 +29,7 @@ from ..files import OutputError, begin_folder, only_writer, write_whole, writing
 from ..messages import BadInputError, short_text
 from ..modeling.inference_refseg import evaluation_mode, to_model
 from ..modeling.modeling_outputs_refseg import ImageFeatures
-from ..modeling.modeling_refseg import is_frozen
+from ..modeling.two_encoders_refseg import is_frozen
 
 # Raised when files of earlier versions can no longer be read, or would hold something else.
 FORMAT_VERSION = 2
