@@ -1,9 +1,10 @@
-"""The tests themselves: what several of them share lies in `tests/support`, so that each file can be run and moved."""
+"""The tests import no test, so that each file can be run and moved; and files lie where contributors are told."""
 
 import ast
+import re
 from pathlib import Path
 
-from places import TESTS
+from places import CHECKOUT, TESTS
 
 
 def imported_names(path: Path) -> set[str]:
@@ -23,3 +24,19 @@ def test_no_test_imports_a_test() -> None:
     assert "test_tests" in tests and len(tests) > 40
     imports = {path.relative_to(TESTS).as_posix(): imported_names(path) & {*tests, "conftest"} for path in files}
     assert {path: names for path, names in imports.items() if names} == {}
+
+
+def test_the_layout_that_contributors_read_is_that_of_the_files() -> None:
+    page = (CHECKOUT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (layout,) = re.findall(r"```\n(modeling/.*?)```", page, re.DOTALL)
+    found, part = 0, CHECKOUT
+    for line in layout.splitlines():
+        # A file is named beside the part that it belongs to, or in what is said of that.
+        first, *others = (name.replace("<method>", "lavt") for name in re.findall(r"[\w<>]+(?:\.py|/)", line))
+        part = part if line.startswith(" ") else CHECKOUT / first
+        folder = part / first if line.startswith(" ") else part
+        assert folder.exists(), f"CONTRIBUTING.md names {first}: {line}"
+        for name in others:
+            assert (part / name).exists() or (folder / name).exists(), f"CONTRIBUTING.md names {name}: {line}"
+        found += 1 + len(others)
+    assert found > 30
