@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from inspect import Parameter, signature
 from typing import Any
 
 from transformers import AutoConfig, BertTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -12,12 +13,16 @@ from ..auto import AutoModelForReferringSegmentation, registered_methods
 from ..data.catalog import DATASETS
 from ..data.vocabulary import load_glove, train_word_tokenizer
 from ..hub.saved_models import load_tokenizer
+from ..modeling.checks_refseg import names_of
 from ..modeling.configuration_refseg import MaskGroundingConfig
 from ..modeling.image_processing_refseg import RefSegImageProcessor
+from ..modeling.messages_refseg import nearest_names
 from ..modeling.processing_refseg import RefSegProcessor
 from ..modeling.recurrent_text_refseg import RecurrentTextEncoder
 from .arguments import WORDS, ModelArguments
 
+# Options of their own, not fields of the configuration.
+ENCODERS = ("vision_name_or_path", "text_name_or_path")
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -35,6 +40,7 @@ def build_new_model(arguments: ModelArguments, sentences: Iterable[str]) -> tupl
     if arguments.vision_name_or_path:
         if arguments.text_name_or_path is None:
             values["text_config"] = text_config
+        check_fields(model_class, values)
         model = model_class.from_encoders(arguments.vision_name_or_path, arguments.text_name_or_path, **values)
     else:
         config = AutoConfig.for_model(arguments.model_type, **{**values, "text_config": text_config})
@@ -44,6 +50,22 @@ def build_new_model(arguments: ModelArguments, sentences: Iterable[str]) -> tupl
             raise ValueError("word_vectors goes with a recurrent text encoder: leave it out, or change text_config.")
         model.text_encoder.load_word_vectors(load_glove(arguments.word_vectors, tokenizer.get_vocab()))
     return model, processor
+
+
+def check_fields(model_class: type[PreTrainedModel], config: Mapping[str, Any]) -> None:
+    """Raises ValueError, before encoders are loaded, for a field that a model on them does not have, or needs."""
+    parameters = signature(model_class.from_encoders).parameters.values()
+    named = [each for each in parameters if each.kind is not Parameter.VAR_KEYWORD and each.name not in ENCODERS]
+    known = {*(each.name for each in named), *names_of(model_class.config_class)}
+    unknown = [name for name in config if name not in known]
+    if unknown:
+        hint = nearest_names(unknown, sorted(known)) or "."
+        raise ValueError(f"config: {model_class.config_class.__name__} has no field {', '.join(unknown)}{hint}")
+    missing = [each.name for each in named if each.default is Parameter.empty and each.name not in config]
+    if missing:
+        raise ValueError(
+            f"config: {model_class.config_class.model_type} on pretrained encoders needs {', '.join(missing)} as well."
+        )
 
 
 def with_token_ids(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -617,6 +617,14 @@ def test_help_shows_the_options_of_this_library_and_all_on_request(capsys) -> No
             {"model_name_or_path": "a/b", "vision_name_or_path": "c", "text_name_or_path": "d"},
             "takes no encoders, nor word_vectors: they come with the saved model. The value null unsets those",
         ),
+        (
+            {"vision_name_or_path": "a/b", "text_name_or_path": "c/d", "config": {"drop_path_rat": 0.1}},
+            "LavtConfig has no field drop_path_rat; did you mean drop_path_rate",
+        ),
+        (
+            {"vision_name_or_path": "a/b", "text_name_or_path": "c/d", "config": {}, "model_type": "unified_lavt"},
+            "unified_lavt on pretrained encoders needs image_name_or_path as well",
+        ),
         ({"weight_decay": None}, "weight_decay is null, but always has a value"),
         ({"eval_split": "testA"}, "refshapes has no split 'testA', only train, val, test"),
         ({"tokenizer_name_or_path": None}, "needs tokenizer_name_or_path"),
