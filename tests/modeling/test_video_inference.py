@@ -522,14 +522,12 @@ def test_the_presence_head_is_averaged_over_windows() -> None:
 
 @pytest.mark.parametrize(("window", "overlap"), [(8, 4), (1, 0), (40, 8), (None, 8)])
 def test_a_small_window_overlaps_by_its_half(window: int | None, overlap: int) -> None:
-    frames = gray_frames([130] * 60)
-    models = [ClipModel(), ClipModel()]
-    for model, given in zip(models, ({}, {"overlap": overlap}), strict=True):
-        clips = VideoWindow(window, **given)
-        answers = segment_video(model, gray_processor(), frames, ["red"], window=clips)
-        # Masks are plain tensors, which may be changed in place.
-        assert len([answer.mask.logical_not_() for (answer,) in answers]) == 60
-    assert models[0].clips == models[1].clips
+    assert VideoWindow(window) == VideoWindow(window, overlap)
+
+
+def test_masks_are_plain_tensors_which_may_be_changed_in_place() -> None:
+    answers = segment_video(ClipModel(), gray_processor(), gray_frames([130] * 2), ["red"])
+    assert [answer.mask.logical_not_().any().item() for (answer,) in answers] == [False, False]
 
 
 @pytest.mark.parametrize(
