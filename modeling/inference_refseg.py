@@ -176,7 +176,7 @@ def segment_image(
     model: nn.Module,
     processor: Any,
     image: Image.Image,
-    texts: Sequence[str],
+    texts: str | Sequence[str],
     *,
     size: tuple[int, int] | None = None,
     threshold: float | None = None,
@@ -188,7 +188,7 @@ def segment_image(
         model: a model on any device, of any dtype and in any mode; it runs in evaluation mode.
         processor: its processor.
         image: of any mode, upright.
-        texts: sentences.
+        texts: a sentence or several.
         size: height and width of the masks; the image's own if absent.
         threshold: foreground probability above which a pixel belongs to a mask; the processor's if absent.
         batch_size: texts per forward pass.
@@ -200,6 +200,7 @@ def segment_image(
         ValueError: an empty text, or a threshold that is no probability.
         NotFiniteError: the model answers with NaN or infinity.
     """
+    texts = [texts] if isinstance(texts, str) else list(texts)
     pixel_values = to_model(model, processor(images=image, return_tensors="pt"))["pixel_values"]
     with evaluation_mode(model):
         image_embeds = model.get_image_features(pixel_values)
