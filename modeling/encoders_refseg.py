@@ -186,6 +186,10 @@ class TimmEncoder(MapEncoder):
         self.widths = list(self.model.channels)
         self.patch = features.strides[0] if features.is_plain else 1
         self.has_channels_last = features.has_channels_last
+        for module in self.model.modules():
+            # Some attention reads the weights of its projections past their forward, where no adapter would count.
+            if "qkv_bias_separate" in vars(module):
+                module.qkv_bias_separate = True
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """As in PyTorch, whose `SyncBatchNorm.convert_sync_batchnorm` puts the converted backbone back by this method.
