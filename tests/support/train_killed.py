@@ -1,12 +1,10 @@
-"""Trains a tiny LAVT several times, each time killed at another moment: a program that test_kills.py runs."""
+"""Trains a tiny LAVT, in a process that is killed at a given moment."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +26,12 @@ TRAINING = {
 
 
 def train(output_dir: Path, cache: Path, moment: str | None) -> None:
+    """What a forked process does: trains from the newest complete checkpoint on, and ends at the moment, None = never.
+
+    The moment is "step 2", or a file of the output folder of which half is written, or a folder of which a file is
+    removed.
+    """
+    # Threads of OpenMP do not survive a fork.
     torch.set_num_threads(1)
     step = None
     if moment is not None and moment.startswith("step"):
@@ -60,25 +64,3 @@ def kill_at(moment: Path) -> None:
     torch.save = write_half(torch.save)
     transformers.modeling_utils.safe_save_file = write_half(transformers.modeling_utils.safe_save_file)
     TrainerState.save_to_json = write_half(TrainerState.save_to_json)
-
-
-def main() -> None:
-    """Trains once for each pair of a folder and a moment, None = no kill; arguments are the cache and the pairs.
-
-    Prints the exit statuses and the newest complete checkpoint after each.
-    """
-    cache, pairs = Path(sys.argv[1]), json.loads(sys.argv[2])
-    results = []
-    for folder, moment in pairs:
-        # The libraries are imported once, for all of them.
-        process = os.fork()
-        if process == 0:
-            train(Path(folder), cache, moment)
-            os._exit(0)
-        _, status = os.waitpid(process, 0)
-        results.append((os.waitstatus_to_exitcode(status), last_complete_checkpoint(folder)))
-    print(json.dumps(results))
-
-
-if __name__ == "__main__":
-    main()
