@@ -49,6 +49,11 @@ class TaskConfig:
             raise ValueError(f"{cls.task} has no field {', '.join(unknown)}, only {', '.join(names)}{hint}")
         return cls(**values)
 
+    @classmethod
+    def for_tokenizer(cls, tokenizer: Any, **values: Any) -> Any:
+        """From fields, and from what a task has to know of the tokenizer; nothing unless it says otherwise."""
+        return cls.from_dict(values)
+
 
 @strict
 @dataclass(kw_only=True)

@@ -14,7 +14,7 @@ from ..data.catalog import DATASETS
 from ..data.vocabulary import load_glove, train_word_tokenizer
 from ..hub.saved_models import load_tokenizer
 from ..modeling.checks_refseg import names_of
-from ..modeling.configuration_refseg import MaskGroundingConfig
+from ..modeling.configuration_refseg import RefSegConfig
 from ..modeling.image_processing_refseg import RefSegImageProcessor
 from ..modeling.messages_refseg import nearest_names
 from ..modeling.processing_refseg import RefSegProcessor
@@ -33,7 +33,7 @@ def build_new_model(arguments: ModelArguments, sentences: Iterable[str]) -> tupl
     config_class = model_class.config_class
     max_text_length = arguments.max_text_length or config_class.max_text_length
     processor = RefSegProcessor(build_image_processor(arguments), tokenizer, max_text_length=max_text_length)
-    values = with_token_ids(arguments.config, tokenizer)
+    values = with_token_ids(config_class, arguments.config, tokenizer)
     if "special_token_ids" in {option.name for option in fields(config_class)}:
         values.setdefault("special_token_ids", sorted(tokenizer.all_special_ids))
     text_config = {"vocab_size": len(tokenizer), **values.get("text_config", {})}
@@ -68,13 +68,13 @@ def check_fields(model_class: type[PreTrainedModel], config: Mapping[str, Any]) 
         )
 
 
-def with_token_ids(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Fields of a configuration; Mask Grounding, where it is among them, is told the tokenizer's special tokens."""
-    task = config.get("mask_grounding")
-    return {
-        **config,
-        **({} if task is None else {"mask_grounding": MaskGroundingConfig.for_tokenizer(tokenizer, **task)}),
-    }
+def with_token_ids(
+    config_class: type[RefSegConfig], config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    """Fields of a configuration; the training tasks among them are told of the tokenizer's tokens."""
+    tasks = config_class.task_configs()
+    named = {name: value for name, value in config.items() if name in tasks and value is not None}
+    return {**config, **{name: tasks[name].for_tokenizer(tokenizer, **value) for name, value in named.items()}}
 
 
 def build_tokenizer(arguments: ModelArguments, sentences: Iterable[str]) -> PreTrainedTokenizerBase:

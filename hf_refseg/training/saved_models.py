@@ -56,8 +56,9 @@ def change_method(model: PreTrainedModel, processor: RefSegProcessor, arguments:
         raise ValueError(
             f"{name} is a model of type {saved}, not {wanted}: leave model_type out to go on from it as it is."
         )
-    processor.max_text_length = model_class.config_class.max_text_length
-    return model_class.from_image_lavt(model, **with_token_ids(arguments.config, processor.tokenizer))
+    config_class = model_class.config_class
+    processor.max_text_length = config_class.max_text_length
+    return model_class.from_image_lavt(model, **with_token_ids(config_class, arguments.config, processor.tokenizer))
 
 
 def change_config(model: PreTrainedModel, processor: RefSegProcessor, arguments: ModelArguments) -> PreTrainedModel:
@@ -75,13 +76,13 @@ def change_config(model: PreTrainedModel, processor: RefSegProcessor, arguments:
         name: {**as_mapping(kept.get(name)), **value} if isinstance(value, Mapping) else value
         for name, value in given.items()
     }
-    changed = type(model)(type(old)(**{**kept, **with_token_ids(values, processor.tokenizer)}))
+    changed = type(model)(type(old)(**{**kept, **with_token_ids(type(old), values, processor.tokenizer)}))
     refused = f"{arguments.model_name_or_path} cannot go on with another {named}"
     try:
         report = changed.load_state_dict(model.state_dict(), strict=False)
     except RuntimeError as error:
         raise ValueError(f"{refused}, as its weights have other shapes: {reason_of(error)}") from error
-    tasks = tuple(f"{name}." for name in ("presence_head", *old.task_configs()))
+    tasks = tuple(f"{task.name}." for task in model.task_classes)
     others = [name for name in (*report.missing_keys, *report.unexpected_keys) if not name.startswith(tasks)]
     if others:
         raise ValueError(
