@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
+from functools import cache
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -27,7 +28,8 @@ MAX_LAYERS = 1000
 Conditions = dict[str, tuple[str, Callable[[Any], bool]]]
 
 
-def names_of(config_class: type[PreTrainedConfig]) -> set[str]:
+@cache
+def names_of(config_class: type[PreTrainedConfig]) -> frozenset[str]:
     """Names that a configuration takes: its fields, their other names, and what transformers adds."""
     settable = (
         name
@@ -35,7 +37,7 @@ def names_of(config_class: type[PreTrainedConfig]) -> set[str]:
         if isinstance(member, property) and member.fset is not None
     )
     own_fields = (field.name for field in fields(config_class))
-    return {*own_fields, *settable, *config_class.attribute_map, *NAMES_OF_TRANSFORMERS}
+    return frozenset((*own_fields, *settable, *config_class.attribute_map, *NAMES_OF_TRANSFORMERS))
 
 
 def unknown_among(config_class: type[PreTrainedConfig], values: Mapping[str, Any]) -> list[str]:
@@ -53,7 +55,7 @@ def unknown_among(config_class: type[PreTrainedConfig], values: Mapping[str, Any
 def refuse_unknown(
     config_class: type[PreTrainedConfig],
     names: Iterable[str],
-    encoders: dict[str, set[str]] | None = None,
+    encoders: dict[str, frozenset[str]] | None = None,
     where: str = "",
 ) -> None:
     """Raises ValueError where one of `names` is none that the configuration takes.
