@@ -1,7 +1,6 @@
 """Text encoders of any kind that transformers has, as a whole or run stage by stage."""
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -53,10 +52,8 @@ class TextStages(nn.Module):
         self.config = config
         self.model = build_text_encoder(config)
         self.parts = TEXT_LAYERS[config.model_type]
-        # Sees what stands before it alone: without padding that is said by the option, not by a mask.
-        self.create_mask = (
-            partial(create_causal_mask, cache=None) if self.parts.is_causal else create_bidirectional_mask
-        )
+        # That each word sees those before it alone is said by the option as well: without padding there is no mask.
+        self.create_mask = create_causal_mask if self.parts.is_causal else create_bidirectional_mask
         self.options = {"is_causal": True} if self.parts.is_causal else {}
         self.layers_of_stages = [slice(first, last) for first, last in pairwise([0, *last_layers])]
 
@@ -83,7 +80,8 @@ class TextStages(nn.Module):
     def run_stage(self, index: int, words: Tensor, word_mask: Tensor | None) -> Tensor:
         """The layers of one stage; `words` (batch, tokens, channels), `word_mask` (batch, tokens) 1 = word."""
         is_word = None if word_mask is None else word_mask.bool()
-        mask = self.create_mask(self.model.config, words, is_word)
+        # By its place: None is the cache of the one, which versions of transformers call otherwise.
+        mask = self.create_mask(self.model.config, words, is_word, None)
         for layer in self.model.get_submodule(self.parts.path)[self.layers_of_stages[index]]:
             words = layer(words, attention_mask=mask, **self.options)
         return words if index + 1 < len(self.layers_of_stages) else self.last_norm(words)
