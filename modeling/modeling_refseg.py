@@ -12,7 +12,6 @@ from transformers.utils import ModelOutput, is_tracing, logging
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
-from .configuration_encoders_refseg import longest_text
 from .input_checks_refseg import (
     check_keywords,
     require_labels,
@@ -154,8 +153,7 @@ class RefSegPreTrainedModel(TwoEncoderModel):
 
     def _embed_text(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """The word features of `get_text_features`; arguments and errors are the same."""
-        text_config = self.config.text_config
-        require_tokens(input_ids, attention_mask, text_config.vocab_size, longest_text(text_config))
+        require_tokens(input_ids, attention_mask, self.config.text_config.vocab_size, self.longest_text)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.text_encoder)):
             return self.encode_text(input_ids, attention_mask)
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import logging
 
+from .configuration_encoders_refseg import longest_text
 from .configuration_refseg import RefSegConfig
 from .encoders_refseg import load_image_encoder
 from .layers_refseg import VocabularyHead
@@ -93,6 +94,8 @@ class TwoEncoderModel(PreTrainedModel):
         super().post_init()
         # With other encoders some are not there, and accelerate refuses to look for them.
         self._no_split_modules &= {type(module).__name__ for module in self.modules()}
+        # Once and for all: no compiler follows how the fields of a configuration are looked up.
+        self.longest_text = longest_text(self.config.text_config)
         self.freeze_encoders()
 
     @classmethod
