@@ -142,12 +142,12 @@ def draw_word_table(weights: ArrayLike, words: Sequence[str]) -> Image.Image:
         words: the words.
     """
     weights = np.asarray(weights, dtype=np.float64)
-    colors = [distinct_color(index) for index in range(len(weights))]
     font_size = 14
     labels = [text_cell(word, 10 * font_size, 2 * font_size, font_size) for word in words]
     # Above the first label stand the words of the columns.
     heading = Image.new("RGB", (10 * font_size, 2 * font_size), BACKGROUND)
-    return side_by_side([stack([heading, *labels]), _word_table(weights, words, colors, font_size)])
+    table = _word_table(weights, words, [BACKGROUND] * len(weights), font_size)
+    return side_by_side([stack([heading, *labels]), table])
 
 
 @dataclass(frozen=True)

@@ -427,6 +427,27 @@ def test_some_frames_of_a_clip_are_drawn() -> None:
         list(draw_explanations(tiny_lavt(), processor, frames, TEXT))
 
 
+@pytest.mark.parametrize("method", [TinyVideoLavt, TinyLavt])
+def test_the_command_explains_videos_to_models_that_take_clips(method: type[TinyMethod], tmp_path: Path) -> None:
+    build(method).save_pretrained(tmp_path / "model")
+    tiny_processor().save_pretrained(tmp_path / "model")
+    frames = tmp_path / "a video"
+    frames.mkdir()
+    for number in range(3):
+        photo().save(frames / f"{number}.png")
+    arguments = ["explain", tmp_path / "model", frames, TEXT, "--output", tmp_path / "out"]
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    if method is TinyLavt:
+        assert result.exit_code == 1 and "takes images: pass a single frame" in result.stderr
+        return
+    assert result.exit_code == 0, result.output
+    names = ["decoder_maps", *(f"word_attention_{stage}" for stage in range(1, 5))]
+    assert result.stdout.splitlines() == [str(tmp_path / "out" / f"a-video_{name}.png") for name in names]
+    picture = Image.open(result.stdout.splitlines()[0])
+    # Three frames of the photo's form below each other, four maps beside each other.
+    assert picture.width > 4 * 240 and picture.height > 3 * 192
+
+
 @pytest.mark.parametrize("limit", [20, 5])
 def test_words_that_the_tokenizer_does_not_know_are_shown_as_they_were_written(limit: int, monkeypatch) -> None:
     drawn = {}

@@ -60,6 +60,17 @@ class TestLavt(TinyLavt, MethodTests):
         "fusion_num_heads": [1, 1],
     }
 
+    @torch.no_grad()
+    def test_one_graph_records_as_well(self) -> None:
+        model, inputs = self.build(**self.few_layers), self.inputs()
+        model.set_attn_implementation("eager")
+        asked = {"output_hidden_states": True, "output_attentions": True}
+        expected = model(**inputs, **asked)
+        torch.compiler.reset()
+        actual = torch.compile(model, backend="eager", fullgraph=True)(**inputs, **asked)
+        for name in ("logits", "hidden_states", "attentions"):
+            assert_close(getattr(actual, name), getattr(expected, name))
+
     @pytest.mark.parametrize("ablation", ABLATIONS, ids=str)
     def test_every_ablation_trains_and_reloads(self, ablation: dict, tmp_path) -> None:
         model = self.build(**ablation).train()
