@@ -257,7 +257,7 @@ class RefSegPreTrainedModel(TwoEncoderModel):
         further_losses: dict[str, Tensor],
         **recorded: bool,
     ) -> ReferringSegmentationOutput:
-        """What `finish` makes, and the losses, `further_losses` and those of all auxiliary tasks included."""
+        """What `finish` makes, and the losses, `further_losses` and those of all training tasks included."""
         require_labels(mask_labels, self.config.takes_clips)
         made = self.fuse_and_decode(image, text, text_mask, **recorded)
         output = finish(made)
