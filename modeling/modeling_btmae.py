@@ -40,7 +40,13 @@ from .layers_refseg import (
 )
 from .losses_refseg import error_weighted_cross_entropy, iou_loss, reconstructed_word_loss
 from .mask_decoder_btmae import MASK_DECODERS, BtmaeFeatures, ImpactTokenAttention, ImpactTokens
-from .modeling_outputs_refseg import DecoderOutput, FusedAndDecoded, ImageFeatures, ReferringSegmentationOutput
+from .modeling_outputs_refseg import (
+    DecoderOutput,
+    FusedAndDecoded,
+    ImageFeatures,
+    ReferringSegmentationOutput,
+    what_to_record,
+)
 from .modeling_refseg import RefSegPreTrainedModel
 from .precision_refseg import at_least_float32
 from .text_encoders_refseg import build_text_encoder
@@ -321,7 +327,7 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             TypeError: as there.
         """
         check_keywords(type(self).__name__, token_type_ids, **kwargs)
-        recorded = self.what_to_record(output_hidden_states, output_attentions)
+        recorded = what_to_record(self.config, output_hidden_states, output_attentions)
         image, text, text_mask = self.encode_inputs(
             pixel_values, input_ids, attention_mask, image_embeds, text_embeds, encoder_features
         )

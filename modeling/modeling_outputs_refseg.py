@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 from torch.utils._pytree import tree_map
-from transformers.utils import ModelOutput
+from transformers import PreTrainedConfig
+from transformers.utils import ModelOutput, is_tracing, logging
+
+logger = logging.get_logger(__name__)
 
 
 class NotFiniteError(ValueError):
@@ -158,6 +161,29 @@ class ForwardPass:
     output: ReferringSegmentationOutput | None = None
 
 
+def what_to_record(
+    config: PreTrainedConfig, output_hidden_states: bool | None, output_attentions: bool | None
+) -> dict[str, bool]:
+    """What the arguments of `forward` ask for, or the configuration where they are absent."""
+    return {
+        "return_dict": True,
+        "output_multimodal_hidden_states": (
+            config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        ),
+        "output_multimodal_attentions": config.output_attentions if output_attentions is None else output_attentions,
+    }
+
+
+def warn_of_missing_attentions(made: FusedAndDecoded, config: PreTrainedConfig) -> None:
+    """Says, where attention weights were asked for and none recorded, that the kernel tells none."""
+    kernel = config._attn_implementation
+    if made.multimodal_attentions == () and kernel != "eager" and not is_tracing(made.decoded.logits):
+        logger.warning_once(
+            f"`{kernel}` attention does not support `output_attentions=True`. Please set your attention to `eager`, "
+            'with `model.set_attn_implementation("eager")`.'
+        )
+
+
 def require_finite(**answers: Tensor | None) -> None:
     """Raises NotFiniteError where one of a model's answers, given by name, holds NaN or infinity.
 
@@ -181,4 +207,6 @@ __all__ = [
     "NotFiniteError",
     "ReferringSegmentationOutput",
     "require_finite",
+    "warn_of_missing_attentions",
+    "what_to_record",
 ]

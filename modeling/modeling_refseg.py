@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import ModelOutput, is_tracing, logging
+from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
@@ -29,10 +29,11 @@ from .modeling_outputs_refseg import (
     FusedFeatures,
     ImageFeatures,
     ReferringSegmentationOutput,
+    warn_of_missing_attentions,
+    what_to_record,
 )
 from .two_encoders_refseg import TwoEncoderModel, is_frozen
 
-logger = logging.get_logger(__name__)
 # What makes the output of a model of the fused and the decoded features.
 Finish = Callable[[FusedAndDecoded], ReferringSegmentationOutput]
 
@@ -40,12 +41,10 @@ Finish = Callable[[FusedAndDecoded], ReferringSegmentationOutput]
 class RefSegPreTrainedModel(TwoEncoderModel):
     """Base of all methods: `forward` goes from image and text to logits and losses.
 
-    A method names its encoders `backbone` and `text_encoder`, calls `add_tasks`, and defines, in the order
-    of its paper, `encode_image`, `project_image` where something trained works on the image before it meets the text,
-    `encode_text`, `fuse`, `decode` and `compute_losses`. It fills `loss_weights`: the weight of each loss by name,
-    which may change during training.
-
-    An encoder without trained parameters runs without gradients.
+    A method names its encoders `backbone` and `text_encoder`, fills `loss_weights`, the weight of each loss by name,
+    calls `add_tasks`, and defines, in the order of its paper, `encode_image`, `project_image` where something trained
+    works on the image before it meets the text, `encode_text`, `fuse`, `decode` and `compute_losses`. An encoder
+    without trained parameters runs without gradients.
     """
 
     # Without gradients no more texts than these are fused and decoded at once, each frame of a clip counting as one:
@@ -57,10 +56,7 @@ class RefSegPreTrainedModel(TwoEncoderModel):
     maps_hold_language = True
 
     def encode_image(self, pixel_values: Tensor) -> ImageFeatures:
-        """What the image encoder makes of images (images, 3, height, width), or of clips where a method takes them.
-
-        Clips are (clips, frames, 3, height, width).
-        """
+        """What the image encoder makes of images (images, 3, height, width), or of clips (clips, frames, 3, ...)."""
         raise NotImplementedError
 
     def project_image(self, image: ImageFeatures) -> ImageFeatures:
@@ -68,10 +64,9 @@ class RefSegPreTrainedModel(TwoEncoderModel):
         return image
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """What the text encoder makes of token ids (texts, tokens), before it meets the image.
+        """What the text encoder makes of token ids (texts, tokens) without the image: (texts, tokens, channels).
 
-        `attention_mask` (texts, tokens) is 1 where there is a token, `None` where all are; returns (texts, tokens,
-        channels).
+        `attention_mask` (texts, tokens) is 1 where there is a token, `None` where all are.
         """
         raise NotImplementedError
 
@@ -86,17 +81,11 @@ class RefSegPreTrainedModel(TwoEncoderModel):
         raise NotImplementedError
 
     def decode(self, fused: FusedFeatures, image_size: tuple[int, ...]) -> DecoderOutput:
-        """Logits of the size of the image, (texts, height, width), or (texts, frames, height, width) for clips.
-
-        `image_size` is that of [`ImageFeatures`].
-        """
+        """Logits (texts, *image_size), those of clips with a frame axis; `image_size` is that of [`ImageFeatures`]."""
         raise NotImplementedError
 
     def compute_losses(self, output: DecoderOutput, mask_labels: Tensor) -> dict[str, Tensor]:
-        """The unweighted losses by name, each the mean over the samples.
-
-        `output` is what `decode` returned, `mask_labels` are of the shape of its logits.
-        """
+        """The unweighted losses by name, means over the samples; `mask_labels` are of the shape of the logits."""
         raise NotImplementedError
 
     def get_encoder_features(self, pixel_values: Tensor) -> ImageFeatures:
@@ -197,8 +186,7 @@ class RefSegPreTrainedModel(TwoEncoderModel):
             text_embeds ([`BaseModelOutputWithPooling`] or `torch.FloatTensor` of shape `(batch, tokens, channels)`):
                 What `get_text_features` returned, or its `last_hidden_state`, instead of `input_ids`.
             encoder_features ([`ImageFeatures`]): what `get_encoder_features` returned, instead of `pixel_values`.
-            token_type_ids (`torch.LongTensor` of shape `(batch, tokens)`):
-                All 0, as a tokenizer makes them of single sentences; they say nothing more.
+            token_type_ids (`torch.LongTensor` of shape `(batch, tokens)`): all 0, as those of single sentences are.
             output_hidden_states: whether to return `hidden_states`; as the configuration says, if absent.
             output_attentions: whether to return `attentions`; as the configuration says, if absent.
             kwargs: `return_dict`, and as in `check_keywords`.
@@ -209,7 +197,7 @@ class RefSegPreTrainedModel(TwoEncoderModel):
             TypeError: an unknown keyword.
         """
         check_keywords(type(self).__name__, token_type_ids, **kwargs)
-        recorded = self.what_to_record(output_hidden_states, output_attentions)
+        recorded = what_to_record(self.config, output_hidden_states, output_attentions)
         image, text, text_mask = self.encode_inputs(
             pixel_values, input_ids, attention_mask, image_embeds, text_embeds, encoder_features
         )
@@ -290,31 +278,15 @@ class RefSegPreTrainedModel(TwoEncoderModel):
     def fuse_and_decode(
         self, image: ImageFeatures, text: Tensor, text_mask: Tensor, **recorded: bool
     ) -> FusedAndDecoded:
-        """What `fuse` and `decode` make of texts; `recorded` is what `what_to_record` returns."""
+        """What `fuse` and `decode` make of texts; `recorded` is that of `what_to_record`."""
         fused = self.fuse(image, text, text_mask)
         return FusedAndDecoded(fused=fused, decoded=self.decode(fused, image.image_size))
-
-    def what_to_record(self, output_hidden_states: bool | None, output_attentions: bool | None) -> dict[str, bool]:
-        """What the arguments of `forward` ask for, or the configuration where they are absent."""
-        config = self.config
-        states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        attentions = config.output_attentions if output_attentions is None else output_attentions
-        return {
-            "return_dict": True,
-            "output_multimodal_hidden_states": states,
-            "output_multimodal_attentions": attentions,
-        }
 
     def make_output(self, made: FusedAndDecoded) -> ReferringSegmentationOutput:
         """What `forward` returns without labels."""
         predictions = {name: value for task in self.tasks for name, value in task.predict(made.fused).items()}
         states, attentions = made.multimodal_hidden_states, made.multimodal_attentions
-        kernel = self.config._attn_implementation
-        if attentions == () and kernel != "eager" and not is_tracing(made.decoded.logits):
-            logger.warning_once(
-                f"`{kernel}` attention does not support `output_attentions=True`. Please set your attention to "
-                '`eager`, with `model.set_attn_implementation("eager")`.'
-            )
+        warn_of_missing_attentions(made, self.config)
         return ReferringSegmentationOutput(
             logits=made.decoded.logits,
             hidden_states=None if states is None else (*made.fused.maps, *states),
@@ -323,10 +295,4 @@ class RefSegPreTrainedModel(TwoEncoderModel):
         )
 
 
-__all__ = [
-    "DecoderOutput",
-    "FusedFeatures",
-    "ImageFeatures",
-    "RefSegPreTrainedModel",
-    "ReferringSegmentationOutput",
-]
+__all__ = ["RefSegPreTrainedModel"]
