@@ -2,20 +2,19 @@
 
 import json
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import run_ris
 import run_rvs
 import torch
 from safetensors.torch import load_file
-from tiny_recipes import write_recipe, write_video_recipe
+from tiny_recipes import UNSCORED, write_recipe, write_video_recipe
 from typer.testing import CliRunner
 
 from hf_refseg.training import recipe_files
 from hf_refseg.training.recipe_files import RECIPES
 from hf_refseg_cli import app
-
-FEW = ["--max_steps", "1", "--test_splits", "val", "--eval_strategy", "no", "--save_strategy", "no", "--pictures", "0"]
 
 
 def invoke(*arguments: object) -> tuple[int, str, str]:
@@ -35,31 +34,33 @@ def test_every_recipe_is_listed_with_its_method_data_and_purpose() -> None:
     assert lines["magnet_union"].endswith("as LAVT's (https://huggingface.co/papers/2312.12198).")
 
 
-def test_a_recipe_is_run_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_recipe(tmp_path, tmp_path / "cache").rename(tmp_path / "tiny.yaml")
+@pytest.mark.parametrize(
+    ("script", "write", "few"),
+    [(run_ris, write_recipe, {"max_test_images": 1}), (run_rvs, write_video_recipe, {"max_test_videos": 1})],
+    ids=["images", "videos"],
+)
+def test_a_recipe_is_run_by_its_name_as_a_script_runs_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    script: ModuleType,
+    write,
+    few: dict,
+) -> None:
+    """The command knows by itself whether it trains on images or on videos."""
+    recipe = write(tmp_path, tmp_path / "cache", **UNSCORED | {"test_splits": ["val"]}, save_strategy="no", **few)
+    recipe = recipe.rename(tmp_path / "tiny.yaml")
     monkeypatch.setattr(recipe_files, "RECIPES", tmp_path)
-    status, printed, error = invoke("tiny", *FEW)
+    status, printed, error = invoke("tiny", "--max_steps", 1)
     assert status == 0, error
-    assert f"Model, processor and card: {tmp_path / 'run'}" in printed
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["training"]["steps"] == 1
-
-
-def test_the_scripts_do_the_same(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """One trains on images, the other on videos; the command knows by itself which data it has."""
-    for script, write in ((run_ris, write_recipe), (run_rvs, write_video_recipe)):
-        folder = tmp_path / script.__name__
-        folder.mkdir()
-        recipe = write(folder, tmp_path / "cache")
-        status, printed, error = invoke(recipe, *FEW)
-        assert status == 0, error
-        script.main([str(recipe), *FEW, "--output_dir", str(folder / "again")])
-        places = (folder / "run", folder / "again")
-        reports = [json.loads((place / "metrics.json").read_text()) for place in places]
-        assert reports[0].keys() == reports[1].keys() and reports[0]["training"]["steps"] == 1
-        weights, again = (load_file(place / "model.safetensors") for place in places)
-        assert all(torch.equal(again[name], value) for name, value in weights.items())
-        last_words = capsys.readouterr().out.replace(str(places[1]), str(places[0])).partition("Scores in percent")[2]
-        assert last_words and printed.endswith(last_words)
+    script.main([str(recipe), "--max_steps", "1", "--output_dir", str(tmp_path / "again")])
+    places = (tmp_path / "run", tmp_path / "again")
+    reports = [json.loads((place / "metrics.json").read_text()) for place in places]
+    assert reports[0].keys() == reports[1].keys() and reports[0]["training"]["steps"] == 1
+    weights, again = (load_file(place / "model.safetensors") for place in places)
+    assert all(torch.equal(again[name], value) for name, value in weights.items())
+    last_words = capsys.readouterr().out.replace(str(places[1]), str(places[0])).partition("Scores in percent")[2]
+    assert f"Model, processor and card: {places[0]}" in last_words and printed.endswith(last_words)
 
 
 def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
