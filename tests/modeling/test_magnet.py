@@ -51,6 +51,19 @@ class TestMagNet(TinyMagNet, MethodTests):
         losses = [model(**self.inputs(), mask_labels=self.labels()).loss for _ in range(2)]
         assert torch.equal(*losses) and torch.equal(torch.get_rng_state(), state)
 
+    @torch.no_grad()
+    @pytest.mark.parametrize("cam_language", ["paper", "released"])
+    def test_the_alignment_is_recorded_and_not_the_encoders_inside_it(self, cam_language: str) -> None:
+        model, inputs = self.build(cam_language=cam_language), self.inputs()
+        model.set_attn_implementation("eager")
+        output = model(**inputs, output_hidden_states=True, output_attentions=True)
+        positions = [16 * 18, 8 * 9, 4 * 5, 2 * 3]
+        assert [states[0, 0].numel() for states in output.hidden_states] == positions
+        directions = [[(number, 6), (6, number)] for number in positions]
+        of_pixels_alone = cam_language == "released"
+        expected = [shape for pair in directions for shape in (pair[:1] if of_pixels_alone else pair)]
+        assert [tuple(weights.shape[2:]) for weights in output.attentions] == expected
+
     @pytest.mark.parametrize("ablation", ABLATIONS, ids=str)
     def test_every_ablation_trains_and_reloads(self, ablation: dict, tmp_path) -> None:
         model = self.build(**ablation).train()
