@@ -142,7 +142,7 @@ class MaskToken(nn.Module):
 class WordTokens(nn.Module):
     """Words in the width of the image; the masked ones are marked by a learned embedding.
 
-    `words` (batch, tokens, word_channels), `is_masked` (batch, tokens) bool; returns (batch, tokens, channels).
+    `text_features` (batch, tokens, word_channels), `is_masked` (batch, tokens) bool; gives (batch, tokens, channels).
     """
 
     def __init__(self, word_channels: int, channels: int) -> None:
@@ -150,8 +150,8 @@ class WordTokens(nn.Module):
         self.projection = nn.Linear(word_channels, channels)
         self.kind = nn.Embedding(2, channels)
 
-    def forward(self, words: Tensor, is_masked: Tensor) -> Tensor:
-        return self.projection(words) + self.kind(is_masked.long())
+    def forward(self, text_features: Tensor, is_masked: Tensor) -> Tensor:
+        return self.projection(text_features) + self.kind(is_masked.long())
 
 
 class ImageTokens(nn.Module):
@@ -282,21 +282,21 @@ class MaskGrounding(TrainingTask):
             init.zeros_(module.change)
 
     def forward(
-        self, words: Tensor, word_mask: Tensor, is_masked: Tensor, maps: Tensor, mask_labels: Tensor
+        self, text_features: Tensor, text_mask: Tensor, is_masked: Tensor, maps: Tensor, mask_labels: Tensor
     ) -> Tensor:
         """Logits (masked words, vocabulary) of the masked words, in the order of `is_masked.nonzero()`.
 
         Args:
-            words: the word features of the masked sentences, (batch, tokens, text channels).
-            word_mask: (batch, tokens), 1 = word.
+            text_features: those of the masked sentences, (batch, tokens, text channels).
+            text_mask: (batch, tokens), 1 = word.
             is_masked: (batch, tokens) bool, the words to name.
             maps: image features (batch, channels, h, w).
             mask_labels: (batch, height, width), not 0 = target; all 0 is legal and says nothing.
         """
-        tokens = [self.words(words, is_masked), *(part(maps, mask_labels) for part in self.context)]
+        tokens = [self.words(text_features, is_masked), *(part(maps, mask_labels) for part in self.context)]
         others = sum(part.shape[1] for part in tokens[1:])
         return self.predictor(
-            torch.cat(tokens, 1), F.pad(word_mask, (0, others), value=1), F.pad(is_masked, (0, others), value=False)
+            torch.cat(tokens, 1), F.pad(text_mask, (0, others), value=1), F.pad(is_masked, (0, others), value=False)
         )
 
     def loss(self, model: PreTrainedModel, forward_pass: ForwardPass) -> Tensor:
@@ -352,7 +352,7 @@ class MaskGrounding(TrainingTask):
 class AttendedSentence(nn.Module):
     """The sentence as the words' features, weighted by an attention that they give themselves.
 
-    `words` (batch, tokens, channels), `word_mask` (batch, tokens) with 1 = word; returns (batch, channels).
+    `text_features` (batch, tokens, channels), `text_mask` (batch, tokens) with 1 = word; returns (batch, channels).
     """
 
     def __init__(self, channels: int) -> None:
@@ -360,9 +360,9 @@ class AttendedSentence(nn.Module):
         # A bias would be the same for all words: the softmax takes it out.
         self.score = nn.Linear(channels, 1, bias=False)
 
-    def forward(self, words: Tensor, word_mask: Tensor) -> Tensor:
-        scores = self.score(words).masked_fill(word_mask.unsqueeze(-1) == 0, -math.inf)
-        return (scores.softmax(1) * words).sum(1)
+    def forward(self, text_features: Tensor, text_mask: Tensor) -> Tensor:
+        scores = self.score(text_features).masked_fill(text_mask.unsqueeze(-1) == 0, -math.inf)
+        return (scores.softmax(1) * text_features).sum(1)
 
 
 class LastWord(nn.Module):
@@ -371,9 +371,9 @@ class LastWord(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
 
-    def forward(self, words: Tensor, word_mask: Tensor) -> Tensor:
-        last = (word_mask != 0).sum(1).clamp(min=1) - 1
-        return words[torch.arange(words.shape[0], device=words.device), last]
+    def forward(self, text_features: Tensor, text_mask: Tensor) -> Tensor:
+        last = (text_mask != 0).sum(1).clamp(min=1) - 1
+        return text_features[torch.arange(text_features.shape[0], device=text_features.device), last]
 
 
 class ReconstructionLayer(nn.Module):
@@ -423,22 +423,22 @@ class LanguageReconstruction(TrainingTask):
             feature_mask = features.new_ones(features.shape[:2])
         return self(model.finish_text(forward_pass.text, text_mask), text_mask, features, feature_mask)
 
-    def forward(self, words: Tensor, word_mask: Tensor, features: Tensor, feature_mask: Tensor) -> Tensor:
+    def forward(self, text_features: Tensor, text_mask: Tensor, features: Tensor, feature_mask: Tensor) -> Tensor:
         """The loss: the mean squared difference of both sides, a scalar.
 
         Args:
-            words: the encoded words F_t, (batch, tokens, word channels).
-            word_mask: (batch, tokens), 1 = word.
+            text_features: the encoded words F_t, (batch, tokens, word channels).
+            text_mask: (batch, tokens), 1 = word.
             features: multi-modal features, those of words or of pixels, (batch, positions, feature channels).
             feature_mask: (batch, positions), 1 = a feature.
         """
-        projected = self.project(words, self.sentence_vector(words, word_mask), word_mask)
+        projected = self.project(text_features, self.sentence_vector(text_features, text_mask), text_mask)
         return F.mse_loss(at_least_float32(self.reconstruct(features, feature_mask)), at_least_float32(projected))
 
-    def project(self, words: Tensor, sentences: Tensor, word_mask: Tensor) -> Tensor:
+    def project(self, text_features: Tensor, sentences: Tensor, text_mask: Tensor) -> Tensor:
         """F_proj of the words F_t and the sentence F'_t (equation 4), (batch, feature channels)."""
-        language = torch.cat([words + sinusoidal_positions(words), sentences.unsqueeze(1)], 1)
-        return masked_mean(F.relu(self.projection(language)), F.pad(word_mask, (0, 1), value=1))
+        language = torch.cat([text_features + sinusoidal_positions(text_features), sentences.unsqueeze(1)], 1)
+        return masked_mean(F.relu(self.projection(language)), F.pad(text_mask, (0, 1), value=1))
 
     def reconstruct(self, features: Tensor, feature_mask: Tensor) -> Tensor:
         """F_rec, (batch, feature channels)."""

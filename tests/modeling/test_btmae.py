@@ -165,6 +165,18 @@ class TestBtmae(TinyBtmae, MethodTests):
         assert after < 0.9 * before
 
     @torch.no_grad()
+    def test_impact_maps_come_from_the_pass_that_makes_the_mask(self, count_calls) -> None:
+        model, inputs = self.build(), self.inputs(batch=9)
+        inputs["pixel_values"] = inputs["pixel_values"][:1]
+        calls = [count_calls(*each) for each in ((model, "fuse"), (model.mask_decoder, "forward"))]
+        output = model(**inputs, output_impact_maps=True)
+        assert [len(each) for each in calls] == [2, 2]
+        assert [tuple(maps.shape) for maps in output.impact_maps] == [(9, number, 4, 5) for number in (4, 3, 2)]
+        assert [tuple(words.shape) for words in output.impact_words] == [(9, number, 6) for number in (4, 3, 2)]
+        model(**self.inputs(), mask_labels=self.labels(), output_impact_maps=True)
+        assert [len(each) for each in calls] == [3, 3]
+
+    @torch.no_grad()
     def test_later_layers_sample_what_the_layer_before_them_made(self) -> None:
         model, inputs = self.build(), self.inputs()
         before = model(**inputs, output_impact_maps=True).impact_maps
