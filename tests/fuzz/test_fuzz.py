@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from isolation import Worker
 from mutations import STRATEGIES
 
-# How many cases of each target, so that all together take about ten seconds on one core; `make fuzz` finds more.
+# How many cases of each target, so that all together take about ten seconds on one core: those that read whole
+# data sets and checkpoints take long. `make fuzz` finds more.
 CASES = {
     "refcoco": 30,
     "prepared": 20,
@@ -22,10 +23,10 @@ CASES = {
     "ref_davis17": 15,
     "a2d_sentences": 25,
     "jhmdb_sentences": 20,
-    "picture": 60,
-    "masks": 120,
-    "processor": 80,
-    "post_processing": 40,
+    "picture": 100,
+    "masks": 180,
+    "processor": 120,
+    "post_processing": 60,
     "checkpoint": 15,
 }
 ROUND = 200
