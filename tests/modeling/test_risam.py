@@ -190,7 +190,7 @@ def test_attention_equals_the_equations(threshold: float | None, language_attent
     pixels, words = 3 * torch.randn(6, 16), 3 * torch.randn(4, 12)
     expected = slow_attention(block, pixels, words, threshold, language_attention == "shared")
     actual = block(pixels[None], words[None], torch.ones(1, 4), (2, 3))
-    for got, wanted in zip(actual, expected, strict=True):
+    for got, wanted in zip(actual[:2], expected, strict=True):  # behind them the attention weights
         assert_close(got[0], wanted, atol=1e-5, rtol=1e-4)
 
 
