@@ -202,7 +202,8 @@ def test_two_processes_write_one_video_and_the_second_one_is_refused(tmp_path: P
 
     def masks(value: bool) -> Iterator[list[FrameMask]]:
         for _ in range(2):
-            yield [FrameMask(torch.full((SIZE[1], SIZE[0]), value), 0.5, value)]
+            mask = torch.full((SIZE[1], SIZE[0]), value)
+            yield [FrameMask(mask, score=0.5, present=value, foreground=mask, is_found=None)]
 
     def masks_of_the_first() -> Iterator[list[FrameMask]]:
         yield from masks(True)

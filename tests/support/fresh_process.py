@@ -23,6 +23,9 @@ from places import CHECKOUT
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["torch", "torchvision"])
 TIMEOUT = 300  # seconds
+# Where modules lie that are not ours, before a test adds its own.
+OURS = [str(CHECKOUT), *(f"{CHECKOUT}{os.sep}{folder}" for folder in ("tests", "examples", "benchmarks"))]
+ELSEWHERE = [path for path in sys.path if path and path != OURS[0] and not path.startswith(tuple(OURS[1:]))]
 
 
 class HiddenPackage:
@@ -84,11 +87,12 @@ def _run_together(
     script: str, environments: Sequence[Mapping[str, str]], cwd: Path, hide_package: bool
 ) -> list[Finished]:
     """The same script in a process for each of the environments."""
+    paths = ["", *([] if hide_package else [str(CHECKOUT)]), *ELSEWHERE]
     started, finished = [], []
     with tempfile.TemporaryDirectory() as folder:
         for number, environment in enumerate(environments):
             streams = [str(Path(folder, f"{number}-{name}")) for name in ("output", "errors")]
-            arguments = (script, str(cwd), dict(environment), streams, hide_package)
+            arguments = (script, str(cwd), dict(environment), streams, paths, hide_package)
             started.append((PROCESSES.Process(target=_run, args=arguments), streams))
             started[-1][0].start()
         for process, streams in started:
@@ -107,16 +111,16 @@ def _environment(cwd: Path, changes: Mapping[str, str] | None) -> dict[str, str]
     return inherited | offline | dict(changes or {})
 
 
-def _run(script: str, cwd: str, environment: dict[str, str], streams: list[str], hide_package: bool) -> None:
+def _run(
+    script: str, cwd: str, environment: dict[str, str], streams: list[str], paths: list[str], hide_package: bool
+) -> None:
     """What the new process does: it becomes what `python -c script` would be."""
     for number, path in enumerate(streams, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
-    ours = (str(CHECKOUT), str(CHECKOUT / "tests"))
-    elsewhere = [path for path in sys.path if path and path != ours[0] and not path.startswith(ours[1])]
-    sys.path[:] = ["", *([] if hide_package else [str(CHECKOUT)]), *elsewhere]
+    sys.path[:] = paths
     if hide_package:
         sys.meta_path.insert(0, HiddenPackage())
     main = ModuleType("__main__")
