@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import struct
-import subprocess
-import sys
 import zlib
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -15,7 +13,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from fresh_process import CHECKOUT, run_new_python, run_python
+from fresh_process import CHECKOUT, run_new_python, run_program, run_python
 from golden_lavt import FOLDER as GOLDEN_LAVT
 from golden_lavt import golden_case, model_inputs, released_checkpoint
 from PIL import Image
@@ -145,7 +143,7 @@ def test_the_library_itself_imports_what_models_need_alone(tmp_path):
     import hf_refseg
     print([name for name in ("datasets", "evaluate", "matplotlib", "peft", "timm") if name in sys.modules])
     """
-    assert run_new_python(code, cwd=tmp_path) == "[]\n"
+    assert run_python(code, cwd=tmp_path) == "[]\n"
 
 
 def test_the_console_script_is_this_app():
@@ -155,12 +153,11 @@ def test_the_console_script_is_this_app():
 
 @pytest.mark.slow_process
 def test_bad_input_in_a_process_of_its_own(tmp_path):
-    command = [sys.executable, str(CHECKOUT / "hf_refseg_cli.py"), "info", "nowhere"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert done.stderr.startswith("Error: nowhere is neither a model")
-    assert done.stderr.count("\n") == 1
+    (done,) = run_program(CHECKOUT / "hf_refseg_cli.py", "info", "nowhere", cwd=tmp_path)
+    assert done.exit_status == 1
+    assert done.output == ""
+    assert done.errors.startswith("Error: nowhere is neither a model")
+    assert done.errors.count("\n") == 1
 
 
 def test_debug_shows_the_traceback(model_folder):

@@ -8,6 +8,7 @@ from fresh_process import run_python
 from PIL import Image
 from safetensors.torch import save_file
 from tiny_lavt import tiny_lavt, tiny_processor
+from tiny_methods import TinyBtmae, TinyLavt, TinyM3Att, TinyMagNet, TinyRisam, TinyUnifiedLavt, TinyVideoLavt
 from transformers import pipeline
 
 TEXTS = ["the left dog", "red circle"]
@@ -95,6 +96,37 @@ def test_code_beside_the_weights_is_enough(folder):
         "mask_agrees": True,
         "package_imported": False,
     }
+
+
+METHODS = (TinyBtmae, TinyLavt, TinyM3Att, TinyMagNet, TinyRisam, TinyUnifiedLavt, TinyVideoLavt)
+
+
+@pytest.mark.slow_process
+@torch.no_grad()
+def test_each_method_answers_the_same_by_the_code_beside_its_weights(tmp_path):
+    for tiny in (method() for method in METHODS):
+        model, inputs = tiny.build(presence_head=True), tiny.inputs()
+        folder = tmp_path / model.config.model_type
+        model.save_pretrained(folder)
+        save_file({**inputs, "logits": model(**inputs).logits}, folder / "tensors.safetensors")
+    code = """
+    import json
+    from pathlib import Path
+    from safetensors.torch import load_file
+    from transformers import AutoModel
+
+    results = {}
+    for folder in sorted(path.parent for path in Path().glob("*/tensors.safetensors")):
+        model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+        inputs = load_file(folder / "tensors.safetensors")
+        logits = inputs.pop("logits")
+        difference = (model(**inputs).logits - logits).abs().max().item()
+        results[folder.name] = [difference, type(model).__module__.split(".")[0]]
+    print(json.dumps(results))
+    """
+    results = json.loads(run_python(code, cwd=tmp_path, hide_package=True).splitlines()[-1])
+    expected = [pytest.approx(0, abs=1e-4), "transformers_modules"]
+    assert results == {method.model_class.config_class.model_type: expected for method in METHODS}
 
 
 @pytest.mark.slow_process
