@@ -72,7 +72,7 @@ def blocks() -> dict[str, str]:
 def checkout(tmp_path_factory) -> Path:
     """A copy of the library in which the page was followed: four files are new, one has a line more."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in ("hf_refseg", "modeling", "datasets_scripts", "examples"):
+    for name in ("hf_refseg", "modeling", "datasets_scripts", "examples", "tests/support"):
         shutil.copytree(CHECKOUT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for path, text in blocks().items():
         file = folder / path
@@ -99,3 +99,17 @@ def test_the_method_of_the_page_trains_adapts_and_loads_anywhere(checkout: Path)
     projections = run_python(SEGMENT, TRAIN, cwd=checkout).splitlines()[-1]
     assert projections == "12 6"  # joint ones in 12 layers of the image encoder, 3 in each of 2 layers of the other
     run_python(SEGMENT, LOAD, cwd=checkout, hide_package=True)
+
+
+@pytest.mark.slow_process
+def test_the_tests_of_the_page_pass(checkout: Path) -> None:
+    code = """
+    import sys
+    import pytest
+
+    sys.path.insert(0, "tests/support")
+    chosen = "shapes or gradient or recorded or float64 or eager or disk or save_and_load"
+    print(pytest.main(["-q", "-p", "no:cacheprovider", "tests/modeling/test_dotmask.py", "-k", chosen]))
+    """
+    *_, summary, status = run_python(code, cwd=checkout).splitlines()
+    assert status == "0" and int(summary.split()[0]) > 10
