@@ -1,8 +1,9 @@
 """Times of inference and of a training step with the code of another checkout and with this one's; JSON lines out.
 
 In each round a process with the other code and one with this code run small models of all methods, with the same
-random weights, on the same inputs. A figure is the median over the rounds of the median inside each process. As the
-two take turns, both see the same machine; `ratio` is this code's figure over the other's.
+random weights, on the same inputs. A figure is the median over the rounds of the median inside each process (take
+`--steps 20` for a single method). As the two take turns, both see the same machine; `ratio` is this code's figure over
+the other's.
 
     git worktree add /some/folder REVISION
     python benchmarks/two_checkouts.py /some/folder --rounds 5
@@ -27,7 +28,7 @@ from transformers import AutoConfig, PreTrainedModel
 from hf_refseg import AutoModelForReferringSegmentation
 
 ROOT = Path(__file__).resolve().parent.parent
-SIZE, TOKENS, BATCH, FRAMES = 160, 12, 2, 2
+SIZE, TOKENS, BATCH, FRAMES = 96, 12, 2, 2
 SWIN = {
     "model_type": "swin",
     "image_size": SIZE,

@@ -1,7 +1,7 @@
 """Runs Python code in a fresh process, with hf_refseg importable from the checkout or hidden as if not installed.
 
-The process is a copy of one that has imported PyTorch and torchvision, and nothing that reads the environment: those
-two take most of the time of a fresh process.
+The process is a copy of one that has imported PyTorch and other large packages that read nothing of the environment:
+they take most of the time of a fresh process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from typing import NamedTuple
 from places import CHECKOUT
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch", "torchvision"])
+PROCESSES.set_forkserver_preload(
+    ["torch.distributed.fsdp", "torch.export", "torchvision", "scipy.optimize", "pandas", "pyarrow.parquet"]
+)
 TIMEOUT = 300  # seconds
 # Where modules lie that are not ours, before a test adds its own.
 OURS = [str(CHECKOUT), *(f"{CHECKOUT}{os.sep}{folder}" for folder in ("tests", "examples", "benchmarks"))]
