@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
         processing_class=processor,
         train_dataset=examples.train,
         eval_dataset=examples.eval_dataset,
-        callbacks=[PredictionPictures(processor, examples.drawn)],
+        callbacks=[PredictionPictures(processor, examples.items_to_draw(training_arguments.pictures))],
         data_collator=examples.collator,
         # Kept with each checkpoint: a run goes on with no other options.
         run_options=options_of_run(model_arguments, data_arguments, data_arguments.shown_options()),

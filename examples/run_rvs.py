@@ -32,6 +32,9 @@ def main(arguments: Sequence[str]) -> None:
 
     # The videos; and the images, where image_data names them.
     data = load_data(data_arguments)
+    for note in (each.note() for each in data):
+        if note and training_arguments.process_index == 0:
+            print(note)
 
     # A saved model, a new one on pretrained encoders or one from random weights; with an adapter if one is asked for.
     set_seed(training_arguments.seed)

@@ -104,7 +104,7 @@ class BTMAE(nn.Module):
         other_mask: Tensor | None,
         most_kept: int | None = None,
     ) -> Tensor:
-        """What the tokens are taken for, (batch, tokens, target_size), without those that `is_masked` marks.
+        """What the tokens are taken for, what `projection` gives, without those that `is_masked` marks.
 
         `is_masked` (batch, tokens) is bool; without a `token_mask` it marks equally many in each sample. `most_kept`
         as in `find_kept`.

@@ -5,7 +5,7 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .configuration_encoders_refseg import swin_b
+from .configuration_encoders_refseg import stage_widths, swin_b
 from .configuration_video_lavt import VideoLavtConfig
 
 
@@ -57,7 +57,7 @@ class UnifiedLavtConfig(VideoLavtConfig):
                 f"image_backbone_config: patches have {image.patch_size} pixels for images and "
                 f"{self.backbone_config.patch_size} for clips; choose the same patch_size for both."
             )
-        widths = [image.embed_dim * 2**stage for stage in range(len(image.depths))]
+        widths = stage_widths(image)
         if widths != self.stage_widths:
             raise ValueError(
                 f"image_backbone_config: the stages of the encoder of images are {widths} wide, those of the encoder "

@@ -1,7 +1,7 @@
 """Blocks that several methods share."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -92,6 +92,18 @@ def build_fusion_norm(kind: str, channels: int) -> nn.Module:
     return norms[kind]()
 
 
+def ordinary_words(input_ids: Tensor, text_mask: Tensor | None, special_token_ids: Sequence[int]) -> Tensor:
+    """Which tokens (batch, tokens) are neither special ones nor padding, bool; without a mask none is padding."""
+    special = torch.tensor(special_token_ids, dtype=input_ids.dtype, device=input_ids.device)
+    is_word = ~torch.isin(input_ids, special)
+    return is_word if text_mask is None else is_word & (text_mask != 0)
+
+
+def generator_of_draws(training: bool, device: torch.device | str = "cpu") -> torch.Generator | None:
+    """None in training, where draws are torch's own; in evaluation mode draws are the same each time."""
+    return None if training else torch.Generator(device).manual_seed(0)
+
+
 def independent_draws(places: Tensor, generator: torch.Generator | None) -> Tensor:
     """Random numbers in [0, 1), one for each of `places`, of any shape and type, on its device.
 
@@ -155,6 +167,11 @@ class AttentionKernel(nn.Module):
         return attend(self, query, key, value, attention_mask, scaling=scaling)
 
 
+def split_heads(features: Tensor, num_heads: int) -> Tensor:
+    """Features (batch, positions, channels) as those of heads, (batch, heads, positions, channels / heads)."""
+    return features.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
 class PixelWordAttention(nn.Module):
     """For every pixel, the words that matter to it: the language maps (LAVT, section 3.1.2, equations 1 to 5).
 
@@ -177,14 +194,11 @@ class PixelWordAttention(nn.Module):
         query = self.query_norm(self.query(pixels)).flatten(1, -2)  # equation 1
         key = self.key(text_features) * text_mask.unsqueeze(-1)  # equation 2
         value = self.value(text_features) * text_mask.unsqueeze(-1)  # equation 3
-        of_heads = (self.split_heads(features) for features in (query, key, value))
+        of_heads = (split_heads(features, self.num_heads) for features in (query, key, value))
         added_scores = (1e4 * text_mask - 1e4)[:, None, None, :]
         # The scale is that of all channels, also with several heads.
         attended, _ = self.kernel(*of_heads, added_scores, pixels.shape[-1] ** -0.5)  # equation 4
         return self.output_norm(self.output(attended.reshape(pixels.shape)))  # equation 5
-
-    def split_heads(self, features: Tensor) -> Tensor:
-        return features.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
 class CrossModalAttention(nn.Module):
@@ -255,10 +269,10 @@ def pixel_centers(height: int, width: int, device: torch.device, dtype: torch.dt
     return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).flatten(0, 1)
 
 
-def masked_mean(text_features: Tensor, text_mask: Tensor) -> Tensor:
-    """The mean over the words of a sentence, (batch, channels), from (batch, tokens, channels) and (batch, tokens)."""
-    weights = text_mask / text_mask.sum(1, keepdim=True).clamp(min=1)
-    return (text_features * weights.unsqueeze(-1)).sum(1)
+def masked_mean(features: Tensor, mask: Tensor) -> Tensor:
+    """The mean of features (batch, positions, channels) where `mask` (batch, positions) is 1, (batch, channels)."""
+    weights = mask / mask.sum(1, keepdim=True).clamp(min=1)
+    return (features * weights.unsqueeze(-1)).sum(1)
 
 
 def sinusoidal_positions(features: Tensor) -> Tensor:
@@ -304,13 +318,10 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, query: Tensor, memory: Tensor, memory_mask: Tensor | None = None) -> Tensor:
         projected = (self.query(query), self.key(memory), self.value(memory))
-        query, key, value = (self.split_heads(features) for features in projected)
+        query, key, value = (split_heads(features, self.num_heads) for features in projected)
         mask = None if memory_mask is None else (memory_mask != 0)[:, None, None, :]
         attended, _ = self.kernel(query, key, value, mask, query.shape[-1] ** -0.5)
         return self.output(attended.flatten(2))
-
-    def split_heads(self, features: Tensor) -> Tensor:
-        return features.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
 class DecoderStep(nn.Module):

@@ -32,7 +32,9 @@ from .input_checks_refseg import check_keywords
 from .layers_refseg import (
     AttentionKernel,
     VocabularyHead,
+    generator_of_draws,
     map_positions,
+    ordinary_words,
     resize,
     sinusoidal_positions,
     to_map,
@@ -353,7 +355,7 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         Raises:
             ValueError: there is an autoencoder for words, but `input_ids` is None.
         """
-        generator = None if self.training else torch.Generator().manual_seed(0)
+        generator = generator_of_draws(self.training)
         _, pixels, pixel_positions = self.embed_pixels(image)
         words, word_positions = self.embed_words(text)
         losses, fields = {}, {}
@@ -372,8 +374,7 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         if self.config.word_autoencoder:
             if input_ids is None:
                 raise ValueError("BTMAE reconstructs masked words: pass `input_ids` instead of `text_embeds`.")
-            special = torch.tensor(self.config.special_token_ids, device=input_ids.device)
-            can_be_masked = (text_mask != 0) & ~torch.isin(input_ids, special)
+            can_be_masked = ordinary_words(input_ids, text_mask, self.config.special_token_ids)
             is_masked = draw_masked_tokens(can_be_masked, self.config.word_mask_ratio, generator)
             logits = self.vision_to_language(words, word_positions, text_mask, pixels, None, is_masked)
             losses["word_reconstruction"] = reconstructed_word_loss(logits, input_ids, is_masked)

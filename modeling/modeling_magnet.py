@@ -21,6 +21,7 @@ from .layers_refseg import (
     CrossModalAttention,
     GateProjection,
     PixelNorm,
+    generator_of_draws,
     masked_mean,
     resize,
     to_map,
@@ -234,11 +235,6 @@ class MagNetDecoderOutput(DecoderOutput):
     text_mask: Tensor | None = None
 
 
-def pixel_generator(training: bool, device: torch.device) -> torch.Generator | None:
-    """Torch's own draws the pixels in training; in evaluation mode they are the same each time."""
-    return None if training else torch.Generator(device).manual_seed(0)
-
-
 class PixelToPixelAlignment(nn.Module):
     """L_P2P of the cross-modal alignment loss (equation 13)."""
 
@@ -248,7 +244,7 @@ class PixelToPixelAlignment(nn.Module):
 
     def forward(self, output: MagNetDecoderOutput, mask_labels: Tensor) -> Tensor:
         pixels, config = output.pixel_features, self.config
-        generator = pixel_generator(self.training, pixels.device)
+        generator = generator_of_draws(self.training, pixels.device)
         return pixel_to_pixel_loss(pixels, mask_labels, config.pixel_temperature, config.alignment_pixels, generator)
 
 
@@ -263,7 +259,7 @@ class PixelToTextAlignment(nn.Module):
     def forward(self, output: MagNetDecoderOutput, mask_labels: Tensor) -> Tensor:
         pixels, config = output.pixel_features, self.config
         sentences = self.projection(masked_mean(output.text_features, output.text_mask))
-        generator = pixel_generator(self.training, pixels.device)
+        generator = generator_of_draws(self.training, pixels.device)
         return pixel_to_text_loss(
             pixels, sentences, mask_labels, config.text_temperature, config.alignment_pixels, generator
         )
@@ -329,11 +325,11 @@ class MagNetForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         """O_1: the words after BERT's first stage, before the image enters, (batch, tokens, channels)."""
         return self.text_encoder.run_stage(0, self.text_encoder.embed(input_ids), attention_mask)
 
-    def finish_text(self, text_features: Tensor, text_mask: Tensor) -> Tensor:
+    def finish_text(self, text: Tensor, text_mask: Tensor) -> Tensor:
         """The rest of BERT, without the image; for tasks that read a sentence alone."""
         for index in range(1, len(self.stages)):
-            text_features = self.text_encoder.run_stage(index, text_features, text_mask)
-        return text_features
+            text = self.text_encoder.run_stage(index, text, text_mask)
+        return text
 
     def fuse(self, image: ImageFeatures, text: Tensor, text_mask: Tensor) -> FusedFeatures:
         """Both encoders in lockstep with the alignment modules (equations 5 to 11)."""

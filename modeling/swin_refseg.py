@@ -18,6 +18,7 @@ from transformers.models.swin.modeling_swin import (
 )
 from transformers.utils import is_tracing
 
+from .configuration_encoders_refseg import stage_widths
 from .layers_refseg import eager_attention_forward, to_map
 from .precision_refseg import at_least_float32
 
@@ -318,7 +319,7 @@ class SwinMaps(SwinStages):
     def __init__(self, config: PreTrainedConfig, last_stages: int) -> None:
         super().__init__(config)
         self.last_stages = last_stages
-        self.widths = [config.embed_dim * 2**stage for stage in range(len(config.depths))][-last_stages:]
+        self.widths = stage_widths(config)[-last_stages:]
 
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
         tokens, size = self.first_stage(pixel_values)

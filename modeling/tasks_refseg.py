@@ -21,8 +21,10 @@ from .configuration_refseg import LanguageReconstructionConfig, MaskGroundingCon
 from .layers_refseg import (
     TokenBatchNorm,
     VocabularyHead,
+    generator_of_draws,
     independent_draws,
     masked_mean,
+    ordinary_words,
     pixel_centers,
     sinusoidal_positions,
     to_tokens,
@@ -308,7 +310,7 @@ class MaskGrounding(TrainingTask):
         input_ids, targets = forward_pass.input_ids, forward_pass.mask_labels > 0
         if input_ids is None:
             raise ValueError("Mask Grounding masks words: pass `input_ids` instead of `text_embeds` along with masks.")
-        task, generator = self.config, None if self.training else torch.Generator().manual_seed(0)
+        task, generator = self.config, generator_of_draws(self.training)
         is_masked = draw_masked_words(
             input_ids, forward_pass.attention_mask, task.special_token_ids, task.mask_probability, generator
         )
@@ -471,10 +473,7 @@ def draw_masked_words(
     Special tokens and padding are no words; a sentence of nothing else has none masked. `generator` as in
     `independent_draws`.
     """
-    special = torch.tensor(special_token_ids, dtype=input_ids.dtype, device=input_ids.device)
-    is_word = ~torch.isin(input_ids, special)
-    if attention_mask is not None:
-        is_word &= attention_mask != 0
+    is_word = ordinary_words(input_ids, attention_mask, special_token_ids)
     draws = independent_draws(is_word, generator).masked_fill(~is_word, 2)
     return is_word & (draws <= draws.amin(1, keepdim=True).clamp(min=probability))
 

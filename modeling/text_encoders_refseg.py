@@ -73,15 +73,15 @@ class TextStages(nn.Module):
         """Embeddings (batch, tokens, channels) of token ids (batch, tokens)."""
         return self.model.embeddings(input_ids=input_ids)
 
-    def last_norm(self, words: Tensor) -> Tensor:
+    def last_norm(self, text: Tensor) -> Tensor:
         """What follows the last layer."""
-        return words if self.parts.last_norm is None else self.model.get_submodule(self.parts.last_norm)(words)
+        return text if self.parts.last_norm is None else self.model.get_submodule(self.parts.last_norm)(text)
 
-    def run_stage(self, index: int, words: Tensor, word_mask: Tensor | None) -> Tensor:
-        """The layers of one stage; `words` (batch, tokens, channels), `word_mask` (batch, tokens) 1 = word."""
-        is_word = None if word_mask is None else word_mask.bool()
+    def run_stage(self, index: int, text: Tensor, text_mask: Tensor | None) -> Tensor:
+        """The layers of one stage; `text` (batch, tokens, channels), `text_mask` (batch, tokens) 1 = token."""
+        is_token = None if text_mask is None else text_mask.bool()
         # By its place: None is the cache of the one, which versions of transformers call otherwise.
-        mask = self.create_mask(self.model.config, words, is_word, None)
+        mask = self.create_mask(self.model.config, text, is_token, None)
         for layer in self.model.get_submodule(self.parts.path)[self.layers_of_stages[index]]:
-            words = layer(words, attention_mask=mask, **self.options)
-        return words if index + 1 < len(self.layers_of_stages) else self.last_norm(words)
+            text = layer(text, attention_mask=mask, **self.options)
+        return text if index + 1 < len(self.layers_of_stages) else self.last_norm(text)

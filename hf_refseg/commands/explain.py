@@ -30,23 +30,21 @@ def explain(
     from itertools import islice
 
     from ..explain import draw_explanations
-    from ..files import require_writable, slug, write_picture
+    from ..files import require_writable, write_picture
     from ..hub.saved_models import load_model
     from ..modeling.inference_refseg import SOME_FRAMES
     from ..modeling.pictures_refseg import open_image
     from ..modeling.video_refseg import VideoFrames
-    from .sources import VIDEO_SUFFIXES, Source
+    from .sources import is_video_file, name_of_pictures
 
     if not text.strip():
         raise ValueError("The expression is empty: pass a sentence.")
     require_writable(output)
-    is_video = image.is_dir() or image.suffix.lower() in VIDEO_SUFFIXES
-    source = Source(image, slug(image.stem) or ("video" if is_video else "image"), is_video)
-    source.check()
+    is_video = image.is_dir() or is_video_file(image)
     picture = list(islice(VideoFrames(image), SOME_FRAMES.frames)) if is_video else open_image(image)
     loaded, processor = load_model(model, device, dtype)
     for name, drawn in draw_explanations(loaded, processor, picture, text):
         output.mkdir(parents=True, exist_ok=True)
-        path = output / f"{source.name}_{name}.png"
+        path = output / f"{name_of_pictures(image, is_video)}_{name}.png"
         write_picture(path, drawn)
         typer.echo(path)

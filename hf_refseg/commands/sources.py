@@ -41,10 +41,18 @@ class Source:
         """
         if self.is_video:
             VideoFrames(self.path)
-            return
-        if not self.path.is_file():
-            raise FileNotFoundError(f"{self.path}: there is no such image file.")
-        open_image(self.path)
+        else:
+            open_image(self.path)
+
+
+def is_video_file(path: Path) -> bool:
+    """Whether the name ends like a video file's."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def name_of_pictures(path: Path, is_video: bool) -> str:
+    """What the pictures made of an image or a video are called, by the name of its file."""
+    return slug(path.stem) or ("video" if is_video else "image")
 
 
 def find_sources(arguments: Iterable[Path], all_videos: bool, report: Report) -> list[Source]:
@@ -65,10 +73,8 @@ def find_sources(arguments: Iterable[Path], all_videos: bool, report: Report) ->
             paths |= dict.fromkeys([path] if all_videos or not path.is_dir() else _files_in(path))
         except SOURCE_ERRORS as error:
             report(error)
-    videos = [all_videos or path.suffix.lower() in VIDEO_SUFFIXES for path in paths]
-    names = unique_names(
-        slug(path.stem) or ("video" if is_video else "image") for path, is_video in zip(paths, videos, strict=True)
-    )
+    videos = [all_videos or is_video_file(path) for path in paths]
+    names = unique_names(name_of_pictures(*source) for source in zip(paths, videos, strict=True))
     return [Source(*source) for source in zip(paths, names, videos, strict=True)]
 
 

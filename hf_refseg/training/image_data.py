@@ -19,7 +19,7 @@ from ..visualization import draw_comparison
 from .arguments import RefSegTrainingArguments
 from .data_arguments import ImageDataArguments
 from .feature_cache import EncodedCollator, cache_image_features
-from .run_data import RunData, RunExamples, describe_results, items_to_draw
+from .run_data import RunData, RunExamples, describe_results
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class ImageData(RunData):
         return RunExamples(
             train=ReferentExamples(self.train, training.seed, read_image),
             evaluated={name: SentenceExamples(rows, read_image) for name, rows in self.evaluated.items()},
-            drawn=items_to_draw([SentenceExamples(rows) for rows in self.evaluated.values()], training.pictures),
+            drawn=[SentenceExamples(rows) for rows in self.evaluated.values()],
             collator=collator,
         )
 

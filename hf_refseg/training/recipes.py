@@ -102,14 +102,14 @@ def build_trainer(
     if len(each_examples) == 1:
         (examples,) = each_examples
     else:
-        examples = join_examples(*each_examples, arguments.image_share, training.pictures)
+        examples = join_examples(*each_examples, arguments.image_share)
     return RefSegTrainer(
         model=model,
         args=training,
         processing_class=processor,
         train_dataset=examples.train,
         eval_dataset=examples.eval_dataset,
-        callbacks=[PredictionPictures(processor, examples.drawn), *callbacks],
+        callbacks=[PredictionPictures(processor, examples.items_to_draw(training.pictures)), *callbacks],
         data_collator=examples.collator,
         run_options=run_options,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -40,19 +40,24 @@ class RunExamples:
     Attributes:
         train: the referents to train on.
         evaluated: what is scored during training, by the name of the data set.
-        drawn: items of which pictures are drawn during training.
+        drawn: of what pictures are drawn during training: each data set that is scored, with its images.
         collator: makes a batch of items.
     """
 
     train: TrainingExamples
     evaluated: dict[str, Dataset]
-    drawn: list[dict[str, Any]]
+    drawn: list[SentenceExamples | ClipExamples]
     collator: Callable[[list], Any]
 
     @property
     def eval_dataset(self) -> Dataset | dict[str, Dataset] | None:
         """As Trainer takes it: scores of several data sets go by their names, those of one alone have none."""
         return self.evaluated if len(self.evaluated) > 1 else next(iter(self.evaluated.values()), None)
+
+    def items_to_draw(self, number: int) -> list[dict[str, Any]]:
+        """So many first items, in equal parts of each data set."""
+        of_each = math.ceil(number / max(1, len(self.drawn)))
+        return [items[index] for items in self.drawn for index in range(min(of_each, len(items)))][:number]
 
 
 class RunData(ABC):
@@ -147,25 +152,18 @@ class RunData(ABC):
         return ""
 
     def submit(self, trainer: RefSegTrainer) -> dict[str, dict[str, str]]:
-        """Writes what evaluation servers ask for, of splits without masks; for metrics.json where there is any."""
+        """Writes what evaluation servers ask for, of splits without masks; its entries of metrics.json."""
         return {}
 
 
-def join_examples(videos: RunExamples, images: RunExamples, image_share: float, pictures: int) -> RunExamples:
+def join_examples(videos: RunExamples, images: RunExamples, image_share: float) -> RunExamples:
     """Images and videos in one training, in batches of their own; `image_share` of the steps see images."""
-    evaluated = {**videos.evaluated, **images.evaluated}
     return RunExamples(
         MixedExamples(images.train, videos.train, image_share),
-        evaluated,
-        items_to_draw(list(evaluated.values()), pictures),
+        {**videos.evaluated, **images.evaluated},
+        [*videos.drawn, *images.drawn],
         MixedCollator(images.collator, videos.collator),
     )
-
-
-def items_to_draw(evaluated: Sequence[SentenceExamples | ClipExamples], number: int) -> list[dict[str, Any]]:
-    """So many first items, in equal parts of each data set."""
-    of_each = math.ceil(number / max(1, len(evaluated)))
-    return [examples[index] for examples in evaluated for index in range(min(of_each, len(examples)))][:number]
 
 
 def describe_results(results: Results) -> dict[str, dict]:

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.image_utils import SizeDict
 
-from ..hub.saved_models import check_processor, load_processor, load_whole_model
+from ..hub.saved_models import load_model
 from ..modeling.messages_refseg import reason_of
 from ..modeling.modeling_video_lavt import VideoLavtForReferringSegmentation
 from ..modeling.processing_refseg import RefSegProcessor
@@ -32,8 +32,7 @@ def load_saved_model(arguments: ModelArguments, sentences: Iterable[str]) -> tup
     """
     name = arguments.model_name_or_path
     check_whole_model(name)
-    model, processor = load_whole_model(name, dtype=None), load_processor(name)
-    check_processor(processor, model.config)
+    model, processor = load_model(name, device="cpu", dtype=None)
     if arguments.tokenizer_name_or_path:
         words = build_tokenizer(arguments, sentences).get_vocab()
         if words != processor.tokenizer.get_vocab():

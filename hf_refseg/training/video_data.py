@@ -26,7 +26,7 @@ from ..visualization import draw_strips
 from .arguments import RefSegTrainingArguments
 from .data_arguments import VideoDataArguments
 from .feature_cache import hash_tensors
-from .run_data import RunData, RunExamples, describe_results, items_to_draw
+from .run_data import RunData, RunExamples, describe_results
 from .trainer import RefSegTrainer
 
 
@@ -93,8 +93,7 @@ class VideoData(RunData):
         else:
             read, collator = FrameExamples, RefSegCollator(processor)
         examples = {name: read(rows, seed=training.seed) for name, rows in evaluated.items()}
-        drawn = items_to_draw(list(examples.values()), training.pictures)
-        return RunExamples(read(self.train, seed=training.seed), examples, drawn, collator)
+        return RunExamples(read(self.train, seed=training.seed), examples, list(examples.values()), collator)
 
     @property
     def window(self) -> VideoWindow:
@@ -134,8 +133,10 @@ class VideoData(RunData):
         Each lies in a folder of its own for all that its masks depend on, so that what another model said is never
         used.
         """
+        if not self.submitted:
+            return {"submissions": {}}
         model, processor, window = trainer.model, trainer.processing_class, self.window
-        paths = {}
+        weights, paths = hash_tensors(model.state_dict()), {}
         for split, videos in self.submitted.items():
             shown = len(videos) if self.most_tested is None else min(self.most_tested, len(videos))
             inputs = {
@@ -143,7 +144,7 @@ class VideoData(RunData):
                 "split": split,
                 "videos": shown,
                 "rows": fingerprint_rows({split: videos}),
-                "weights": hash_tensors(model.state_dict()),
+                "weights": weights,
                 "image_processor": processor.image_processor.to_dict(),
                 **asdict(window),
             }
