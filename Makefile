@@ -49,10 +49,10 @@ test-lowest:
 # transformers' own tests of models, processors and configurations on ours; they are downloaded once, never copied.
 test-transformers: $(INSTALLED)
 	$(BIN)/python tests/transformers_suite/download.py
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/transformers_suite
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -o addopts=-ra tests/transformers_suite
 
-# Random damage to files and calls, other ones each time; `make test` tries the same ones for about a minute. A failure
-# says how to reproduce it.
+# Random damage to files and calls, other ones each time; `make test` tries the same few hundred. A failure says how to
+# reproduce it.
 fuzz: $(INSTALLED)
 	FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/fuzz
 

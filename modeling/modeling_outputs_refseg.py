@@ -8,6 +8,8 @@ from torch.utils._pytree import tree_map
 from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput, is_tracing, logging
 
+from .layers_refseg import to_tokens
+
 logger = logging.get_logger(__name__)
 
 
@@ -35,8 +37,8 @@ class ImageFeatures(ModelOutput):
 
     @property
     def last_hidden_state(self) -> Tensor:
-        """The coarsest map, by the name that features have in the outputs of transformers' encoders."""
-        return self.maps[-1]
+        """The coarsest map as tokens (images, positions, channels), as outputs of transformers' encoders have it."""
+        return to_tokens(self.maps[-1])
 
     @property
     def pooler_output(self) -> None:
@@ -164,7 +166,16 @@ class ForwardPass:
 def what_to_record(
     config: PreTrainedConfig, output_hidden_states: bool | None, output_attentions: bool | None
 ) -> dict[str, bool]:
-    """What the arguments of `forward` ask for, or the configuration where they are absent."""
+    """What the arguments of `forward` ask for, or the configuration where they are absent.
+
+    Raises:
+        ValueError: hidden states by their indices, of which some models of transformers return those alone.
+    """
+    if not isinstance(output_hidden_states, bool | None):
+        raise ValueError(
+            f"`output_hidden_states` is True or False, not {output_hidden_states!r}: choose from the output's "
+            "`hidden_states`."
+        )
     return {
         "return_dict": True,
         "output_multimodal_hidden_states": (

@@ -44,6 +44,14 @@ class MethodTests(TinyMethod):
         assert output.loss.shape == () and output.loss.isfinite()
         assert all(value.shape == () and not value.requires_grad for value in output.loss_components.values())
 
+    @torch.no_grad()
+    def test_image_features_have_the_names_of_transformers(self) -> None:
+        (inputs, _), model = self.training_inputs(), self.build()
+        image = model.get_image_features(inputs["pixel_values"])
+        tokens = image.maps[-1].movedim(-3, -1)
+        assert torch.equal(image.last_hidden_state, tokens.reshape(len(tokens), -1, tokens.shape[-1]))
+        assert image.pooler_output is None
+
     def test_loss_is_the_weighted_sum_of_its_components(self) -> None:
         model = self.build()
         model.loss_weights = {name: 0.5 + index for index, name in enumerate(model.loss_weights)}
@@ -647,6 +655,7 @@ class MethodTests(TinyMethod):
             ({"input_ids": torch.full((2, 6), 97)}, r"`input_ids` go from 97 to 97, .* knows 97 tokens"),
             ({"pixel_values": torch.zeros(2, 3, 64, 64, dtype=torch.uint8)}, r"torch\.uint8: pass normalized images"),
             ({"token_type_ids": torch.ones(2, 6, dtype=torch.long)}, "a text is a single sentence"),
+            ({"output_hidden_states": [0]}, r"`output_hidden_states` is True or False, not \[0\]"),
         ],
     )
     def test_wrong_inputs_are_named(self, change: dict, message: str) -> None:

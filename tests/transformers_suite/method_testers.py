@@ -3,26 +3,28 @@
 from typing import Any, ClassVar
 
 import torch
-from tiny_configs import BERT, CLIP, SAM, SWIN, VIDEO_SWIN
+from tiny_configs import BERT, SWIN
+from tiny_methods import (
+    TinyBtmae,
+    TinyLavt,
+    TinyM3Att,
+    TinyMagNet,
+    TinyMethod,
+    TinyRisam,
+    TinyUnifiedLavt,
+    TinyVideoLavt,
+)
 from torch import Tensor
 
-from hf_refseg import (
-    BtmaeForReferringSegmentation,
-    LavtForReferringSegmentation,
-    M3AttForReferringSegmentation,
-    MagNetForReferringSegmentation,
-    RisamForReferringSegmentation,
-    UnifiedLavtForReferringSegmentation,
-    VideoLavtForReferringSegmentation,
-)
 from hf_refseg.modeling.configuration_refseg import RefSegConfig
 
 
 class MethodTester:
-    """Base of the testers; a method adds its model class and the fields of its tiny configuration."""
+    """Base of the testers; a method adds its tiny model."""
 
-    model_class: ClassVar[type]
-    fields: ClassVar[dict[str, Any]]
+    tiny: ClassVar[type[TinyMethod]]
+    # Fields of the configuration that are other ones here.
+    overrides: ClassVar[dict[str, Any]] = {}
     # Of clips how many; nothing for images.
     frames: ClassVar[tuple[int, ...]] = ()
 
@@ -34,7 +36,7 @@ class MethodTester:
         self.is_training = True
 
     def get_config(self) -> RefSegConfig:
-        return self.model_class.config_class(**self.fields)
+        return self.tiny().tiny_config(**self.overrides)
 
     def prepare_config_and_inputs_for_common(self) -> tuple[RefSegConfig, dict[str, Tensor]]:
         inputs = {
@@ -46,80 +48,33 @@ class MethodTester:
 
 
 class LavtTester(MethodTester):
-    model_class = LavtForReferringSegmentation
-    fields = {"backbone_config": SWIN, "text_config": BERT}
+    tiny = TinyLavt
 
 
 class VideoLavtTester(MethodTester):
-    model_class = VideoLavtForReferringSegmentation
-    fields = {"backbone_config": VIDEO_SWIN, "text_config": BERT}
+    tiny = TinyVideoLavt
     frames = (2,)
 
 
 class UnifiedLavtTester(MethodTester):
-    model_class = UnifiedLavtForReferringSegmentation
-    fields = {
-        "backbone_config": VIDEO_SWIN,
-        "image_backbone_config": {**SWIN, "embed_dim": VIDEO_SWIN["embed_dim"]},
-        "text_config": BERT,
-    }
+    tiny = TinyUnifiedLavt
 
 
 class MagNetTester(MethodTester):
-    model_class = MagNetForReferringSegmentation
-    fields = {
-        "backbone_config": {**SWIN, "embed_dim": 8},
-        "text_config": {**BERT, "num_hidden_layers": 4},
-        "text_stage_layers": [1, 2, 3, 4],
-        "feature_size": 32,
-        "mask_feature_size": 32,
-        "num_attention_heads": 4,
-        "pixel_decoder_layers": 1,
-        "pixel_decoder_feedforward": 48,
-        "decoder_layers": 3,
-        "decoder_feedforward": 48,
-    }
+    tiny = TinyMagNet
+    overrides = {"backbone_config": {**SWIN, "embed_dim": 8}}
 
 
 class M3AttTester(MethodTester):
-    model_class = M3AttForReferringSegmentation
-    fields = {
-        "backbone_config": {**SWIN, "embed_dim": 8},
-        "text_config": BERT,
-        "image_size": 64,
-        "hidden_size": 32,
-        "num_attention_heads": 4,
-        "encoder_feedforward": 48,
-        "decoder_hidden_size": 24,
-    }
+    tiny = TinyM3Att
 
 
 class BtmaeTester(MethodTester):
-    model_class = BtmaeForReferringSegmentation
-    fields = {
-        "backbone_config": SWIN,
-        "text_config": BERT,
-        "special_token_ids": [0, 1, 2, 3, 4],
-        "feature_size": 24,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_attention_heads": 4,
-        "num_encoder_layers": 1,
-        "num_decoder_layers": 1,
-        "num_impact_tokens": [4, 3, 2],
-    }
+    tiny = TinyBtmae
 
 
 class RisamTester(MethodTester):
-    model_class = RisamForReferringSegmentation
-    fields = {
-        "backbone_config": SAM,
-        "text_config": CLIP,
-        "hidden_size": 32,
-        "num_attention_heads": 4,
-        "freeze_image_encoder": False,
-        "freeze_text_encoder": False,
-    }
+    tiny = TinyRisam
 
 
 TESTERS = (

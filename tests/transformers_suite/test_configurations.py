@@ -10,11 +10,11 @@ from hf_refseg.modeling.recurrent_text_refseg import RecurrentTextConfig
 from hf_refseg.modeling.video_swin_refseg import VideoSwinConfig
 
 
-@pytest.mark.parametrize("method", TESTERS, ids=lambda method: method.model_class.config_class.__name__)
+@pytest.mark.parametrize("method", TESTERS, ids=lambda method: method.tiny.model_class.config_class.__name__)
 def test_configuration_of_a_method(method: type[MethodTester]) -> None:
     parent = TestCase()
     parent.model_tester = method(parent)
-    ConfigTester(parent, method.model_class.config_class, has_text_modality=False).run_common_tests()
+    ConfigTester(parent, method.tiny.model_class.config_class, has_text_modality=False).run_common_tests()
 
 
 def test_configuration_of_video_swin() -> None:
