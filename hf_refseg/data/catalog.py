@@ -43,14 +43,16 @@ class Partition:
     """One way to split a data set.
 
     Attributes:
-        splits: the names of the splits, in order.
+        splits: the names of the splits, in order; none where the files name them.
         split_by: who split it; None where it is split in one way alone.
         published: of each split of a complete copy the numbers of referents and of sentences, None = not published.
+        totals: the same of all splits together: "referents", "sentences" and different "images" (or "videos").
     """
 
     splits: tuple[str, ...]
     split_by: str | None = None
-    published: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
+    published: Mapping[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    totals: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class DatasetSpec:
         partitions: how it is split, the usual way first.
         options: what `load_refseg` takes for it.
         collection: where its images come from. Within one, equal `image_id`s are one image: what is in a val or test
-            split of one data set leaks into the training split of another one.
+            split of one data set leaks into the training split of another one. None = unknown, as of files that
+            people made themselves: they are compared with each other alone.
         paper: what to cite.
         terms: what is known of the licenses of images and expressions.
         license: the same in the metadata of a card, an id of the Hub.
@@ -84,7 +87,7 @@ class DatasetSpec:
     builder: str
     partitions: tuple[Partition, ...]
     options: tuple[DataOption, ...]
-    collection: str
+    collection: str | None
     paper: str
     terms: str
     license: str = "other"
@@ -108,13 +111,18 @@ class DatasetSpec:
         return {**defaults, **options}
 
     def partition(self, split_by: str | None) -> Partition:
-        """How somebody split the data set, None = as usual; raises ValueError where nobody of that name did."""
+        """How somebody split the data set, None = as usual; raises ValueError where nobody of that name did.
+
+        Where the files name the splits, they name who made them as well: anybody may be meant.
+        """
         if split_by is None:
             return self.partitions[0]
         known = {partition.split_by: partition for partition in self.partitions}
         if None in known:
             raise ValueError(f"{self.name} is split in one way alone: leave split_by out.")
         if split_by not in known:
+            if not self.partitions[0].splits:
+                return Partition((), split_by)
             raise ValueError(f"Unknown split_by '{split_by}' for {self.name}. Choose one of: {', '.join(known)}.")
         return known[split_by]
 
@@ -220,35 +228,55 @@ def _refshapes(
     )
 
 
+# Published counts are those of the files as they were released. Papers differ: that of RefCOCO says 142,209 sentences,
+# that of RefCOCOg 104,560, with objects that were never released, that of gRefCOCO 278,232, a part of which was not.
 SPECS = (
     _refer(
         "refcoco",
         Partition(
             UNC,
             "unc",
-            {"train": (42404, None), "val": (3811, 10834), "testA": (1975, 5657), "testB": (1810, 5095)},
+            {"train": (42404, 120624), "val": (3811, 10834), "testA": (1975, 5657), "testB": (1810, 5095)},
+            {"referents": 50000, "sentences": 142210, "images": 19994},
         ),
-        Partition(TRAIN_VAL_TEST, "google"),
+        # Its splits share images.
+        Partition(
+            TRAIN_VAL_TEST,
+            "google",
+            {"train": (40000, None), "val": (5000, None), "test": (5000, None)},
+            {"sentences": 142210, "images": 19994},
+        ),
         title="RefCOCO",
         paper=CONTEXT,
         terms=REFCOCO_TERMS,
     ),
+    # Nobody but UNC's authors published a partition of it.
     _refer(
         "refcoco+",
         Partition(
             UNC,
             "unc",
-            {"train": (42278, None), "val": (3805, 10758), "testA": (1975, 5726), "testB": (1798, 4889)},
+            {"train": (42278, 120191), "val": (3805, 10758), "testA": (1975, 5726), "testB": (1798, 4889)},
+            {"referents": 49856, "sentences": 141564, "images": 19992},
         ),
-        Partition(TRAIN_VAL_TEST, "google"),
         title="RefCOCO+",
         paper=CONTEXT,
         terms=REFCOCO_TERMS,
     ),
     _refer(
         "refcocog",
-        Partition(TRAIN_VAL_TEST, "umd", {"train": (42226, None), "val": (2573, None), "test": (5023, None)}),
-        Partition(("train", "val"), "google", {"train": (44822, None), "val": (5000, 9536)}),
+        Partition(
+            TRAIN_VAL_TEST,
+            "umd",
+            {"train": (42226, 80512), "val": (2573, 4896), "test": (5023, 9602)},
+            {"referents": 49822, "sentences": 95010, "images": 25799},
+        ),
+        Partition(
+            ("train", "val"),
+            "google",
+            {"train": (44822, 85474), "val": (5000, 9536)},
+            {"referents": 49822, "sentences": 95010},
+        ),
         title="RefCOCOg",
         paper="Mao et al., Generation and Comprehension of Unambiguous Object Descriptions, "
         "https://huggingface.co/papers/1511.02283",
@@ -256,7 +284,19 @@ SPECS = (
     ),
     _refer(
         "refclef",
-        Partition((*UNC, "testC"), "unc"),
+        Partition(
+            (*UNC, "testC"),
+            "unc",
+            # The published numbers count a sentence under the name that its ref has in the file. The 116 of testAB
+            # belong to testA and to testB, the 86 of testBC to testB and to testC, and are rows of both.
+            {
+                "train": (None, None),
+                "val": (None, 12029),
+                "testA": (None, 3449 + 116),
+                "testB": (None, 3221 + 116 + 86),
+                "testC": (None, 2664 + 86),
+            },
+        ),
         Partition(TRAIN_VAL_TEST, "berkeley"),
         images="images/saiapr_tc-12",
         collection="SAIAPR TC-12",
@@ -266,7 +306,7 @@ SPECS = (
     ),
     _refer(
         "grefcoco",
-        Partition(UNC, "unc"),
+        Partition(UNC, "unc", totals={"sentences": 259859}),
         builder=".datasets_scripts.grefcoco:GRefCoco",
         refs_file="grefs(<split_by>).json",
         title="gRefCOCO",
@@ -371,5 +411,5 @@ def data_options() -> dict[str, DataOption]:
 
 
 def collections() -> set[str]:
-    """All that images of these data sets come from."""
-    return {spec.collection for spec in DATASETS.values()}
+    """All that images of these data sets are known to come from."""
+    return {spec.collection for spec in DATASETS.values() if spec.collection is not None}

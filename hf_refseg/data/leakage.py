@@ -116,13 +116,13 @@ def image_collection(name: str) -> str:
         name: as in `load_refseg`. What a prepared folder or a data set on the Hub was made from stands in its card.
 
     Returns:
-        The `collection` of its record in the catalog, or, for a data set from elsewhere, its own name: nothing is
-        known to share its images then.
+        The `collection` of its record in the catalog, or, for a data set from elsewhere or of an unknown collection,
+        its own name: nothing is known to share its images then.
 
     Raises:
         As `find_specs`.
     """
-    return next((spec.collection for spec in find_specs(name)), name)
+    return next((spec.collection for spec in find_specs(name)), None) or name
 
 
 def read_leakage_list(path: str | PathLike[str]) -> frozenset[str]:

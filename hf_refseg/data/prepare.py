@@ -67,7 +67,7 @@ def prepare_dataset(
     dataset = load_refseg(name, data_dir, split_by, **options)
     counts = {split: count_rows(rows) for split, rows in dataset.items()}
     if verify:
-        verify_counts(name, split_by, counts)
+        verify_counts(name, split_by, counts, None if "splits" in options else count_total(dataset, counts))
 
     folder = Path(output)
     described = {option: value for option, value in options.items() if not data_options()[option].is_place}
@@ -107,27 +107,47 @@ def count_rows(rows: Dataset) -> dict[str, int]:
     }
 
 
-def verify_counts(name: str, split_by: str | None, counts: Mapping[str, Mapping[str, int]]) -> None:
-    """Compare counts (see `count_rows`) with the published ones; raises `DataFormatError` with a table if they differ.
+def count_total(dataset: Mapping[str, Dataset], counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """The counts (see `count_rows`) of all splits together; an image that several of them have counts once."""
+    (*summed, unit) = next(iter(counts.values()))
+    ids = {each for rows in dataset.values() for each in rows["video_id" if unit == "videos" else "image_id"]}
+    return {what: sum(numbers[what] for numbers in counts.values()) for what in summed} | {unit: len(ids)}
+
+
+def verify_counts(
+    name: str, split_by: str | None, counts: Mapping[str, Mapping[str, int]], total: Mapping[str, int] | None
+) -> None:
+    """Compare counts with the published ones; raises `DataFormatError` with a table where they differ.
+
+    Args:
+        name, split_by: the data set and who split it.
+        counts: of each split, see `count_rows`.
+        total: of all splits together, see `count_total`; None where some were not asked for, which are not missed.
 
     Raises `ValueError` when nothing is published to compare with.
     """
     from hf_refseg.hub.markdown import to_table
 
-    published = DATASETS[name].partition(split_by).published
-    if not published:
+    partition = DATASETS[name].partition(split_by)
+    if not partition.published and not partition.totals:
         partitions = ((spec.name, partition) for spec in DATASETS.values() for partition in spec.partitions)
         known = ", ".join(
-            f"{dataset} {partition.split_by}" for dataset, partition in partitions if partition.published
+            " ".join(filter(None, (dataset, partition.split_by)))
+            for dataset, partition in partitions
+            if partition.published or partition.totals
         )
         raise ValueError(f"No counts are published for {name} {split_by}: prepare it without verify. Known: {known}.")
     comparisons = []
-    for split in dict.fromkeys((*published, *counts)):
-        wanted = published.get(split, (0, 0))
+    for split in counts if total is None else dict.fromkeys((*partition.published, *counts)):
         found = counts.get(split, {"referents": 0, "sentences": 0})
-        comparisons.append((split, "referents", wanted[0], found["referents"]))
-        if wanted[1] is not None:
-            comparisons.append((split, "sentences", wanted[1], found["sentences"]))
+        # A split that nobody published is none of a complete copy.
+        wanted = partition.published.get(split, (0, 0) if partition.published else (None, None))
+        comparisons += [
+            (split, what, number, found[what]) for what, number in zip(("referents", "sentences"), wanted, strict=True)
+        ]
+    if total is not None:
+        comparisons += [("all splits", what, number, total[what]) for what, number in partition.totals.items()]
+    comparisons = [comparison for comparison in comparisons if comparison[2] is not None]
     if any(wanted != found for _, _, wanted, found in comparisons):
         table = to_table(
             ("split", "what", "published", "found", "difference"),

@@ -120,7 +120,9 @@ def test_a_record_is_whole(spec: DatasetSpec) -> None:
     assert DATASETS[spec.name] is spec and issubclass(spec.load_builder_class(), DatasetBuilder)
     assert spec.protocol in (VIDEO_PROTOCOLS if spec.kind == "video" else PROTOCOLS)
     for partition in spec.partitions:
-        assert partition.splits and set(partition.published) <= set(partition.splits)
+        assert set(partition.published) <= set(partition.splits)
+        assert partition.splits or not partition.totals
+        assert set(partition.totals) <= {"referents", "sentences", "images" if spec.kind == "image" else "videos"}
     options = {option.name for option in spec.options}
     assert ("data_dir" in options) == bool(spec.layout)
     assert ("split_by" in options) == all(partition.split_by for partition in spec.partitions)

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from hf_refseg.data.catalog import DATASETS
 from hf_refseg.data.loading import load_refseg
-from hf_refseg.data.prepare import prepare_dataset, verify_counts
+from hf_refseg.data.prepare import count_rows, count_total, prepare_dataset, verify_counts
 from hf_refseg.data.rows import DataFormatError, row_features
 from hf_refseg.files import OutputError
 from hf_refseg.hub.dataset_card import size_category
@@ -306,27 +306,67 @@ def test_verify_reports_every_difference_before_anything_is_written(tree, tmp_pa
     assert not (tmp_path / "output").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "split_by"), [("refcoco", "unc"), ("refcoco+", "unc"), ("refcocog", "umd"), ("refcocog", "google")]
-)
-def test_verify_accepts_the_published_counts_alone(name, split_by):
-    published = DATASETS[name].partition(split_by).published
+PUBLISHED = [
+    (spec.name, partition)
+    for spec in DATASETS.values()
+    for partition in spec.partitions
+    if spec.kind == "image" and (partition.published or partition.totals)
+]
+
+
+@pytest.mark.parametrize(("name", "partition"), PUBLISHED)
+def test_verify_accepts_the_published_counts_alone(name, partition):
     counts = {
-        split: {"referents": referents, "sentences": sentences or 1}
-        for split, (referents, sentences) in published.items()
-    }
-    verify_counts(name, split_by, counts)
-    counts["val"]["referents"] -= 1
-    with pytest.raises(DataFormatError, match=r"\| val \| referents \| (\d+) \| \d+ \| -1 \|"):
-        verify_counts(name, split_by, counts)
-    del counts["val"]
-    with pytest.raises(DataFormatError, match="not the complete published data set"):
-        verify_counts(name, split_by, counts)
+        split: {"referents": referents or 1, "sentences": sentences or 1}
+        for split, (referents, sentences) in partition.published.items()
+    } or {split: {"referents": 1, "sentences": 1} for split in partition.splits}
+    verify_counts(name, partition.split_by, counts, partition.totals)
+    for split, numbers in partition.published.items():
+        for what, number in zip(("referents", "sentences"), numbers, strict=True):
+            changed = {**counts, split: {**counts[split], what: counts[split][what] - 1}}
+            if number is None:
+                verify_counts(name, partition.split_by, changed, partition.totals)
+                continue
+            line = rf"\| {split} \| {what} \| {number} \| {number - 1} \| -1 \|"
+            with pytest.raises(DataFormatError, match=line):
+                verify_counts(name, partition.split_by, changed, partition.totals)
+            # A split that was not asked for is not missed.
+            others = {other: counts[other] for other in counts if other != split}
+            verify_counts(name, partition.split_by, others, None)
+            with pytest.raises(DataFormatError, match="not the complete published data set"):
+                verify_counts(name, partition.split_by, others, partition.totals)
+    for what, number in partition.totals.items():
+        line = rf"\| all splits \| {what} \| {number} \| {number + 1} \| \+1 \|"
+        with pytest.raises(DataFormatError, match=line):
+            verify_counts(name, partition.split_by, counts, {**partition.totals, what: number + 1})
+    unknown = {"referents": 1, "sentences": 1}
+    if partition.published:
+        with pytest.raises(DataFormatError, match=r"\| other \| referents \| 0 \| 1 \|"):
+            verify_counts(name, partition.split_by, {**counts, "other": unknown}, partition.totals)
+
+
+def test_published_totals_are_the_sums_of_their_splits():
+    for name, partition in PUBLISHED:
+        for place, what in enumerate(("referents", "sentences")):
+            numbers = [published[place] for published in partition.published.values()]
+            if what in partition.totals and numbers and None not in numbers:
+                assert partition.totals[what] == sum(numbers), (name, partition.split_by, what)
 
 
 def test_verify_needs_published_counts():
-    with pytest.raises(ValueError, match="No counts are published for refcoco google"):
-        verify_counts("refcoco", "google", {})
+    with pytest.raises(ValueError, match=r"No counts are published for refclef berkeley.*Known: refcoco unc, "):
+        verify_counts("refclef", "berkeley", {}, {})
+
+
+def test_an_image_of_several_splits_is_counted_once(tmp_path):
+    rows = load_refseg("refcoco", GOLDEN, cache_dir=tmp_path)["val"]
+    dataset = {"train": rows, "val": rows.select(range(3))}
+    total = count_total(dataset, {split: count_rows(rows) for split, rows in dataset.items()})
+    assert total == {
+        "referents": rows.num_rows + 3,
+        "sentences": sum(len(row["sentences"]) for row in without_image(rows) + without_image(dataset["val"])),
+        "images": len(set(rows["image_id"])),
+    }
 
 
 @pytest.mark.parametrize(
