@@ -160,7 +160,7 @@ def existing_frames(paths: Iterable[Path], where: str) -> list[Path]:
 
 def picture_size(path: Path, where: str) -> tuple[int, int]:
     """Height and width of a picture, by its header."""
-    return _read_picture(path, where, lambda picture: (picture.height, picture.width))
+    return read_picture(path, where, lambda picture: (picture.height, picture.width))
 
 
 def read_labels(path: Path, where: str) -> np.ndarray:
@@ -168,7 +168,7 @@ def read_labels(path: Path, where: str) -> np.ndarray:
 
     A gray picture of 0 and 255 alone, as DAVIS 2016 has them, shows one object, 1.
     """
-    mode, labels = _read_picture(path, where, lambda picture: (picture.mode, np.array(picture, dtype=np.uint8)))
+    mode, labels = read_picture(path, where, lambda picture: (picture.mode, np.array(picture, dtype=np.uint8)))
     if mode not in ("P", "L", "1"):
         raise DataFormatError(
             f"{path} ({where}) is a picture of mode {mode}, expected object numbers as palette indices or gray "
@@ -250,7 +250,7 @@ def make_row(video_id: str, frame_names: list[str], frames: Iterable[Any], refer
     return {"video_id": video_id, "frame_names": frame_names, "frames": stored, "referents": referents}
 
 
-def _read_picture(path: Path, where: str, read: Callable[[Image.Image], Any]) -> Any:
+def read_picture(path: Path, where: str, read: Callable[[Image.Image], Any]) -> Any:
     """What `read` makes of a picture that is opened, but not decoded yet."""
     try:
         with picture_faults(), open_picture(path) as picture:
