@@ -78,6 +78,32 @@ def rasterize_polygons(
     return _combine((_rasterize(polygon, height, width) for polygon in polygons), height, width, overlap)
 
 
+def draw_polygons(polygons: Sequence[Sequence[Sequence[float]]], height: int, width: int) -> np.ndarray:
+    """Draw polygons `[[x0, y0], [x1, y1], ...]` (pixels), inside and outline; returns a boolean mask (height, width).
+
+    Fractions of coordinates are cut off, the outline belongs to the polygon, as Pillow draws it, and a polygon of
+    fewer than two points is left out: the rule of PhraseCut's masks. COCO's (`rasterize_polygons`) gives smaller ones.
+    Raises `InvalidMaskError` for a point that is no pair of numbers, for coordinates, outlines, sides and too many
+    polygons as `rasterize_polygons`, and for too many points for such an image.
+    """
+    from PIL import Image, ImageDraw
+
+    height, width = _checked_drawing(polygons, height, width)
+    outlines = [_checked_point_list(polygon, height, width) for polygon in polygons]
+    # Each row of the image is compared with each edge.
+    if sum(map(len, outlines)) * height > MAX_FILLED_PIXELS:
+        raise InvalidMaskError(
+            f"{sum(map(len, outlines))} points are too many for an image of {width} x {height} pixels. Simplify the "
+            "outlines."
+        )
+    picture = Image.new("L", (width, height), 0)
+    drawing = ImageDraw.Draw(picture)
+    for points in outlines:
+        if len(points) > 1:
+            drawing.polygon(points.astype(np.int64).ravel().tolist(), outline=1, fill=1)
+    return np.asarray(picture) != 0
+
+
 def annotation_to_mask(segmentation: Any, height: int, width: int, overlap: str = "union") -> np.ndarray:
     """Turn a COCO `segmentation` (an RLE, a list of RLEs or a list of polygons) into a boolean mask (height, width).
 
@@ -147,6 +173,20 @@ def _checked_polygon(polygon: Any, height: int, width: int) -> list[float]:
             f"A polygon has {len(polygon)} numbers; it needs an even count of at least 6 (x and y of three points). "
             "Correct or remove it."
         )
+    return _checked_points(polygon, height, width).ravel().tolist()
+
+
+def _checked_point_list(polygon: Any, height: int, width: int) -> np.ndarray:
+    """The points (N, 2) of a polygon `[[x0, y0], [x1, y1], ...]`."""
+    if not isinstance(polygon, Sequence) or not all(_is_point(point) for point in polygon):
+        raise InvalidMaskError(
+            f"Expected a polygon as a list of points [x, y], found {short_text(polygon)}. Correct the outline."
+        )
+    return _checked_points([value for point in polygon for value in point], height, width)
+
+
+def _checked_points(polygon: Sequence[float], height: int, width: int) -> np.ndarray:
+    """The points (N, 2) of a polygon [x0, y0, x1, y1, ...] that lies in the image, or near it."""
     margin = max(height, width)
     x_inside = all(-margin <= x <= width + margin for x in polygon[0::2])
     y_inside = all(-margin <= y <= height + margin for y in polygon[1::2])
@@ -161,7 +201,7 @@ def _checked_polygon(polygon: Any, height: int, width: int) -> list[float]:
             f"A polygon's outline is longer than {MAX_OUTLINE_PIXELS} pixels in an image of {width} x {height}. "
             "Simplify or remove it."
         )
-    return points.ravel().tolist()
+    return points
 
 
 def _checked_drawing(parts: Sequence[Any], height: Any, width: Any) -> tuple[int, int]:
@@ -231,6 +271,10 @@ def _decompress(counts: bytes) -> np.ndarray:
     if any(abs(run) > MAX_PIXELS for run in runs):
         raise InvalidMaskError(f"The RLE has a run of more than {MAX_PIXELS} pixels. Encode the mask again.")
     return np.asarray(runs, dtype=np.int64)
+
+
+def _is_point(value: Any) -> bool:
+    return isinstance(value, Sequence) and len(value) == 2 and all(map(_is_number, value))
 
 
 def _is_number(value: Any) -> bool:

@@ -98,6 +98,16 @@ PROTOCOLS = {
             # In float32, 0.7 and 0.9 lie a little below an IoU of exactly 7/10 or 9/10, 0.6 and 0.8 above: it decides.
             threshold_dtype="float32",
         ),
+        # PhraseCut (Wu et al., CVPR 2020), whose names these are.
+        Protocol(
+            "phrasecut",
+            resolution="original",
+            mask_threshold=None,
+            empty_union_iou=0.0,
+            strict_precision=True,
+            overall_name="cum-IoU",
+            mean_name="mean-IoU",
+        ),
         RELA,
         # For methods without a no-target head.
         dataclasses.replace(RELA, name="rela_area50", minimum_area=50),
@@ -230,9 +240,10 @@ def scores_from_counts(
 
     Returns:
         Percent: `oIoU` (all intersections over all unions; papers also call it cumulative IoU), `mIoU` (the mean over
-        samples) and `Pr@X` (samples whose IoU reaches X); `rela` calls the first two `cIoU` and `gIoU`. Where there
-        are sentences without a target and the protocol reports them also `N-acc` (the share of them that is answered
-        so) and `T-acc` (the share of the others that is not). A score about no sample at all is left out.
+        samples) and `Pr@X` (samples whose IoU reaches X); `rela` calls the first two `cIoU` and `gIoU`, `phrasecut`
+        `cum-IoU` and `mean-IoU`. Where there are sentences without a target and the protocol reports them also `N-acc`
+        (the share of them that is answered so) and `T-acc` (the share of the others that is not). A score about no
+        sample at all is left out.
 
     Raises:
         ValueError: as `per_sample_iou`, or no sample.
@@ -260,7 +271,7 @@ def evaluate_masks(
     Args:
         predictions: N boolean masks (H, W), numpy arrays or torch tensors on the CPU; sizes may differ among samples.
         references: N boolean masks, each of its prediction's size; an empty one says that there is no target.
-        protocol: `"original"`, `"lavt"`, `"vlt"`, `"cris"`, `"rela"`, `"rela_area50"` or a `Protocol`.
+        protocol: `"original"`, `"lavt"`, `"vlt"`, `"cris"`, `"phrasecut"`, `"rela"`, `"rela_area50"` or a `Protocol`.
         present: N booleans, the answers of a no-target head, with the masks that it holds back among `predictions`;
             without it an empty mask is the answer "no target".
         options: replace single scoring fields of the protocol, such as `precision_thresholds=(0.5, 0.95)`.

@@ -8,6 +8,7 @@ from hf_refseg.data.masks import (
     InvalidMaskError,
     annotation_to_mask,
     decode_mask,
+    draw_polygons,
     encode_mask,
     mask_to_bbox,
     rasterize_polygons,
@@ -103,9 +104,10 @@ def test_bad_polygons_are_refused(polygon, message):
 
 
 @pytest.mark.parametrize("polygons", [None, 5, {"a": 1}, iter([])])
-def test_polygons_come_in_a_list(polygons):
+@pytest.mark.parametrize("draw", [rasterize_polygons, draw_polygons])
+def test_polygons_come_in_a_list(draw, polygons):
     with pytest.raises(InvalidMaskError, match="Expected a list of polygons, found"):
-        rasterize_polygons(polygons, 12, 16)
+        draw(polygons, 12, 16)
 
 
 @pytest.mark.parametrize(
@@ -160,17 +162,94 @@ def test_an_annotation_without_an_outline_is_refused(segmentation):
 
 @pytest.mark.parametrize("size", [(1, 2**31), (2**31, 1), (0, 5), (5, -1), (4.0, 4), (True, 4), ("4", 4)])
 def test_an_image_of_an_impossible_size_is_refused(size):
-    for draw in (rasterize_polygons, annotation_to_mask):
+    for draw in (rasterize_polygons, annotation_to_mask, draw_polygons):
         with pytest.raises(InvalidMaskError, match="image's size"):
             draw([SQUARE], *size)
 
 
 def test_more_outlines_than_a_drawing_has_are_refused():
     """A few bytes each would fill a large picture each."""
-    for draw in (rasterize_polygons, annotation_to_mask):
+    for draw in (rasterize_polygons, annotation_to_mask, draw_polygons):
         with pytest.raises(InvalidMaskError, match="60 outlines are too many for an image of 13000 x 13000"):
             draw([SQUARE] * 60, 13_000, 13_000)
     assert annotation_to_mask([SQUARE] * 60, 12, 16).sum() == 36
+
+
+PICTURES = [
+    # The lower and right edges belong to it, and fractions are cut off.
+    ([[[1.9, 1.0], [4.2, 1], [4, 3.99], [1, 3]]], [".......", ".####..", ".####..", ".####..", "......."]),
+    # A triangle whose longest edge passes through pixels.
+    ([[[0, 0], [4, 0], [0, 4]]], ["#####..", "####...", "###....", "##.....", "#......"]),
+    # Two points are a line; one, and none, are left out.
+    ([[[1, 1], [4, 4]], [[6, 0]], []], [".......", ".#.....", "..#....", "...#...", "....#.."]),
+    # Toward zero: from -0.9 on a coordinate is that of the first row or column.
+    ([[[-3.5, -0.9], [2, -0.5], [2, 1], [-3, 1]]], ["###....", "###....", ".......", ".......", "......."]),
+    # Several are joined, and nothing is cut out where they overlap.
+    (
+        [[[0, 0], [3, 0], [3, 3], [0, 3]], [[2, 2], [5, 2], [5, 4], [2, 4]]],
+        ["####...", "####...", "######.", "######.", "..####."],
+    ),
+]
+
+
+@pytest.mark.parametrize(("polygons", "picture"), PICTURES)
+def test_polygons_are_drawn_with_their_outlines(polygons, picture):
+    mask = draw_polygons(polygons, 5, 7)
+    assert mask.dtype == bool and ["".join(".#"[pixel] for pixel in row) for row in mask.astype(int)] == picture
+
+
+def distance_to_edge(point: np.ndarray, start: np.ndarray, end: np.ndarray) -> float:
+    edge = end - start
+    along = np.clip((point - start) @ edge / max(edge @ edge, 1), 0, 1)
+    return float(np.linalg.norm(point - start - along * edge))
+
+
+def test_a_drawn_polygon_holds_what_lies_inside_and_its_outline_but_nothing_else():
+    """Against a loop over pixels: inside is what a ray to the left crosses an odd number of edges of."""
+    generator = np.random.default_rng(3)
+    for _ in range(6):
+        polygon = generator.uniform(-4, 24, size=(generator.integers(3, 7), 2))
+        mask, points = draw_polygons([polygon.tolist()], 18, 20), np.trunc(polygon)
+        edges = list(zip(points, np.roll(points, -1, axis=0), strict=True))
+        for y in range(18):
+            for x in range(20):
+                crossings = sum(
+                    (start[1] <= y) != (end[1] <= y)
+                    and start[0] + (y - start[1]) * (end[0] - start[0]) / (end[1] - start[1]) < x
+                    for start, end in edges
+                )
+                nearest = min(distance_to_edge(np.array([x, y]), start, end) for start, end in edges)
+                if nearest < 1e-9 or nearest > 1:
+                    assert mask[y, x] == (nearest < 1e-9 or crossings % 2 == 1)
+
+
+@pytest.mark.parametrize(
+    ("polygon", "message"),
+    [
+        ([[2, 2], [8, NAN]], "not finite"),
+        ([[2, 2], [-INFINITE, 8]], "not finite"),
+        ([[2, 2], [1e9, 2], [8, 8]], "far outside the image of 16 x 12"),
+        ([[2, 2], [10**400, 2]], "far outside"),
+        ([[1e9, 2]], "far outside"),
+        ([[2, 2], [8]], "list of points"),
+        ([[2, 2], [8, 2, 1]], "list of points"),
+        ([2, 2, 8, 2, 8, 8], "list of points"),
+        ([[2, 2], [8, "8"]], "list of points"),
+        ([[2, 2], [8, True]], "list of points"),
+        ([[2, 2], "88"], "list of points"),
+        ({"x": 2}, "list of points"),
+        ([[0, 0], [16, 12]] * 50_000, "outline is longer"),
+    ],
+)
+def test_bad_outlines_are_not_drawn(polygon, message):
+    with pytest.raises(InvalidMaskError, match=message):
+        draw_polygons([[[2, 2], [8, 2], [8, 8]], polygon], 12, 16)
+
+
+def test_more_points_than_a_picture_has_are_not_drawn():
+    """Each of them is looked at for each row of the picture."""
+    with pytest.raises(InvalidMaskError, match="900 points are too many for an image of 1 x 10000000 pixels"):
+        draw_polygons([[[0, 0], [0, 1]] * 450], 10_000_000, 1)
 
 
 def test_an_rle_of_another_size_is_refused():

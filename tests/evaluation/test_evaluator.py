@@ -143,6 +143,7 @@ def expected_masks(size: tuple[int, int] | None, threshold: float) -> tuple[list
         ("rela", (INPUT_SIZE, INPUT_SIZE), 0.5),
         ("vlt", None, 0.35),
         ("cris", None, 0.35),
+        ("phrasecut", None, 0.5),
     ],
 )
 def test_scores_follow_the_protocol(dataset, protocol, size, threshold):

@@ -2,6 +2,7 @@
 
 import json
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import evaluate
@@ -13,6 +14,7 @@ from places import FIXTURES
 from pycocotools import mask as coco_mask
 
 import hf_refseg.evaluation
+from hf_refseg.data.masks import draw_polygons, encode_mask, rasterize_polygons
 from hf_refseg.evaluation import (
     bootstrap_intervals,
     count_answer,
@@ -124,6 +126,54 @@ def test_rela_without_a_head_counts_small_masks_as_no_target(samples, expected):
     assert evaluate_masks(predictions, references, "rela", minimum_area=50) == scores
 
 
+@pytest.fixture(scope="module")
+def phrasecut() -> tuple[dict, dict, dict[str, np.ndarray]]:
+    """The samples, the reference's numbers, and the true mask of each task as this library draws it."""
+    samples, expected = (
+        json.loads((METRICS / f"phrasecut_{name}.json").read_text()) for name in ("samples", "expected")
+    )
+    sizes = {image["image_id"]: (image["height"], image["width"]) for image in samples["images"]}
+    masks = {
+        task["task_id"]: draw_polygons(list(chain.from_iterable(task["Polygons"])), *sizes[task["image_id"]])
+        for task in samples["tasks"]
+    }
+    return samples, expected, masks
+
+
+def test_the_masks_of_phrasecut_match_the_reference(phrasecut):
+    samples, expected, masks = phrasecut
+    assert {task_id: encode_mask(mask) for task_id, mask in masks.items()} == expected["gt_masks"]
+    for task in samples["tasks"]:
+        outlines = [list(chain.from_iterable(outline)) for outline in chain.from_iterable(task["Polygons"])]
+        mask = masks[task["task_id"]]
+        # By COCO's rule the numbers would be others.
+        coco = rasterize_polygons([outline for outline in outlines if len(outline) >= 6], *mask.shape)
+        intersection, union = mask_counts(coco, mask)
+        assert coco.sum() < mask.sum() and intersection < 0.99 * union
+
+
+def test_phrasecut_matches_the_reference(phrasecut):
+    samples, expected, masks = phrasecut
+    predictions = {task_id: decode(rle) for task_id, rle in samples["predictions"].items()}
+    assert masks.keys() - predictions.keys() == {expected["missing_task"]}
+    answered = [masks[task_id] for task_id in predictions]
+    counts = np.array([mask_counts(predictions[task_id], masks[task_id]) for task_id in predictions])
+    ious = per_sample_iou(counts[:, 0], counts[:, 1], "phrasecut")
+    assert dict(zip(predictions, ious, strict=True)) == pytest.approx(expected["per_task_iou"], rel=1e-9)
+    scores, reference = evaluate_masks(list(predictions.values()), answered, "phrasecut"), expected["results"]["all"]
+    assert list(scores) == ["cum-IoU", "mean-IoU", *PRECISIONS]
+    assert scores["cum-IoU"] == golden(100 * reference["cum_mask_iou"])
+    assert scores["mean-IoU"] == golden(100 * reference["mean_mask_iou"])
+    for key in PRECISIONS:
+        assert scores[key] == golden(100 * reference["pred_mask_acc"][key[3:]])
+
+    # Over all tasks, one that has no prediction is answered by an empty mask.
+    missing = masks[expected["missing_task"]]
+    scores = evaluate_masks([*predictions.values(), np.zeros_like(missing)], [*answered, missing], "phrasecut")
+    assert scores["mean-IoU"] == golden(100 * reference["mean_mask_iou"] * expected["evaluated"] / expected["total"])
+    assert scores["cum-IoU"] == golden(100 * counts[:, 0].sum() / (counts[:, 1].sum() + missing.sum()))
+
+
 def test_a_mask_that_is_held_back_counts_in_the_union_of_rela_alone():
     prediction, reference = np.array([[True, True, False]]), np.array([[False, True, True]])
     assert count_answer(prediction, reference, False, "rela") == (1, 3, False)
@@ -175,10 +225,14 @@ def test_original_matches_exact_arithmetic(masks, counts):
         assert scores[key] == golden(100 * reached / len(ious))
 
 
-@pytest.mark.parametrize(("protocol", "score"), [("original", 100.0), ("lavt", 0.0), ("vlt", 100.0), ("cris", 0.0)])
+@pytest.mark.parametrize(
+    ("protocol", "score"), [("original", 100.0), ("lavt", 0.0), ("vlt", 100.0), ("cris", 0.0), ("phrasecut", 0.0)]
+)
 def test_two_empty_masks(protocol, score):
     scores = evaluate_masks([np.zeros((4, 5), dtype=bool)], [np.zeros((4, 5), dtype=bool)], protocol)
-    assert {key: scores[key] for key in KEYS} == dict.fromkeys(KEYS, score)
+    names = {"oIoU": "cum-IoU", "mIoU": "mean-IoU"} if protocol == "phrasecut" else {}
+    keys = [names.get(key, key) for key in KEYS]
+    assert {key: scores[key] for key in keys} == dict.fromkeys(keys, score)
 
 
 def test_an_iou_equal_to_the_threshold():
@@ -186,6 +240,7 @@ def test_an_iou_equal_to_the_threshold():
     reached = {name: scores_from_counts([700], [1000], name)["Pr@0.7"] for name in ("original", "lavt", "vlt", "cris")}
     assert reached == {"original": 100, "lavt": 100, "vlt": 100, "cris": 100}
     assert scores_from_counts([600], [1000], "cris")["Pr@0.6"] == 0
+    assert scores_from_counts([600], [1000], "phrasecut")["Pr@0.6"] == 0
     assert scores_from_counts([600], [1000], "original")["Pr@0.6"] == 100
 
 
@@ -206,7 +261,9 @@ def test_options_replace_scoring_fields(masks):
 
 def test_what_cannot_be_scored_is_refused():
     mask = np.ones((4, 5), dtype=bool)
-    with pytest.raises(ValueError, match=r"Unknown protocol 'lvat'.*cris, lavt, original, rela, rela_area50, vlt"):
+    with pytest.raises(
+        ValueError, match=r"Unknown protocol 'lvat'.*cris, lavt, original, phrasecut, rela, rela_area50, vlt"
+    ):
         evaluate_masks([mask], [mask], protocol="lvat")
     with pytest.raises(ValueError, match="2 predictions for 1 references"):
         evaluate_masks([mask, mask], [mask])

@@ -14,9 +14,10 @@ _INPUTS_DESCRIPTION = """
 Args:
     intersections (list of int): pixels in both the predicted and the true mask, one number per sentence.
     unions (list of int): pixels in either of the two masks, one number per sentence.
-    protocol (str): "original" (default), "lavt", "vlt" or "cris"; see `hf_refseg.evaluation.protocols`.
+    protocol (str): "original" (default), "lavt", "vlt", "cris" or "phrasecut"; see `hf_refseg.evaluation.protocols`.
 Returns:
-    dict of float, in percent: oIoU, mIoU, Pr@0.5, Pr@0.6, Pr@0.7, Pr@0.8, Pr@0.9.
+    dict of float, in percent: oIoU, mIoU, Pr@0.5, Pr@0.6, Pr@0.7, Pr@0.8, Pr@0.9; "phrasecut" calls the first two
+    cum-IoU and mean-IoU.
 Examples:
     >>> metric = evaluate.load("hf_refseg/evaluation/refseg_iou")
     >>> metric.compute(intersections=[50, 30], unions=[100, 40])["mIoU"]
