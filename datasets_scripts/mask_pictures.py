@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from hf_refseg.data.rows import DataFormatError
+from hf_refseg.modeling.pictures_refseg import PictureError
 
 from .video import read_picture
 
@@ -61,8 +62,8 @@ def read_label_picture(path: Path, colors: bool) -> np.ndarray:
         DataFormatError: the picture is absent or damaged, or has colors where numbers are expected.
     """
     if colors:
-        return _pack(read_picture(path, "label picture", lambda picture: np.asarray(picture.convert("RGB"))))
-    mode, values = read_picture(path, "label picture", lambda picture: (picture.mode, np.asarray(picture)))
+        return _pack(read_picture(path, "label picture", lambda picture: np.asarray(_exact(picture).convert("RGB"))))
+    mode, values = read_picture(path, "label picture", lambda picture: (picture.mode, np.asarray(_exact(picture))))
     if values.ndim == 3:
         values = _single_channel(values[..., :3] if values.shape[2] > 2 else values[..., :1])
     if values is None or values.dtype.kind not in "bui" or values.min() < 0 or values.max() >= 2**24:
@@ -71,6 +72,13 @@ def read_label_picture(path: Path, colors: bool) -> np.ndarray:
             "save it as a gray or a palette picture."
         )
     return values.astype(np.int32)
+
+
+def _exact(picture: Image.Image) -> Image.Image:
+    """The picture; raises PictureError where its format makes other labels of those that were drawn."""
+    if picture.format == "JPEG":
+        raise PictureError("a JPEG file, which changes labels at every edge: save it as PNG")
+    return picture
 
 
 def _read_values(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
