@@ -18,9 +18,9 @@ import numpy as np
 from hf_refseg.data.masks import MAX_PIXELS, encode_mask
 from hf_refseg.data.rows import MAX_FRAMES, DataFormatError
 from hf_refseg.datasets_scripts.records import AGAIN, list_folder, warn_of_repeats
+from hf_refseg.datasets_scripts.rows_builder import RowsConfig
 from hf_refseg.datasets_scripts.video import (
     VideoBuilder,
-    VideoConfig,
     check_size,
     checked_name,
     make_referent,
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class A2dConfig(VideoConfig):
+class A2dConfig(RowsConfig):
     """`context_frames`: a row holds the frames at most so far from an annotated one; None: all of the video."""
 
     context_frames: int | None = 8

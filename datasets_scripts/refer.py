@@ -25,25 +25,21 @@ from .records import (
     list_folder,
     warn_of_repeats,
 )
+from .rows_builder import RowsBuilder, RowsConfig
 
 
 @dataclass
-class ReferConfig(datasets.BuilderConfig):
-    """What decides the rows: all of it is part of the cache's key, so that no stale rows are ever returned.
-
-    `dataset` is the folder of the annotation files, which belong to `splits`; `fingerprint` is a hash of them, see
-    `fingerprint_files`.
-    """
+class ReferConfig(RowsConfig):
+    """`dataset` is the folder of the annotation files, whose refs belong to `known_splits`."""
 
     dataset: str = ""
     split_by: str = ""
-    splits: tuple[str, ...] = ()
+    known_splits: tuple[str, ...] = ()
     mask_overlap: str = "union"
     image_dir: str = ""
-    fingerprint: str = ""
 
 
-class Refer(datasets.GeneratorBasedBuilder):
+class Refer(RowsBuilder):
     """One row for each ref of `refs(<split_by>).p`; see `hf_refseg.data.rows.row_features` for the columns.
 
     Images are referenced by their path. Raises `DataFormatError` for files that are absent, damaged or inconsistent.
@@ -118,7 +114,8 @@ class Refer(datasets.GeneratorBasedBuilder):
         config = self.config
         refs_file, instances_file = self.annotation_files(Path(config.data_dir), config.dataset, config.split_by)
         instances = Instances.read(instances_file)
-        splits = group_by_split(self.read_refs(refs_file), refs_file, config.splits)
+        splits = group_by_split(self.read_refs(refs_file), refs_file, config.known_splits)
+        splits = {split: refs for split, refs in splits.items() if split in (config.splits or splits)}
         ref_ids = [
             checked_field(ref, "ref_id", int, f"{refs_file}: ref {name_text(ref.get('ref_id'))}")
             for ref in chain.from_iterable(splits.values())
@@ -133,7 +130,8 @@ class Refer(datasets.GeneratorBasedBuilder):
         self, refs: tuple[dict[str, Any], ...], instances: Instances, file: Path
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         for index, ref in enumerate(refs):
-            yield index, self._row(ref, instances, f"{file}: ref {name_text(ref.get('ref_id'))}")
+            with self.findings.skipping():
+                yield index, self._row(ref, instances, f"{file}: ref {name_text(ref.get('ref_id'))}")
 
     def _row(self, ref: dict[str, Any], instances: Instances, where: str) -> dict[str, Any]:
         image = instances.image(ref["image_id"], where)
@@ -142,7 +140,7 @@ class Refer(datasets.GeneratorBasedBuilder):
             "image": str(_image_file(Path(self.config.image_dir), image, where)),
             "image_id": str(ref["image_id"]),
             "ref_id": str(checked_field(ref, "ref_id", int, where)),
-            "ann_ids": ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]],
+            "ann_ids": [str(each) for each in (ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]])],
             "category": ", ".join(dict.fromkeys(instances.category(target) for target in targets)),
             "mask": encode_mask(instances.union_mask(targets, image, self.config.mask_overlap)),
             "bbox": union_box([instances.bbox(target) for target in targets]),

@@ -6,7 +6,6 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,6 +22,7 @@ from hf_refseg.datasets_scripts.records import (
     require_characters,
     warn_of_repeats,
 )
+from hf_refseg.datasets_scripts.rows_builder import RowsBuilder
 from hf_refseg.files import is_plain_name
 from hf_refseg.messages import name_text, one_line, short_text
 from hf_refseg.modeling.pictures_refseg import PictureError, open_picture, picture_faults
@@ -30,14 +30,7 @@ from hf_refseg.modeling.pictures_refseg import PictureError, open_picture, pictu
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class VideoConfig(datasets.BuilderConfig):
-    """`fingerprint` (see `VideoBuilder.fingerprint`) is part of the cache's key, so that stale rows are never used."""
-
-    fingerprint: str = ""
-
-
-class VideoBuilder(datasets.GeneratorBasedBuilder):
+class VideoBuilder(RowsBuilder):
     """One row for each video, see `hf_refseg.data.rows.video_features`; frames are referenced by their path.
 
     A data set says which files it is made of (`annotation_files`, `mask_files`), which videos each split has
@@ -46,10 +39,8 @@ class VideoBuilder(datasets.GeneratorBasedBuilder):
     """
 
     VERSION = datasets.Version("1.0.0")
-    BUILDER_CONFIG_CLASS = VideoConfig
     # Rows of embedded frames are large; a thousand of them (the default) would fill the memory.
     DEFAULT_WRITER_BATCH_SIZE = 20
-    config: VideoConfig
 
     def __init__(self, data_dir: str, **options: Any):
         super().__init__(data_dir=data_dir, fingerprint=self.fingerprint(Path(data_dir)), **options)
@@ -86,6 +77,12 @@ class VideoBuilder(datasets.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         splits = self.read_videos(Path(self.config.data_dir))
+        if absent := [split for split in self.config.splits if split not in splits]:
+            raise DataFormatError(
+                f"{self.config.data_dir} has no videos of the split '{absent[0]}', only of {', '.join(splits)}. "
+                "Download the files of that split as well, or leave it out of splits."
+            )
+        splits = {split: videos for split, videos in splits.items() if split in (self.config.splits or splits)}
         names = [video.video_id for videos in splits.values() for video in videos]
         warn_of_repeats(self.config.data_dir, "videos", names, "each of them is a row of every split that lists it")
         return [
@@ -94,7 +91,8 @@ class VideoBuilder(datasets.GeneratorBasedBuilder):
 
     def _generate_examples(self, videos: tuple[Any, ...]) -> Iterator[tuple[int, dict[str, Any]]]:
         for index, video in enumerate(videos):
-            yield index, self.row(video)
+            with self.findings.skipping():
+                yield index, self.row(video)
 
 
 def require_file(path: Path, root: Path, expected: str) -> Path:

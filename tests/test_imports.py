@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "modeling": (),
     "messages": ("modeling",),
     "files": ("modeling", "messages"),
-    "datasets_scripts": ("data.rows", "data.masks", "modeling", "files", "messages"),
+    "datasets_scripts": ("data.rows", "data.masks", "data.findings", "modeling", "files", "messages"),
     "data": ("modeling", "files", "messages", "hub.dataset_card", "hub.markdown"),
     "visualization": ("modeling", "files", "messages"),
     "evaluation": ("data", "visualization", "modeling", "files", "messages"),

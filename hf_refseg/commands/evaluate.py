@@ -56,7 +56,7 @@ def evaluate(
     A model that a script of this library trained on the data set brings the options of its run along: those of the
     data that are not given here are as they were there.
     """
-    from ..data.loading import load_refseg, select_split
+    from ..data.loading import load_refseg
     from ..evaluation import (
         VIDEO_PROTOCOLS,
         evaluate_model,
@@ -78,7 +78,7 @@ def evaluate(
     options = {**of_run, **data_options}
     given = {"window": window, "overlap": overlap, "per_frame": per_frame or None}
     given = {option: value for option, value in given.items() if value is not None}
-    rows = select_split(load_refseg(dataset, **options), dataset, split)
+    rows = load_refseg(dataset, **{**options, "splits": [split]})[split]
     protocol = choose_protocol(protocol, dataset, rows)
     on_videos = protocol in VIDEO_PROTOCOLS
     if given and not on_videos:
@@ -159,7 +159,7 @@ def data_options_of_run(model_name: str, dataset_name: str) -> dict[str, Any]:
     known = set(option_names(dataset_name))
     if may_be_on_hub(model_name):
         known -= {option.name for option in data_options().values() if option.is_place}
-    return {option: value for option, value in options.items() if option in known}
+    return {option: value for option, value in options.items() if option in known - {"splits"}}
 
 
 def score_table(result: EvaluationResult) -> str:

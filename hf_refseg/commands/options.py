@@ -26,13 +26,18 @@ Overlap = Annotated[
 
 
 def with_data_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the options of all data sets in place of its parameter `data_options`: a dict of those given."""
+    """Gives a command the options of all data sets in place of its parameter `data_options`: a dict of those given.
+
+    A command that has a parameter `split` reads that one alone, and takes no `splits`.
+    """
     parameters: list[inspect.Parameter] = []
-    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+    own = inspect.signature(command, eval_str=True).parameters
+    options = {name: option for name, option in data_options().items() if not (name == "splits" and "split" in own)}
+    for parameter in own.values():
         taken = {parameter.name: parameter.annotation}
         default = parameter.default
         if parameter.name == "data_options":
-            taken, default = {option.name: _annotate(option) for option in data_options().values()}, None
+            taken, default = {option.name: _annotate(option) for option in options.values()}, None
         parameters += [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
             for name, annotation in taken.items()
@@ -40,8 +45,9 @@ def with_data_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def expanded(**arguments: Any) -> None:
-        options = {name: arguments.pop(name) for name in data_options()}
-        command(**arguments, data_options={name: value for name, value in options.items() if value is not None})
+        values = {name: arguments.pop(name) for name in options}
+        # An option that may come several times is an empty list without any.
+        command(**arguments, data_options={name: value for name, value in values.items() if value not in (None, [])})
 
     expanded.__signature__ = inspect.Signature(parameters)
     return expanded

@@ -63,9 +63,9 @@ class DatasetSpec:
         name: what `load_refseg` calls it.
         title: its usual name, by which the card of a prepared folder names it.
         kind: whether its rows are referents of images (`row_features`) or videos (`video_features`).
-        builder: module and class that make its rows, a `datasets.DatasetBuilder`. It is given the options and
-            `settings`, `data_dir` where the data set has files, and `split_by` and `splits` where it is split in
-            several ways.
+        builder: module and class that make its rows, a `datasets.DatasetBuilder`. It is given the options (`splits`
+            are those to make, without it all) and `settings`, `data_dir` where the data set has files, and `split_by`
+            and `known_splits`, all splits of that partition, where it is split in several ways.
         partitions: how it is split, the usual way first.
         options: what `load_refseg` takes for it.
         collection: where its images come from. Within one, equal `image_id`s are one image: what is in a val or test
@@ -133,6 +133,20 @@ def _named_object(place: str) -> Any:
     return getattr(import_module(module, "hf_refseg"), name)
 
 
+SPLITS = DataOption(
+    "splits", "Make these splits alone; give it once for each. Files of other splits are not needed.", list[str]
+)
+ON_BAD_RECORD = DataOption(
+    "on_bad_record",
+    "What becomes of a record that is damaged: error (default), or skip, which leaves it out and says so.",
+    str,
+)
+ON_SIZE_MISMATCH = DataOption(
+    "on_size_mismatch",
+    "What becomes of a mask of another size than its picture: error (default) or resize_mask.",
+    str,
+)
+FILE_OPTIONS = (SPLITS, ON_BAD_RECORD, ON_SIZE_MISMATCH)
 DATA_DIR = DataOption(
     "data_dir",
     "Folder of the original files: holds <name>/ and images/, or is that of the videos.",
@@ -152,6 +166,7 @@ REFER_OPTIONS = (
         default="union",
     ),
     DataOption("image_dir", "Folder of COCO's train2014 images, if not in --data-dir.", Path, is_place=True),
+    *FILE_OPTIONS,
     CACHE_DIR,
 )
 SCENE_OPTIONS = (
@@ -160,6 +175,7 @@ SCENE_OPTIONS = (
     DataOption("test_size", "RefShapes: number of test scenes."),
     DataOption("image_size", "RefShapes: width and height in pixels."),
     DataOption("seed", "RefShapes: of all randomness."),
+    SPLITS,
     CACHE_DIR,
 )
 NUM_FRAMES = DataOption("num_frames", "refshapes_video: frames of a video.")
@@ -331,7 +347,7 @@ SPECS = (
         kind="video",
         builder=".datasets_scripts.ref_youtube_vos:ReferYouTubeVos",
         partitions=(Partition(("train", "valid", "test")),),
-        options=(DATA_DIR, CACHE_DIR),
+        options=(DATA_DIR, *FILE_OPTIONS, CACHE_DIR),
         collection="YouTube-VOS",
         paper="Seo et al., URVOS: Unified Referring Video Object Segmentation Network with a Large-Scale Benchmark, "
         "ECCV 2020",
@@ -349,7 +365,7 @@ SPECS = (
         kind="video",
         builder=".datasets_scripts.ref_davis17:RefDavis17",
         partitions=(Partition(("train", "val")),),
-        options=(DATA_DIR, CACHE_DIR),
+        options=(DATA_DIR, *FILE_OPTIONS, CACHE_DIR),
         collection="DAVIS 2017",
         paper="Khoreva et al., Video Object Segmentation with Language Referring Expressions, "
         "https://huggingface.co/papers/1803.08006",
@@ -368,7 +384,7 @@ SPECS = (
         kind="video",
         builder=".datasets_scripts.a2d_sentences:A2dSentences",
         partitions=(Partition(("train", "test")),),
-        options=(DATA_DIR, CACHE_DIR, CONTEXT_FRAMES),
+        options=(DATA_DIR, *FILE_OPTIONS, CACHE_DIR, CONTEXT_FRAMES),
         collection="A2D",
         paper=ACTOR_ACTION,
         terms="Videos and masks: the terms of the Actor-Action Dataset (A2D). Expressions: see the authors' page.",
@@ -387,7 +403,7 @@ SPECS = (
         kind="video",
         builder=".datasets_scripts.jhmdb_sentences:JhmdbSentences",
         partitions=(Partition(("test",)),),
-        options=(DATA_DIR, CACHE_DIR),
+        options=(DATA_DIR, *FILE_OPTIONS, CACHE_DIR),
         collection="JHMDB",
         paper=ACTOR_ACTION,
         terms="Videos and puppet masks: the terms of JHMDB. Expressions: see the authors' page.",

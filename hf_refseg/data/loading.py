@@ -12,8 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from ..modeling.messages_refseg import nearest_names
 from .catalog import DATASETS, DatasetSpec, data_options
+from .findings import FILE as FINDINGS
+from .findings import Findings
 from .prepared import load_prepared
-from .rows import DataFormatError, check_columns, filling_cache, reading_parquet, require_literal_name
+from .rows import (
+    DataFormatError,
+    check_columns,
+    filling_cache,
+    ordered_splits,
+    reading_parquet,
+    require_literal_name,
+    with_text_ids,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetBuilder, DatasetDict
@@ -34,21 +44,35 @@ def load_refseg(
             (any folder of COCO's train2014 images) and `cache_dir`; for RefShapes `train_size`, `val_size`,
             `test_size`, `image_size` and `seed`, for its videos `num_frames` too; for A2D-Sentences `context_frames`
             (8): only frames at most so far from an annotated one are kept, None = all; for a prepared data set those
-            of `datasets.load_dataset`.
+            of `datasets.load_dataset`. For all data sets `splits`: the names of those that are made, by default all;
+            for all that are read from original files `on_bad_record` ("error", or "skip": a damaged record is left
+            out) and `on_size_mismatch` ("error", or "resize_mask": a mask of another size than its picture is
+            resized, nearest neighbor).
 
-    Rows of one image are adjacent. Splits come in the order of the catalog.
+    Rows of one image are adjacent. Splits come in the order of the catalog. Known defects of released files are
+    repaired; one warning for each kind says of what, and what was left out.
     Raises `ValueError` for an unknown name, option or option value, `ImportError` for a missing package of the extra
     "video", and `DataFormatError`, which names file, record and remedy, for files that are absent, damaged or in
     another layout.
     """
+    dataset, _ = load_with_findings(name, data_dir, split_by, **options)
+    return dataset
+
+
+def load_with_findings(
+    name: str, data_dir: str | PathLike[str] | None = None, split_by: str | None = None, **options: Any
+) -> tuple[DatasetDict, Findings]:
+    """As `load_refseg`, with what was repaired in the original files or left out of them."""
     given = {"data_dir": data_dir, "split_by": split_by}
     options |= {option: value for option, value in given.items() if value is not None}
     for option in data_options().values():
         if option.is_place:
             require_literal_name(options.get(option.name))
-    if name in DATASETS:
-        return build_rows(_make_builder(DATASETS[name], **options))
-    return _load_rows(name, **options)
+    if name not in DATASETS:
+        return _load_rows(name, **options), Findings()
+    dataset, findings = build_rows(_make_builder(DATASETS[name], **options))
+    findings.warn(name)
+    return dataset, findings
 
 
 def option_names(name: str) -> tuple[str, ...]:
@@ -60,7 +84,7 @@ def option_names(name: str) -> tuple[str, ...]:
 
     # Which files make which split stands in the card.
     chosen = ("path", "name", "data_dir", "data_files", "split", "config_kwargs", "version", "description")
-    names = (*signature(load_dataset).parameters, *(field.name for field in fields(ParquetConfig)))
+    names = ("splits", *signature(load_dataset).parameters, *(field.name for field in fields(ParquetConfig)))
     return tuple(option for option in dict.fromkeys(names) if option not in chosen)
 
 
@@ -83,6 +107,8 @@ def _make_builder(
     if data_dir is not None and not spec.layout:
         raise ValueError(f"{spec.name} is generated and takes no data_dir: leave it out.")
     options = spec.complete_options(options)
+    if (wanted := options.get("splits")) is not None:
+        options["splits"] = ordered_splits(spec.name, partition.splits, wanted)
     if spec.package is not None and find_spec(spec.package) is None:
         raise ImportError(f"{spec.name} needs {spec.package}: pip install 'hf_refseg[video]'.")
     config_name = spec.name
@@ -90,7 +116,7 @@ def _make_builder(
         options["data_dir"] = str(_find_files(spec, data_dir))
     if partition.split_by is not None:
         config_name = f"{spec.name}_{partition.split_by}"
-        options |= {"split_by": partition.split_by, "splits": partition.splits}
+        options |= {"split_by": partition.split_by, "known_splits": partition.splits}
     return spec.load_builder_class()(config_name=config_name, **spec.settings, **options)
 
 
@@ -105,8 +131,11 @@ def _find_files(spec: DatasetSpec, data_dir: str | PathLike[str] | None) -> Path
     return root
 
 
-def build_rows(builder: DatasetBuilder) -> DatasetDict:
-    """The splits of a builder, from its cache where it has them; raises what was wrong itself, not as a cause."""
+def build_rows(builder: DatasetBuilder) -> tuple[DatasetDict, Findings]:
+    """The splits of a builder and what it found in their files, from its cache where it has them.
+
+    Raises what was wrong itself, not as a cause.
+    """
     from datasets.exceptions import DatasetGenerationError
 
     try:
@@ -116,11 +145,11 @@ def build_rows(builder: DatasetBuilder) -> DatasetDict:
         if isinstance(error.__cause__, DataFormatError | ImportError | OSError):
             raise error.__cause__ from None
         raise
-    return builder.as_dataset()
+    return builder.as_dataset(), Findings.load(Path(builder.cache_dir) / FINDINGS)
 
 
 def _load_rows(name: str, **options: Any) -> DatasetDict:
-    """A prepared folder or a data set on the Hub."""
+    """The splits of a prepared folder or a data set on the Hub."""
     from datasets import load_dataset
 
     folder = Path(name)
@@ -138,10 +167,14 @@ def _load_rows(name: str, **options: Any) -> DatasetDict:
     if folder.is_dir():
         dataset = load_prepared(folder, **options)
     else:
+        splits = options.pop("splits", None)
         with reading_parquet(name), filling_cache(options.get("cache_dir")):
             dataset = load_dataset(name, **options)
+        if splits is not None:
+            dataset = type(dataset)({split: dataset[split] for split in ordered_splits(name, dataset, splits)})
     for split, rows in dataset.items():
-        check_columns(f"{name} ({split})", rows)
+        dataset[split] = with_text_ids(rows)
+        check_columns(f"{name} ({split})", dataset[split])
     return dataset
 
 

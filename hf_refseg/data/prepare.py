@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -12,9 +13,11 @@ from tqdm.auto import tqdm
 
 from ..files import begin_folder, only_writer, require_writable, write_whole
 from ..messages import name_text
-from ..modeling.pictures_refseg import LargePictureError, PictureError, decode_rgb, picture_faults
+from ..modeling.pictures_refseg import LargePictureError, PictureError, decode_rgb, open_picture, picture_faults
 from .catalog import DATASETS, data_options
-from .loading import load_refseg
+from .findings import FILE as FINDINGS
+from .findings import Findings
+from .loading import load_with_findings
 from .rows import DataFormatError, require_literal_name
 
 if TYPE_CHECKING:
@@ -39,6 +42,7 @@ def prepare_dataset(
 ) -> Path:
     """Write a data set to the folder `output`, from which `datasets.load_dataset` reads every split.
 
+    What was repaired in the original files, or left out of them, is listed in its `findings.json`.
     Every image is decoded once to see that it is whole and has the size of its mask. Shards appear under their final
     name only when complete, so that a killed run goes on where it was when it is started again with the same inputs.
     Of several processes that write one folder, one does, and the others wait for it.
@@ -64,7 +68,7 @@ def prepare_dataset(
         raise ValueError(f"max_shard_rows is {max_shard_rows}; choose at least 1.")
     split_by = spec.partition(split_by).split_by
     options = spec.complete_options(options)
-    dataset = load_refseg(name, data_dir, split_by, **options)
+    dataset, findings = load_with_findings(name, data_dir, split_by, **options)
     counts = {split: count_rows(rows) for split, rows in dataset.items()}
     if verify:
         verify_counts(name, split_by, counts, None if "splits" in options else count_total(dataset, counts))
@@ -80,7 +84,8 @@ def prepare_dataset(
         )
     with only_writer(folder):
         _write_shards(dataset, folder, max_shard_rows, f"{name} to {folder}")
-        _write_card(folder, name, counts, {"split_by": split_by, **described})
+        write_whole(folder / FINDINGS, findings.save)
+        _write_card(folder, name, counts, {"split_by": split_by, **described}, findings)
     if push_to_hub is not None:
         upload_dataset(folder, push_to_hub)
     return folder
@@ -194,14 +199,12 @@ def verify_row(row: Mapping[str, Any]) -> None:
 
 def verify_image(image: Mapping[str, Any], size: Sequence[int] | None, where: str) -> None:
     """Decode an image `{"path", "bytes"}` wholly; raises `DataFormatError` unless it is sound and of `size` (H, W)."""
-    from datasets import Image as ImageFeature
-
     path = image["path"] if image["bytes"] is None else "the embedded image"
     try:
-        with picture_faults():
-            decoded = ImageFeature().decode_example(dict(image))
-            # As training will need it.
-            decode_rgb(decoded)
+        file = Path(path) if image["bytes"] is None else io.BytesIO(image["bytes"])
+        # As training will need it: the stored pixels, which masks outline, whatever their EXIF orientation.
+        with picture_faults(), open_picture(file) as picture:
+            decoded = decode_rgb(picture)
     except FileNotFoundError as error:
         raise DataFormatError(f"{path} ({where}) does not exist. Download it.") from error
     except LargePictureError as error:
@@ -227,7 +230,7 @@ def upload_dataset(folder: Path, repo_id: str) -> None:
         repo_id=repo_id,
         repo_type="dataset",
         folder_path=folder,
-        allow_patterns=["README.md", "data/*.parquet"],
+        allow_patterns=["README.md", FINDINGS, "data/*.parquet"],
         delete_patterns=["data/*.parquet"],
         commit_message="Upload data set",
     )
@@ -284,9 +287,13 @@ def _write_shard(shard: Dataset, path: Path) -> None:
 
 
 def _write_card(
-    folder: Path, name: str, counts: Mapping[str, Mapping[str, int]], options: Mapping[str, str | int | None]
+    folder: Path,
+    name: str,
+    counts: Mapping[str, Mapping[str, int]],
+    options: Mapping[str, str | int | None],
+    findings: Findings,
 ) -> None:
     from hf_refseg.hub.dataset_card import build_dataset_card
 
-    card = str(build_dataset_card(name, counts, options))
+    card = str(build_dataset_card(name, counts, options, findings))
     write_whole(folder / "README.md", lambda partial: partial.write_text(card, encoding="utf-8"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..files import is_plain_name, may_be_on_hub
 from ..messages import name_text, short_text
 from .catalog import DATASETS, DatasetSpec
-from .rows import DataFormatError, filling_cache, reading_parquet, require_literal_name
+from .rows import DataFormatError, filling_cache, ordered_splits, reading_parquet, require_literal_name
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -28,14 +29,17 @@ def is_prepared(folder: Path) -> bool:
     return (folder / "data").is_dir() and (folder / "README.md").is_file()
 
 
-def load_prepared(folder: str | PathLike[str], **options: Any) -> DatasetDict:
-    """The splits of a prepared folder, in the order of its card; `options` are those of `datasets.load_dataset`.
+def load_prepared(folder: str | PathLike[str], splits: Iterable[str] | None = None, **options: Any) -> DatasetDict:
+    """The splits of a prepared folder, in the order of its card, or some of them.
+
+    `options` are those of `datasets.load_dataset`.
 
     The cache of `datasets` keeps the rows under a key that follows from the files: other files under the same names,
     there or in another folder, are read anew.
 
     Raises:
         DataFormatError: the folder is no prepared data set, or one of its files is damaged.
+        ValueError: it has no split of such a name.
         OutputError: the cache has no room for the rows.
     """
     from datasets import load_dataset
@@ -49,6 +53,8 @@ def load_prepared(folder: str | PathLike[str], **options: Any) -> DatasetDict:
             f"{folder} is no prepared data set: expected README.md and data/*.parquet, found {found}. Finish or "
             f"run `hf-refseg prepare`, or load original files with load_refseg('refcoco', data_dir='{folder}')."
         )
+    if splits is not None:
+        files = {split: files[split] for split in ordered_splits(str(folder), files, splits)}
     # Given its folder alone, `load_dataset` would key the cache by the folder's name, and answer from another one of
     # that name. Given the files, by their paths and times; files copied along with their times differ in the footers.
     key = hashlib.sha256(b"".join(read_footer(path) for paths in files.values() for path in paths))

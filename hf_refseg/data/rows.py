@@ -44,7 +44,7 @@ def row_features() -> Features:
             "image": Image(),
             "image_id": Value("string"),
             "ref_id": Value("string"),
-            "ann_ids": List(Value("int64")),
+            "ann_ids": List(Value("string")),
             "category": Value("string"),
             "mask": {"size": List(Value("int32"), length=2), "counts": Value("string")},
             "bbox": List(Value("float64"), length=4),
@@ -105,6 +105,36 @@ def check_columns(where: str, rows: Dataset | IterableDataset) -> None:
     for name in features if isinstance(rows, Dataset) else ():
         if count := rows.data[name].null_count:
             raise DataFormatError(f"{where}: {count} rows have no {name}. Remove them, or write their {name}.")
+
+
+def ordered_splits(name: str, known: Iterable[str], wanted: Iterable[str]) -> tuple[str, ...]:
+    """The wanted splits in the order of those that a data set has.
+
+    Raises:
+        ValueError: none is wanted, or one that there is not.
+    """
+    known, wanted = tuple(known), [wanted] if isinstance(wanted, str) else list(wanted)
+    if not wanted:
+        raise ValueError(f"splits names no split of {name}: name some of {', '.join(known)}, or leave it out.")
+    for split in wanted:
+        if split not in known:
+            raise ValueError(f"{name} has no split '{split}'. Choose one of: {', '.join(known)}.")
+    return tuple(split for split in known if split in wanted)
+
+
+def with_text_ids(rows: Dataset | IterableDataset) -> Dataset | IterableDataset:
+    """Rows with their `ann_ids` as texts, which they were numbers of in folders that were prepared in former times."""
+    import pyarrow as pa
+    from datasets import Dataset, List, Value
+
+    column = "ann_ids"
+    if column not in rows.column_names or rows.features[column] != List(Value("int64")):
+        return rows
+    if not isinstance(rows, Dataset):
+        return rows.cast_column(column, List(Value("string")))
+    # `cast_column` would write all rows anew, with their images.
+    texts = rows.with_format("arrow")[column][:].cast(pa.list_(pa.string()))
+    return rows.remove_columns(column).add_column(column, texts, feature=List(Value("string")))
 
 
 def _columns(schema: Iterable[pyarrow.Field], prefix: str = "") -> set[tuple[str, str]]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..data.catalog import DATASETS, DatasetSpec
+from ..data.findings import FILE as FINDINGS
+from ..data.findings import Findings
 from .markdown import escape, quoted, to_table
 
 
@@ -45,7 +47,10 @@ ROW_TEXTS = {"image": IMAGE_TEXT, "video": VIDEO_TEXT}
 
 
 def build_dataset_card(
-    name: str, counts: Mapping[str, Mapping[str, int]], options: Mapping[str, str | int | None]
+    name: str,
+    counts: Mapping[str, Mapping[str, int]],
+    options: Mapping[str, str | int | None],
+    findings: Findings,
 ) -> DatasetCard:
     """The card of a prepared data set, whose shards lie in `data/<split>-*.parquet`.
 
@@ -53,6 +58,7 @@ def build_dataset_card(
         name: a key of `DATASETS`.
         counts: for each split, in order, the numbers of "referents", "sentences" and "images" (or "videos").
         options: the options the data set was prepared with, listed in the card.
+        findings: what was repaired in the original files, or left out of them; the card says how many records.
     """
     spec = DATASETS[name]
     metadata = DatasetCardData(
@@ -71,7 +77,7 @@ def build_dataset_card(
             }
         ],
     )
-    return DatasetCard(f"---\n{metadata.to_yaml()}\n---\n\n{_body(spec, counts, options)}")
+    return DatasetCard(f"---\n{metadata.to_yaml()}\n---\n\n{_body(spec, counts, options, findings)}")
 
 
 def size_category(rows: int) -> str:
@@ -84,6 +90,7 @@ def _body(
     spec: DatasetSpec,
     counts: Mapping[str, Mapping[str, int]],
     options: Mapping[str, str | int | None],
+    findings: Findings,
 ) -> str:
     text = ROW_TEXTS[spec.kind]
     table = to_table(
@@ -91,6 +98,8 @@ def _body(
     )
     given = [escape(f"{option} = {value}") for option, value in options.items() if value is not None]
     prepared = ", ".join(given) or "defaults"
+    found = "".join(f"\n- {escape(kind)}: {len(records)}" for kind, records in findings.records.items())
+    repaired = f"\nFound in the original files, each listed in `{FINDINGS}`:\n{found}\n" if found else ""
     return f"""# {spec.title} for referring segmentation
 
 {text.rows}
@@ -98,7 +107,7 @@ def _body(
 {table}
 
 Prepared by hf_refseg with: {prepared}.
-
+{repaired}
 ```python
 from hf_refseg import load_refseg
 from hf_refseg.data.masks import decode_mask

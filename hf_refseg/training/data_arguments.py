@@ -214,6 +214,14 @@ class VideoDataArguments:
         return VideoWindow(self.window or None, self.overlap, self.per_frame)
 
 
+def with_used_splits(options: dict[str, Any], arguments: ImageDataArguments | VideoDataArguments) -> dict[str, Any]:
+    """Options of `load_refseg` with the splits that a run uses, where they are all named; others are not made."""
+    if arguments.test_splits is None or "splits" in options:
+        return options
+    used = (arguments.train_split, arguments.eval_split, *arguments.test_splits)
+    return {**options, "splits": [split for split in dict.fromkeys(used) if split is not None]}
+
+
 def join_options(given: dict[str, Any], dataset_options: dict[str, Any]) -> dict[str, Any]:
     """Options of `load_refseg`: those with a name of their own, None = absent, and those in `dataset_options`."""
     named = {option: value for option, value in given.items() if value is not None}

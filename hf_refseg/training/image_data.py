@@ -17,7 +17,7 @@ from ..evaluation import ImageEvaluationResult
 from ..modeling.processing_refseg import RefSegProcessor
 from ..visualization import draw_comparison
 from .arguments import RefSegTrainingArguments
-from .data_arguments import ImageDataArguments
+from .data_arguments import ImageDataArguments, with_used_splits
 from .feature_cache import EncodedCollator, cache_image_features
 from .run_data import RunData, RunExamples, describe_results
 
@@ -49,7 +49,11 @@ class ImageData(RunData):
     @classmethod
     def load(cls, arguments: ImageDataArguments) -> ImageData:
         """Raises ValueError for a split that does not exist, and what `load_refseg` raises."""
-        data = {name: load_refseg(name, **options) for name, options in arguments.load_options().items()}
+        options = arguments.load_options()
+        if len(options) == 1 and not arguments.leakage_list:
+            # Of several data sets, or with a list, the images of every other split are kept out of the training.
+            options = {name: with_used_splits(given, arguments) for name, given in options.items()}
+        data = {name: load_refseg(name, **given) for name, given in options.items()}
         for name, splits in data.items():
             for split in (arguments.train_split, arguments.eval_split):
                 if split not in splits:

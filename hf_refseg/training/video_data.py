@@ -24,7 +24,7 @@ from ..modeling.inference_refseg import VideoWindow, segment_video
 from ..modeling.processing_refseg import RefSegProcessor
 from ..visualization import draw_strips
 from .arguments import RefSegTrainingArguments
-from .data_arguments import VideoDataArguments
+from .data_arguments import VideoDataArguments, with_used_splits
 from .feature_cache import hash_tensors
 from .run_data import RunData, RunExamples, describe_results
 from .trainer import RefSegTrainer
@@ -55,7 +55,7 @@ class VideoData(RunData):
     @classmethod
     def load(cls, arguments: VideoDataArguments) -> VideoData:
         """Raises ValueError for a split that does not exist or has no masks, and what `load_refseg` raises."""
-        splits = load_refseg(arguments.dataset_name, **arguments.load_options())
+        splits = load_refseg(arguments.dataset_name, **with_used_splits(arguments.load_options(), arguments))
         annotated = [name for name in splits if is_annotated(splits[name])]
         evaluated = [] if arguments.eval_split is None else [arguments.eval_split]
         tested = arguments.test_splits

@@ -124,7 +124,7 @@ def test_a_record_is_whole(spec: DatasetSpec) -> None:
         assert partition.splits or not partition.totals
         assert set(partition.totals) <= {"referents", "sentences", "images" if spec.kind == "image" else "videos"}
     options = {option.name for option in spec.options}
-    assert ("data_dir" in options) == bool(spec.layout)
+    assert ("data_dir" in options) == bool(spec.layout) and "splits" in options
     assert ("split_by" in options) == all(partition.split_by for partition in spec.partitions)
     assert (spec.words is None) == bool(spec.layout)
     if spec.words is not None:

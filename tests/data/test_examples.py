@@ -36,7 +36,7 @@ def make_row(number=0, image=None, mask=None, raws=("red circle",), image_id="im
         "image": image or {"bytes": image_bytes(Image.new("RGB", (10, 8), (9, 8, 7))), "path": None},
         "image_id": image_id,
         "ref_id": f"ref-{number}",
-        "ann_ids": [number],
+        "ann_ids": [str(number)],
         "category": "circle",
         "mask": mask if isinstance(mask, dict) else encode_mask(mask),
         "bbox": [0.0] * 4 if isinstance(mask, dict) else mask_to_bbox(mask),

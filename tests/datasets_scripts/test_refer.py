@@ -51,7 +51,11 @@ def test_every_ref_is_as_expected(name, split_by, mask_overlap, cache):
         for row in rows:
             ref = refs[row["ref_id"]]
             assert row["mask"] == ref.get(key, ref["mask_union"])
-            assert (row["ann_ids"], row["image_id"], split) == ([ref["ann_id"]], str(ref["image_id"]), ref["split"])
+            assert (row["ann_ids"], row["image_id"], split) == (
+                [str(ref["ann_id"])],
+                str(ref["image_id"]),
+                ref["split"],
+            )
             assert (row["bbox"], row["category"], row["no_target"]) == (ref["bbox"], ref["category"], False)
             assert row["sentences"] == [
                 {**sentence, "sent_id": str(sentence["sent_id"])} for sentence in ref["sentences"]
@@ -82,7 +86,11 @@ def test_grefcoco_has_several_targets_or_none(cache):
     for rows in dataset.values():
         for row in rows:
             ref = refs[row["ref_id"]]
-            assert (row["mask"], row["ann_ids"], row["no_target"]) == (ref["mask"], ref["ann_id"], ref["empty"])
+            assert (row["mask"], row["ann_ids"], row["no_target"]) == (
+                ref["mask"],
+                [*map(str, ref["ann_id"])],
+                ref["empty"],
+            )
             assert decode_mask(row["mask"]).sum() == ref["area"]
             assert row["sentences"] == [
                 {**sentence, "sent_id": str(sentence["sent_id"])} for sentence in ref["sentences"]
@@ -117,7 +125,7 @@ def test_real_data_loads(cache):
     for mask_overlap in ("union", "background"):
         rows = load_refseg("refcocog", REAL, "google", mask_overlap=mask_overlap, cache_dir=cache)["val"]
         assert all(row["image"].size == tuple(reversed(row["mask"]["size"])) for row in rows)
-        masks[mask_overlap] = next(decode_mask(row["mask"]) for row in rows if row["ann_ids"] == [41510])
+        masks[mask_overlap] = next(decode_mask(row["mask"]) for row in rows if row["ann_ids"] == ["41510"])
     assert (masks["union"].sum(), masks["background"].sum()) == (15306 + 106, 15306)
 
 

@@ -141,7 +141,7 @@ def test_every_row_of_refshapes_denotes_one_object():
         for scene, rows in rows_of(config_name, scenes=60):
             for row in rows:
                 assert len(row["ann_ids"]) == 1 and not row["no_target"]
-                assert row["category"] == scene.objects[row["ann_ids"][0] % 10].shape
+                assert row["category"] == scene.objects[int(row["ann_ids"][0]) % 10].shape
                 assert decode_mask(row["mask"]).any()
 
 

@@ -99,7 +99,7 @@ def dataset() -> Dataset:
                     "image": Image.fromarray(pixels),
                     "image_id": str(number),
                     "ref_id": ref_id,
-                    "ann_ids": [channel],
+                    "ann_ids": [str(channel)],
                     "category": "rectangle",
                     "mask": encode_mask(masks[channel]),
                     "bbox": [0.0, 0.0, 1.0, 1.0],
@@ -198,7 +198,7 @@ def without_targets(dataset: Dataset) -> Dataset:
     """The blue rectangles do not count: their sentences, and those of the green one in image 0, mean nothing."""
 
     def clear(row: dict) -> dict:
-        if row["ann_ids"] != [2] and row["ref_id"] != "01":
+        if row["ann_ids"] != ["2"] and row["ref_id"] != "01":
             return {}
         return {"no_target": True, "mask": encode_mask(np.zeros(row["mask"]["size"], dtype=bool))}
 

@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from hf_refseg.data.catalog import COCO, DataOption, DatasetSpec, Partition
+from hf_refseg.data.catalog import COCO, SPLITS, DataOption, DatasetSpec, Partition
 from hf_refseg.data.masks import encode_mask, mask_to_bbox
 from hf_refseg.data.rows import row_features
 
@@ -24,6 +24,7 @@ class ToyConfig(datasets.BuilderConfig):
     """`gray` is the value of all pixels, `split_by` the folder of the sentences."""
 
     split_by: str = ""
+    known_splits: tuple[str, ...] = ()
     splits: tuple[str, ...] = ()
     gray: int = 100
 
@@ -41,7 +42,7 @@ class Toy(datasets.GeneratorBasedBuilder):
         folder = Path(self.config.data_dir) / self.config.split_by
         return [
             datasets.SplitGenerator(split, gen_kwargs={"file": folder / f"{split}.txt"})
-            for split in self.config.splits
+            for split in self.config.splits or self.config.known_splits
         ]
 
     def _generate_examples(self, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -56,7 +57,7 @@ class Toy(datasets.GeneratorBasedBuilder):
                     "image": {"bytes": picture.getvalue(), "path": None},
                     "image_id": image_id,
                     "ref_id": str(index),
-                    "ann_ids": [index],
+                    "ann_ids": [str(index)],
                     "category": "half",
                     "mask": encode_mask(mask),
                     "bbox": mask_to_bbox(mask),
@@ -78,6 +79,7 @@ TOY = DatasetSpec(
     options=(
         DataOption("data_dir", "Folder of the sentences.", Path, is_place=True),
         DataOption("split_by", "Who split it.", str),
+        SPLITS,
         DataOption("cache_dir", "Folder for the rows.", Path, is_place=True),
         DataOption("gray", "Toy Halves: value of all pixels.", least=0),
     ),
