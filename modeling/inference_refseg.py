@@ -155,13 +155,18 @@ def find_masks(
     threshold = image_processor.mask_threshold if threshold is None else as_probability(threshold)
     found = find_targets(outputs)
     answers = [None] * len(sizes) if found is None else found.tolist()
-    inside = (image_processor.cut_padding(*each) for each in zip(outputs.logits, sizes, strict=True))
-    return [_find_mask(*each, threshold) for each in zip(inside, sizes, answers, strict=True)]
+    maps = _probability_maps(outputs.logits, image_processor, sizes)
+    return [_find_mask(*each, threshold) for each in zip(maps, answers, strict=True)]
 
 
-def _find_mask(logits: Tensor, size: tuple[int, int], is_found: bool | None, threshold: float) -> FrameMask:
-    logits = at_least_float32(logits)[None, None]
-    probabilities = _probabilities(F.interpolate(logits, size, mode="bilinear", align_corners=False)[0, 0])
+def _probability_maps(logits: Tensor, image_processor: Any, sizes: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
+    """For each text the foreground probability of every pixel at the wanted size, without padding."""
+    for each, size in zip(logits, sizes, strict=True):
+        inside = at_least_float32(image_processor.cut_padding(each, size))[None, None]
+        yield _probabilities(F.interpolate(inside, size, mode="bilinear", align_corners=False)[0, 0])
+
+
+def _find_mask(probabilities: Tensor, is_found: bool | None, threshold: float) -> FrameMask:
     foreground = probabilities > threshold
     mask = torch.zeros_like(foreground) if is_found is False else foreground
     present = bool(mask.any())
@@ -247,10 +252,37 @@ def segment_video(
     """
     if threshold is not None:
         threshold = as_probability(threshold)
-    takes_clips = window.shows_clips(model)
-    segmenter = _ClipSegmenter(model, processor, texts, takes_clips, threshold)
-    length, overlap = (window.frames or math.inf, window.overlap) if takes_clips else (1, 0)
-    return _slide(segmenter, frames, length, overlap)
+    segmenter = _ClipSegmenter(model, processor, [texts], window)
+    return (segmenter.masks(frame, threshold) for frame in _slide(segmenter, frames))
+
+
+def video_probabilities(
+    model: nn.Module,
+    processor: Any,
+    frames: Iterable[Image.Image],
+    texts: Sequence[str],
+    *,
+    window: VideoWindow = SOME_FRAMES,
+    batch_size: int = 16,
+) -> Iterator[Tensor]:
+    """How probably each pixel of a video belongs to what each text means: for texts that compete for pixels.
+
+    Args:
+        model, processor, frames, texts, window: as in [`segment_video`].
+        batch_size: texts per forward pass; each batch encodes a clip anew.
+
+    Returns:
+        An iterator that gives for each frame, in order and as soon as no later clip touches it, the foreground
+        probabilities on the CPU, floating (texts, height, width) at the frame's own size; 0 all over where the
+        presence head, asked as in [`segment_video`], says that there is no target.
+
+    Raises:
+        ValueError: an empty text.
+        NotFiniteError: while iterating, the model answers with NaN or infinity.
+    """
+    batches = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
+    segmenter = _ClipSegmenter(model, processor, batches, window)
+    return (segmenter.probabilities(frame) for frame in _slide(segmenter, frames))
 
 
 @dataclass
@@ -268,13 +300,17 @@ class _ClipSegmenter:
     """Runs a model on clips."""
 
     def __init__(
-        self, model: nn.Module, processor: Any, texts: Sequence[str], takes_clips: bool, threshold: float | None
+        self, model: nn.Module, processor: Any, batches: Sequence[Sequence[str]], window: VideoWindow
     ) -> None:
-        self.model, self.processor, self.takes_clips, self.threshold = model, processor, takes_clips, threshold
-        inputs = to_model(model, processor(text=texts, return_tensors="pt"))
-        with evaluation_mode(model):
-            self.text_embeds = model.get_text_features(**inputs)
-        self.attention_mask = inputs["attention_mask"]
+        self.model, self.processor, self.takes_clips = model, processor, window.shows_clips(model)
+        self.length, self.overlap = (window.frames or math.inf, window.overlap) if self.takes_clips else (1, 0)
+        self.text_inputs = [self._encode(texts) for texts in batches]
+
+    def _encode(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        inputs = to_model(self.model, self.processor(text=texts, return_tensors="pt"))
+        with evaluation_mode(self.model):
+            text_embeds = self.model.get_text_features(**inputs)
+        return {"text_embeds": text_embeds, "attention_mask": inputs["attention_mask"]}
 
     def prepare(self, frame: Image.Image) -> _PendingFrame:
         image = upright_rgb(frame)
@@ -284,38 +320,51 @@ class _ClipSegmenter:
     def add_clip(self, frames: Sequence[_PendingFrame]) -> None:
         """Adds to each frame what the model says of the clip that they make."""
         images = torch.cat([frame.pixel_values for frame in frames])
-        with evaluation_mode(self.model):
-            outputs = self.model(
-                pixel_values=images[None] if self.takes_clips else images,
-                text_embeds=self.text_embeds,
-                attention_mask=self.attention_mask,
-            )
-        logits = outputs.logits if self.takes_clips else outputs.logits.unsqueeze(1)
+        pixel_values = images[None] if self.takes_clips else images
+        answers = [self._answer(pixel_values, inputs) for inputs in self.text_inputs]
+        logits, presence_logits = zip(*answers, strict=True)
         for index, frame in enumerate(frames):
-            frame.logits = frame.logits + at_least_float32(logits[:, index])
+            frame.logits = frame.logits + torch.cat([of_batch[:, index] for of_batch in logits])
             frame.num_clips += 1
-            if outputs.presence_logits is not None:
+            if presence_logits[0] is not None:
                 before = 0.0 if frame.presence_logits is None else frame.presence_logits
-                frame.presence_logits = before + at_least_float32(outputs.presence_logits)
+                frame.presence_logits = before + torch.cat(presence_logits)
 
-    def finish(self, frame: _PendingFrame) -> list[FrameMask]:
-        # The sign of a sum is that of the mean.
-        outputs = ReferringSegmentationOutput(
-            logits=frame.logits / frame.num_clips, presence_logits=frame.presence_logits
-        )
+    def _answer(self, pixel_values: Tensor, text_inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """The logits (texts, frames, height, width), and those of the presence head, of one batch of texts."""
+        with evaluation_mode(self.model):
+            outputs = self.model(pixel_values=pixel_values, **text_inputs)
+        logits = outputs.logits if self.takes_clips else outputs.logits.unsqueeze(1)
+        presence = outputs.presence_logits
+        return at_least_float32(logits), None if presence is None else at_least_float32(presence)
+
+    def masks(self, frame: _PendingFrame, threshold: float | None) -> list[FrameMask]:
         sizes = [frame.size] * len(frame.logits)
-        return [each.cpu() for each in find_masks(outputs, self.processor.image_processor, sizes, self.threshold)]
+        found = find_masks(_mean_over_clips(frame), self.processor.image_processor, sizes, threshold)
+        return [each.cpu() for each in found]
+
+    def probabilities(self, frame: _PendingFrame) -> Tensor:
+        outputs, sizes = _mean_over_clips(frame), [frame.size] * len(frame.logits)
+        require_finite(logits=outputs.logits, presence_logits=outputs.presence_logits)
+        maps = _probability_maps(outputs.logits, self.processor.image_processor, sizes)
+        probabilities, found = torch.stack([each.cpu() for each in maps]), find_targets(outputs)
+        return probabilities if found is None else probabilities * found.cpu()[:, None, None]
 
 
-def _slide(
-    segmenter: _ClipSegmenter, frames: Iterable[Image.Image], length: float, overlap: int
-) -> Iterator[list[FrameMask]]:
+def _mean_over_clips(frame: _PendingFrame) -> ReferringSegmentationOutput:
+    # Of the presence head the sign alone matters, and that of a sum is that of the mean.
+    return ReferringSegmentationOutput(logits=frame.logits / frame.num_clips, presence_logits=frame.presence_logits)
+
+
+def _slide(segmenter: _ClipSegmenter, frames: Iterable[Image.Image]) -> Iterator[_PendingFrame]:
+    """The frames in order, each as soon as no later clip touches it."""
+    length, overlap = segmenter.length, segmenter.overlap
     recent: deque[_PendingFrame] = deque()
     unseen = 0  # how many of the recent frames no clip has held yet
     for frame in frames:
         # One more frame, so that even the last clip starts behind the oldest one.
         if len(recent) == length:
-            yield segmenter.finish(recent.popleft())
+            yield recent.popleft()
         recent.append(segmenter.prepare(frame))
         unseen += 1
         if len(recent) == length and unseen >= length - overlap:
@@ -324,7 +373,7 @@ def _slide(
     if unseen:
         segmenter.add_clip(recent)
     while recent:
-        yield segmenter.finish(recent.popleft())
+        yield recent.popleft()
 
 
 __all__ = [
@@ -336,4 +385,5 @@ __all__ = [
     "segment_image",
     "segment_video",
     "to_model",
+    "video_probabilities",
 ]

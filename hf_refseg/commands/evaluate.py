@@ -26,8 +26,8 @@ def evaluate(
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="How masks are scored: original, lavt, vlt, cris, phrasecut, rela or rela_area50; of videos davis or "
-            "a2d. By default as usual for the data set.",
+            help="How masks are scored: original, lavt, vlt, cris, phrasecut, rela or rela_area50; of videos davis, "
+            "davis_unsupervised or a2d. By default as usual for the data set.",
             show_default=False,
         ),
     ] = None,

@@ -19,7 +19,7 @@ from .image_scoring import ImageScoring
 from .protocols import Protocol, get_protocol
 from .results import EvaluationResult, Record, key_of, name_record
 from .video import VIDEO_PROTOCOLS, check_video_protocol
-from .video_scoring import VideoScoring
+from .video_scoring import UnsupervisedScoring, VideoScoring
 
 
 def evaluate_model(
@@ -42,8 +42,8 @@ def evaluate_model(
         model: follows the library's contract, for videos of images or clips; its training mode is restored.
         processor: the model's processor.
         dataset: rows of `load_refseg`; those of one image adjacent.
-        protocol: a protocol or its name, of images by default `"original"`; of videos `"davis"` (the default) or
-            `"a2d"`.
+        protocol: a protocol or its name, of images by default `"original"`; of videos `"davis"` (the default),
+            `"davis_unsupervised"` or `"a2d"`.
         window: how the model goes through a video; by default the whole of it is one clip.
         batch_size: sentences per forward pass; it changes speed and memory, not the scores.
         bootstrap_samples: resamples (of images or videos) for the 95 % intervals; 0 = no intervals.
@@ -57,8 +57,9 @@ def evaluate_model(
 
     Raises:
         ValueError: unknown protocol, numbers out of range, a window for images, nothing to evaluate, a referent in a
-            video without annotated frames, or a mask that does not have the size of its image or frame (the message
-            names it and the sentence).
+            video without annotated frames, a mask that does not have the size of its image or frame, or two sentences
+            of an annotator about one object under `"davis_unsupervised"` (the message names video and sentence).
+        ImportError: a package that the protocol needs is not installed.
         NotFiniteError: the model answers with NaN or infinity (the message names the image or video).
     """
     scoring = _choose_scoring(model, processor, dataset, protocol, window, batch_size)
@@ -146,7 +147,8 @@ def _choose_scoring(
     if "frames" in dataset.column_names:
         protocol = VIDEO_PROTOCOLS[0] if protocol is None else protocol
         check_video_protocol(protocol)
-        return VideoScoring(model, processor, protocol, WHOLE_VIDEO if window is None else window, batch_size)
+        scoring = UnsupervisedScoring if protocol == "davis_unsupervised" else VideoScoring
+        return scoring(model, processor, protocol, WHOLE_VIDEO if window is None else window, batch_size)
     if window is not None:
         raise ValueError("The data set holds images, which take no window: leave it out.")
     return ImageScoring(model, processor, get_protocol(protocol or "original"), batch_size)

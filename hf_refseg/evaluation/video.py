@@ -1,4 +1,4 @@
-"""Scores of masks in videos: J and F of a frame, mean, recall and decay of a sequence, protocols `davis` and `a2d`."""
+"""Scores of masks in videos: J and F of a frame, statistics of a sequence, the `davis` protocols and `a2d`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import zip_longest
 from numbers import Real
 from typing import Any, NamedTuple
@@ -26,9 +27,11 @@ from .protocols import (
     scores_from_counts,
 )
 
-VIDEO_PROTOCOLS = ("davis", "a2d")
-# Both protocols take the pixels whose foreground probability is above it.
+VIDEO_PROTOCOLS = ("davis", "davis_unsupervised", "a2d")
+# The foreground probability above which a pixel belongs to a mask.
 MASK_THRESHOLD = 0.5
+# What an object's probability has to exceed where sentences compete for pixels; see `label_pixels`.
+BACKGROUND_PROBABILITY = 0.1
 A2D = Protocol(
     "a2d",
     resolution="original",
@@ -42,7 +45,7 @@ A2D = Protocol(
 )
 DAVIS_MEASURES = ("J&F", "J", "F", "J-recall", "J-decay", "F-recall", "F-decay")
 # What says of a sequence how good it is: a name among those of the records that `evaluate_model` makes of videos.
-SEQUENCE_MEASURES = {"davis": "J&F", "a2d": "iou"}
+SEQUENCE_MEASURES = {"davis": "J&F", "davis_unsupervised": "J&F", "a2d": "iou"}
 # Share of the image's diagonal by which two contours may differ.
 BOUNDARY_TOLERANCE = 0.008
 
@@ -57,7 +60,7 @@ class SequenceStatistics(NamedTuple):
 
 @dataclass(frozen=True)
 class SequenceScores:
-    """What protocol `davis` says of one referent in one video.
+    """What the protocols of DAVIS say of one referent in one video.
 
     Attributes:
         region_similarities: J of each scored frame, in order, in [0, 1].
@@ -80,6 +83,75 @@ class SequenceScores:
             "F-recall": contour.recall,
             "F-decay": contour.decay,
         }
+
+
+class ObjectMatcher:
+    """Finds which answer means which object of a video, as protocol `davis_unsupervised` does, frame by frame.
+
+    Every object is given another answer, so that the sum of their J&F, each over the object's frames, is as large as
+    possible (the Hungarian method). Answers that are left over cost nothing; where there are too few, empty ones join.
+
+    Args:
+        answers: A, how many labels there are beside the background.
+        objects: how many objects there are.
+
+    Raises:
+        ValueError: a number below 1.
+    """
+
+    def __init__(self, answers: int, objects: int) -> None:
+        if min(answers, objects) < 1:
+            raise ValueError(f"{answers} answers for {objects} objects: there is nothing to match.")
+        self.answers = answers
+        # For each object and each answer J and F of the frames.
+        self._scores: list[list[list[tuple[float, float]]]] = [
+            [[] for _ in range(max(answers, objects))] for _ in range(objects)
+        ]
+
+    def add(self, labels: ArrayLike, references: Mapping[int, ArrayLike], void: ArrayLike | None = None) -> None:
+        """Compares the answers on the next frame with the objects that are annotated there.
+
+        Args:
+            labels: whole numbers (H, W), the answer of each pixel, 1 to A, or 0 = background.
+            references: by the number of the object, from 0, its mask, boolean (H, W).
+            void: boolean (H, W), pixels that belong to no mask, whatever is said of them; None = none.
+
+        Raises:
+            ValueError: as `region_similarity`; or a label, or the number of an object, that there is not.
+        """
+        labels = np.asarray(labels)
+        counted = np.ones(labels.shape, dtype=bool) if void is None else ~np.asarray(void)
+        if labels.min() < 0 or labels.max() > self.answers or not set(references) <= set(range(len(self._scores))):
+            raise ValueError(
+                f"Labels go up to {labels.max()} and objects are {short_text(sorted(references))}, expected labels "
+                f"from 0 to {self.answers} and objects below {len(self._scores)}."
+            )
+        masks = [(labels == number) & counted for number in range(1, len(self._scores[0]) + 1)]
+        contours = [_contour(mask) for mask in masks]
+        for number, reference in references.items():
+            mask_counts(labels > 0, reference)
+            truth = np.asarray(reference) & counted
+            contour = _contour(truth)
+            for scores, mask, outline in zip(self._scores[number], masks, contours, strict=True):
+                scores.append((region_similarity(mask, truth), _contour_agreement(outline, contour)))
+
+    def match(self) -> list[tuple[int, SequenceScores]]:
+        """For each object the number of its answer, from 0 (A or more: an empty one that joined), and what it scores.
+
+        Raises:
+            ValueError: an object without a frame.
+        """
+        from scipy.optimize import linear_sum_assignment
+
+        if not all(of_object[0] for of_object in self._scores):
+            raise ValueError("There is nothing to score: an object has no frame.")
+        sequences = [
+            [SequenceScores(*map(list, zip(*scores, strict=True))) for scores in of_object]
+            for of_object in self._scores
+        ]
+        quality = [[sequence.measures()["J&F"] for sequence in of_object] for of_object in sequences]
+        _, chosen = linear_sum_assignment(quality, maximize=True)
+        return [(int(answer), of_object[answer]) for answer, of_object in zip(chosen, sequences, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -127,10 +199,7 @@ def contour_accuracy(prediction: ArrayLike, reference: ArrayLike, tolerance: flo
         ValueError: as `region_similarity`.
     """
     mask_counts(prediction, reference)
-    predicted, true = _contour(np.asarray(prediction)), _contour(np.asarray(reference))
-    distance = math.ceil(tolerance * math.hypot(*true.shape))
-    precision, recall = _share_near(predicted, true, distance), _share_near(true, predicted, distance)
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+    return _contour_agreement(_contour(np.asarray(prediction)), _contour(np.asarray(reference)), tolerance)
 
 
 def score_frame_davis(prediction: ArrayLike, reference: ArrayLike) -> tuple[float, float]:
@@ -165,6 +234,27 @@ def score_frames_a2d(predictions: Iterable[ArrayLike], references: Iterable[Arra
     return _score_frames(mask_counts, predictions, references)
 
 
+def label_pixels(
+    probabilities: ArrayLike, background: float = BACKGROUND_PROBABILITY, least: float = MASK_THRESHOLD
+) -> NDArray[np.intp]:
+    """The label map of one frame for which several sentences compete, as published Ref-DAVIS17 numbers are made.
+
+    Each pixel goes to the most probable object (to the first of equals) or, where no probability exceeds the
+    background's, to none. Before that, a probability below `least` counts as 0.
+
+    Args:
+        probabilities: floating (objects, H, W), numpy or a torch tensor on the CPU.
+        background: probability of the background, in [0, 1].
+        least: the least probability that counts, in [0, 1].
+
+    Returns:
+        (H, W), 0 = background, 1 = the first object.
+    """
+    values = np.asarray(probabilities)
+    values = np.where(values >= least, values, 0)
+    return np.where(values.max(axis=0) > background, values.argmax(axis=0) + 1, 0)
+
+
 def sequence_statistics(values: Sequence[float]) -> SequenceStatistics:
     """Mean, recall and decay of a measure over a sequence (DAVIS, Perazzi et al., CVPR 2016, section 4.2).
 
@@ -187,7 +277,7 @@ def sequence_statistics(values: Sequence[float]) -> SequenceStatistics:
 
 
 def davis_scores(measures: Sequence[Mapping[str, float]], annotators: Sequence[str] | None = None) -> dict[str, float]:
-    """The scores of protocol `davis`: the average over sequences, for each annotator on their own, then over these.
+    """The scores of the protocols of DAVIS: averages over sequences, for each annotator on their own, then over these.
 
     Args:
         measures: of N sequences (a referent in a video, as one sentence names it), see `SequenceScores.measures`.
@@ -234,16 +324,17 @@ def video_scores(records: Sequence[Mapping[str, Any]], protocol: str) -> dict[st
 
     Args:
         records: one for each sequence, of this protocol.
-        protocol: `"davis"`, see `davis_scores`, or `"a2d"`, see `scores_from_counts`; mAP needs masks, not records.
+        protocol: `"davis"` or `"davis_unsupervised"`, see `davis_scores`; or `"a2d"`, see `scores_from_counts`, whose
+            mAP needs masks, not records.
 
     Raises:
         ValueError: unknown protocol or no record.
     """
     check_video_protocol(protocol)
-    if protocol == "davis":
-        return davis_scores(records, [record["annotator"] for record in records])
-    intersections, unions, _ = _frame_counts(records)
-    return scores_from_counts(intersections, unions, A2D)
+    if protocol == "a2d":
+        intersections, unions, _ = _frame_counts(records)
+        return scores_from_counts(intersections, unions, A2D)
+    return davis_scores(records, [record["annotator"] for record in records])
 
 
 def video_intervals(
@@ -251,11 +342,11 @@ def video_intervals(
 ) -> dict[str, tuple[float, float]]:
     """95 % bootstrap intervals over videos of `video_scores`, in percent; arguments and errors as there."""
     check_video_protocol(protocol)
-    if protocol == "davis":
-        video_ids, annotators = ([record[name] for record in records] for name in ("video_id", "annotator"))
-        return davis_intervals(records, video_ids, annotators, samples=samples, seed=seed)
-    intersections, unions, video_ids = _frame_counts(records)
-    return bootstrap_intervals(intersections, unions, A2D, groups=video_ids, samples=samples, seed=seed)
+    if protocol == "a2d":
+        intersections, unions, video_ids = _frame_counts(records)
+        return bootstrap_intervals(intersections, unions, A2D, groups=video_ids, samples=samples, seed=seed)
+    video_ids, annotators = ([record[name] for record in records] for name in ("video_id", "annotator"))
+    return davis_intervals(records, video_ids, annotators, samples=samples, seed=seed)
 
 
 def a2d_mean_iou(counts: Sequence[tuple[int, int]]) -> float:
@@ -296,15 +387,26 @@ def coco_statistics(references: Mapping[str, Mapping[str, Any]], predictions: Se
 
 
 def check_video_protocol(protocol: str) -> None:
-    """Raises ValueError where no protocol for videos has this name."""
+    """Raises ValueError where no protocol for videos has this name, ImportError where it needs a missing package."""
     if protocol not in VIDEO_PROTOCOLS:
         raise ValueError(f"Unknown protocol {protocol!r} for videos: choose one of {', '.join(VIDEO_PROTOCOLS)}.")
+    if protocol == "davis_unsupervised" and find_spec("scipy") is None:
+        raise ImportError("Protocol davis_unsupervised needs scipy: pip install 'hf_refseg[video]'.")
 
 
 def _contour(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The pixels that differ from their right, lower or lower right neighbor; the image goes on as it ends."""
     padded = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
     return (mask != padded[:-1, 1:]) | (mask != padded[1:, :-1]) | (mask != padded[1:, 1:])
+
+
+def _contour_agreement(
+    predicted: NDArray[np.bool_], true: NDArray[np.bool_], tolerance: float = BOUNDARY_TOLERANCE
+) -> float:
+    """F of two contours, see `contour_accuracy`."""
+    distance = math.ceil(tolerance * math.hypot(*true.shape))
+    precision, recall = _share_near(predicted, true, distance), _share_near(true, predicted, distance)
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
 def _share_near(contour: NDArray[np.bool_], other: NDArray[np.bool_], distance: int) -> float:

@@ -2,43 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from ..data.clips import VideoExamples
 from ..data.masks import decode_mask, encode_mask
 from ..data.rows import DataFormatError
-from ..modeling.inference_refseg import FrameMask, VideoWindow, segment_video
+from ..messages import name_text
+from ..modeling.inference_refseg import FrameMask, VideoWindow, segment_video, video_probabilities
 from ..visualization import ComparisonStrip, StripFrame, spread
 from .protocols import mask_counts
 from .results import EvaluationResult, Key, Record, key_of, name_record
 from .video import (
     MASK_THRESHOLD,
+    ObjectMatcher,
     ScoredMask,
     SequenceScores,
     a2d_mean_iou,
     coco_statistics,
+    label_pixels,
     score_frame_davis,
     video_intervals,
     video_scores,
 )
 
 FRAME_SCORES = {"davis": score_frame_davis, "a2d": mask_counts}
+# The answers of sentences that are scored each on its own.
+MASKS = partial(segment_video, threshold=MASK_THRESHOLD)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoEvaluationResult(EvaluationResult):
     """What `evaluate_model` found on videos.
 
-    The metrics of protocol `davis` are J&F, J, F, J-recall, J-decay, F-recall and F-decay, those of protocol `a2d`
-    oIoU, mIoU, Pr@0.5 to Pr@0.9 and mAP, which has no interval. A record is one of a sequence (a sentence about a
-    video), with `video_id`, `ref_id`, `sent_id`, `annotator`, `text`, `frames` (how many were scored), and as shares
-    in [0, 1] for `davis` the names of `metrics`, for `a2d` `iou` (their mean) and the lists `intersections` and
-    `unions` in pixels, one number per frame. `video_scores` makes scores of any part of them.
+    The metrics of protocols `davis` and `davis_unsupervised` are J&F, J, F, J-recall, J-decay, F-recall and F-decay,
+    those of protocol `a2d` oIoU, mIoU, Pr@0.5 to Pr@0.9 and mAP, which has no interval. A record is one of a sequence
+    (a sentence about a video), with `video_id`, `ref_id`, `sent_id`, `annotator`, `text`, `frames` (how many were
+    scored), and as shares in [0, 1] for the first two the names of `metrics`, for `a2d` `iou` (their mean) and the
+    lists `intersections` and `unions` in pixels, one number per frame. Under `davis_unsupervised` the scores are those
+    of the sentence's object, and `matched_ref_id` is the object whose sentence's answer was taken for it.
+    `video_scores` makes scores of any part of the records.
 
     Attributes:
         videos: number of videos.
@@ -72,12 +82,12 @@ class _Detections:
 
 
 class VideoScoring:
-    """Scores answers about videos by one protocol.
+    """Scores answers about videos by one protocol, each sentence on its own.
 
     Args:
         model: a model.
         processor: its processor.
-        protocol: `"davis"` or `"a2d"`.
+        protocol: `"davis"` or `"a2d"`; of `UnsupervisedScoring` `"davis_unsupervised"`.
         window: how the model goes through a video. As one that sees single frames knows of no other, only the
             annotated ones are then read.
         batch_size: sentences that go through a video together.
@@ -102,7 +112,7 @@ class VideoScoring:
         sequences, records = _sequences(example), []
         for first in range(0, len(sequences), self.batch_size):
             batch = sequences[first : first + self.batch_size]
-            for number, answers in self._segment(example, batch):
+            for number, answers in self._go_through(example, batch, MASKS):
                 for sequence, answer in zip(batch, answers, strict=True):
                     if number in sequence.references:
                         self._score_frame(sequence, number, answer)
@@ -129,34 +139,22 @@ class VideoScoring:
         sequences = [sequence for sequence in _sequences(example) if key_of(sequence.record) in drawn]
         if not sequences:
             return {}
-        shown = [spread(sorted(sequence.references)) for sequence in sequences]
-        frames: list[list[StripFrame]] = [[] for _ in sequences]
-        for number, answers in self._segment(example, sequences):
-            for sequence, numbers, strip, answer in zip(sequences, shown, frames, answers, strict=True):
-                if number in numbers:
-                    truth = decode_mask(sequence.references[number])
-                    strip.append(StripFrame(example["frames"][number], truth, answer.mask.numpy()))
-        records = [drawn[key_of(sequence.record)] for sequence in sequences]
-        return {
-            key_of(record): ComparisonStrip(record["text"], _note(record), strip)
-            for record, strip in zip(records, frames, strict=True)
-        }
+        masks = (
+            (number, [answer.mask.numpy() for answer in answers])
+            for number, answers in self._go_through(example, sequences, MASKS)
+        )
+        return _draw_strips(example, sequences, masks, drawn)
 
-    def _segment(
-        self, example: dict[str, Any], sequences: Sequence[_Sequence]
-    ) -> Iterator[tuple[int, list[FrameMask]]]:
-        """Frame number and one answer per sequence, frame by frame, up to the last annotated one."""
+    def _go_through(
+        self, example: dict[str, Any], sequences: Sequence[_Sequence], segment: Callable[..., Iterator[Any]]
+    ) -> Iterator[tuple[int, Any]]:
+        """Frame number and what is said there of the sequences, frame by frame, up to the last annotated one."""
         frames = example["frames"]
         annotated = sorted({number for sequence in sequences for number in sequence.references})
         numbers = range(len(frames)) if self.window.shows_clips(self.model) else annotated
-        answers = segment_video(
-            self.model,
-            self.processor,
-            (frames[number] for number in numbers),
-            [sequence.record["text"] for sequence in sequences],
-            window=self.window,
-            threshold=MASK_THRESHOLD,
-        )
+        texts = [sequence.record["text"] for sequence in sequences]
+        shown = (frames[number] for number in numbers)
+        answers = segment(self.model, self.processor, shown, texts, window=self.window)
         for number, frame_answers in zip(numbers, answers, strict=True):
             yield number, frame_answers
             if number == annotated[-1]:
@@ -164,12 +162,132 @@ class VideoScoring:
 
     def _score_frame(self, sequence: _Sequence, number: int, answer: FrameMask) -> None:
         reference = sequence.references[number]
-        try:
+        with _naming_frame(sequence, number):
             sequence.scores.append(FRAME_SCORES[self.protocol](answer.mask, decode_mask(reference)))
-        except ValueError as error:
-            raise ValueError(f"{name_record(sequence.record)}, frame {number}: {error}") from error
         if self.protocol == "a2d":
             self.detections.add(f"{key_of(sequence.record)}, frame {number}", reference, answer)
+
+
+class UnsupervisedScoring(VideoScoring):
+    """Scores answers about videos by protocol `davis_unsupervised`: all sentences of an annotator compete for pixels.
+
+    See `label_pixels` and `ObjectMatcher`. An object counts for the annotators who describe it. Arguments as of
+    `VideoScoring`.
+    """
+
+    def score(self, example: dict[str, Any]) -> list[Record]:
+        """As `VideoScoring.score`; a sentence scores what its object does.
+
+        Raises:
+            ValueError: as there, or an annotator has two sentences about one object.
+        """
+        sequences = _sequences(example)
+        for groups in _batches(_by_annotator(sequences), self.batch_size):
+            matchers = [ObjectMatcher(len(group), len(group)) for group in groups]
+            for number, maps in self._label(example, groups):
+                for group, matcher, labels in zip(groups, matchers, maps, strict=True):
+                    matcher.add(labels, _references(group, number, labels))
+            for group, matcher in zip(groups, matchers, strict=True):
+                for sequence, (answer, scores) in zip(group, matcher.match(), strict=True):
+                    sequence.record["matched_ref_id"] = group[answer].record["ref_id"]
+                    sequence.scores = list(zip(scores.region_similarities, scores.contour_accuracies, strict=True))
+        return [_finished(sequence, self.protocol) for sequence in sequences]
+
+    def draw(self, example: dict[str, Any], drawn: Mapping[Key, Record]) -> dict[Key, ComparisonStrip]:
+        """As `VideoScoring.draw`, with the answers that the evaluation took for the objects."""
+        strips: dict[Key, ComparisonStrip] = {}
+        for group in _by_annotator(_sequences(example)):
+            chosen = [sequence for sequence in group if key_of(sequence.record) in drawn]
+            if not chosen:
+                continue
+            places = {sequence.record["ref_id"]: place for place, sequence in enumerate(group)}
+            answers = [places[drawn[key_of(sequence.record)]["matched_ref_id"]] for sequence in chosen]
+            masks = (
+                (number, [labels == answer + 1 for answer in answers])
+                for number, (labels,) in self._label(example, [group])
+            )
+            strips |= _draw_strips(example, chosen, masks, drawn)
+        return strips
+
+    def _label(
+        self, example: dict[str, Any], groups: Sequence[Sequence[_Sequence]]
+    ) -> Iterator[tuple[int, list[NDArray[np.intp]]]]:
+        """Frame number and a label map for each group, frame by frame, up to the last annotated one."""
+        sequences = [sequence for group in groups for sequence in group]
+        bounds = np.cumsum([len(group) for group in groups])[:-1]
+        segment = partial(video_probabilities, batch_size=self.batch_size)
+        for number, probabilities in self._go_through(example, sequences, segment):
+            yield number, [label_pixels(of_group) for of_group in np.split(probabilities.numpy(), bounds)]
+
+
+def _by_annotator(sequences: Sequence[_Sequence]) -> list[list[_Sequence]]:
+    """The sentences of each annotator about a video, of which each is about another object."""
+    groups: dict[str, dict[str, _Sequence]] = {}
+    for sequence in sequences:
+        record = sequence.record
+        of_annotator = groups.setdefault(record["annotator"], {})
+        if record["ref_id"] in of_annotator:
+            whose = f"annotator {name_text(record['annotator'])}" if record["annotator"] else "no named annotator"
+            raise DataFormatError(
+                f"{name_record(record)} is the second one by {whose} about its object: under davis_unsupervised the "
+                "sentences of an annotator compete for pixels, so each has to be about another object. Choose davis."
+            )
+        of_annotator[record["ref_id"]] = sequence
+    return [list(of_annotator.values()) for of_annotator in groups.values()]
+
+
+def _batches(groups: Sequence[list[_Sequence]], batch_size: int) -> Iterator[list[list[_Sequence]]]:
+    """Whole groups, together as many sentences as go through a video together, or one group that has more."""
+    batch: list[list[_Sequence]] = []
+    for group in groups:
+        if batch and sum(map(len, batch)) + len(group) > batch_size:
+            yield batch
+            batch = []
+        batch.append(group)
+    if batch:
+        yield batch
+
+
+def _references(group: Sequence[_Sequence], number: int, labels: NDArray[np.intp]) -> dict[int, NDArray[np.bool_]]:
+    """The true masks of a frame by their objects' places in a group."""
+    masks = {}
+    for place, sequence in enumerate(group):
+        if number in sequence.references:
+            with _naming_frame(sequence, number):
+                masks[place] = decode_mask(sequence.references[number])
+                # Of another size it could not be compared.
+                mask_counts(labels > 0, masks[place])
+    return masks
+
+
+@contextmanager
+def _naming_frame(sequence: _Sequence, number: int) -> Iterator[None]:
+    """Names sentence and frame in a ValueError about the masks there."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name_record(sequence.record)}, frame {number}: {error}") from error
+
+
+def _draw_strips(
+    example: dict[str, Any],
+    sequences: Sequence[_Sequence],
+    masks: Iterator[tuple[int, Sequence[NDArray[np.bool_]]]],
+    drawn: Mapping[Key, Record],
+) -> dict[Key, ComparisonStrip]:
+    """Strips of sequences with the masks that were predicted, frame by frame one for each of them."""
+    shown = [spread(sorted(sequence.references)) for sequence in sequences]
+    frames: list[list[StripFrame]] = [[] for _ in sequences]
+    for number, answers in masks:
+        for sequence, numbers, strip, answer in zip(sequences, shown, frames, answers, strict=True):
+            if number in numbers:
+                truth = decode_mask(sequence.references[number])
+                strip.append(StripFrame(example["frames"][number], truth, answer))
+    records = [drawn[key_of(sequence.record)] for sequence in sequences]
+    return {
+        key_of(record): ComparisonStrip(record["text"], _note(record), strip)
+        for record, strip in zip(records, frames, strict=True)
+    }
 
 
 def _sequences(example: dict[str, Any]) -> list[_Sequence]:
@@ -191,9 +309,9 @@ def _sequences(example: dict[str, Any]) -> list[_Sequence]:
 def _finished(sequence: _Sequence, protocol: str) -> Record:
     first, second = map(list, zip(*sequence.scores, strict=True))
     record = {**sequence.record, "frames": len(first)}
-    if protocol == "davis":
-        return {**record, **SequenceScores(first, second).measures()}
-    return {**record, "iou": a2d_mean_iou(sequence.scores), "intersections": first, "unions": second}
+    if protocol == "a2d":
+        return {**record, "iou": a2d_mean_iou(sequence.scores), "intersections": first, "unions": second}
+    return {**record, **SequenceScores(first, second).measures()}
 
 
 def _note(record: Record) -> str:

@@ -147,7 +147,10 @@ class VideoDataArguments:
         },
     )
     num_frames: int = field(default=8, metadata={"help": "Frames of a clip that is trained on."})
-    protocol: str = field(default="davis", metadata={"help": 'Protocol of the scores in the end, "davis" or "a2d".'})
+    protocol: str = field(
+        default="davis",
+        metadata={"help": 'Protocol of the scores in the end: "davis", "davis_unsupervised" or "a2d".'},
+    )
     window: int = field(
         default=0, metadata={"help": "Frames that the scored model sees at once; 0 = the whole video as one clip."}
     )

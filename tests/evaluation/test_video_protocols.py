@@ -298,7 +298,9 @@ def test_records_can_be_scored_in_part():
     assert video_scores(davis_records[:1], "davis")["F"] == pytest.approx(50)
     assert video_intervals(davis_records, "davis", samples=10)["J"] == pytest.approx((75, 75))
     for wrong in (video_scores, video_intervals):
-        with pytest.raises(ValueError, match="Unknown protocol 'lavt' for videos: choose one of davis, a2d"):
+        with pytest.raises(
+            ValueError, match="Unknown protocol 'lavt' for videos: choose one of davis, davis_unsupervised, a2d"
+        ):
             wrong(davis_records, "lavt")
 
 
