@@ -44,7 +44,7 @@ class RowsBuilder(datasets.GeneratorBasedBuilder):
 
     def __init__(self, **options: Any):
         super().__init__(**options)
-        self.findings = Findings(self.config.on_bad_record)
+        self.findings = Findings(self.config.on_bad_record, self.config.data_dir or "")
         if self.config.on_size_mismatch not in SIZE_MISMATCH_WAYS:
             raise ValueError(
                 f"Unknown on_size_mismatch {short_text(self.config.on_size_mismatch)}: choose one of "
@@ -52,7 +52,7 @@ class RowsBuilder(datasets.GeneratorBasedBuilder):
             )
 
     def fit_mask(self, mask: np.ndarray, size: tuple[int, int], where: str) -> np.ndarray:
-        """A mask (bool, H x W) of the size (H, W) of its picture.
+        """A mask (bool or labels, H x W) of the size (H, W) of its picture.
 
         Raises:
             DataFormatError: it has another size, and `on_size_mismatch` is "error".
@@ -71,5 +71,12 @@ class RowsBuilder(datasets.GeneratorBasedBuilder):
 
     def _download_and_prepare(self, *arguments: Any, **options: Any) -> None:
         super()._download_and_prepare(*arguments, **options)
+        for split, info in self.info.splits.items():
+            # Of a split without rows `datasets` says that there is no such split.
+            if not info.num_examples:
+                raise DataFormatError(
+                    f"{self.config.data_dir}: no record of the split '{split}' can be read, all of them are skipped: "
+                    f"{'; '.join(self.findings.describe())} Download the files again, or leave it out of splits."
+                )
         # Into the folder that becomes the cache's: rows that come from there later bring them along.
         self.findings.save(Path(self._output_dir) / FINDINGS)
