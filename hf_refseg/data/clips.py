@@ -24,7 +24,7 @@ NEIGHBOR_DISTANCES = range(1, 4)
 
 
 class _VideoReferents(DrawnExamples):
-    """One item per referent that has an annotated frame; what is drawn depends on seed, epoch and index alone."""
+    """One item per referent with a sentence and an annotated frame; what is drawn depends on seed, epoch and index."""
 
     def __init__(self, dataset: datasets.Dataset, seed: int = 0):
         super().__init__(seed)
@@ -146,7 +146,8 @@ class VideoExamples(Dataset):
         item |= {name: [] for name in ("texts", "ref_ids", "sent_ids", "annotators", "annotated_frames", "masks")}
         for referent in row["referents"]:
             check_annotations(row, referent)
-            for sentence in checked_sentences(referent):
+            # An object that nobody describes is there to be compared with, not to be asked for.
+            for sentence in checked_sentences(referent) if referent["sentences"] else ():
                 item["texts"].append(sentence["raw"])
                 item["ref_ids"].append(referent["ref_id"])
                 item["sent_ids"].append(sentence["sent_id"])
@@ -179,7 +180,7 @@ class VideoRows(Sequence):
         return self._tables[range(len(self))[index]].to_pylist()[0]
 
     def annotated_referents(self) -> np.ndarray:
-        """Row and place in it of every referent that has an annotated frame (int64, referents x 2)."""
+        """Row and place in it of every referent with a sentence and an annotated frame (int64, referents x 2)."""
         import pyarrow.compute as compute
 
         places, first_row = [np.zeros((0, 2), dtype=np.int64)], 0
@@ -187,11 +188,12 @@ class VideoRows(Sequence):
         for table in self._tables.select_columns("referents").iter(batch_size=100):
             for referents in table["referents"].chunks:
                 counts = compute.list_value_length(referents).to_numpy()
-                annotated = compute.list_value_length(referents.flatten().field("annotated_frames")).to_numpy()
+                fields = [referents.flatten().field(name) for name in ("sentences", "annotated_frames")]
+                usable = np.minimum(*(compute.list_value_length(field).to_numpy() for field in fields)) > 0
                 row_numbers = np.repeat(np.arange(first_row, first_row + len(counts)), counts)
                 starts = np.repeat(np.cumsum(counts) - counts, counts)
-                both = np.stack([row_numbers, np.arange(len(annotated)) - starts], axis=1)
-                places.append(both[annotated > 0])
+                both = np.stack([row_numbers, np.arange(len(usable)) - starts], axis=1)
+                places.append(both[usable])
                 first_row += len(counts)
         return np.concatenate(places)
 

@@ -98,11 +98,14 @@ def require_dataset_name(name: str) -> None:
 
 
 def count_rows(rows: Dataset) -> dict[str, int]:
-    """The numbers of "referents", "sentences" and different "images" (or "videos") of a split."""
+    """The numbers of "referents" with sentences, "sentences" and different "images" (or "videos") of a split."""
     if "referents" in rows.column_names:
         # One row at a time: the masks of a whole split would fill the memory.
         sentences = [
-            len(referent["sentences"]) for row in rows.select_columns("referents") for referent in row["referents"]
+            len(referent["sentences"])
+            for row in rows.select_columns("referents")
+            for referent in row["referents"]
+            if referent["sentences"]
         ]
         return {"referents": len(sentences), "sentences": sum(sentences), "videos": len(rows)}
     return {
@@ -133,7 +136,8 @@ def verify_counts(
     """
     from hf_refseg.hub.markdown import to_table
 
-    partition = DATASETS[name].partition(split_by)
+    spec = DATASETS[name]
+    partition = spec.partition(split_by)
     if not partition.published and not partition.totals:
         partitions = ((spec.name, partition) for spec in DATASETS.values() for partition in spec.partitions)
         known = ", ".join(
@@ -142,14 +146,13 @@ def verify_counts(
             if partition.published or partition.totals
         )
         raise ValueError(f"No counts are published for {name} {split_by}: prepare it without verify. Known: {known}.")
+    counted = ("referents", "sentences", "videos" if spec.kind == "video" else "images")
     comparisons = []
     for split in counts if total is None else dict.fromkeys((*partition.published, *counts)):
-        found = counts.get(split, {"referents": 0, "sentences": 0})
+        found = counts.get(split, dict.fromkeys(counted, 0))
         # A split that nobody published is none of a complete copy.
-        wanted = partition.published.get(split, (0, 0) if partition.published else (None, None))
-        comparisons += [
-            (split, what, number, found[what]) for what, number in zip(("referents", "sentences"), wanted, strict=True)
-        ]
+        wanted = partition.published.get(split, (0, 0) if partition.published else ())
+        comparisons += [(split, what, number, found[what]) for what, number in zip(counted, wanted, strict=False)]
     if total is not None:
         comparisons += [("all splits", what, number, total[what]) for what, number in partition.totals.items()]
     comparisons = [comparison for comparison in comparisons if comparison[2] is not None]

@@ -60,7 +60,8 @@ def video_features() -> Features:
     `frame_names` are those of the original files, without ending. Of a referent's frames only some may be annotated:
     `annotated_frames` are their numbers (places in `frames`, ascending) and `masks` their masks, COCO's compressed
     run-length encoding, empty where the referent is out of sight. `annotator` is empty save where a data set scores
-    the sentences of each annotator on their own (Ref-DAVIS17).
+    the sentences of each annotator on their own (Ref-DAVIS17). A referent without sentences is an object that nobody
+    describes, for protocols that compare all objects of a video; nothing is trained on it.
     """
     from datasets import Features, Image, List, Value
 
@@ -113,7 +114,7 @@ def ordered_splits(name: str, known: Iterable[str], wanted: Iterable[str]) -> tu
     Raises:
         ValueError: none is wanted, or one that there is not.
     """
-    known, wanted = ([each] if isinstance(each, str) else list(each) for each in (known, wanted))
+    known, wanted = tuple(known), [wanted] if isinstance(wanted, str) else list(wanted)
     if not wanted:
         raise ValueError(f"splits names no split of {name}: name some of {', '.join(known)}, or leave it out.")
     for split in wanted:

@@ -35,15 +35,18 @@ def _shuffle_images(dataset: Dataset, seed: int) -> Dataset:
 def _shuffle_videos(dataset: Dataset, seed: int) -> Dataset:
     # Without the frames, which stay as they are.
     column = dataset.select_columns("referents").flatten_indices()
-    counts = [len(referents) for referents in column["referents"]]
-    sentences = [referent["sentences"] for referents in column["referents"] for referent in referents]
+    # Objects that nobody describes have none, and get none.
+    described = [[referent["sentences"] for referent in each if referent["sentences"]] for each in column["referents"]]
+    sentences = [each for of_video in described for each in of_video]
+    counts = [len(of_video) for of_video in described]
     source = shuffle_among_groups(np.repeat(np.arange(len(counts)), counts).tolist(), "video", seed)
     first_referents = np.cumsum(counts) - counts
 
     def replace(row: dict[str, Any], index: int) -> dict[str, Any]:
-        sources = source[first_referents[index] :]
+        sources = iter(source[first_referents[index] :])
         referents = [
-            {**referent, "sentences": sentences[sources[place]]} for place, referent in enumerate(row["referents"])
+            {**referent, "sentences": sentences[next(sources)]} if referent["sentences"] else referent
+            for referent in row["referents"]
         ]
         return {"referents": referents}
 

@@ -268,7 +268,7 @@ def damaged(**changes) -> datasets.Dataset:
         ),
         ({"annotated_frames": [3, 1]}, InvalidRowError, "ascending numbers"),
         ({"annotated_frames": [1]}, InvalidRowError, "2 masks for the frames .1."),
-        ({"sentences": []}, InvalidRowError, "v_0 has no sentence"),
+        ({"sentences": []}, DataFormatError, "no annotated frame to train on"),
         (
             {"frames": [frame_bytes(0)] * 5 + [{"bytes": b"GIF", "path": None}]},
             InvalidRowError,

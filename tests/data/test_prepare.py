@@ -316,13 +316,14 @@ PUBLISHED = [
 
 @pytest.mark.parametrize(("name", "partition"), PUBLISHED)
 def test_verify_accepts_the_published_counts_alone(name, partition):
+    counted = ("referents", "sentences", "videos" if DATASETS[name].kind == "video" else "images")
     counts = {
-        split: {"referents": referents or 1, "sentences": sentences or 1}
-        for split, (referents, sentences) in partition.published.items()
-    } or {split: {"referents": 1, "sentences": 1} for split in partition.splits}
+        split: dict.fromkeys(counted, 1) | {what: number or 1 for what, number in zip(counted, numbers, strict=False)}
+        for split, numbers in partition.published.items()
+    } or {split: dict.fromkeys(counted, 1) for split in partition.splits}
     verify_counts(name, partition.split_by, counts, partition.totals)
     for split, numbers in partition.published.items():
-        for what, number in zip(("referents", "sentences"), numbers, strict=True):
+        for what, number in zip(counted, numbers, strict=False):
             changed = {**counts, split: {**counts[split], what: counts[split][what] - 1}}
             if number is None:
                 verify_counts(name, partition.split_by, changed, partition.totals)
@@ -339,7 +340,7 @@ def test_verify_accepts_the_published_counts_alone(name, partition):
         line = rf"\| all splits \| {what} \| {number} \| {number + 1} \| \+1 \|"
         with pytest.raises(DataFormatError, match=line):
             verify_counts(name, partition.split_by, counts, {**partition.totals, what: number + 1})
-    unknown = {"referents": 1, "sentences": 1}
+    unknown = dict.fromkeys(counted, 1)
     if partition.published:
         with pytest.raises(DataFormatError, match=r"\| other \| referents \| 0 \| 1 \|"):
             verify_counts(name, partition.split_by, {**counts, "other": unknown}, partition.totals)
