@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import logging
 import math
@@ -21,18 +20,20 @@ from hf_refseg.datasets_scripts.records import AGAIN, list_folder, warn_of_repea
 from hf_refseg.datasets_scripts.rows_builder import RowsConfig
 from hf_refseg.datasets_scripts.video import (
     VideoBuilder,
-    check_size,
     checked_name,
     make_referent,
     make_row,
     make_sentence,
     picture_size,
-    read_text,
+    read_csv,
+    read_lines,
     require_file,
 )
 from hf_refseg.messages import name_text, one_line, short_text
 
 SPLITS = {"0": "train", "1": "test"}
+# A line of the released file that repeats another one.
+COPIED_INSTANCE = ("T6bNPuKV-wY", "1 (copy)")
 # Filters of HDF5 by their numbers: the one that packs, and those that are known, deflate, shuffle and fletcher32.
 DEFLATE = 1
 FILTERS = {DEFLATE, 2, 3}
@@ -101,14 +102,14 @@ class A2dSentences(VideoBuilder):
     config: A2dConfig
 
     @classmethod
-    def annotation_files(cls, root: Path) -> list[Path]:
+    def annotation_files(cls, root: Path, splits: tuple[str, ...]) -> list[Path]:
         texts = _texts_folder(root)
         expected = "a2d_annotation.txt, a2d_missed_videos.txt and Release/videoset.csv"
         files = (texts / "a2d_annotation.txt", texts / "a2d_missed_videos.txt", root / "Release" / "videoset.csv")
         return [require_file(path, root, expected) for path in files]
 
     @classmethod
-    def mask_files(cls, root: Path) -> Iterable[Path]:
+    def mask_files(cls, root: Path, splits: tuple[str, ...]) -> Iterable[Path]:
         yield from (_texts_folder(root) / "a2d_annotation_with_instances").glob("*/*.h5")
         # The time of a folder is that of its newest frame.
         yield from (root / "Release").glob("frames/*")
@@ -118,35 +119,49 @@ class A2dSentences(VideoBuilder):
         context = self.config.context_frames
         if context is not None and (type(context) is not int or context < 0):
             raise ValueError(f"context_frames is {context!r}; choose a whole number from 0, or None for all frames.")
-        annotations, missed_file, videoset = self.annotation_files(root)
-        missed = {line.strip().strip('"') for line in read_text(missed_file).splitlines()}
+        annotations, missed_file, videoset = self.annotation_files(root, self.config.splits)
+        missed = {line.strip().strip('"') for _, line in read_lines(missed_file)}
+        queries = self._read_queries(annotations)
         split_of = _read_splits(videoset)
-        queries: dict[str, list[tuple[int, str]]] = {}
-        for number, row in enumerate(_read_csv(annotations), start=1):
-            where = f"{annotations}: line {number}"
-            if row in ([], ["video_id", "instance_id", "query"]):
-                continue
-            if len(row) != 3 or not re.fullmatch(r"\s*[0-9]{1,9}\s*", row[1]):
-                raise DataFormatError(
-                    f"{where} should be video_id, instance_id (a number) and query, found {short_text(row)}. {AGAIN}"
+        splits: dict[str, list[DescribedVideo]] = {split: [] for split in SPLITS.values()}
+        for video_id in (video_id for video_id in queries if video_id not in missed):
+            if video_id not in split_of:
+                self.findings.note(
+                    f"videos that {videoset.name} does not list, left out", f"{annotations}: {video_id}"
                 )
-            queries.setdefault(checked_name(row[0], where), []).append((int(row[1]), row[2]))
-        splits: dict[str, list[DescribedVideo]] = {"train": [], "test": []}
-        for video_id, listed in queries.items():
-            if video_id in missed:
                 continue
-            split = split_of.get(video_id)
-            if split not in splits:
-                raise DataFormatError(
-                    f"{videoset}: video {name_text(video_id)} of {annotations.name} should be listed there with 0 "
-                    f"(train) or 1 (test) in the last column, found {short_text(split)}. {AGAIN}"
-                )
-            splits[split].append(DescribedVideo(video_id, annotations, tuple(listed)))
+            with self.findings.skipping():
+                if split_of[video_id] not in splits:
+                    raise DataFormatError(
+                        f"{videoset}: video {name_text(video_id)} of {annotations.name} should have 0 (train) or 1 "
+                        f"(test) in the last column, found {short_text(split_of[video_id])}. {AGAIN}"
+                    )
+                splits[split_of[video_id]].append(DescribedVideo(video_id, annotations, tuple(queries[video_id])))
+        if not any(splits.values()):
+            raise DataFormatError(f"{videoset} lists none of the videos of {annotations}. {AGAIN}")
         return {split: videos for split, videos in splits.items() if videos}
+
+    def _read_queries(self, path: Path) -> dict[str, list[tuple[int, str]]]:
+        """The sentences of each video with their instances."""
+        queries: dict[str, list[tuple[int, str]]] = {}
+        for where, row in read_csv(path):
+            if row == ["video_id", "instance_id", "query"]:
+                continue
+            if tuple(row[:2]) == COPIED_INSTANCE:
+                self.findings.note("instances '1 (copy)', left out: another line has them", f"{where}: {row[0]}")
+                continue
+            with self.findings.skipping():
+                if len(row) != 3 or not re.fullmatch(r"\s*[0-9]{1,9}\s*", row[1]):
+                    raise DataFormatError(
+                        f"{where} should be video_id, instance_id (a number) and query, found {short_text(row)}. "
+                        f"{AGAIN}"
+                    )
+                queries.setdefault(checked_name(row[0], where), []).append((int(row[1]), row[2]))
+        return queries
 
     def row(self, video: DescribedVideo) -> dict[str, Any]:
         root, context = Path(self.config.data_dir), self.config.context_frames
-        masks = _read_masks(_texts_folder(root) / "a2d_annotation_with_instances" / video.video_id, video.where)
+        masks = self._read_masks(_texts_folder(root) / "a2d_annotation_with_instances" / video.video_id, video.where)
         nearby = _Nearby(sorted(masks), context)
         folder = root / "Release" / "frames" / video.video_id
         if folder.is_dir():
@@ -154,29 +169,73 @@ class A2dSentences(VideoBuilder):
             sizes = {number: picture_size(frames[number], video.where) for number in masks.keys() & frames.keys()}
         else:
             frames, sizes = _decoded_frames(root / "Release/clips320H" / f"{video.video_id}.mp4", nearby, video.where)
-        _check_annotations(masks, sizes, video.where)
+        masks = self._fit_masks(masks, sizes, video.where)
         numbers = sorted(frames)
         referents = [
-            _referent(video, instance, texts, masks, numbers)
+            self._referent(video, instance, texts, masks, numbers)
             for instance, texts in _by_instance(video.queries).items()
         ]
         names = [f"{number:05d}" for number in numbers]
         return make_row(video.video_id, names, [frames[n] for n in numbers], [found for found in referents if found])
 
+    def _referent(
+        self, video: DescribedVideo, instance: int, texts: list[str], masks: Annotations, numbers: list[int]
+    ) -> dict[str, Any] | None:
+        annotated = [number for number, (_, shown) in masks.items() if instance in shown]
+        if not annotated:
+            self.findings.note(
+                "instances that no annotated frame lists, left out with their sentences",
+                f"{video.where}: instance {instance}",
+            )
+            return None
+        ref_id = f"{video.video_id}_{instance}"
+        sentences = [make_sentence(f"{ref_id}_{index}", text, video.where) for index, text in enumerate(texts)]
+        places = [numbers.index(number) for number in annotated]
+        shown = [encode_mask(masks[number][1][instance]) for number in annotated]
+        return make_referent(ref_id, sentences, places, shown)
 
-def _referent(
-    video: DescribedVideo, instance: int, texts: list[str], masks: Annotations, numbers: list[int]
-) -> dict[str, Any] | None:
-    annotated = [number for number, (_, shown) in masks.items() if instance in shown]
-    if not annotated:
-        logger.warning(
-            one_line(f"{video.where}: no annotated frame lists instance {instance}; its sentences are left out.")
-        )
-        return None
-    ref_id = f"{video.video_id}_{instance}"
-    sentences = [make_sentence(f"{ref_id}_{index}", text, video.where) for index, text in enumerate(texts)]
-    places = [numbers.index(number) for number in annotated]
-    return make_referent(ref_id, sentences, places, [encode_mask(masks[number][1][instance]) for number in annotated])
+    def _read_masks(self, folder: Path, where: str) -> Annotations:
+        paths = sorted(folder.glob("*.h5"))
+        if not paths:
+            raise DataFormatError(
+                f"{where} has no annotations in {folder}. Download them, or list it as a missed video."
+            )
+        masks = {}
+        for path in paths:
+            if not path.stem.isdecimal():
+                raise DataFormatError(f"{path} ({where}) should be named by the number of its frame. {AGAIN}")
+            number = int(path.stem)
+            if number in masks:
+                raise DataFormatError(
+                    f"{path} and {masks[number][0].name} ({where}) are both of frame {number}. {AGAIN}"
+                )
+            masks[number] = (path, self._first_masks(path, where))
+        return dict(sorted(masks.items()))
+
+    def _first_masks(self, path: Path, where: str) -> dict[int, np.ndarray]:
+        """The mask of every instance of a file, the first where it has several."""
+        shown: dict[int, np.ndarray] = {}
+        for instance, mask in read_instances(path, where):
+            if instance in shown:
+                self.findings.note(
+                    "masks of instances that a frame lists twice, of which the first counts",
+                    f"{path} ({where}): instance {instance}",
+                )
+            shown.setdefault(instance, mask)
+        return shown
+
+    def _fit_masks(self, masks: Annotations, sizes: dict[int, tuple[int, int]], where: str) -> Annotations:
+        """The masks in the sizes of their frames; raises `DataFormatError` where such a frame does not exist."""
+        fitted: Annotations = {}
+        for number, (path, shown) in masks.items():
+            if number not in sizes:
+                raise DataFormatError(
+                    f"{where}: frame {number}, which {path} annotates, is missing from the video. Download or extract "
+                    "the frames of that video again."
+                )
+            size, place = sizes[number], f"{path} ({where})"
+            fitted[number] = (path, {instance: self.fit_mask(mask, size, place) for instance, mask in shown.items()})
+        return fitted
 
 
 def _by_instance(queries: Iterable[tuple[int, str]]) -> dict[int, list[str]]:
@@ -186,25 +245,13 @@ def _by_instance(queries: Iterable[tuple[int, str]]) -> dict[int, list[str]]:
     return grouped
 
 
-def _check_annotations(masks: Annotations, sizes: dict[int, tuple[int, int]], where: str) -> None:
-    """Raises `DataFormatError` unless every annotated frame exists and has the size of its masks."""
-    for number, (path, shown) in masks.items():
-        if number not in sizes:
-            raise DataFormatError(
-                f"{where}: frame {number}, which {path} annotates, is missing from the video. Download or extract the "
-                "frames of that video again."
-            )
-        for mask in shown.values():
-            check_size(path, mask.shape, sizes[number], where)
-
-
 def _texts_folder(root: Path) -> Path:
     return root / "text_annotations" if (root / "text_annotations").is_dir() else root
 
 
 def _read_splits(path: Path) -> dict[str, str]:
     """The split of each video: "train", "test", or what else the last column of the file says."""
-    rows = [(row[0], SPLITS.get(row[-1].strip(), row[-1])) for row in _read_csv(path) if row]
+    rows = [(row[0], SPLITS.get(row[-1].strip(), row[-1])) for _, row in read_csv(path)]
     split_of: dict[str, str] = {}
     for video_id, split in rows:
         if split_of.setdefault(video_id, split) != split:
@@ -216,31 +263,8 @@ def _read_splits(path: Path) -> dict[str, str]:
     return split_of
 
 
-def _read_csv(path: Path) -> list[list[str]]:
-    try:
-        return list(csv.reader(io.StringIO(read_text(path)), skipinitialspace=True, strict=True))
-    except csv.Error as error:
-        raise DataFormatError(f"{path} is not valid CSV ({error}). Download the file again.") from error
-
-
-def _read_masks(folder: Path, where: str) -> Annotations:
-    """For every annotated frame its file and the mask (bool, H x W) of every instance."""
-    paths = sorted(folder.glob("*.h5"))
-    if not paths:
-        raise DataFormatError(f"{where} has no annotations in {folder}. Download them, or list it as a missed video.")
-    masks = {}
-    for path in paths:
-        if not path.stem.isdecimal():
-            raise DataFormatError(f"{path} ({where}) should be named by the number of its frame. {AGAIN}")
-        number = int(path.stem)
-        if number in masks:
-            raise DataFormatError(f"{path} and {masks[number][0].name} ({where}) are both of frame {number}. {AGAIN}")
-        masks[number] = (path, read_instances(path, where))
-    return dict(sorted(masks.items()))
-
-
-def read_instances(path: Path, where: str) -> dict[int, np.ndarray]:
-    """The instances of an .h5 file and their masks (bool, H x W); raises `DataFormatError` for another layout."""
+def read_instances(path: Path, where: str) -> list[tuple[int, np.ndarray]]:
+    """The instances of an .h5 file with their masks (bool, H x W); raises `DataFormatError` for another layout."""
     import h5py
 
     try:
@@ -257,12 +281,12 @@ def read_instances(path: Path, where: str) -> dict[int, np.ndarray]:
             f"{path} ({where}) lists the instances {short_text(instances.tolist())}, expected whole numbers. {AGAIN}"
         )
     numbers = [int(number) for number in instances]
-    if masks.ndim != 3 or len(masks) != len(numbers) or len(set(numbers)) != len(numbers):
+    if masks.ndim != 3 or len(masks) != len(numbers):
         raise DataFormatError(
             f"{path} ({where}) lists the instances {short_text(numbers)} and has masks of the shape {masks.shape}, "
             f"expected one mask (width, height) for each of them. {AGAIN}"
         )
-    return {number: mask.T != 0 for number, mask in zip(numbers, masks, strict=True)}
+    return [(number, mask.T != 0) for number, mask in zip(numbers, masks, strict=True)]
 
 
 def _own_data(file: Any, name: str, path: Path, where: str) -> np.ndarray:

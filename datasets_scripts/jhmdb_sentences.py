@@ -1,8 +1,9 @@
-"""JHMDB-Sentences from its list of samples, frames and puppet masks: a data set to test on."""
+"""JHMDB-Sentences from its sentences or a list of samples, frames and puppet masks: a data set to test on."""
 
 from __future__ import annotations
 
 import os
+import random
 import re
 import struct
 import zlib
@@ -18,7 +19,6 @@ from hf_refseg.data.rows import MAX_FRAMES, DataFormatError, read_json
 from hf_refseg.datasets_scripts.records import AGAIN, warn_of_repeats
 from hf_refseg.datasets_scripts.video import (
     VideoBuilder,
-    check_size,
     checked_name,
     checked_path,
     existing_frames,
@@ -26,11 +26,17 @@ from hf_refseg.datasets_scripts.video import (
     make_row,
     make_sentence,
     picture_size,
+    read_csv,
     require_file,
 )
 from hf_refseg.messages import name_text, short_text
 
 LIST_FILES = ("samples_metadata.json", "jhmdb_sentences_samples_metadata.json")
+TEXT_FILE = "jhmdb_annotation.txt"
+# The frames that are scored are three of each video, drawn at random once, and listed. The same come out of Python's
+# generator with this seed, for all videos of the data set in the order of their names.
+DRAWN_FRAMES, SEED = 3, 42
+VIDEOS, FRAMES = 928, 31_838
 # The paths of the list begin with the data set's own folder.
 FOLDER = "jhmdb_sentences"
 # Of a part of a MATLAB file: its kind, and how much of it is unpacked at a time.
@@ -58,35 +64,87 @@ class SampledVideo:
 
 
 class JhmdbSentences(VideoBuilder):
-    """JHMDB-Sentences; one split, test. `data_dir` holds `samples_metadata.json`, a list of [video, path of a frame,
-    path of the mask, number of frames, sentence], and the files it names:
-    `Rename_Images/<action>/<video>/<number>.png` and `puppet_mask/<action>/<video>/puppet_mask.mat`, with
-    or without the leading `./jhmdb_sentences/` of the list.
+    """JHMDB-Sentences; one split, test. `data_dir` holds
+
+    - `Rename_Images/<action>/<video>/<number>.png` and `puppet_mask/<action>/<video>/puppet_mask.mat`,
+    - `samples_metadata.json` (or `jhmdb_sentences_samples_metadata.json`), a list of [video, path of a frame, path of
+      the mask, number of frames, sentence], whose paths may begin with `./jhmdb_sentences/`;
+    - or, where there is no such list, `jhmdb_annotation.txt` (CSV: video_id, query): the frames that are scored are
+      then drawn as those of the list were, see `draw_frames`, which a note says.
 
     Frames are counted from 1: frame n has the mask `part_mask[:, :, n - 1]`. All frames of a video make its row; those
-    that the list names are the annotated ones. `category` is the action.
+    that are scored are the annotated ones. `category` is the action.
     """
 
     @classmethod
-    def annotation_files(cls, root: Path) -> list[Path]:
-        present = [path for name in LIST_FILES if (path := root / name).is_file()]
-        return present[:1] or [require_file(root / LIST_FILES[0], root, " or ".join(LIST_FILES))]
+    def annotation_files(cls, root: Path, splits: tuple[str, ...]) -> list[Path]:
+        names = (*LIST_FILES, TEXT_FILE)
+        present = [path for name in names if (path := root / name).is_file()]
+        return present[:1] or [require_file(root / LIST_FILES[0], root, " or ".join(names))]
 
     @classmethod
-    def mask_files(cls, root: Path) -> Iterable[Path]:
-        return (root / "puppet_mask").glob("*/*/*.mat")
+    def mask_files(cls, root: Path, splits: tuple[str, ...]) -> Iterable[Path]:
+        yield from (root / "puppet_mask").glob("*/*/*.mat")
+        # How many frames there are decides which of them are drawn.
+        yield from (root / "Rename_Images").glob("*/*")
 
     def read_videos(self, root: Path) -> dict[str, list[SampledVideo]]:
-        (path,) = self.annotation_files(root)
+        (path,) = self.annotation_files(root, self.config.splits)
+        videos = self._read_sentences(path, root) if path.name == TEXT_FILE else self._read_samples(path, root)
+        return {"test": videos} if videos else {}
+
+    def _read_samples(self, path: Path, root: Path) -> list[SampledVideo]:
         samples = read_json(path)
         if not isinstance(samples, list) or not samples:
             raise DataFormatError(f"{path} should hold a list of samples, found {short_text(samples)}. {AGAIN}")
         videos: dict[str, SampledVideo] = {}
+        added = []
         for index, sample in enumerate(samples):
-            _add_sample(videos, sample, root, path, f"{path}: sample at position {index}")
-        listed = ((video_id, frame, text) for video_id, frame, _, _, text in samples)
-        warn_of_repeats(str(path), "samples", listed, "each of them counts once")
-        return {"test": list(videos.values())}
+            with self.findings.skipping():
+                _add_sample(videos, sample, root, path, f"{path}: sample at position {index}")
+                added.append((sample[0], sample[1], sample[4]))
+        warn_of_repeats(str(path), "samples", added, "each of them counts once")
+        return list(videos.values())
+
+    def _read_sentences(self, path: Path, root: Path) -> list[SampledVideo]:
+        folders = _video_folders(root / "Rename_Images")
+        texts: dict[str, list[str]] = {}
+        for where, row in read_csv(path):
+            if row == ["video_id", "query"]:
+                continue
+            with self.findings.skipping():
+                if len(row) != 2:
+                    raise DataFormatError(f"{where} should be video_id and query, found {short_text(row)}. {AGAIN}")
+                if row[0] not in folders:
+                    raise DataFormatError(
+                        f"{where}: video {name_text(row[0])} has no folder {root / 'Rename_Images'}/<action>/<video>. "
+                        "Download the frames of all videos."
+                    )
+                texts.setdefault(row[0], []).append(row[1])
+        videos = []
+        for video_id in sorted(texts):
+            with self.findings.skipping():
+                videos.append(_listed_video(folders[video_id], texts[video_id], root, path))
+        self._choose_frames(videos, path)
+        return videos
+
+    def _choose_frames(self, videos: list[SampledVideo], path: Path) -> None:
+        """Makes the drawn frames of each video the annotated ones of all its sentences, and says so."""
+        drawn = draw_frames([video.length for video in videos])
+        for video, numbers in zip(videos, drawn, strict=True):
+            for frames in video.annotated.values():
+                frames.update(numbers)
+        frames = sum(video.length for video in videos)
+        if (len(videos), frames) == (VIDEOS, FRAMES):
+            consequence = "they are those of the list"
+        else:
+            consequence = (
+                f"they are others than those of the list, as {VIDEOS} videos of {FRAMES} frames are published"
+            )
+        self.findings.note(
+            f"frames to score that are drawn, as {LIST_FILES[0]} is not here",
+            f"{path}: {DRAWN_FRAMES} of each of {len(videos)} videos of {frames} frames; {consequence}",
+        )
 
     def row(self, video: SampledVideo) -> dict[str, Any]:
         names = [f"{number:05d}" for number in range(1, video.length + 1)]
@@ -100,19 +158,57 @@ class JhmdbSentences(VideoBuilder):
         referents = []
         for index, (text, numbers) in enumerate(video.annotated.items()):
             places = [number - 1 for number in sorted(numbers)]
-            for place in places:
-                check_size(video.mask_file, masks.shape[:2], picture_size(frames[place], video.where), video.where)
             ref_id = f"{video.video_id}_{index}"
             referents.append(
                 make_referent(
                     ref_id,
                     [make_sentence(ref_id, text, video.where)],
                     places,
-                    [encode_mask(masks[:, :, place] > 0) for place in places],
+                    [self._frame_mask(masks[:, :, place], frames[place], video) for place in places],
                     category=video.frame_folder.parent.name,
                 )
             )
         return make_row(video.video_id, names, frames, referents)
+
+    def _frame_mask(self, mask: np.ndarray, frame: Path, video: SampledVideo) -> dict[str, Any]:
+        size = picture_size(frame, video.where)
+        return encode_mask(self.fit_mask(mask > 0, size, f"{video.mask_file} ({video.where})"))
+
+
+def draw_frames(lengths: Iterable[int]) -> list[list[int]]:
+    """Up to three frames, counted from 1, of each of the videos of these lengths, which all count for all that follow.
+
+    For the 928 videos of the data set in the order of their names they are the 2,784 frames that are scored.
+    """
+    drawn = random.Random(SEED)
+    return [sorted(drawn.sample(range(1, length + 1), min(DRAWN_FRAMES, length))) for length in lengths]
+
+
+def _video_folders(images: Path) -> dict[str, Path]:
+    """The folder of the frames of each video, by its name; raises `DataFormatError` where two actions have it."""
+    folders: dict[str, Path] = {}
+    for folder in sorted(images.glob("*/*")):
+        # The release holds hidden folders of the computer on which it was made.
+        if folder.is_dir() and not folder.name.startswith(".") and not folder.parent.name.startswith("."):
+            if folder.name in folders:
+                raise DataFormatError(
+                    f"{folder} and {folders[folder.name]} are both of one video. Delete the folder that is wrong."
+                )
+            folders[folder.name] = folder
+    return folders
+
+
+def _listed_video(folder: Path, texts: Iterable[str], root: Path, file: Path) -> SampledVideo:
+    """A video of which no frame is annotated yet."""
+    length = sum(path.suffix == ".png" and path.stem.isdecimal() for path in folder.iterdir())
+    where = f"{file}: video {name_text(folder.name)}"
+    if not 0 < length <= MAX_FRAMES:
+        raise DataFormatError(
+            f"{where} has {length} frames in {folder}, expected 1 to {MAX_FRAMES}, <number>.png. Download them again."
+        )
+    mask_file = root / "puppet_mask" / folder.parent.name / folder.name / "puppet_mask.mat"
+    annotated = {text: set() for text in texts}
+    return SampledVideo(folder.name, file, folder, ".png", mask_file, length, annotated)
 
 
 def _add_sample(videos: dict[str, SampledVideo], sample: Any, root: Path, path: Path, where: str) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
-import logging
+import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,10 +25,13 @@ from hf_refseg.datasets_scripts.records import (
 )
 from hf_refseg.datasets_scripts.rows_builder import RowsBuilder
 from hf_refseg.files import is_plain_name
-from hf_refseg.messages import name_text, one_line, short_text
+from hf_refseg.messages import name_text, short_text
 from hf_refseg.modeling.pictures_refseg import PictureError, open_picture, picture_faults
 
-logger = logging.getLogger(__name__)
+# The numbers of objects in label pictures; 0 is background, 255 void.
+ALL_OBJECTS = range(1, 255)
+# What code page 1252 has in the place of control characters; five bytes it leaves undefined, and they stay.
+WINDOWS_CHARACTERS = {byte: bytes([byte]).decode("cp1252", "ignore") or chr(byte) for byte in range(0x80, 0xA0)}
 
 
 class VideoBuilder(RowsBuilder):
@@ -35,31 +39,33 @@ class VideoBuilder(RowsBuilder):
 
     A data set says which files it is made of (`annotation_files`, `mask_files`), which videos each split has
     (`read_videos`) and how a video becomes a row (`row`). All of them raise `DataFormatError`, which names file,
-    record and remedy, for files that are absent, damaged or inconsistent.
+    record and remedy, for files that are absent, damaged or inconsistent. Only files of the `splits` that are made are
+    looked at, none = all.
     """
 
     VERSION = datasets.Version("1.0.0")
     # Rows of embedded frames are large; a thousand of them (the default) would fill the memory.
     DEFAULT_WRITER_BATCH_SIZE = 20
 
-    def __init__(self, data_dir: str, **options: Any):
-        super().__init__(data_dir=data_dir, fingerprint=self.fingerprint(Path(data_dir)), **options)
+    def __init__(self, data_dir: str, splits: tuple[str, ...] = (), **options: Any):
+        fingerprint = self.fingerprint(Path(data_dir), splits)
+        super().__init__(data_dir=data_dir, splits=splits, fingerprint=fingerprint, **options)
 
     @classmethod
-    def annotation_files(cls, root: Path) -> list[Path]:
+    def annotation_files(cls, root: Path, splits: tuple[str, ...]) -> list[Path]:
         """The files that list videos and sentences."""
         raise NotImplementedError
 
     @classmethod
-    def mask_files(cls, root: Path) -> Iterable[Path]:
-        """The files of the masks, and others whose content the rows hold, in any order."""
+    def mask_files(cls, root: Path, splits: tuple[str, ...]) -> Iterable[Path]:
+        """The files of the masks, and others whose content or presence decides the rows, in any order."""
         raise NotImplementedError
 
     @classmethod
-    def fingerprint(cls, root: Path) -> str:
+    def fingerprint(cls, root: Path, splits: tuple[str, ...]) -> str:
         """A hash of what the annotation files hold and of the names, sizes and times of the many other files."""
-        digest = hashlib.sha256(fingerprint_files(cls.annotation_files(root)).encode())
-        for path in sorted(cls.mask_files(root)):
+        digest = hashlib.sha256(fingerprint_files(cls.annotation_files(root, splits)).encode())
+        for path in sorted(cls.mask_files(root, splits)):
             state = path.stat()
             digest.update(f"{path.relative_to(root)} {state.st_size} {state.st_mtime_ns}\n".encode())
         return digest.hexdigest()
@@ -71,6 +77,40 @@ class VideoBuilder(RowsBuilder):
     def row(self, video: Any) -> dict[str, Any]:
         """The row of one of the videos."""
         raise NotImplementedError
+
+    def label_masks(
+        self, frames: Sequence[Path], labels: Sequence[Path], where: str, objects: Container[int] = ALL_OBJECTS
+    ) -> dict[int, list[dict[str, Any]]]:
+        """The masks (run-length encodings) on all frames of each of the objects that is shown on some, by its number.
+
+        There is one label picture for each frame. Raises `DataFormatError` for one that is absent, damaged or, unless
+        masks are resized, of another size than its frame.
+        """
+        shown: list[dict[int, dict[str, Any]]] = []
+        empty: list[dict[str, Any]] = []
+        for frame, path in zip(frames, labels, strict=True):
+            picture = self.fit_mask(read_labels(path, where), picture_size(frame, where), f"{path} ({where})")
+            numbers = [number for number in np.unique(picture).tolist() if number in objects]
+            shown.append({number: encode_mask(picture == number) for number in numbers})
+            empty.append(encode_mask(np.zeros(picture.shape, dtype=bool)))
+        return {
+            number: [masks.get(number, nothing) for masks, nothing in zip(shown, empty, strict=True)]
+            for number in sorted(set().union(*shown))
+        }
+
+    def label_referents(
+        self, video_id: str, sentences: Mapping[int, list[dict[str, str]]], masks: Mapping[int, list], where: str
+    ) -> list[dict[str, Any]]:
+        """A referent for each object that has sentences; one that no label picture shows is left out, with a note."""
+        for number in sentences.keys() - masks.keys():
+            self.findings.note(
+                "objects that no label picture shows, left out with their sentences", f"{where}: object {number}"
+            )
+        return [
+            make_referent(f"{video_id}_{number}", sentences[number], range(len(masks[number])), masks[number])
+            for number in sentences
+            if number in masks
+        ]
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(features=video_features())
@@ -106,14 +146,37 @@ def require_file(path: Path, root: Path, expected: str) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """A text in UTF-8 or, as older Windows editors write it, in code page 1252; raises `DataFormatError` otherwise."""
+    """A text in UTF-8 or else, as older editors write it, in code page 1252 or Latin-1, which agree on all letters.
+
+    Raises:
+        DataFormatError: it is no text: it holds zeros.
+    """
     content = path.read_bytes()
-    for encoding in ("utf-8-sig", "cp1252"):
-        try:
-            return content.decode(encoding)
-        except UnicodeError:
-            continue
-    raise DataFormatError(f"{path} is no text. Download the file again.")
+    if b"\0" in content:
+        raise DataFormatError(f"{path} is no text. Download the file again.")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeError:
+        return content.decode("latin-1").translate(WINDOWS_CHARACTERS)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of such a text that are not blank, each with its number from 1."""
+    # Other characters than those that end a line here end one for `splitlines`, and occur within sentences.
+    for number, line in enumerate(re.split("\r\n?|\n", read_text(path)), start=1):
+        if line.strip():
+            yield number, line
+
+
+def read_csv(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """The rows of a CSV file that are not blank, each with its file and number as a text, for messages."""
+    try:
+        rows = list(csv.reader(io.StringIO(read_text(path), newline=""), skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise DataFormatError(f"{path} is not valid CSV ({error}). Download the file again.") from error
+    for number, row in enumerate(rows, start=1):
+        if row:
+            yield f"{path}: line {number}", row
 
 
 def checked_name(name: Any, where: str) -> str:
@@ -175,42 +238,6 @@ def read_labels(path: Path, where: str) -> np.ndarray:
     if mode == "L" and set(np.unique(labels)) <= {0, 255}:
         labels[labels == 255] = 1
     return labels
-
-
-def label_masks(
-    frames: Sequence[Path], labels: Sequence[Path], objects: Iterable[int], where: str
-) -> dict[int, list[dict[str, Any]]]:
-    """For each object its masks (run-length encodings) on all frames, from one label picture per frame.
-
-    An object which none of them shows is left out with a warning. Raises `DataFormatError` for a label picture that is
-    absent, damaged or of another size than its frame.
-    """
-    masks: dict[int, list[dict[str, Any]]] = {number: [] for number in objects}
-    seen: set[int] = set()
-    for frame, path in zip(frames, labels, strict=True):
-        picture = read_labels(path, where)
-        check_size(path, picture.shape, picture_size(frame, where), where)
-        seen.update(np.unique(picture).tolist())
-        for number in masks:
-            masks[number].append(encode_mask(picture == number))
-    for number in sorted(masks.keys() - seen):
-        logger.warning(
-            one_line(
-                f"{where}: object {number} is in none of the label pictures in {labels[0].parent}; its sentences are "
-                "left out."
-            )
-        )
-        del masks[number]
-    return masks
-
-
-def check_size(path: Path, mask: tuple[int, ...], frame: tuple[int, int], where: str) -> None:
-    """Raises `DataFormatError` unless the mask in the file `path` has the size (H, W) of its frame."""
-    if tuple(mask) != frame:
-        raise DataFormatError(
-            f"{path} ({where}): the mask is {' x '.join(map(str, mask))} (height x width), its frame "
-            f"{frame[0]} x {frame[1]}. Use the frames that were annotated, in their original size."
-        )
 
 
 def make_sentence(sent_id: str, text: Any, where: str, annotator: str = "") -> dict[str, str]:

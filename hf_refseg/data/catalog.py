@@ -45,13 +45,14 @@ class Partition:
     Attributes:
         splits: the names of the splits, in order; none where the files name them.
         split_by: who split it; None where it is split in one way alone.
-        published: of each split of a complete copy the numbers of referents and of sentences, None = not published.
+        published: of each split of a complete copy the numbers of referents, of sentences and, where it is published,
+            of images (or videos); None = not published.
         totals: the same of all splits together: "referents", "sentences" and different "images" (or "videos").
     """
 
     splits: tuple[str, ...]
     split_by: str | None = None
-    published: Mapping[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    published: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
     totals: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -149,14 +150,13 @@ ON_SIZE_MISMATCH = DataOption(
 FILE_OPTIONS = (SPLITS, ON_BAD_RECORD, ON_SIZE_MISMATCH)
 DATA_DIR = DataOption(
     "data_dir",
-    "Folder of the original files: holds <name>/ and images/, or is that of the videos or of own pictures.",
+    "Folder of the original files: holds <name>/ and images/, or is that of the videos.",
     Path,
     is_place=True,
 )
 CACHE_DIR = DataOption(
     "cache_dir", "Folder for the rows that are read; by default that of datasets.", Path, is_place=True
 )
-SEED = DataOption("seed", "RefShapes: of all randomness; folder: of splits that are drawn.")
 REFER_OPTIONS = (
     DATA_DIR,
     DataOption("split_by", "Who split the data set: unc, google, umd or berkeley.", str),
@@ -175,30 +175,16 @@ SCENE_OPTIONS = (
     DataOption("val_size", "RefShapes: number of validation scenes."),
     DataOption("test_size", "RefShapes: number of test scenes."),
     DataOption("image_size", "RefShapes: width and height in pixels."),
-    SEED,
+    DataOption("seed", "RefShapes: of all randomness."),
     SPLITS,
     CACHE_DIR,
 )
-FOLDER_OPTIONS = (
-    DATA_DIR,
-    DataOption("format", "folder: metadata, labels, phrases ..., where its files tell several.", str),
-    DataOption(
-        "sentence_from",
-        "folder: sentence (default), or category where the names of categories are the sentences.",
-        str,
-    ),
-    DataOption(
-        "orientation",
-        "folder: of photographs that programs turn (EXIF): upright if masks are of what they show, else stored.",
-        str,
-    ),
-    DataOption("val_share", "folder: share of the pictures that is drawn for val, by default 0.1.", float, least=0),
-    DataOption("test_share", "folder: share of the pictures that is drawn for test, by default 0.1.", float, least=0),
-    SEED,
-    *FILE_OPTIONS,
-    CACHE_DIR,
-)
 NUM_FRAMES = DataOption("num_frames", "refshapes_video: frames of a video.")
+ANNOTATIONS = DataOption(
+    "annotations",
+    "ref_davis17: masks that are read, semi_supervised (default, if they are there) or unsupervised.",
+    str,
+)
 CONTEXT_FRAMES = DataOption("context_frames", "a2d_sentences: frames kept on each side of an annotated one.", least=0)
 
 COCO = "COCO train2014"
@@ -366,7 +352,13 @@ SPECS = (
         title="Refer-YouTube-VOS",
         kind="video",
         builder=".datasets_scripts.ref_youtube_vos:ReferYouTubeVos",
-        partitions=(Partition(("train", "valid", "test")),),
+        # Of test few people have the frames, and then it is no split of theirs.
+        partitions=(
+            Partition(
+                ("train", "valid", "test"),
+                published={"train": (6388, 12913, 3471), "valid": (None, None, 202), "test": ()},
+            ),
+        ),
         options=(DATA_DIR, *FILE_OPTIONS, CACHE_DIR),
         collection="YouTube-VOS",
         paper="Seo et al., URVOS: Unified Referring Video Object Segmentation Network with a Large-Scale Benchmark, "
@@ -384,16 +376,16 @@ SPECS = (
         title="Ref-DAVIS17",
         kind="video",
         builder=".datasets_scripts.ref_davis17:RefDavis17",
-        partitions=(Partition(("train", "val")),),
-        options=(DATA_DIR, *FILE_OPTIONS, CACHE_DIR),
+        partitions=(Partition(("train", "val"), published={"train": (144, 576, 60), "val": (61, 244, 30)}),),
+        options=(DATA_DIR, *FILE_OPTIONS, CACHE_DIR, ANNOTATIONS),
         collection="DAVIS 2017",
         paper="Khoreva et al., Video Object Segmentation with Language Referring Expressions, "
         "https://huggingface.co/papers/1803.08006",
         terms="Videos and masks: the terms of DAVIS 2017, non-commercial. Expressions: see the authors' page.",
         layout=(
-            "JPEGImages/480p/<video>/<frame>.jpg",
-            "Annotations/480p/<video>/<frame>.png",
-            "ImageSets/2017/{train,val}.txt",
+            "DAVIS/JPEGImages/480p/<video>/<frame>.jpg",
+            "DAVIS/{Annotations_unsupervised,Annotations}/480p/<video>/<frame>.png",
+            "DAVIS/ImageSets/2017/{train,val}.txt",
             "davis_text_annotations/Davis17_annot{1,2}{,_full_video}.txt",
         ),
         protocol="davis",
@@ -403,7 +395,14 @@ SPECS = (
         title="A2D-Sentences",
         kind="video",
         builder=".datasets_scripts.a2d_sentences:A2dSentences",
-        partitions=(Partition(("train", "test")),),
+        # The copied line of the files and their 28 videos without sentences are not counted.
+        partitions=(
+            Partition(
+                ("train", "test"),
+                published={"train": (None, None, 3017), "test": (None, None, 737)},
+                totals={"referents": 6654, "sentences": 6654, "videos": 3754},
+            ),
+        ),
         options=(DATA_DIR, *FILE_OPTIONS, CACHE_DIR, CONTEXT_FRAMES),
         collection="A2D",
         paper=ACTOR_ACTION,
@@ -422,30 +421,18 @@ SPECS = (
         title="JHMDB-Sentences",
         kind="video",
         builder=".datasets_scripts.jhmdb_sentences:JhmdbSentences",
-        partitions=(Partition(("test",)),),
+        partitions=(Partition(("test",), published={"test": (928, 928, 928)}),),
         options=(DATA_DIR, *FILE_OPTIONS, CACHE_DIR),
         collection="JHMDB",
         paper=ACTOR_ACTION,
         terms="Videos and puppet masks: the terms of JHMDB. Expressions: see the authors' page.",
         layout=(
-            "samples_metadata.json",
+            "jhmdb_annotation.txt or samples_metadata.json",
             "Rename_Images/<action>/<video>/<number>.png",
             "puppet_mask/<action>/<video>/puppet_mask.mat",
         ),
         protocol="a2d",
         package="scipy",
-    ),
-    DatasetSpec(
-        name="folder",
-        title="Own pictures",
-        kind="image",
-        builder=".datasets_scripts.folder:Folder",
-        partitions=(Partition(()),),
-        options=FOLDER_OPTIONS,
-        collection=None,
-        paper="none; pictures and sentences of one's own",
-        terms="Whoever shares the pictures and sentences has to say under which terms.",
-        layout=("pictures and metadata.jsonl, metadata.csv, labels.csv or another table, see docs/own_data.md",),
     ),
 )
 DATASETS = {spec.name: spec for spec in SPECS}

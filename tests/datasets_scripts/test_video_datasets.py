@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from places import REAL_DATA
+from video_loading import load, masks_of, notes
 from video_trees import (
     A2D_INSTANCES,
     A2D_LENGTH,
@@ -30,6 +31,7 @@ from video_trees import (
     make_davis,
     make_jhmdb,
     make_youtube_vos,
+    release_jhmdb,
     write_frame,
     write_json,
     write_labels,
@@ -50,14 +52,6 @@ def needs_real(name: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(
         not (REAL / name).exists(), reason=f"{REAL / name} is absent; set HF_REFSEG_REAL_DATA to the folder around it"
     )
-
-
-def load(name: str, root: Path, **options: Any) -> datasets.DatasetDict:
-    return load_refseg(name, root, cache_dir=root.parent / "cache", **options)
-
-
-def masks_of(referent: dict[str, Any]) -> list[np.ndarray]:
-    return [decode_mask(mask) for mask in referent["masks"]]
 
 
 def sentence(sent_id: str, raw: str, sent: str | None = None, annotator: str = "") -> dict[str, str]:
@@ -210,7 +204,8 @@ def test_a2d_leaves_out_what_no_frame_shows_with_a_warning(tmp_path, caplog):
     path.write_text(path.read_text() + "b,7,a ghost\n")
     referents = load("a2d_sentences", root)["test"][0]["referents"]
     assert [referent["ref_id"] for referent in referents] == ["b_1", "b_3"]
-    assert "video b: no annotated frame lists instance 7" in caplog.text
+    assert "instances that no annotated frame lists, left out with their sentences (1): " in caplog.text
+    assert "video b: instance 7." in caplog.text
 
 
 def test_a2d_texts_may_have_a_folder(tmp_path):
@@ -393,7 +388,8 @@ def test_sentences_about_an_object_that_no_picture_shows_are_left_out(tmp_path, 
     in_youtube_train(lambda video: video["expressions"]["2"].update(obj_id="3"))(root)
     rows = load_refseg("ref_youtube_vos", root, cache_dir=str(tmp_path / "cache"))["train"]
     assert [referent["ref_id"] for referent in rows[1]["referents"]] == ["t2_1"]
-    assert "object 3 is in none of the label pictures" in caplog.text
+    assert "objects that no label picture shows, left out with their sentences (1): " in caplog.text
+    assert "video t2: object 3." in caplog.text
 
 
 @pytest.mark.parametrize("case", DAVIS_DAMAGE)
@@ -506,7 +502,7 @@ A2D_DAMAGE = {
     ),
     "not transposed": (
         lambda root: write_h5_content(root, instance=[3.0], reMask=np.ones((HEIGHT, WIDTH))),
-        "the mask is 20 x 12 .*its frame 12 x 20",
+        "the mask is 20 x 12 .*its picture 12 x 20",
     ),
     "frame missing": (
         lambda root: (root / "Release/frames/b/00020.png").unlink(),
@@ -519,7 +515,10 @@ A2D_DAMAGE = {
     "no frames": (lambda root: shutil.rmtree(root / "Release/frames/b"), "b: neither .*b.mp4 nor the folder"),
     "no annotations": (lambda root: shutil.rmtree((root / H5).parent), "b has no annotations in .*missed video"),
     "frame name": (lambda root: (root / H5).rename((root / H5).with_name("x.h5")), "named by the number of its frame"),
-    "no split": (replace_in("Release/videoset.csv", "b,21", "c,21"), "videoset.csv: video b .*found None"),
+    "no videos": (
+        lambda root: (root / "Release/videoset.csv").write_text("c,21,0:00,0:03,12,20,30,2,1\n"),
+        "videoset.csv lists none of the videos of .*a2d_annotation.txt",
+    ),
     "split two": (replace_in("Release/videoset.csv", "30,2,1", "30,2,2"), "videoset.csv: video b .*found '2'"),
     "columns": (replace_in("a2d_annotation.txt", "b,1,ball", "b,ball"), "line 5 should be video_id, instance_id"),
     "instance": (replace_in("a2d_annotation.txt", "b,1,ball", "b,one,ball"), "line 5 should be video_id, instance_id"),
@@ -628,7 +627,7 @@ JHMDB_DAMAGE = {
     ),
     "other size": (
         lambda root: write_mat(root / MAT, {"part_mask": np.ones((WIDTH, HEIGHT, 6), np.uint8)}),
-        "the mask is 20 x 12 .*its frame 12 x 20",
+        "the mask is 20 x 12 .*its picture 12 x 20",
     ),
 }
 
@@ -677,6 +676,81 @@ def test_videos_that_repeat_are_said_once_with_their_number(tmp_path, caplog):
         f"{jhmdb}/samples_metadata.json: 1 samples come more than once, such as ('j1', '{frame}', 'j1 runs') "
         f"(2 times): {once}",
     ]
+
+
+# --- bad records that are skipped ----------------------------------------------------------------------------------
+
+SKIPPED = {
+    "video": (
+        "ref_youtube_vos",
+        in_youtube_train(lambda v: v.update(frames=[])),
+        {"train": ["t1"]},
+        "t2 has no frames",
+    ),
+    "name": ("ref_youtube_vos", rename_video("../t2"), {"train": ["t1"]}, "'../t2' is no name"),
+    "line": (
+        "a2d_sentences",
+        replace_in("a2d_annotation.txt", "b,1,ball", "b,ball"),
+        {"test": ["b"]},
+        "line 5 should",
+    ),
+    "usage": ("a2d_sentences", replace_in("Release/videoset.csv", "30,2,1", "30,2,2"), {"train": ["a"]}, "found '2'"),
+    "annotator": ("ref_davis17", edit_davis(lambda records: records[:-1]), {"val": ["two"]}, "object 2 has 3 express"),
+    "record": (
+        "ref_davis17",
+        edit_davis(lambda records: records[0].update(rest=1)),
+        {"val": ["two"]},
+        "'rest' should",
+    ),
+    "sample": ("jhmdb_sentences", set_field(3, True), {"test": ["j1", "j2"]}, "position 4 should end in a number"),
+    "mat": ("jhmdb_sentences", lambda root: (root / MAT).unlink(), {"test": ["j1"]}, "puppet_mask.mat does not exist"),
+}
+
+
+@pytest.mark.parametrize("case", SKIPPED)
+def test_a_bad_record_is_skipped_when_asked(case, tmp_path, caplog):
+    name, damage, videos, message = SKIPPED[case]
+    make = {"ref_youtube_vos": make_youtube_vos, "a2d_sentences": make_a2d, "jhmdb_sentences": make_jhmdb}
+    root = make[name](tmp_path / "data") if name in make else make_davis(tmp_path / "data", "list")
+    damage(root)
+    with pytest.raises(DataFormatError, match=message):
+        load(name, root)
+    caplog.clear()
+    dataset = load(name, root, on_bad_record="skip")
+    assert {split: dataset[split]["video_id"][:] for split in videos} == videos
+    assert message in " ".join(notes(caplog))
+
+
+def test_a_split_without_one_good_record_is_an_error(tmp_path):
+    root = make_a2d(tmp_path / "data")
+    (root / H5).write_bytes(b"x")
+    with pytest.raises(DataFormatError, match=r"no record of the split 'test' .*00020.h5 .*cannot be read as HDF5"):
+        load("a2d_sentences", root, on_bad_record="skip")
+    assert load("a2d_sentences", root, on_bad_record="skip", splits=["train"])["train"]["video_id"][:] == ["a"]
+
+
+def test_sentences_of_jhmdb_are_checked(tmp_path):
+    for line, message in (
+        ("j1", "line 3 should be video_id and query"),
+        ("j3,j3 runs", "line 3: video j3 has no folder .*Rename_Images/<action>/<video>"),
+        ("../run,x", "line 3: video ../run has no folder"),
+    ):
+        shutil.rmtree(tmp_path / "data", ignore_errors=True)
+        root = release_jhmdb(tmp_path / "data")
+        (root / "jhmdb_annotation.txt").write_text(f"video_id,query\nj2,j2 runs\n{line}\n")
+        with pytest.raises(DataFormatError, match=message):
+            load("jhmdb_sentences", root)
+    shutil.copytree(root / "Rename_Images/run/j1", root / "Rename_Images/walk/j1")
+    with pytest.raises(DataFormatError, match=r"walk/j1 and .*run/j1 are both of one video"):
+        load("jhmdb_sentences", root)
+
+
+def test_a_text_with_zeros_is_none(tmp_path):
+    root = make_davis(tmp_path / "data", "texts")
+    path = root / "davis_text_annotations/Davis17_annot2.txt"
+    path.write_bytes(path.read_text().encode("utf-16"))
+    with pytest.raises(DataFormatError, match=r"Davis17_annot2.txt is no text"):
+        load("ref_davis17", root)
 
 
 def test_wrong_arguments(tmp_path):
@@ -793,3 +867,34 @@ def test_real_samples_of_jhmdb(tmp_path):
     (referent,) = rows[0]["referents"]
     assert (referent["annotated_frames"], referent["category"]) == ([1, 7, 17], "pullup")
     assert referent["sentences"][0]["raw"] == "man in black pulling up"
+
+
+@needs_real("jhmdb_sentences")
+def test_the_frames_of_the_real_list_are_drawn():
+    videos: dict[str, tuple[int, list[int]]] = {}
+    for video, frame, _, length, _ in json.loads((REAL / "jhmdb_sentences/samples_metadata.json").read_text()):
+        videos.setdefault(video, (length, []))[1].append(int(Path(frame).stem))
+    listed = [videos[video] for video in sorted(videos)]
+    assert len(listed) == jhmdb_sentences.VIDEOS and sum(length for length, _ in listed) == jhmdb_sentences.FRAMES
+    assert jhmdb_sentences.draw_frames([length for length, _ in listed]) == [numbers for _, numbers in listed]
+
+
+@needs_real("a2d_sentences")
+def test_real_sentences_of_a2d(tmp_path, caplog):
+    """All 3,754 videos are listed, one of them is here."""
+    root = make_a2d(tmp_path / "data")
+    shutil.copy(REAL / "a2d_sentences/a2d_annotation.txt", root / "a2d_annotation.txt")
+    lines = (root / "a2d_annotation.txt").read_text().splitlines()[1:]
+    videos = dict.fromkeys(line.split(",")[0] for line in lines)
+    (root / "Release/videoset.csv").write_text("".join(f"{video},21,0:00,0:03,12,20,30,2,1\n" for video in videos))
+    for folder in (root / "Release/frames", root / "a2d_annotation_with_instances"):
+        (folder / "b").rename(folder / "T6bNPuKV-wY")
+    (row,) = load("a2d_sentences", root, on_bad_record="skip", splits=["test"])["test"]
+    assert [[each["raw"] for each in referent["sentences"]] for referent in row["referents"]] == [
+        ["a man in black suit standing on the right"],
+        ["Guy in yellow jacket standing in the front"],
+    ]
+    copied, skipped, unseen = notes(caplog)
+    assert copied.endswith("another line has them (1): a2d_annotation.txt: line 3181: T6bNPuKV-wY.")
+    assert "instances that no annotated frame lists" in unseen and len(lines) == 6655
+    assert "bad records, which are left out (3753): a2d_annotation.txt: video --h5fAKYurM has no ann" in skipped

@@ -1,6 +1,10 @@
-"""Small trees of files in the official layouts of the video data sets, drawn by the tests."""
+"""Small trees of files in the official layouts of the video data sets, drawn by the tests.
+
+`make_*` are sound and have every part; `release_*` are what people download, with the defects of the release.
+"""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,6 +85,12 @@ def make_youtube_vos(root: Path) -> Path:
     return root
 
 
+def release_youtube_vos(root: Path) -> Path:
+    """The frames of train and valid, and all files of expressions: nobody needs more to train and to be scored."""
+    shutil.rmtree(make_youtube_vos(root) / "valid/JPEGImages/v2")
+    return root
+
+
 # --- Ref-DAVIS17 ---------------------------------------------------------------------------------------------------
 
 DAVIS_NAMES = ["00000", "00001", "00002"]
@@ -138,6 +148,46 @@ def _write_list(root: Path, expressions: dict[str, list[dict[str, str]]]) -> Non
 
 WRITERS = {"texts": _write_texts, "meta": _write_meta, "list": _write_list}
 
+# Of each video of the release the objects that are described, and those that the unsupervised label pictures show.
+RELEASED_DAVIS = {
+    "classic-car": ((1,), (1,)),
+    "dogs-scale": ((1, 2), (1, 2)),
+    "motorbike": ((1,), (1,)),
+    "gold-fish": ((1, 2), (1,)),
+    "india": ((1,), (1, 2)),
+}
+MISSPELLED_DAVIS = {"classic-car": "clasic-car", "dogs-scale": "dog-scale", "motorbike": "motor-bike"}
+
+
+def release_davis(root: Path, inside: bool = False) -> Path:
+    """`DAVIS/` of the unsupervised release, with the texts beside it or inside; they are about other videos as well.
+
+    Of the videos of train all names are misspelled, a text of the third file is in no encoding that anybody knows.
+    """
+    davis = root / "DAVIS"
+    for video, (_, shown) in RELEASED_DAVIS.items():
+        for number, name in enumerate(DAVIS_NAMES):
+            write_frame(davis / "JPEGImages/480p" / video / f"{name}.jpg", number)
+            write_labels(davis / "Annotations_unsupervised/480p" / video / f"{name}.png", labels_of(number, shown))
+    (davis / "ImageSets/2017").mkdir(parents=True)
+    (davis / "ImageSets/2017/train.txt").write_text("classic-car\ndogs-scale\nmotorbike\n")
+    (davis / "ImageSets/2017/val.txt").write_text("gold-fish\nindia\n")
+    objects = {video: described for video, (described, _) in RELEASED_DAVIS.items()} | {"aerobatics": (1,)}
+    folder = (davis if inside else root) / "davis_text_annotations"
+    folder.mkdir()
+    for name in DAVIS_TEXTS:
+        lines = [
+            f'{MISSPELLED_DAVIS.get(video, video)} {number} "{number} of {video} by {name}"'
+            for video, described in objects.items()
+            for number in described
+        ]
+        content = "\n".join(lines).encode()
+        if name == "annot2":
+            content = content.replace(b"1 of india", b"one\x92s \x81\x85 caf\xe9 of india")
+        (folder / f"Davis17_{name}.txt").write_bytes(content + b"\n")
+    return root
+
+
 # --- A2D-Sentences -------------------------------------------------------------------------------------------------
 
 A2D_LENGTH = 30
@@ -177,6 +227,30 @@ def write_h5(path: Path, number: int, instances: Sequence[int]) -> None:
         file["reMask"] = masks if len(instances) > 1 else masks[0]
 
 
+def release_a2d(root: Path) -> Path:
+    """With the copied line of the release, a video without a split, masks a pixel too large, and an instance twice."""
+    import h5py
+
+    make_a2d(root)
+    texts = root / "text_annotations"
+    texts.mkdir()
+    for path in root.glob("a2d_*"):
+        path.rename(texts / path.name)
+    text = (texts / "a2d_annotation.txt").read_text()
+    copied = "T6bNPuKV-wY,1 (copy),bird standing in the beach\nT6bNPuKV-wY,1,a man in black suit\nunlisted,1,a cat\n"
+    (texts / "a2d_annotation.txt").write_text(text + copied)
+    for folder in (root / "Release/frames", texts / "a2d_annotation_with_instances"):
+        shutil.copytree(folder / "b", folder / "T6bNPuKV-wY")
+    videoset = root / "Release/videoset.csv"
+    rows = [f"{video},21,0:00,0:03,{HEIGHT},{WIDTH},{A2D_LENGTH},2,1\n" for video in ("T6bNPuKV-wY", "lost", "silent")]
+    videoset.write_text(videoset.read_text() + "".join(rows))
+    with h5py.File(texts / "a2d_annotation_with_instances/b/00005.h5", "w") as file:
+        masks = [np.pad(a2d_mask(5, instance), ((0, 1), (0, 0))).T for instance in (1, 3)]
+        file["instance"] = np.array([[1, 3, 1]], dtype=np.float64)
+        file["reMask"] = np.stack([*masks, np.ones_like(masks[0])]).astype(np.uint8)
+    return root
+
+
 # --- JHMDB-Sentences -----------------------------------------------------------------------------------------------
 
 JHMDB_LENGTH = 6
@@ -194,6 +268,16 @@ def make_jhmdb(root: Path) -> Path:
         write_mat(root / f"puppet_mask/run/{video}/puppet_mask.mat", {"part_mask": masks})
         samples += [[video, f"./{frames}/{n:05d}.png", f"./{mask}", JHMDB_LENGTH, f"{video} runs"] for n in (2, 4, 5)]
     write_json(root / "samples_metadata.json", samples)
+    return root
+
+
+def release_jhmdb(root: Path) -> Path:
+    """With the authors' sentences and no list of samples, and with the hidden folders of the release."""
+    make_jhmdb(root)
+    (root / "samples_metadata.json").unlink()
+    (root / "jhmdb_annotation.txt").write_text("video_id,query\nj2,j2 runs\nj1,j1 runs\n")
+    for folder in ("Rename_Images/.AppleDouble/run", "Rename_Images/run/.AppleDouble"):
+        (root / folder).mkdir(parents=True)
     return root
 
 
