@@ -31,7 +31,7 @@ from .mask_pictures import read_label_picture
 TABLES = ("labels.csv", "labels.json")
 IMAGE_FOLDERS = ("images", "JPEGImages", "img")
 LABEL_FOLDERS = ("labels", "masks", "SegmentationClass", "annotations")
-COLUMNS = ("value", "color", "sentence", "sentences", "category")
+COLUMNS = ("value", "color", "text", "texts", "category")
 # The label of what is nothing.
 BACKGROUND = 0
 
@@ -82,7 +82,7 @@ def _records_of(
                 continue
             raise DataFormatError(
                 f"{path} has the label {_label_text(label, are_colors)}, which {table.name} does not have. Add it, "
-                "without a sentence where it means nothing."
+                "without a text where it means nothing."
             )
         sentences, category = labels[label]
         if sentences:
@@ -91,7 +91,7 @@ def _records_of(
                     where=f"{path}: label {_label_text(label, are_colors)}",
                     image=image,
                     sentences=sentences,
-                    mask=RunLengths(encode_mask(picture == label)),
+                    mask=RunLengths(encode_mask(picture == label), "label pictures"),
                     split=SPLIT_NAMES.get(name.parts[0].lower()) if len(name.parts) > 1 else None,
                     category=category,
                 )
@@ -113,23 +113,23 @@ def read_table(path: Path) -> tuple[dict[int, tuple[tuple[str, ...], str]], bool
                 f"{', '.join(COLUMNS)}."
             )
         given = [kind for kind in ("value", "color") if kind in values]
-        if len(given) != 1 or ("sentence" in values and "sentences" in values):
+        if len(given) != 1 or ("text" in values and "texts" in values):
             raise DataFormatError(
-                f"{where} should have either value, a number, or color, and either sentence or sentences. Correct it."
+                f"{where} should have either value, a number, or color, and either text or texts. Correct it."
             )
         kinds.add(given[0])
         label = _color(values["color"], where) if given == ["color"] else _number(values["value"], where)
         if label in labels:
             raise DataFormatError(
-                f"{where}: the label {short_text(values[given[0]])} is there already. Join both lines (sentences is "
-                "a list)."
+                f"{where}: the label {short_text(values[given[0]])} is there already. Join both lines (texts is a "
+                "list)."
             )
-        written = values.get("sentence", values.get("sentences", []))
+        written = values.get("text", values.get("texts"))
         category = checked_id(values.get("category"), "category", where) or ""
         labels[label] = (checked_sentences(written, where) if written else (), category)
     if len(kinds) != 1 or not any(sentences for sentences, _ in labels.values()):
         raise DataFormatError(
-            f"{path} should name labels by value or by color, all of them alike, and have a sentence for at least one."
+            f"{path} should name labels by value or by color, all of them alike, and have a text for at least one."
         )
     return labels, kinds == {"color"}
 

@@ -93,8 +93,8 @@ class Polygons:
 class RunLengths:
     """COCO's run-length encoding `{"size": [height, width], "counts": ...}`, compressed or a list of numbers."""
 
-    kind: ClassVar[str] = "RLE"
     rle: Any
+    kind: str = "RLE"
 
     def draw(self, height: int, width: int, note: Note) -> np.ndarray:
         return decode_mask(self.rle)

@@ -150,13 +150,14 @@ ON_SIZE_MISMATCH = DataOption(
 FILE_OPTIONS = (SPLITS, ON_BAD_RECORD, ON_SIZE_MISMATCH)
 DATA_DIR = DataOption(
     "data_dir",
-    "Folder of the original files: holds <name>/ and images/, or is that of the videos.",
+    "Folder of the original files: holds <name>/ and images/, or is that of the videos or of own pictures.",
     Path,
     is_place=True,
 )
 CACHE_DIR = DataOption(
     "cache_dir", "Folder for the rows that are read; by default that of datasets.", Path, is_place=True
 )
+SEED = DataOption("seed", "RefShapes: of all randomness; folder: of splits that are drawn.")
 REFER_OPTIONS = (
     DATA_DIR,
     DataOption("split_by", "Who split the data set: unc, google, umd or berkeley.", str),
@@ -175,8 +176,27 @@ SCENE_OPTIONS = (
     DataOption("val_size", "RefShapes: number of validation scenes."),
     DataOption("test_size", "RefShapes: number of test scenes."),
     DataOption("image_size", "RefShapes: width and height in pixels."),
-    DataOption("seed", "RefShapes: of all randomness."),
+    SEED,
     SPLITS,
+    CACHE_DIR,
+)
+FOLDER_OPTIONS = (
+    DATA_DIR,
+    DataOption("format", "folder: metadata, labels, phrases ..., where its files tell several.", str),
+    DataOption(
+        "sentence_from",
+        "folder: sentence (default), or category where the names of categories are the sentences.",
+        str,
+    ),
+    DataOption(
+        "orientation",
+        "folder: of photographs that programs turn (EXIF): upright if masks are of what they show, else stored.",
+        str,
+    ),
+    DataOption("val_share", "folder: share of the pictures that is drawn for val, by default 0.1.", float, least=0),
+    DataOption("test_share", "folder: share of the pictures that is drawn for test, by default 0.1.", float, least=0),
+    SEED,
+    *FILE_OPTIONS,
     CACHE_DIR,
 )
 NUM_FRAMES = DataOption("num_frames", "refshapes_video: frames of a video.")
@@ -433,6 +453,18 @@ SPECS = (
         ),
         protocol="a2d",
         package="scipy",
+    ),
+    DatasetSpec(
+        name="folder",
+        title="Own pictures",
+        kind="image",
+        builder=".datasets_scripts.folder:Folder",
+        partitions=(Partition(()),),
+        options=FOLDER_OPTIONS,
+        collection=None,
+        paper="none; pictures and sentences of one's own",
+        terms="Whoever shares the pictures and sentences has to say under which terms.",
+        layout=("pictures and metadata.jsonl, metadata.csv, labels.csv or another table, see docs/own_data.md",),
     ),
 )
 DATASETS = {spec.name: spec for spec in SPECS}

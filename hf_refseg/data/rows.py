@@ -114,7 +114,7 @@ def ordered_splits(name: str, known: Iterable[str], wanted: Iterable[str]) -> tu
     Raises:
         ValueError: none is wanted, or one that there is not.
     """
-    known, wanted = tuple(known), [wanted] if isinstance(wanted, str) else list(wanted)
+    known, wanted = ([each] if isinstance(each, str) else list(each) for each in (known, wanted))
     if not wanted:
         raise ValueError(f"splits names no split of {name}: name some of {', '.join(known)}, or leave it out.")
     for split in wanted:

@@ -169,7 +169,8 @@ def test_no_other_file_names_a_data_set() -> None:
         if path != Path(catalog.__file__):
             texts = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
             named[path.name] = {text for text in texts if isinstance(text, str)} & DATASETS.keys()
-    assert {name: found for name, found in named.items() if found} == {}
+    # An ordinary word, by which `predict --json` says where masks of a video lie.
+    assert {name: found for name, found in named.items() if found} == {"predict.py": {"folder"}}
 
 
 # --- Documentation ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,349 @@
+"""People's own pictures: a folder in one of several formats, which is recognized, checked and split."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from PIL import ExifTags, Image
+
+from hf_refseg.data.findings import Findings
+from hf_refseg.data.masks import encode_mask, mask_to_bbox
+from hf_refseg.data.rows import DataFormatError, ordered_splits, row_features
+from hf_refseg.messages import BadInputError, name_text, one_line, short_text
+from hf_refseg.modeling.pictures_refseg import upright_rgb
+
+from .folder_labels import LABELS
+from .folder_metadata import METADATA
+from .folder_phrases import PHRASES
+from .folder_records import FolderFormat, FolderReading, FolderRecord
+from .records import list_folder
+from .rows_builder import RowsBuilder, RowsConfig
+from .video import read_picture
+
+FORMATS: tuple[FolderFormat, ...] = (METADATA, LABELS, PHRASES)
+SENTENCES_FROM = ("sentence", "category")
+ORIENTATIONS = ("upright", "stored")
+# The EXIF orientation of a picture that need not be turned.
+STORED_UPRIGHT = 1
+# Of all pictures, where the folder says nothing of splits.
+DRAWN_SHARE = 0.1
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class FolderConfig(RowsConfig):
+    """`format` is the name of one of `FORMATS`, "" = the one that is found; `sentence_from` one of `SENTENCES_FROM`;
+    `orientation` one of `ORIENTATIONS`, "" = a photograph that its camera says to turn is an error.
+
+    `val_share` and `test_share` of the pictures, and `seed`, are for splits that are drawn; None = as usual.
+    """
+
+    format: str = ""
+    sentence_from: str = "sentence"
+    orientation: str = ""
+    val_share: float | None = None
+    test_share: float | None = None
+    seed: int | None = None
+
+
+class Folder(RowsBuilder):
+    """One row for each referent of a folder; see `hf_refseg.data.rows.row_features` for the columns.
+
+    Splits are those of the folder; where it says nothing of them, its pictures are shared out by `seed`, equal ones
+    into one split.
+
+    Raises:
+        ValueError: an option has no such value, or no effect on this folder.
+        DataFormatError: the folder is in none of the formats or in several, or a record is bad.
+    """
+
+    VERSION = datasets.Version("1.0.0")
+    BUILDER_CONFIG_CLASS = FolderConfig
+    config: FolderConfig
+
+    def __init__(self, data_dir: str, **options: Any):
+        super().__init__(data_dir=data_dir, fingerprint=fingerprint_folder(Path(data_dir)), **options)
+        for name, known in (("sentence_from", SENTENCES_FROM), ("orientation", ("", *ORIENTATIONS))):
+            if (value := getattr(self.config, name)) not in known:
+                raise ValueError(
+                    f"Unknown {name} {short_text(value)}: choose one of {', '.join(filter(None, known))}."
+                )
+        for name in ("val_share", "test_share"):
+            share = getattr(self.config, name)
+            if share is not None and not 0 <= share < 1:
+                raise ValueError(f"{name} is {short_text(share)}: choose a share of the pictures, from 0 to below 1.")
+        find_format(Path(data_dir), self.config.format)
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(features=row_features())
+
+    def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
+        root = Path(self.config.data_dir)
+        found, files = find_format(root, self.config.format)
+        records = found.read(FolderReading(root, files, self.findings, self.config.sentence_from))
+        pictures = join_records(records, root, self.findings)
+        if not pictures:
+            raise DataFormatError(f"{root} has no record that can be read ({found.name}). Write one.")
+        logger.warning("%s", one_line(f"{root} ({found.name}): {describe_pictures(pictures)}."))
+        splits = self._share_out(root, pictures)
+        return [
+            datasets.SplitGenerator(split, gen_kwargs={"pictures": tuple(splits[split])})
+            for split in ordered_splits(str(root), splits, self.config.splits or splits)
+        ]
+
+    def _share_out(self, root: Path, pictures: list[Picture]) -> dict[str, list[Picture]]:
+        """The pictures of each split, as the folder says, or drawn."""
+        drawing = {name: getattr(self.config, name) for name in ("val_share", "test_share", "seed")}
+        unsaid = [picture for picture in pictures if None in picture.splits()]
+        if not unsaid:
+            if given := [name for name, value in drawing.items() if value is not None]:
+                raise ValueError(f"{root} says itself what is in which split: leave {given[0]} out.")
+            return split_as_said(pictures, self.findings)
+        if len(unsaid) < len(pictures) or len({split for picture in unsaid for split in picture.splits()}) > 1:
+            raise DataFormatError(
+                f"{unsaid[0].referents[0].where} says no split, others do. Write one for each record, or for none."
+            )
+        usual = {"val_share": DRAWN_SHARE, "test_share": DRAWN_SHARE, "seed": 0}
+        return draw_splits(
+            root, pictures, **{name: usual[name] if value is None else value for name, value in drawing.items()}
+        )
+
+    def _generate_examples(self, pictures: tuple[Picture, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for picture in pictures:
+            for referent in picture.referents:
+                with self.findings.skipping():
+                    yield f"{picture.image_id} {referent.ref_id}", self._row(picture, referent)
+
+    def _row(self, picture: Picture, referent: FolderRecord) -> dict[str, Any]:
+        image, size = self._image(picture.path, referent.where)
+        mask = self._mask(referent, size)
+        return {
+            "image": image,
+            "image_id": picture.image_id,
+            "ref_id": referent.ref_id,
+            "ann_ids": [referent.ref_id] if mask.any() else [],
+            "category": referent.category,
+            "mask": encode_mask(mask),
+            "bbox": mask_to_bbox(mask),
+            "no_target": referent.no_target,
+            "sentences": [
+                {"sent_id": f"{referent.ref_id}-{number}", "raw": raw, "sent": " ".join(raw.lower().split())}
+                for number, raw in enumerate(referent.sentences)
+            ],
+        }
+
+    def _image(self, path: Path, where: str) -> tuple[str | dict[str, Any], tuple[int, int]]:
+        """A picture as a row has it, and its height and width.
+
+        That is its file, or, where it is turned the way its camera says, itself.
+        """
+        size, orientation = read_picture(path, where, _size_and_orientation)
+        if orientation == STORED_UPRIGHT or self.config.orientation == "stored":
+            return str(path), size
+        if self.config.orientation == "upright":
+            image, size = read_picture(path, where, _turned)
+            return {"bytes": image, "path": path.name}, size
+        raise DataFormatError(
+            f"{where}: programs turn {path} as its camera says (EXIF orientation {orientation}); stored it is "
+            f'{size[1]} x {size[0]} (width x height). Pass orientation="upright" if masks and sentences are of the '
+            'turned picture, as in most labeling tools, or "stored" if masks are of the stored one.'
+        )
+
+    def _mask(self, referent: FolderRecord, size: tuple[int, int]) -> np.ndarray:
+        """The mask of the size (H, W) of its picture; raises `DataFormatError` where it is bad or empty by mistake."""
+        if referent.mask is None and not referent.no_target:
+            raise DataFormatError(f"{referent.where} has no mask. Give it one, or say no_target.")
+        if referent.mask is None:
+            return np.zeros(size, dtype=bool)
+        try:
+            mask = referent.mask.draw(*size, partial(self.findings.note, record=referent.where))
+        except BadInputError as error:
+            raise DataFormatError(f"{referent.where}: {error}") from error
+        if mask.any() == referent.no_target:
+            found = "is not empty, though it says no_target" if referent.no_target else "is empty"
+            raise DataFormatError(
+                f"{referent.where}: the mask {found}. Correct the mask, or write no_target where the sentences mean "
+                "nothing in the picture, and only there."
+            )
+        if mask.shape != size and mask.shape == size[::-1]:
+            raise DataFormatError(
+                f"{referent.where}: the mask is {mask.shape[1]} x {mask.shape[0]} (width x height), its picture "
+                f"{size[1]} x {size[0]}: one of them is turned. Where the camera said to turn it, pass the other "
+                "orientation, upright or stored; else turn the picture or the mask."
+            )
+        return self.fit_mask(mask, size, referent.where)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture and its referents, which all have a `ref_id`."""
+
+    path: Path
+    image_id: str
+    referents: list[FolderRecord]
+
+    def splits(self) -> set[str | None]:
+        """All that its records say of its split."""
+        return {referent.split for referent in self.referents}
+
+
+def _size_and_orientation(picture: Image.Image) -> tuple[tuple[int, int], int]:
+    """Height and width as stored, and in which way programs turn it (EXIF)."""
+    # Pillow would decode a whole PNG file to look behind its pixels.
+    is_told = picture.format != "PNG" or "exif" in picture.info
+    orientation = picture.getexif().get(ExifTags.Base.Orientation, STORED_UPRIGHT) if is_told else STORED_UPRIGHT
+    return (picture.height, picture.width), orientation if orientation in range(1, 9) else STORED_UPRIGHT
+
+
+def _turned(picture: Image.Image) -> tuple[bytes, tuple[int, int]]:
+    """A file of the picture, turned, without what its camera wrote; and its height and width."""
+    turned = upright_rgb(picture)
+    file = io.BytesIO()
+    if picture.format in ("JPEG", "MPO"):
+        turned.save(file, format="JPEG", quality=95, subsampling=0)
+    else:
+        turned.save(file, format="PNG")
+    return file.getvalue(), (turned.height, turned.width)
+
+
+def find_format(root: Path, name: str) -> tuple[FolderFormat, list[Path]]:
+    """The format of a folder, and the files by which it is known; by its name, or the one that is found for "".
+
+    Raises:
+        ValueError: there is no such format.
+        DataFormatError: the folder is not of that format, of none, or of several.
+    """
+    known = {each.name: each for each in FORMATS}
+    if name and name not in known:
+        raise ValueError(f"Unknown format {short_text(name)}: choose one of {', '.join(known)}.")
+    wanted = [known[name]] if name else FORMATS
+    found = [(each, files) for each in wanted if (files := each.find(root))]
+    if len(found) > 1:
+        names = ", ".join(f"{each.name} ({name_text(files[0].name)})" for each, files in found)
+        raise DataFormatError(f"{root} is in several formats: {names}. Choose one of them by the option format.")
+    if not found:
+        expected = "; ".join(f"{each.name}: {each.expects}" for each in wanted)
+        raise DataFormatError(f"{root} is in no known format. Found: {list_folder(root)}. Expected {expected}.")
+    return found[0]
+
+
+def join_records(records: list[FolderRecord], root: Path, findings: Findings) -> list[Picture]:
+    """The pictures in the order of their first records; records of one picture and one `ref_id` become one referent.
+
+    Ids that the folder does not give are the picture's path in it, and this and a number. A record whose ids belong to
+    another picture or mask is a bad one.
+    """
+    pictures: dict[Path, Picture] = {}
+    by_id: dict[str, Picture] = {}
+    owners: dict[str, Picture] = {}
+    for record in records:
+        with findings.skipping():
+            image_id = record.image_id or record.image.relative_to(root).as_posix()
+            picture = pictures.get(record.image) or Picture(record.image, image_id, [])
+            if by_id.get(image_id, picture) is not picture or (record.image_id and image_id != picture.image_id):
+                raise DataFormatError(
+                    f"{record.where}: image_id {name_text(image_id)} is that of another picture, or this picture has "
+                    "another one. Give each picture one id, or none."
+                )
+            ref_id = record.ref_id or f"{image_id}#{len(picture.referents)}"
+            if owners.get(ref_id, picture) is not picture:
+                raise DataFormatError(
+                    f"{record.where}: ref_id {name_text(ref_id)} is used for another picture as well. Give each "
+                    "referent an id of its own, or none."
+                )
+            _add(picture, replace(record, ref_id=ref_id))
+            by_id[image_id] = owners[ref_id] = pictures[record.image] = picture
+    return list(pictures.values())
+
+
+def _add(picture: Picture, record: FolderRecord) -> None:
+    """Adds a record to the referents of a picture, or its sentences to the referent of its `ref_id`."""
+    for place, other in enumerate(picture.referents):
+        if (other.ref_id, other.split) == (record.ref_id, record.split):
+            if replace(record, where="", sentences=()) != replace(other, where="", sentences=()):
+                raise DataFormatError(
+                    f"{record.where} has ref_id {name_text(record.ref_id)}, but another mask or category than "
+                    f"{other.where}. Give each referent an id of its own, or none."
+                )
+            picture.referents[place] = replace(other, sentences=other.sentences + record.sentences)
+            return
+    picture.referents.append(record)
+
+
+def describe_pictures(pictures: list[Picture]) -> str:
+    """What was found, such as "found 212 pictures, 640 sentences, masks from PNG"."""
+    referents = [referent for picture in pictures for referent in picture.referents]
+    sentences = sum(len(referent.sentences) for referent in referents)
+    kinds = Counter(referent.mask.kind for referent in referents if referent.mask is not None)
+    masks = f"masks from {' and '.join(kinds)}" if kinds else "no mask"
+    none = sum(referent.no_target for referent in referents)
+    return f"found {len(pictures)} pictures, {sentences} sentences, {masks}" + f", {none} without a target" * bool(
+        none
+    )
+
+
+def split_as_said(pictures: list[Picture], findings: Findings) -> dict[str, list[Picture]]:
+    """The pictures of each split that their records name, train, val and test first."""
+    splits: dict[str, list[Picture]] = {split: [] for split in ("train", "val", "test")}
+    for picture in pictures:
+        if len(picture.splits()) > 1:
+            findings.note(
+                "pictures that are in several splits, so that scores are not those of new ones", str(picture.path)
+            )
+        for split in dict.fromkeys(referent.split for referent in picture.referents):
+            mine = [referent for referent in picture.referents if referent.split == split]
+            splits.setdefault(split, []).append(replace(picture, referents=mine))
+    return {split: members for split, members in splits.items() if members}
+
+
+def draw_splits(
+    root: Path, pictures: list[Picture], val_share: float, test_share: float, seed: int
+) -> dict[str, list[Picture]]:
+    """Pictures shared out by their contents and the seed; those of equal files are in one split.
+
+    Their order follows from a hash, so that a picture which is added moves few others.
+
+    Raises:
+        DataFormatError: there are too few pictures.
+    """
+    equal: dict[str, list[Picture]] = defaultdict(list)
+    for picture in pictures:
+        content = hashlib.sha256(picture.path.read_bytes()).hexdigest()
+        equal[hashlib.sha256(f"{seed} {content}".encode()).hexdigest()].append(picture)
+    remaining = [equal[key] for key in sorted(equal)]
+    splits: dict[str, list[Picture]] = {"train": [], "val": [], "test": []}
+    for split, share in (("val", val_share), ("test", test_share)):
+        wanted = max(1, round(share * len(pictures))) if share else 0
+        while remaining and len(splits[split]) < wanted:
+            splits[split] += remaining.pop()
+    splits["train"] = [picture for group in remaining for picture in group]
+    if not splits["train"]:
+        raise DataFormatError(
+            f"{root} has {len(equal)} different pictures, too few for the splits train, val and test. Add some, pass "
+            "smaller val_share and test_share (0 = no such split), or name splits in the folder."
+        )
+    order = {id(picture): place for place, picture in enumerate(pictures)}
+    return {split: sorted(found, key=lambda each: order[id(each)]) for split, found in splits.items() if found}
+
+
+def fingerprint_folder(root: Path) -> str:
+    """A hash of the names, sizes and times of all files of a folder."""
+    digest = hashlib.sha256()
+    for folder, folders, names in os.walk(root):
+        folders.sort()
+        for path in (Path(folder, name) for name in sorted(names)):
+            state = path.lstat()
+            digest.update(f"{path.relative_to(root)} {state.st_size} {state.st_mtime_ns}\n".encode(errors="replace"))
+    return digest.hexdigest()
