@@ -49,7 +49,7 @@ def read_labels(reading: FolderReading) -> list[FolderRecord]:
     if len(reading.files) > 1:
         raise DataFormatError(f"{reading.root} holds {' and '.join(TABLES)}. Keep the one that counts.")
     (table,) = reading.files
-    labels, are_colors = read_table(table)
+    labels, are_colors = read_table(table, reading.sentence_from)
     images, masks = (_only_folder(reading.root, names) for names in (IMAGE_FOLDERS, LABEL_FOLDERS))
     pictures = {path.relative_to(images).with_suffix(""): path for path in _pictures_in(images)}
     records: list[FolderRecord] = []
@@ -99,7 +99,7 @@ def _records_of(
     return records
 
 
-def read_table(path: Path) -> tuple[dict[int, tuple[tuple[str, ...], str]], bool]:
+def read_table(path: Path, sentence_from: str) -> tuple[dict[int, tuple[tuple[str, ...], str]], bool]:
     """Of each label its sentences, none where it means nothing, and category; and whether labels are colors.
 
     A color is counted as red * 65536 + green * 256 + blue. Raises `DataFormatError` for a bad line.
@@ -124,8 +124,8 @@ def read_table(path: Path) -> tuple[dict[int, tuple[tuple[str, ...], str]], bool
                 f"{where}: the label {short_text(values[given[0]])} is there already. Join both lines (texts is a "
                 "list)."
             )
-        written = values.get("text", values.get("texts"))
         category = checked_id(values.get("category"), "category", where) or ""
+        written = category if sentence_from == "category" else values.get("text", values.get("texts"))
         labels[label] = (checked_sentences(written, where) if written else (), category)
     if len(kinds) != 1 or not any(sentences for sentences, _ in labels.values()):
         raise DataFormatError(

@@ -106,15 +106,13 @@ def make_record(values: Mapping[str, Any], folder: Path, where: str, reading: Fo
             f"{where} has no file_name, only {', '.join(map(name_text, list(values)[:8])) or 'nothing'}. Name the "
             "picture by its path in the folder of this file."
         )
-    if ("text" in values) == ("texts" in values):
-        raise DataFormatError(f"{where} should have either text, a sentence, or texts, a list of them. Correct it.")
     split = checked_split(values.get("split"), where)
     if split is None and folder != reading.root:
         split = SPLIT_NAMES.get(folder.name.lower())
     return FolderRecord(
         where=where,
         image=reading.find_file(values["file_name"], where, [folder]),
-        sentences=checked_sentences(values["text"] if "text" in values else values["texts"], where),
+        sentences=checked_sentences(_written(values, reading.sentence_from, where), where),
         mask=_mask(values, folder, where, reading),
         no_target=_truth(values.get("no_target", False), where),
         split=split,
@@ -122,6 +120,15 @@ def make_record(values: Mapping[str, Any], folder: Path, where: str, reading: Fo
         image_id=checked_id(values.get("image_id"), "image_id", where),
         category=checked_id(values.get("category"), "category", where) or "",
     )
+
+
+def _written(values: Mapping[str, Any], sentence_from: str, where: str) -> Any:
+    """What stands in the place of the sentences."""
+    if sentence_from == "category":
+        return values.get("category")
+    if ("text" in values) == ("texts" in values):
+        raise DataFormatError(f"{where} should have either text, a sentence, or texts, a list of them. Correct it.")
+    return values["text"] if "text" in values else values["texts"]
 
 
 def _mask(values: Mapping[str, Any], folder: Path, where: str, reading: FolderReading) -> MaskSource | None:

@@ -26,6 +26,8 @@ def find_phrases(root: Path) -> list[Path]:
 
 def read_phrases(reading: FolderReading) -> list[FolderRecord]:
     """A record for each line `<id> <sentence>`; those of one id are sentences of one referent."""
+    if reading.sentence_from == "category":
+        raise ValueError(f"{reading.root}: text files of phrases have no categories: leave sentence_from out.")
     folders = [pair for pair in FOLDERS if all((reading.root / name).is_dir() for name in pair)]
     if len(folders) != 1:
         expected = " or ".join(f"{images}/ and {masks}/" for images, masks in FOLDERS)

@@ -13,6 +13,9 @@ import typer
 from ..data.catalog import DataOption, data_options
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved model, or its id on the Hub.")]
+DataFolder = Annotated[
+    Path | None, typer.Argument(metavar="[DIR]", help="Folder of the original files, the same as --data-dir.")
+]
 NewFolder = Annotated[Path, typer.Argument(help="New or empty folder for model and processor.")]
 PictureFolder = Annotated[
     Path, typer.Option("--output", "-o", help="Folder for the pictures; made where it is missing.")
@@ -55,6 +58,15 @@ def with_data_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _annotate(option: DataOption) -> Any:
     return Annotated[option.kind | None, typer.Option(min=option.least, help=option.help)]
+
+
+def with_data_dir(folder: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The data options, with the folder that a `DataFolder` names; raises ValueError where --data-dir is there too."""
+    if folder is None:
+        return dict(given)
+    if "data_dir" in given:
+        raise ValueError(f"The data lies in {folder} or in --data-dir {given['data_dir']}: name one of them.")
+    return {**given, "data_dir": folder}
 
 
 def check_data_options(name: str, given: Mapping[str, Any]) -> None:

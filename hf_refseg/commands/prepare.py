@@ -8,14 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from .info import describe_dataset
-from .options import check_data_options, with_data_options
+from .options import DataFolder, check_data_options, with_data_dir, with_data_options
 
 
 @with_data_options
 def prepare(
-    name: Annotated[str, typer.Argument(help="Such as refcoco, grefcoco, refshapes or ref_davis17.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="New or empty folder, or one that a kill cut off.")],
+    name: Annotated[str, typer.Argument(help="Such as refcoco, refshapes, ref_davis17, or folder for own pictures.")],
+    source: DataFolder = None,
     *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="New or empty folder, or one that a kill cut off.")],
     data_options: dict[str, Any],
     verify: Annotated[bool, typer.Option("--verify", help="Compare counts with the published ones first.")] = False,
     push_to_hub: Annotated[str | None, typer.Option(help="Repository user/name to upload the folder to.")] = None,
@@ -28,6 +29,7 @@ def prepare(
     from ..hub.token import require_token
 
     require_dataset_name(name)
+    data_options = with_data_dir(source, data_options)
     check_data_options(name, data_options)
     if push_to_hub is not None:
         require_token("--push-to-hub")

@@ -13,6 +13,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from folder_trees import make_metadata
 from fresh_process import CHECKOUT, run_new_python, run_program, run_python
 from golden_lavt import FOLDER as GOLDEN_LAVT
 from golden_lavt import golden_case, model_inputs, released_checkpoint
@@ -584,6 +585,21 @@ def test_prepare_writes_videos():
     first = min(Path("moving/data").glob("*.parquet"))
     first.write_bytes(first.read_bytes()[:500])
     assert f"{first} is damaged" in error_of("info", "moving")
+
+
+def test_prepare_takes_the_folder_of_the_data_as_its_second_argument():
+    printed = output_of("prepare", "refcoco", REFER_API, "--output", "refcoco")
+    assert printed.splitlines()[1].split()[:2] == ["train", "17"]
+    make_metadata(Path("photos"))
+    printed = output_of("prepare", "folder", "photos", "--output", "own")
+    assert printed.splitlines()[1].split() == ["train", "4", "5", "4"]
+    assert {split: len(rows) for split, rows in datasets.load_dataset("own").items()} == {"train": 4, "val": 1}
+    assert output_of("prepare", "folder", "--data-dir", "photos", "--output", "own") == printed
+    error = error_of("prepare", "folder", "photos", "--data-dir", "other", "--output", "out")
+    assert error == "The data lies in photos or in --data-dir other: name one of them."
+    assert "refshapes is generated and takes no data_dir" in error_of("prepare", "refshapes", "photos", "-o", "out")
+    error = error_of("prepare", "folder", "nowhere", "--output", "out")
+    assert error.startswith(f"The folder {Path('nowhere').resolve()} does not exist.")
 
 
 def test_prepare_names_what_is_wrong():

@@ -465,6 +465,24 @@ def test_no_format_and_several_are_one_error(root: Path, load: Load) -> None:
         load(format="metadata")
 
 
+def test_categories_are_the_sentences_when_asked_for(root: Path, load: Load) -> None:
+    write_rows(root, {"text": ..., "category": "dog"}, {"file_name": "1.png", "text": "a", "category": "A cat"})
+    assert list(masks_of(load(sentence_from="category"))) == ["dog", "A cat"]
+    write_rows(root, {"text": "a"})
+    with pytest.raises(DataFormatError, match="line 1 has no sentence, found None"):
+        load(sentence_from="category")
+    with pytest.raises(ValueError, match="Unknown sentence_from 'x': choose one of sentence, category"):
+        load(sentence_from="x")
+
+
+def test_labels_of_categories_are_sentences_when_asked_for(root: Path, load: Load) -> None:
+    make_labels(root)
+    assert list(masks_of(load(sentence_from="category"))) == ["lake"]
+    make_phrases(root / "phrases")
+    with pytest.raises(ValueError, match="phrases have no categories: leave sentence_from out"):
+        load_refseg("folder", root / "phrases", sentence_from="category")
+
+
 def test_changed_files_are_read_again(root: Path, load: Load) -> None:
     write_rows(root, {})
     assert np.array_equal(masks_of(load())["it"], TARGET)
