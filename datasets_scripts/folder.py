@@ -23,15 +23,19 @@ from hf_refseg.data.rows import DataFormatError, ordered_splits, row_features
 from hf_refseg.messages import BadInputError, name_text, one_line, short_text
 from hf_refseg.modeling.pictures_refseg import upright_rgb
 
+from .folder_coco import COCO
+from .folder_exports import other_exports
+from .folder_label_studio import LABEL_STUDIO
+from .folder_labelme import LABELME
 from .folder_labels import LABELS
 from .folder_metadata import METADATA
 from .folder_phrases import PHRASES
-from .folder_records import FolderFormat, FolderReading, FolderRecord
+from .folder_records import FolderFormat, FolderReading, FolderRecord, HeldPicture
 from .records import list_folder
 from .rows_builder import RowsBuilder, RowsConfig
 from .video import read_picture
 
-FORMATS: tuple[FolderFormat, ...] = (METADATA, LABELS, PHRASES)
+FORMATS: tuple[FolderFormat, ...] = (METADATA, LABELS, PHRASES, COCO, LABELME, LABEL_STUDIO)
 SENTENCES_FROM = ("sentence", "category")
 ORIENTATIONS = ("upright", "stored")
 # The EXIF orientation of a picture that need not be turned.
@@ -98,8 +102,9 @@ class Folder(RowsBuilder):
             raise DataFormatError(f"{root} has no record that can be read ({found.name}). Write one.")
         logger.warning("%s", one_line(f"{root} ({found.name}): {describe_pictures(pictures)}."))
         splits = self._share_out(root, pictures)
+        orientation = self.config.orientation or found.orientation
         return [
-            datasets.SplitGenerator(split, gen_kwargs={"pictures": tuple(splits[split])})
+            datasets.SplitGenerator(split, gen_kwargs={"pictures": tuple(splits[split]), "orientation": orientation})
             for split in ordered_splits(str(root), splits, self.config.splits or splits)
         ]
 
@@ -120,14 +125,16 @@ class Folder(RowsBuilder):
             root, pictures, **{name: usual[name] if value is None else value for name, value in drawing.items()}
         )
 
-    def _generate_examples(self, pictures: tuple[Picture, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _generate_examples(
+        self, pictures: tuple[Picture, ...], orientation: str
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         for picture in pictures:
             for referent in picture.referents:
                 with self.findings.skipping():
-                    yield f"{picture.image_id} {referent.ref_id}", self._row(picture, referent)
+                    yield f"{picture.image_id} {referent.ref_id}", self._row(picture, referent, orientation)
 
-    def _row(self, picture: Picture, referent: FolderRecord) -> dict[str, Any]:
-        image, size = self._image(picture.path, referent.where)
+    def _row(self, picture: Picture, referent: FolderRecord, orientation: str) -> dict[str, Any]:
+        image, size = _stored(picture.image, referent.where, orientation)
         mask = self._mask(referent, size)
         return {
             "image": image,
@@ -143,23 +150,6 @@ class Folder(RowsBuilder):
                 for number, raw in enumerate(referent.sentences)
             ],
         }
-
-    def _image(self, path: Path, where: str) -> tuple[str | dict[str, Any], tuple[int, int]]:
-        """A picture as a row has it, and its height and width.
-
-        That is its file, or, where it is turned the way its camera says, itself.
-        """
-        size, orientation = read_picture(path, where, _size_and_orientation)
-        if orientation == STORED_UPRIGHT or self.config.orientation == "stored":
-            return str(path), size
-        if self.config.orientation == "upright":
-            image, size = read_picture(path, where, _turned)
-            return {"bytes": image, "path": path.name}, size
-        raise DataFormatError(
-            f"{where}: programs turn {path} as its camera says (EXIF orientation {orientation}); stored it is "
-            f'{size[1]} x {size[0]} (width x height). Pass orientation="upright" if masks and sentences are of the '
-            'turned picture, as in most labeling tools, or "stored" if masks are of the stored one.'
-        )
 
     def _mask(self, referent: FolderRecord, size: tuple[int, int]) -> np.ndarray:
         """The mask of the size (H, W) of its picture; raises `DataFormatError` where it is bad or empty by mistake."""
@@ -190,7 +180,7 @@ class Folder(RowsBuilder):
 class Picture:
     """A picture and its referents, which all have a `ref_id`."""
 
-    path: Path
+    image: Path | HeldPicture
     image_id: str
     referents: list[FolderRecord]
 
@@ -199,7 +189,30 @@ class Picture:
         return {referent.split for referent in self.referents}
 
 
-def _size_and_orientation(picture: Image.Image) -> tuple[tuple[int, int], int]:
+def _stored(image: Path | HeldPicture, where: str, orientation: str) -> tuple[str | dict[str, Any], tuple[int, int]]:
+    """A picture as a row has it, and its height and width.
+
+    That is its file, or, where it is held by another file or turned as its camera says, its content.
+    """
+    path, content = image, None
+    stored: str | dict[str, Any] = str(path)
+    if isinstance(image, HeldPicture):
+        path, content = image.file, io.BytesIO(image.read_bytes())
+        stored = {"bytes": content.getvalue(), "path": None}
+    size, turn = read_picture(path, where, _size_and_turn, content)
+    if turn == STORED_UPRIGHT or orientation == "stored":
+        return stored, size
+    if orientation == "upright":
+        turned, size = read_picture(path, where, _turned, content)
+        return {"bytes": turned, "path": path.name}, size
+    raise DataFormatError(
+        f"{where}: programs turn {path} as its camera says (EXIF orientation {turn}); stored it is "
+        f'{size[1]} x {size[0]} (width x height). Pass orientation="upright" if masks and sentences are of the '
+        'turned picture, as in most labeling tools, or "stored" if masks are of the stored one.'
+    )
+
+
+def _size_and_turn(picture: Image.Image) -> tuple[tuple[int, int], int]:
     """Height and width as stored, and in which way programs turn it (EXIF)."""
     # Pillow would decode a whole PNG file to look behind its pixels.
     is_told = picture.format != "PNG" or "exif" in picture.info
@@ -235,7 +248,9 @@ def find_format(root: Path, name: str) -> tuple[FolderFormat, list[Path]]:
         raise DataFormatError(f"{root} is in several formats: {names}. Choose one of them by the option format.")
     if not found:
         expected = "; ".join(f"{each.name}: {each.expects}" for each in wanted)
-        raise DataFormatError(f"{root} is in no known format. Found: {list_folder(root)}. Expected {expected}.")
+        raise DataFormatError(
+            f"{root} is in no known format. Found: {list_folder(root)}. Expected {expected}.{other_exports(root)}"
+        )
     return found[0]
 
 
@@ -245,7 +260,7 @@ def join_records(records: list[FolderRecord], root: Path, findings: Findings) ->
     Ids that the folder does not give are the picture's path in it, and this and a number. A record whose ids belong to
     another picture or mask is a bad one.
     """
-    pictures: dict[Path, Picture] = {}
+    pictures: dict[Path | HeldPicture, Picture] = {}
     by_id: dict[str, Picture] = {}
     owners: dict[str, Picture] = {}
     for record in records:
@@ -300,7 +315,7 @@ def split_as_said(pictures: list[Picture], findings: Findings) -> dict[str, list
     for picture in pictures:
         if len(picture.splits()) > 1:
             findings.note(
-                "pictures that are in several splits, so that scores are not those of new ones", str(picture.path)
+                "pictures that are in several splits, so that scores are not those of new ones", picture.image_id
             )
         for split in dict.fromkeys(referent.split for referent in picture.referents):
             mine = [referent for referent in picture.referents if referent.split == split]
@@ -320,7 +335,7 @@ def draw_splits(
     """
     equal: dict[str, list[Picture]] = defaultdict(list)
     for picture in pictures:
-        content = hashlib.sha256(picture.path.read_bytes()).hexdigest()
+        content = hashlib.sha256(picture.image.read_bytes()).hexdigest()
         equal[hashlib.sha256(f"{seed} {content}".encode()).hexdigest()].append(picture)
     remaining = [equal[key] for key in sorted(equal)]
     splits: dict[str, list[Picture]] = {"train": [], "val": [], "test": []}

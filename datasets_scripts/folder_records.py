@@ -166,6 +166,18 @@ class Joined:
 
 
 @dataclass(frozen=True)
+class HeldPicture:
+    """A picture that stands in a file of another format; `read` takes it out of `file`."""
+
+    file: Path
+    read: Callable[[Path], bytes]
+
+    def read_bytes(self) -> bytes:
+        """The content of a picture's file; raises `DataFormatError` where it is none."""
+        return self.read(self.file)
+
+
+@dataclass(frozen=True)
 class FolderRecord:
     """A referent of a picture, as a folder has it.
 
@@ -177,12 +189,12 @@ class FolderRecord:
         no_target: whether the sentences are said to mean nothing in the picture.
         split: the name of its split; None = the folder says nothing of splits.
         ref_id, image_id: ids of the folder's own; None = it has none. Records of one picture and one `ref_id` are one
-            referent.
+            referent. A picture that is held by another file has an id.
         category: what kind of thing it is, may be empty.
     """
 
     where: str
-    image: Path
+    image: Path | HeldPicture
     sentences: tuple[str, ...]
     mask: MaskSource | None
     no_target: bool = False
@@ -202,12 +214,14 @@ class FolderFormat:
         find: those files of a folder; none where it is not of this format. What they hold is looked at only where
             their names do not tell.
         read: the records. One that is bad raises `DataFormatError` within `reading.findings.skipping()`.
+        orientation: "upright" where its tools show photographs turned as their cameras say; "" = it is not known.
     """
 
     name: str
     expects: str
     find: Callable[[Path], list[Path]]
     read: Callable[[FolderReading], list[FolderRecord]]
+    orientation: str = ""
 
 
 @dataclass(frozen=True)

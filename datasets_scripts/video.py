@@ -8,7 +8,7 @@ import io
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import datasets
 import numpy as np
@@ -275,10 +275,10 @@ def make_row(video_id: str, frame_names: list[str], frames: Iterable[Any], refer
     return {"video_id": video_id, "frame_names": frame_names, "frames": stored, "referents": referents}
 
 
-def read_picture(path: Path, where: str, read: Callable[[Image.Image], Any]) -> Any:
-    """What `read` makes of a picture that is opened, but not decoded yet."""
+def read_picture(path: Path, where: str, read: Callable[[Image.Image], Any], content: BinaryIO | None = None) -> Any:
+    """What `read` makes of a picture that is opened, but not decoded yet: a file, or `content` that stands in it."""
     try:
-        with picture_faults(), open_picture(path) as picture:
+        with picture_faults(), open_picture(content or path) as picture:
             return read(picture)
     except FileNotFoundError as error:
         raise DataFormatError(f"{path} ({where}) does not exist. Download it.") from error

@@ -182,7 +182,11 @@ SCENE_OPTIONS = (
 )
 FOLDER_OPTIONS = (
     DATA_DIR,
-    DataOption("format", "folder: metadata, labels, phrases ..., where its files tell several.", str),
+    DataOption(
+        "format",
+        "folder: metadata, labels, phrases, coco, labelme or label_studio, where its files tell several.",
+        str,
+    ),
     DataOption(
         "sentence_from",
         "folder: sentence (default), or category where the names of categories are the sentences.",
@@ -464,7 +468,7 @@ SPECS = (
         collection=None,
         paper="none; pictures and sentences of one's own",
         terms="Whoever shares the pictures and sentences has to say under which terms.",
-        layout=("pictures and metadata.jsonl, metadata.csv, labels.csv or another table, see docs/own_data.md",),
+        layout=("pictures and metadata.jsonl, labels.csv, an export of COCO's format ..., see docs/own_data.md",),
     ),
 )
 DATASETS = {spec.name: spec for spec in SPECS}
