@@ -167,7 +167,14 @@ def check_leakage(name: str | None, leakage_list: Path | None) -> str:
         ValueError: folder or list is absent, is something else, or holds ids of other images than the list.
     """
     from ..data.catalog import COCO, collections
-    from ..data.leakage import LeakageError, drop_images, image_collection, read_leakage_list
+    from ..data.leakage import (
+        LeakageError,
+        drop_images,
+        find_held_out,
+        image_collections,
+        read_leakage_list,
+        require_ids,
+    )
     from ..data.loading import select_split
     from ..data.prepared import is_prepared, load_prepared, stored_columns
 
@@ -180,16 +187,20 @@ def check_leakage(name: str | None, leakage_list: Path | None) -> str:
             "RefCOCO+ and RefCOCOg (refcoco_family_val_test_image_ids.json)."
         )
     listed = read_leakage_list(leakage_list)
-    if "image_id" not in stored_columns(folder):
+    stored = stored_columns(folder)
+    if "image_id" not in stored:
         raise ValueError(f"{folder} holds videos: the list is one of images, and says nothing of them.")
-    collection = image_collection(str(folder))
+    columns = image_collections(str(folder))
+    collection = columns["image_id"]
     if collection not in collections():
         raise ValueError(
             f"{folder}: where its images come from is unknown, so their ids cannot be compared. Prepare it again: "
             "pretty_name in its README.md is no data set of this library."
         )
-    dataset = load_prepared(folder, columns=["image_id"])
-    _, part = drop_images(select_split(dataset, str(folder), "train"), listed if collection == COCO else frozenset())
+    dataset = load_prepared(folder, columns=[column for column in columns if column in stored])
+    rows = select_split(dataset, str(folder), "train")
+    require_ids(str(folder), rows, columns)
+    _, part = drop_images(rows, find_held_out(rows, columns, {COCO: listed}))
     if part.dropped_images:
         raise LeakageError(
             f"{folder}: {part.describe_dropped()} are on the list {leakage_list}. "

@@ -72,6 +72,8 @@ class DatasetSpec:
         collection: where its images come from. Within one, equal `image_id`s are one image: what is in a val or test
             split of one data set leaks into the training split of another one. None = unknown, as of files that
             people made themselves: they are compared with each other alone.
+        other_ids: further columns, with the ids that its images have in other collections, null where they are not in
+            them; by column the collection.
         paper: what to cite.
         terms: what is known of the licenses of images and expressions.
         license: the same in the metadata of a card, an id of the Hub.
@@ -97,6 +99,7 @@ class DatasetSpec:
     settings: Mapping[str, Any] = field(default_factory=dict)
     package: str | None = None
     words: str | None = None
+    other_ids: Mapping[str, str] = field(default_factory=dict)
 
     def load_builder_class(self) -> type[DatasetBuilder]:
         """The class that makes the rows."""
@@ -158,6 +161,12 @@ CACHE_DIR = DataOption(
     "cache_dir", "Folder for the rows that are read; by default that of datasets.", Path, is_place=True
 )
 SEED = DataOption("seed", "RefShapes: of all randomness; folder: of splits that are drawn.")
+IMAGE_DIR = DataOption(
+    "image_dir",
+    "Folder of the images, COCO's train2014 or Visual Genome's, if not in --data-dir.",
+    Path,
+    is_place=True,
+)
 REFER_OPTIONS = (
     DATA_DIR,
     DataOption("split_by", "Who split the data set: unc, google, umd or berkeley.", str),
@@ -167,7 +176,7 @@ REFER_OPTIONS = (
         str,
         default="union",
     ),
-    DataOption("image_dir", "Folder of COCO's train2014 images, if not in --data-dir.", Path, is_place=True),
+    IMAGE_DIR,
     *FILE_OPTIONS,
     CACHE_DIR,
 )
@@ -359,6 +368,39 @@ SPECS = (
         paper="Liu et al., GRES: Generalized Referring Expression Segmentation, "
         "https://huggingface.co/papers/2306.00968",
         terms=COCO_TERMS + "Expressions: see the authors' page.",
+    ),
+    DatasetSpec(
+        name="phrasecut",
+        title="PhraseCut",
+        kind="image",
+        builder=".datasets_scripts.phrasecut:PhraseCut",
+        partitions=(
+            Partition(
+                ("train", "val", "test", "miniv"),
+                # The published 20,316 phrases of val are those of both its files: miniv is a part of val in a file of
+                # its own, which is not in that of val.
+                published={
+                    "train": (310816, 310816),
+                    "val": (20316 - 821, 20316 - 821),
+                    "test": (14354, 14354),
+                    "miniv": (821, 821),
+                },
+                totals={"referents": 345486, "sentences": 345486, "images": 77262},
+            ),
+        ),
+        options=(DATA_DIR, IMAGE_DIR, *FILE_OPTIONS, CACHE_DIR),
+        collection="Visual Genome",
+        other_ids={"coco_id": COCO},
+        paper="Wu et al., PhraseCut: Language-Based Image Segmentation in the Wild, "
+        "https://huggingface.co/papers/2008.01187",
+        terms="Photographs: the terms of Visual Genome, CC BY 4.0, and of Flickr, each its own. Phrases and regions: "
+        "see the authors' page.",
+        layout=(
+            "VGPhraseCut_v0/refer_{train,val,test,miniv}.json",
+            "VGPhraseCut_v0/image_data_split.json",
+            "VGPhraseCut_v0/images/<image_id>.jpg or VG_100K/ and VG_100K_2/",
+        ),
+        protocol="phrasecut",
     ),
     _refshapes("refshapes"),
     _refshapes("refshapes+"),

@@ -52,8 +52,8 @@ def join_training_splits(
 ) -> tuple[Dataset, dict[str, TrainingPart]]:
     """One training split of several data sets, without the images that are in another split of any of them.
 
-    Images are compared by the collection that they come from (see `image_collection`) and their `image_id`; no image
-    is opened or copied. What is left keeps its order: one data set after the other.
+    Images are compared by the collections that know them (see `image_collections`) and their ids there; no image is
+    opened or copied. What is left keeps its order: one data set after the other.
 
     Args:
         data: data sets of `load_refseg` by the name that they were loaded by. One is filtered by its own other
@@ -62,10 +62,11 @@ def join_training_splits(
         listed: ids of further images of COCO that are held out, see `read_leakage_list`.
 
     Returns:
-        The rows, and for each data set what is left and what was dropped.
+        The rows, in the columns that all data sets have, and for each data set what is left and what was dropped.
 
     Raises:
-        ValueError: no data set, one without the training split, or a list although no data set is COCO's.
+        ValueError: no data set, one without the training split, or a list although no image is known to be COCO's.
+        DataFormatError: a data set lacks a column with the ids of its images in another collection.
 
     Warns of a data set whose collection is unknown: its images are compared with each other alone.
     """
@@ -74,24 +75,46 @@ def join_training_splits(
     for name, splits in data.items():
         if train_split not in splits:
             raise ValueError(f"{name} has no split '{train_split}', only {', '.join(splits)}.")
-    collection_of = {name: image_collection(name) for name in data}
-    if listed and COCO not in collection_of.values():
+    columns_of = {name: image_collections(name) for name in data}
+    if listed and not any(COCO in columns.values() for columns in columns_of.values()):
         raise ValueError(
             f"The list holds ids of {COCO}, but the images of {', '.join(data)} come from elsewhere. Leave it out."
         )
-    for name, collection in collection_of.items():
-        if collection not in collections():
+    for name, columns in columns_of.items():
+        if columns["image_id"] not in collections():
             logger.warning(
                 f"Where the images of {name} come from is unknown: they are compared with each other alone."
             )
     held_out: dict[str, set[str]] = defaultdict(set, {COCO: set(listed)})
     for name, splits in data.items():
         for split, rows in splits.items():
+            require_ids(f"{name} ({split})", rows, columns_of[name])
             if split != train_split:
-                held_out[collection_of[name]].update(image_ids_of(rows))
-    filtered = {name: drop_images(splits[train_split], held_out[collection_of[name]]) for name, splits in data.items()}
-    joined = concatenate_datasets([rows for rows, _ in filtered.values()])
-    return joined, {name: part for name, (_, part) in filtered.items()}
+                for column, collection in columns_of[name].items():
+                    held_out[collection].update(filter(None, image_ids_of(rows, column)))
+    filtered = {
+        name: drop_images(splits[train_split], find_held_out(splits[train_split], columns_of[name], held_out))
+        for name, splits in data.items()
+    }
+    joined = [rows.remove_columns([*columns_of[name].keys() - {"image_id"}]) for name, (rows, _) in filtered.items()]
+    return concatenate_datasets(joined), {name: part for name, (_, part) in filtered.items()}
+
+
+def find_held_out(rows: Dataset, columns: Mapping[str, str], held_out: Mapping[str, Set[str]]) -> set[str]:
+    """The `image_id`s of the images that are held out.
+
+    Args:
+        rows: of a data set.
+        columns: its columns with ids, and the collection of each.
+        held_out: ids that are held out, by collection.
+    """
+    image_ids = image_ids_of(rows)
+    return {
+        image_id
+        for column, collection in columns.items()
+        for image_id, known_as in zip(image_ids, image_ids_of(rows, column), strict=True)
+        if known_as in held_out.get(collection, ())
+    }
 
 
 def drop_images(rows: Dataset, held_out: Set[str]) -> tuple[Dataset, TrainingPart]:
@@ -104,25 +127,41 @@ def drop_images(rows: Dataset, held_out: Set[str]) -> tuple[Dataset, TrainingPar
     return rows.select(kept), part
 
 
-def image_ids_of(rows: Dataset) -> list[str]:
-    """The `image_id` of each row; only this column is read."""
-    return rows.select_columns("image_id")[:]["image_id"]
+def image_ids_of(rows: Dataset, column: str = "image_id") -> list[str | None]:
+    """The id of each row's image in a column of ids; only this column is read."""
+    return rows.select_columns(column)[:][column]
 
 
-def image_collection(name: str) -> str:
-    """The collection within which the `image_id`s of a data set are unique; that of no other is the same one.
+def require_ids(where: str, rows: Dataset, columns: Mapping[str, str]) -> None:
+    """Raises `DataFormatError` where rows lack one of the columns of `image_collections`."""
+    for column, collection in columns.items():
+        if column not in rows.column_names:
+            raise DataFormatError(
+                f"{where} lacks the column {column}, by which its images are known in {collection}: held out ones "
+                "would not be found. Prepare it again with `hf-refseg prepare`."
+            )
+
+
+def image_collections(name: str) -> dict[str, str]:
+    """The columns with ids of a data set's images, `image_id` first, and by column the collection that they are from.
 
     Args:
         name: as in `load_refseg`. What a prepared folder or a data set on the Hub was made from stands in its card.
 
     Returns:
-        The `collection` of its record in the catalog, or, for a data set from elsewhere or of an unknown collection,
-        its own name: nothing is known to share its images then.
+        The `collection` and `other_ids` of its record in the catalog. For a data set from elsewhere or of an unknown
+        collection this is its own name: nothing is known to share its images then.
 
     Raises:
         As `find_specs`.
     """
-    return next((spec.collection for spec in find_specs(name)), None) or name
+    spec = next(iter(find_specs(name)), None)
+    return {"image_id": name} if spec is None else {"image_id": spec.collection or name, **spec.other_ids}
+
+
+def image_collection(name: str) -> str:
+    """The collection that `image_collections` tells of `image_id`; raises as it."""
+    return image_collections(name)["image_id"]
 
 
 def read_leakage_list(path: str | PathLike[str]) -> frozenset[str]:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from os import PathLike
 from pathlib import Path
@@ -158,6 +158,12 @@ def _columns(schema: Iterable[pyarrow.Field], prefix: str = "") -> set[tuple[str
 
 def read_json(path: Path) -> Any:
     """Parse a JSON file; raises `DataFormatError` when it is damaged, or a mapping in it has a key twice."""
+    with reading_json(path):
+        return json.loads(path.read_bytes(), object_pairs_hook=unique_keys(path))
+
+
+def unique_keys(path: Path) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """What makes a dict of a mapping in a JSON file, for a decoder; raises `DataFormatError` for a key twice."""
 
     def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -168,8 +174,14 @@ def read_json(path: Path) -> Any:
             )
         return found
 
+    return mapping
+
+
+@contextmanager
+def reading_json(path: Path) -> Iterator[None]:
+    """A context that decodes a JSON file; raises `DataFormatError` when it is damaged."""
     try:
-        return json.loads(path.read_bytes(), object_pairs_hook=mapping)
+        yield
     except DataFormatError:
         raise
     except (ValueError, RecursionError) as error:

@@ -98,6 +98,10 @@ def _body(
     )
     given = [escape(f"{option} = {value}") for option, value in options.items() if value is not None]
     prepared = ", ".join(given) or "defaults"
+    other_ids = "".join(
+        f"\n- `{column}`: the image's id in {collection}, null where it is not there"
+        for column, collection in spec.other_ids.items()
+    )
     found = "".join(f"\n- {escape(kind)}: {len(records)}" for kind, records in findings.records.items())
     repaired = f"\nFound in the original files, each listed in `{FINDINGS}`:\n{found}\n" if found else ""
     return f"""# {spec.title} for referring segmentation
@@ -119,7 +123,7 @@ row = dataset[{quoted(next(iter(counts)))}][0]
 
 ## Columns
 
-{text.columns}
+{text.columns}{other_ids}
 
 ## Source and licence
 

@@ -12,11 +12,22 @@ import pytest
 from datasets import Dataset, DatasetDict
 from fresh_process import run_python
 from hub_server import TOKEN
+from phrasecut_tree import COCO_IDS, make_phrasecut
 from places import FIXTURES, REAL_DATA
 from tiny_lavt import tiny_lavt
 
+from hf_refseg.commands.info import check_leakage
+from hf_refseg.data.catalog import COCO
 from hf_refseg.data.examples import ReferentExamples
-from hf_refseg.data.leakage import TrainingPart, drop_images, image_collection, join_training_splits, read_leakage_list
+from hf_refseg.data.leakage import (
+    LeakageError,
+    TrainingPart,
+    drop_images,
+    image_collection,
+    image_collections,
+    join_training_splits,
+    read_leakage_list,
+)
 from hf_refseg.data.loading import load_refseg
 from hf_refseg.data.prepare import prepare_dataset
 from hf_refseg.data.rows import DataFormatError
@@ -156,6 +167,45 @@ def test_a_prepared_folder_and_its_original_are_one_collection(cache, tmp_path):
     expected, expected_parts = join_training_splits(load(cache, "refcoco", "refcocog"))
     assert train["ref_id"][:] == expected["ref_id"][:]
     assert list(parts.values()) == list(expected_parts.values())
+
+
+def test_images_are_known_by_their_ids_in_other_collections_too(cache, tmp_path):
+    refcoco = load(cache, "refcoco")["refcoco"]
+    elsewhere = {image_id for split in ("val", "testA", "testB") for image_id in refcoco[split]["image_id"]}
+    trained = next(image_id for image_id in refcoco["train"]["image_id"] if image_id not in elsewhere)
+    # The first image is in RefCOCO's val, the third on a list; RefCOCO is trained on one of PhraseCut's val.
+    coco_ids = {**COCO_IDS, 1: int(refcoco["val"]["image_id"][0]), 3: 555, 4: int(trained)}
+    root = make_phrasecut(tmp_path / "tree", coco_ids)
+    folder = str(prepare_dataset("phrasecut", root, tmp_path / "prepared", cache_dir=cache))
+    original, prepared = load_refseg("phrasecut", root, cache_dir=cache), load_refseg(folder, cache_dir=tmp_path)
+    assert (
+        image_collections("phrasecut") == image_collections(folder) == {"image_id": "Visual Genome", "coco_id": COCO}
+    )
+    for name, splits in (("phrasecut", original), (folder, prepared)):
+        train, parts = join_training_splits({"refcoco": refcoco, name: splits})
+        assert parts[name] == TrainingPart(rows=2, images=2, dropped_rows=2, dropped_images=1)
+        assert train["image_id"][-2:] == ["2", "3"] and train.column_names == refcoco["train"].column_names
+        assert parts["refcoco"].dropped_images == 1 and trained not in train["image_id"]
+        # An image's own id is none of COCO's.
+        train, parts = join_training_splits({name: splits}, listed={"555", "2"})
+        assert train["image_id"][:] == ["1", "1", "2"]
+        assert parts[name] == TrainingPart(rows=3, images=2, dropped_rows=1, dropped_images=1)
+    own = join_training_splits({"phrasecut": original, "refcoco": DatasetDict(train=refcoco["train"])})[1]
+    assert own["phrasecut"].dropped_images == 0 and own["refcoco"].dropped_images == 1
+
+    listed = tmp_path / "list.json"
+    listed.write_text("[2, 555]")
+    with pytest.raises(LeakageError, match="1 of 3 training images, with 1 of 4 referents, are on the list"):
+        check_leakage(folder, listed)
+    listed.write_text("[2]")
+    assert f"none of its 3 training images (Visual Genome) is on the list {listed}" in check_leakage(folder, listed)
+
+
+def test_an_image_without_its_ids_in_other_collections_is_refused(cache, tmp_path):
+    data = load_refseg("phrasecut", make_phrasecut(tmp_path), cache_dir=cache)
+    data["val"] = data["val"].remove_columns("coco_id")
+    with pytest.raises(DataFormatError, match=r"phrasecut \(val\) lacks the column coco_id, .* in COCO train2014"):
+        join_training_splits({"phrasecut": data, **load(cache, "refcoco")})
 
 
 def test_data_from_elsewhere_is_compared_with_itself_and_said_so(cache, caplog):

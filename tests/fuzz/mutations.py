@@ -155,6 +155,11 @@ DATA_SETS = {
         of_kinds("samples_metadata.json", json=structure_edits()),
         of_kinds("puppet_mask/run/j1/puppet_mask.mat", mat=mat),
     ),
+    "phrasecut": some_of(
+        of_kinds("VGPhraseCut_v0/refer_train.json", json=structure_edits()),
+        of_kinds("VGPhraseCut_v0/refer_miniv.json", json=structure_edits()),
+        of_kinds("VGPhraseCut_v0/image_data_split.json", json=structure_edits()),
+    ),
 }
 
 # --- Pictures and masks --------------------------------------------------------------------------------------------
@@ -201,6 +206,8 @@ sides = st.one_of(st.integers(1, 40), st.integers(1, 40), numbers)
 points = st.tuples(st.floats(-5, 45), st.floats(-5, 45))
 outlines = st.lists(points, min_size=3, max_size=6).map(lambda drawn: [side for point in drawn for side in point])
 polygons = st.lists(st.one_of(outlines, outlines, st.lists(numbers, max_size=8), values), max_size=3)
+lines = st.lists(st.lists(points.map(list), max_size=6), max_size=3)
+drawings = st.lists(st.one_of(lines, st.lists(st.lists(numbers, max_size=3), max_size=4), values), max_size=3)
 overlaps = st.sampled_from(["union", "background", "other"])
 masks = st.one_of(
     st.tuples(st.just("decode"), st.fixed_dictionaries({"rle": encodings()})),
@@ -208,6 +215,9 @@ masks = st.one_of(
     st.tuples(
         st.just("polygons"),
         st.fixed_dictionaries({"polygons": polygons, "height": sides, "width": sides, "overlap": overlaps}),
+    ),
+    st.tuples(
+        st.just("drawing"), st.fixed_dictionaries({"polygons": lines | drawings, "height": sides, "width": sides})
     ),
     st.tuples(
         st.just("annotation"),

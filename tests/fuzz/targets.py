@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from damage import SECRET, damage, edit_bytes
 from golden_lavt import BERT_CONFIG, released_checkpoint
+from phrasecut_tree import make_phrasecut
 from PIL import Image
 from pycocotools import mask as coco_mask
 from safetensors.torch import save_file
@@ -31,6 +32,7 @@ from hf_refseg.data.masks import (
     InvalidMaskError,
     annotation_to_mask,
     decode_mask,
+    draw_polygons,
     encode_mask,
     mask_to_bbox,
     rasterize_polygons,
@@ -62,6 +64,7 @@ def make_files(folder: Path) -> None:
     make_davis(base / "ref_davis17", "meta")
     make_a2d(base / "a2d_sentences")
     make_jhmdb(base / "jhmdb_sentences")
+    make_phrasecut(base / "phrasecut")
     prepare_dataset("refcoco", base / "refcoco", base / "prepared", cache_dir=folder / "cache")
     outside.mkdir()
     Image.new("RGB", (WIDTH, HEIGHT), "white").save(outside / f"{SECRET}.png")
@@ -182,6 +185,7 @@ def use_masks(case: tuple[str, Any], work: Path) -> None:
         "encode": _encode,
         "annotation": _rasterize_annotation,
         "polygons": _rasterize,
+        "drawing": _draw,
         "statistics": _score,
     }[name](**arguments)
 
@@ -219,6 +223,20 @@ def _rasterize(polygons: Any, height: Any, width: Any, overlap: Any) -> None:
     if len(rows):
         assert columns.min() >= points[:, 0].min() - 1 and columns.max() <= points[:, 0].max() + 1
         assert rows.min() >= points[:, 1].min() - 1 and rows.max() <= points[:, 1].max() + 1
+
+
+def _draw(polygons: Any, height: Any, width: Any) -> None:
+    mask = draw_polygons(polygons, height, width)
+    assert mask.dtype == bool and mask.shape == (height, width)
+    # The corners of what is drawn are those of its points, without fractions.
+    for polygon in polygons:
+        for x, y in polygon if len(polygon) > 1 else ():
+            assert not (0 <= int(x) < width and 0 <= int(y) < height) or mask[int(y), int(x)]
+    points = np.array([point for polygon in polygons for point in polygon]).reshape(-1, 2)
+    rows, columns = np.nonzero(mask)
+    if len(rows):
+        assert columns.min() >= points[:, 0].min() - 1 and columns.max() <= points[:, 0].max()
+        assert rows.min() >= points[:, 1].min() - 1 and rows.max() <= points[:, 1].max()
 
 
 def _score(references: Any, predictions: Sequence[tuple[str, float, Any]]) -> None:
@@ -364,7 +382,7 @@ TENSOR_CHANGES: dict[str, Callable[[torch.Tensor, Any], torch.Tensor]] = {
 SOUND_RLE = {"size": [2, 3], "counts": [2, 3, 1]}
 TARGETS = {
     **{name: data_set(name) for name in ("refcoco", "prepared", "ref_youtube_vos", "ref_davis17")},
-    **{name: data_set(name) for name in ("a2d_sentences", "jhmdb_sentences")},
+    **{name: data_set(name) for name in ("a2d_sentences", "jhmdb_sentences", "phrasecut")},
     "picture": Target(read_picture, ("png", "bytes", ()), (ValueError,), lambda case: [f"picture.{case[0]}"]),
     "masks": Target(use_masks, ("decode", {"rle": SOUND_RLE}), (ValueError,)),
     "processor": Target(

@@ -23,6 +23,7 @@ CASES = {
     "ref_davis17": 15,
     "a2d_sentences": 25,
     "jhmdb_sentences": 20,
+    "phrasecut": 20,
     "picture": 100,
     "masks": 180,
     "processor": 120,
