@@ -47,6 +47,16 @@ def checked_field(record: Any, key: str, kind: type | tuple[type, ...], where: s
     return value
 
 
+def checked_id(record: Any, key: str, where: str) -> str:
+    """An id of a record, a number or a text, as a text; raises as `checked_field`."""
+    return str(checked_field(record, key, (int, str), where))
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number, no truth value."""
+    return type(value) in (int, float)
+
+
 def is_int64(value: Any) -> bool:
     """Whether a value is an integer, no truth value, that fits into 64 bits."""
     return type(value) is int and -(2**63) <= value < 2**63
@@ -72,3 +82,18 @@ def fingerprint_files(paths: list[Path]) -> str:
     for path in paths:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def fingerprint_states(root: Path, paths: Iterable[Path]) -> str:
+    """A hash of the names, sizes and times of files under a folder, where there are too many to read them."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        state = path.stat()
+        digest.update(f"{path.relative_to(root)} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def usual_order(splits: Iterable[str]) -> list[str]:
+    """The splits that files name: those to train on, to validate on and to test on, then others, by the alphabet."""
+    parts = ("train", "val", "test")
+    return sorted(splits, key=lambda name: (next((i for i, part in enumerate(parts) if part in name), 3), name))

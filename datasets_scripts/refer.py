@@ -1,19 +1,29 @@
-"""RefCOCO, RefCOCO+, RefCOCOg and RefCLEF from the original files of the REFER collection."""
+"""RefCOCO, RefCOCO+ and RefCOCOg from the original files of the REFER collection, and what all in its format share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from os import PathLike
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import numpy as np
 
-from hf_refseg.data.masks import MAX_PIXELS, InvalidMaskError, annotation_to_mask, check_overlap, encode_mask
-from hf_refseg.data.rows import DataFormatError, read_json, row_features
+from hf_refseg.data.findings import Findings
+from hf_refseg.data.masks import (
+    MAX_PIXELS,
+    InvalidMaskError,
+    annotation_to_mask,
+    check_overlap,
+    encode_mask,
+    encoded_size,
+    mask_to_bbox,
+)
+from hf_refseg.data.rows import DataFormatError, ordered_splits, read_json, row_features
 from hf_refseg.files import is_plain_name
 from hf_refseg.messages import name_text, short_text
 
@@ -21,16 +31,23 @@ from .plain_pickle import read_pickle
 from .records import (
     AGAIN,
     checked_field,
+    checked_id,
     fingerprint_files,
+    fingerprint_states,
+    is_number,
     list_folder,
+    usual_order,
     warn_of_repeats,
 )
 from .rows_builder import RowsBuilder, RowsConfig
+from .video import picture_size
+
+SHORT_POLYGONS = "polygons of fewer than three points, left out beside others"
 
 
 @dataclass
 class ReferConfig(RowsConfig):
-    """`dataset` is the folder of the annotation files, whose refs belong to `known_splits`."""
+    """`dataset` is the folder of the files; `known_splits` are those that refs may belong to, none = any."""
 
     dataset: str = ""
     split_by: str = ""
@@ -42,24 +59,29 @@ class ReferConfig(RowsConfig):
 class Refer(RowsBuilder):
     """One row for each ref of `refs(<split_by>).p`; see `hf_refseg.data.rows.row_features` for the columns.
 
-    Images are referenced by their path. Raises `DataFormatError` for files that are absent, damaged or inconsistent.
+    Images are referenced by their path; of each the header is read. Ids are integers or texts. Raises
+    `DataFormatError` for files that are absent, damaged or inconsistent.
 
     Args:
         data_dir: holds the folder of the annotation files and, unless `image_dir` names another place for the images,
-            `usual_image_dir`.
+            one of `usual_image_dirs`, in which {dataset} stands for that name.
         dataset, split_by, mask_overlap, options: fields of `ReferConfig`.
     """
 
-    VERSION = datasets.Version("1.0.0")
+    VERSION = datasets.Version("1.1.0")
     BUILDER_CONFIG_CLASS = ReferConfig
     config: ReferConfig
+    # What the file of the expressions may be called; the first that is there is read.
+    REFS_NAMES: ClassVar[tuple[str, ...]] = ("refs({split_by}).p",)
+    # Splits in the file of which a ref belongs to several of the data set's.
+    COMBINED_SPLITS: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     def __init__(
         self,
         data_dir: str,
         dataset: str,
         split_by: str,
-        usual_image_dir: str,
+        usual_image_dirs: Sequence[str],
         mask_overlap: str,
         image_dir: str | PathLike[str] | None = None,
         **options: Any,
@@ -67,45 +89,48 @@ class Refer(RowsBuilder):
         check_overlap(mask_overlap)
         root = Path(data_dir)
         fingerprint = fingerprint_files(self.annotation_files(root, dataset, split_by))
+        places = [place.format(dataset=dataset) for place in usual_image_dirs]
+        folder = find_image_dir(root, places, image_dir)
+        if {"on_bad_record", "on_size_mismatch"} & options.keys():
+            # Then which images are there, and in which size, decides about the rows as well.
+            fingerprint += fingerprint_states(folder, (path for path in folder.rglob("*") if path.is_file()))
         super().__init__(
             data_dir=data_dir,
             dataset=dataset,
             split_by=split_by,
             mask_overlap=mask_overlap,
-            image_dir=str(find_image_dir(root, usual_image_dir, image_dir)),
+            image_dir=str(folder),
             fingerprint=fingerprint,
             **options,
         )
 
-    @staticmethod
-    def refs_name(split_by: str) -> str:
-        """The name of the file with the expressions."""
-        return f"refs({split_by}).p"
+    def left_out(self, ref: dict[str, Any], where: str) -> str | None:
+        """What is known to be wrong with a ref that is left out for it, such as "refs without a sentence"."""
+        return None
 
-    @staticmethod
-    def read_refs(path: Path) -> Any:
-        """The content of the file with the expressions."""
-        return read_pickle(path)
-
-    @staticmethod
-    def targets_of(ref: dict[str, Any], instances: Instances, where: str) -> list[dict[str, Any]]:
+    def targets_of(self, ref: dict[str, Any], instances: Instances, where: str) -> list[dict[str, Any]]:
         """The annotations whose union is the ref's mask; none for a ref without a target."""
-        return [instances.annotation(checked_field(ref, "ann_id", int, where), where)]
+        return [instances.annotation(checked_id(ref, "ann_id", where), where)]
+
+    def box_of(self, targets: list[dict[str, Any]], instances: Instances, mask: np.ndarray, where: str) -> list[float]:
+        """The box around the targets, whose mask (bool, H x W) has the size of the picture."""
+        return union_box([instances.bbox(target) for target in targets])
 
     @classmethod
     def annotation_files(cls, root: Path, dataset: str, split_by: str) -> list[Path]:
         """The file of expressions and the file of instances; raises `DataFormatError` when one is absent."""
         folder = root / dataset
-        files = [folder / cls.refs_name(split_by), folder / "instances.json"]
-        for path in files:
+        names = [name.format(split_by=split_by) for name in cls.REFS_NAMES]
+        refs = next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
+        for path in (refs, folder / "instances.json"):
             if not path.is_file():
-                expected = ", ".join(f"{dataset}/{file.name}" for file in files)
+                expected = " or ".join(f"{dataset}/{name}" for name in names)
                 raise DataFormatError(
-                    f"{path} does not exist. Expected {expected} under {root}; found {list_folder(root)}; in "
-                    f"{dataset}/ {list_folder(folder)}. Point data_dir at the folder that holds '{dataset}/', or "
-                    "change split_by."
+                    f"{path} does not exist. Expected {expected}, {dataset}/instances.json under {root}; found "
+                    f"{list_folder(root)}; in {dataset}/ {list_folder(folder)}. Point data_dir at the folder that "
+                    f"holds '{dataset}/', or change split_by."
                 )
-        return files
+        return [refs, folder / "instances.json"]
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(features=row_features())
@@ -113,39 +138,91 @@ class Refer(RowsBuilder):
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         config = self.config
         refs_file, instances_file = self.annotation_files(Path(config.data_dir), config.dataset, config.split_by)
-        instances = Instances.read(instances_file)
-        splits = group_by_split(self.read_refs(refs_file), refs_file, config.known_splits)
-        splits = {split: refs for split, refs in splits.items() if split in (config.splits or splits)}
-        ref_ids = [
-            checked_field(ref, "ref_id", int, f"{refs_file}: ref {name_text(ref.get('ref_id'))}")
-            for ref in chain.from_iterable(splits.values())
-        ]
-        warn_of_repeats(str(refs_file), "ids of refs", ref_ids, "each of the refs is a row of its own")
+        instances = Instances.read(instances_file, self.findings)
+        refs = read_pickle(refs_file) if refs_file.suffix == ".p" else read_json(refs_file)
         return [
-            datasets.SplitGenerator(split, gen_kwargs={"refs": tuple(refs), "instances": instances, "file": refs_file})
-            for split, refs in splits.items()
+            datasets.SplitGenerator(split, gen_kwargs={"refs": refs, "instances": instances, "file": refs_file})
+            for split, refs in self._group_by_split(refs, refs_file).items()
         ]
+
+    def _group_by_split(self, refs: Any, path: Path) -> dict[str, tuple[dict[str, Any], ...]]:
+        """The refs of each split that is made, in the order of the splits; refs of one image follow each other."""
+        if not isinstance(refs, list) or not refs:
+            raise DataFormatError(f"{path} should hold a list of refs, found {type(refs).__name__}. {AGAIN}")
+        by_image: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        ref_ids = []
+        for index, ref in enumerate(refs):
+            with self.findings.skipping():
+                name = checked_field(ref, "split", str, f"{path}: ref at position {index}")
+                where = f"{path}: ref {name_text(ref.get('ref_id'))}"
+                splits = [by_image.setdefault(split, {}) for split in self._splits_of(name, where)]
+                if not self._is_wanted(name):
+                    continue
+                if (reason := self.left_out(ref, where)) is not None:
+                    self.findings.note(reason, where)
+                    continue
+                image_id = checked_id(ref, "image_id", where)
+                ref_ids.append(checked_id(ref, "ref_id", where))
+                for images in splits:
+                    images.setdefault(image_id, []).append(ref)
+        warn_of_repeats(str(path), "ids of refs", ref_ids, "each of the refs is a row of its own")
+        found = [split for split in self.config.known_splits or usual_order(by_image) if split in by_image]
+        made = ordered_splits(self.config.dataset, found, self.config.splits) if self.config.splits else found
+        return {split: tuple(chain.from_iterable(by_image[split].values())) for split in made}
+
+    def _splits_of(self, name: str, where: str) -> tuple[str, ...]:
+        """The splits to which a ref of a split of the file belongs."""
+        splits, known = self.COMBINED_SPLITS.get(name, (name,)), self.config.known_splits
+        if known and not set(splits) <= set(known):
+            raise DataFormatError(
+                f"{where} is in the split {short_text(name)}, expected one of {', '.join(known)}. {AGAIN}"
+            )
+        # As `datasets` and the names of prepared files need them.
+        if not known and not re.fullmatch("[A-Za-z0-9_]{1,60}", name):
+            raise DataFormatError(f"{where} is in the split {short_text(name)}, which is no word. Rename the split.")
+        return splits
+
+    def _is_wanted(self, name: str) -> bool:
+        wanted = self.config.splits
+        return not wanted or not set(wanted).isdisjoint(self.COMBINED_SPLITS.get(name, (name,)))
 
     def _generate_examples(
         self, refs: tuple[dict[str, Any], ...], instances: Instances, file: Path
     ) -> Iterator[tuple[int, dict[str, Any]]]:
+        sizes: dict[Path, tuple[int, int]] = {}
         for index, ref in enumerate(refs):
             with self.findings.skipping():
-                yield index, self._row(ref, instances, f"{file}: ref {name_text(ref.get('ref_id'))}")
+                yield index, self._row(ref, instances, sizes, f"{file}: ref {name_text(ref.get('ref_id'))}")
 
-    def _row(self, ref: dict[str, Any], instances: Instances, where: str) -> dict[str, Any]:
-        image = instances.image(ref["image_id"], where)
+    def _row(
+        self, ref: dict[str, Any], instances: Instances, sizes: dict[Path, tuple[int, int]], where: str
+    ) -> dict[str, Any]:
+        """The row of a ref; `sizes` (H, W) are those of the pictures that were opened already."""
+        sentences = _sentences(ref, where)
+        image = instances.image(checked_id(ref, "image_id", where), where)
+        image_where = f"{where}: image {name_text(str(image['id']))} of {instances.file.name}"
+        path = _image_file(Path(self.config.image_dir), image, image_where)
+        if path not in sizes:
+            sizes[path] = picture_size(path, where)
+        size = sizes[path]
         targets = self.targets_of(ref, instances, where)
+        drawn = [instances.mask(target, image, self.config.mask_overlap, self.findings) for target in targets]
+        masks = [
+            self.fit_mask(mask, size, f"{instances.place(target)}, on {path.name}")
+            for target, mask in zip(targets, drawn, strict=True)
+        ]
+        union = np.logical_or.reduce([np.zeros(size, dtype=bool), *masks])
+        is_as_annotated = bool(targets) and all(mask.shape == size for mask in drawn)
         return {
-            "image": str(_image_file(Path(self.config.image_dir), image, where)),
-            "image_id": str(ref["image_id"]),
-            "ref_id": str(checked_field(ref, "ref_id", int, where)),
+            "image": str(path),
+            "image_id": str(image["id"]),
+            "ref_id": checked_id(ref, "ref_id", where),
             "ann_ids": [str(each) for each in (ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]])],
-            "category": ", ".join(dict.fromkeys(instances.category(target) for target in targets)),
-            "mask": encode_mask(instances.union_mask(targets, image, self.config.mask_overlap)),
-            "bbox": union_box([instances.bbox(target) for target in targets]),
+            "category": ", ".join(dict.fromkeys(filter(None, (instances.category(each, ref) for each in targets)))),
+            "mask": encode_mask(union),
+            "bbox": self.box_of(targets, instances, union, where) if is_as_annotated else mask_to_bbox(union),
             "no_target": not targets,
-            "sentences": _sentences(ref, where),
+            "sentences": sentences,
         }
 
 
@@ -154,89 +231,92 @@ class Instances:
     """`instances.json` in COCO's format, by id; every look-up raises `DataFormatError` for an absent or bad record."""
 
     file: Path
-    images: dict[int, dict[str, Any]]
-    annotations: dict[int, dict[str, Any]]
-    categories: dict[int, dict[str, Any]]
+    images: dict[str, dict[str, Any]]
+    annotations: dict[str, dict[str, Any]]
+    categories: dict[str, dict[str, Any]]
 
     @classmethod
-    def read(cls, path: Path) -> Instances:
+    def read(cls, path: Path, findings: Findings) -> Instances:
         content = read_json(path)
-        tables = [_by_id(content, key, path) for key in ("images", "annotations", "categories")]
+        tables = [_by_id(content, key, path, findings) for key in ("images", "annotations", "categories")]
         return cls(path, *tables)
 
-    def image(self, image_id: int, where: str) -> dict[str, Any]:
+    def image(self, image_id: str, where: str) -> dict[str, Any]:
         image = self.images.get(image_id)
         if image is None:
-            raise DataFormatError(f"{where}: image {image_id} has no entry in {self.file}. {AGAIN}")
-        width, height = (
-            checked_field(image, side, int, f"{self.file}: image {image_id}") for side in ("width", "height")
-        )
+            raise DataFormatError(f"{where}: image {name_text(image_id)} has no entry in {self.file}. {AGAIN}")
+        record = f"{self.file}: image {name_text(image_id)}"
+        width, height = (checked_field(image, side, int, record) for side in ("width", "height"))
         if width <= 0 or height <= 0 or width * height > MAX_PIXELS:
             raise DataFormatError(
-                f"{self.file}: image {image_id} has the size {width} x {height}; expected up to {MAX_PIXELS} pixels. "
-                f"{AGAIN}"
+                f"{record} has the size {width} x {height}; expected up to {MAX_PIXELS} pixels. {AGAIN}"
             )
         return image
 
-    def annotation(self, ann_id: int, where: str) -> dict[str, Any]:
+    def annotation(self, ann_id: str, where: str) -> dict[str, Any]:
         if ann_id not in self.annotations:
-            raise DataFormatError(f"{where}: annotation {ann_id} does not exist in {self.file}. {AGAIN}")
+            raise DataFormatError(f"{where}: annotation {name_text(ann_id)} does not exist in {self.file}. {AGAIN}")
         return self.annotations[ann_id]
 
-    def category(self, annotation: dict[str, Any]) -> str:
-        where = f"{self.file}: annotation {annotation['id']}"
-        category_id = checked_field(annotation, "category_id", int, where)
+    def place(self, annotation: dict[str, Any]) -> str:
+        """Where an annotation is found."""
+        return f"{self.file}: annotation {name_text(str(annotation['id']))}"
+
+    def category(self, annotation: dict[str, Any], ref: dict[str, Any]) -> str:
+        """The name of an annotation's category, or of its ref's; empty where neither has one."""
+        record = next((record for record in (annotation, ref) if record.get("category_id") is not None), None)
+        if record is None:
+            return ""
+        where = self.place(annotation)
+        category_id = checked_id(record, "category_id", where)
         if category_id not in self.categories:
-            raise DataFormatError(f"{where}: category {category_id} is not listed under 'categories'. {AGAIN}")
-        return checked_field(self.categories[category_id], "name", str, f"{self.file}: category {category_id}")
+            raise DataFormatError(
+                f"{where}: category {name_text(category_id)} is not listed under 'categories'. {AGAIN}"
+            )
+        return checked_field(
+            self.categories[category_id], "name", str, f"{self.file}: category {name_text(category_id)}"
+        )
 
     def bbox(self, annotation: dict[str, Any]) -> list[float]:
-        where = f"{self.file}: annotation {annotation['id']}"
+        where = self.place(annotation)
         box = checked_field(annotation, "bbox", list, where)
-        if len(box) != 4 or not all(type(side) in (int, float) and abs(side) < 1e9 for side in box):
+        if len(box) != 4 or not all(is_number(side) and abs(side) < 1e9 for side in box):
             raise DataFormatError(f"{where}: the bbox should be four finite numbers, found {short_text(box)}. {AGAIN}")
         return [float(side) for side in box]
 
-    def union_mask(self, annotations: list[dict[str, Any]], image: dict[str, Any], mask_overlap: str) -> np.ndarray:
-        """The pixels (boolean, height x width) of all annotations; `mask_overlap` acts inside each of them."""
-        union = np.zeros((image["height"], image["width"]), dtype=bool)
-        for annotation in annotations:
-            where = f"{self.file}: annotation {annotation['id']}"
-            if annotation.get("image_id") != image["id"]:
-                raise DataFormatError(f"{where} does not belong to image {image['id']} of its ref. {AGAIN}")
-            try:
-                union |= annotation_to_mask(annotation.get("segmentation"), *union.shape, mask_overlap)
-            except InvalidMaskError as error:
-                raise DataFormatError(f"{where}: {error}") from error
-        return union
+    def mask(
+        self, annotation: dict[str, Any], image: dict[str, Any], mask_overlap: str, findings: Findings
+    ) -> np.ndarray:
+        """The pixels (bool, H x W) of an annotation, in the size of its run lengths or, of polygons, of its image."""
+        where = self.place(annotation)
+        if str(annotation.get("image_id")) != str(image["id"]):
+            raise DataFormatError(f"{where} does not belong to image {image['id']} of its ref. {AGAIN}")
+        segmentation = annotation.get("segmentation")
+        if isinstance(segmentation, list):
+            kept = [part for part in segmentation if not _is_short_polygon(part)]
+            if 0 < len(kept) < len(segmentation):
+                findings.note(SHORT_POLYGONS, where)
+                segmentation = kept
+        try:
+            size = encoded_size(segmentation) or (image["height"], image["width"])
+            return annotation_to_mask(segmentation, *size, mask_overlap)
+        except InvalidMaskError as error:
+            raise DataFormatError(f"{where}: {error}") from error
 
 
-def group_by_split(refs: Any, path: Path, splits: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
-    """Refs by split, in the order of `splits` without the empty ones; refs of one image follow each other."""
-    if not isinstance(refs, list) or not refs:
-        raise DataFormatError(f"{path} should hold a list of refs, found {type(refs).__name__}. {AGAIN}")
-    by_image: dict[str, dict[int, list[dict[str, Any]]]] = {split: {} for split in splits}
-    for index, ref in enumerate(refs):
-        split = checked_field(ref, "split", str, f"{path}: ref at position {index}")
-        if split not in by_image:
-            raise DataFormatError(
-                f"{path}: ref {name_text(ref.get('ref_id'))} is in the split {short_text(split)}, expected one of "
-                f"{', '.join(splits)}. {AGAIN}"
-            )
-        image_id = checked_field(ref, "image_id", int, f"{path}: ref {name_text(ref.get('ref_id'))}")
-        by_image[split].setdefault(image_id, []).append(ref)
-    return {split: list(chain.from_iterable(images.values())) for split, images in by_image.items() if images}
+def find_image_dir(root: Path, usual: Sequence[str], image_dir: str | PathLike[str] | None) -> Path:
+    """The folder of the images: `image_dir`, or the first of the usual ones under `root`.
 
-
-def find_image_dir(root: Path, usual: str, image_dir: str | PathLike[str] | None) -> Path:
-    """The folder of the images: `image_dir` or the usual one under `root`; raises `DataFormatError` when absent."""
-    folder = root / usual if image_dir is None else Path(image_dir).resolve()
-    if not folder.is_dir():
+    Raises `DataFormatError` when it is absent.
+    """
+    folders = [root / place for place in usual] if image_dir is None else [Path(image_dir).resolve()]
+    found = next((folder for folder in folders if folder.is_dir()), None)
+    if found is None:
         raise DataFormatError(
-            f"The image folder {folder} does not exist. Expected {usual} under {root}, found there "
+            f"The image folder {folders[0]} does not exist. Expected {' or '.join(usual)} under {root}, found there "
             f"{list_folder(root)}. Put the images there, or pass image_dir."
         )
-    return folder
+    return found
 
 
 def repair_text(text: str) -> str:
@@ -279,24 +359,30 @@ def _sentences(ref: dict[str, Any], where: str) -> list[dict[str, str]]:
     return sentences
 
 
+def _is_short_polygon(part: Any) -> bool:
+    """Whether it is a polygon of fewer than three points."""
+    return isinstance(part, list) and len(part) < 6 and all(map(is_number, part))
+
+
 def _image_file(folder: Path, image: dict[str, Any], where: str) -> Path:
     """The image's path; a name that leads out of the folder would publish a private file with the data set."""
-    file_name = checked_field(image, "file_name", str, f"{where}: image {image['id']}")
+    file_name = checked_field(image, "file_name", str, where)
     parts = PurePosixPath(file_name).parts
     if not parts or not all(map(is_plain_name, parts)):
         raise DataFormatError(
-            f"{where}: the image's file name {short_text(file_name)} leads out of {folder}, or is none. {AGAIN}"
+            f"{where}: the file name {short_text(file_name)} leads out of {folder}, or is none. {AGAIN}"
         )
     path = folder / file_name
     if not path.is_file():
-        raise DataFormatError(f"{where}: its image {path} does not exist. Download it, or pass another image_dir.")
+        raise DataFormatError(f"{where}: its file {path} does not exist. Download it, or pass another image_dir.")
     return path
 
 
-def _by_id(content: Any, key: str, path: Path) -> dict[int, dict[str, Any]]:
+def _by_id(content: Any, key: str, path: Path, findings: Findings) -> dict[str, dict[str, Any]]:
     records = checked_field(content, key, list, str(path))
-    ids = [
-        checked_field(record, "id", int, f"{path}: {key} at position {index}") for index, record in enumerate(records)
-    ]
-    warn_of_repeats(str(path), f"ids of {key}", ids, "the last record of each counts")
-    return dict(zip(ids, records, strict=True))
+    found: list[tuple[str, dict[str, Any]]] = []
+    for index, record in enumerate(records):
+        with findings.skipping():
+            found.append((checked_id(record, "id", f"{path}: {key} at position {index}"), record))
+    warn_of_repeats(str(path), f"ids of {key}", (each for each, _ in found), "the last record of each counts")
+    return dict(found)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from hf_refseg.data.rows import DataFormatError, video_features
 from hf_refseg.datasets_scripts.records import (
     AGAIN,
     fingerprint_files,
+    fingerprint_states,
     list_folder,
     require_characters,
     warn_of_repeats,
@@ -64,11 +64,9 @@ class VideoBuilder(RowsBuilder):
     @classmethod
     def fingerprint(cls, root: Path, splits: tuple[str, ...]) -> str:
         """A hash of what the annotation files hold and of the names, sizes and times of the many other files."""
-        digest = hashlib.sha256(fingerprint_files(cls.annotation_files(root, splits)).encode())
-        for path in sorted(cls.mask_files(root, splits)):
-            state = path.stat()
-            digest.update(f"{path.relative_to(root)} {state.st_size} {state.st_mtime_ns}\n".encode())
-        return digest.hexdigest()
+        return fingerprint_files(cls.annotation_files(root, splits)) + fingerprint_states(
+            root, cls.mask_files(root, splits)
+        )
 
     def read_videos(self, root: Path) -> dict[str, list[Any]]:
         """The videos of each split, in the order of the splits."""

@@ -26,9 +26,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Every training collects garbage: what is imported need not be looked through each time, and by itself rarely."""
+    """Every training collects garbage: what is imported need not be looked through each time."""
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture

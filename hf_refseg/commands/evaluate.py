@@ -21,7 +21,9 @@ SHOWN_CASES = 5
 @with_data_options
 def evaluate(
     model: ModelName,
-    dataset: Annotated[str, typer.Argument(help="Name of a data set, or folder or Hub id of a prepared one.")],
+    name: Annotated[
+        str, typer.Argument(metavar="DATASET", help="Name of a data set, or folder or Hub id of a prepared one.")
+    ],
     split: Annotated[str, typer.Option(help="Such as val, testA or test.")] = "val",
     protocol: Annotated[
         str | None,
@@ -73,16 +75,16 @@ def evaluate(
     check_protocol(protocol)
     folder = Path("runs", "evaluate", slug(Path(model).name)) if output is None else output
     require_writable(folder)
-    check_data_options(dataset, data_options)
-    of_run = data_options_of_run(model, dataset)
+    check_data_options(name, data_options)
+    of_run = data_options_of_run(model, name)
     options = {**of_run, **data_options}
     given = {"window": window, "overlap": overlap, "per_frame": per_frame or None}
     given = {option: value for option, value in given.items() if value is not None}
-    rows = load_refseg(dataset, **{**options, "splits": [split]})[split]
-    protocol = choose_protocol(protocol, dataset, rows)
+    rows = load_refseg(name, **{**options, "splits": [split]})[split]
+    protocol = choose_protocol(protocol, name, rows)
     on_videos = protocol in VIDEO_PROTOCOLS
     if given and not on_videos:
-        raise ValueError(f"{dataset} holds images and takes no --{next(iter(given)).replace('_', '-')}.")
+        raise ValueError(f"{name} holds images and takes no --{next(iter(given)).replace('_', '-')}.")
     clips = VideoWindow(window, overlap, per_frame) if on_videos else None
     if shuffle_sentences:
         rows = with_shuffled_sentences(rows)
@@ -96,8 +98,10 @@ def evaluate(
     picture = draw_strips(compared) if on_videos else draw_comparison(compared)
     scored = f"{result.videos} videos" if on_videos else f"{result.images} images"
 
-    parts = [slug(Path(dataset).name), options.get("split_by"), split, protocol]
-    name = "_".join(filter(None, [*parts, "shuffled" if shuffle_sentences else None]))
+    own_name = options.pop("dataset", None)
+    parts = [slug(Path(name).name), slug(own_name or ""), options.get("split_by"), split, protocol]
+    file_name = "_".join(filter(None, [*parts, "shuffled" if shuffle_sentences else None]))
+    dataset = " ".join(filter(None, [name, own_name]))
     settings = {"model": model, "dataset": dataset, "split": split, **options, **given, "dtype": dtype}
     report = {**settings, "shuffled_sentences": shuffle_sentences, "max_images": max_images, **asdict(result)}
     # Told before they are written: a disk that is full by now does not lose them.
@@ -108,10 +112,10 @@ def evaluate(
     if taken := ", ".join(f"{option} {value}" for option, value in of_run.items() if option not in data_options):
         typer.echo(f"Data as in the run that trained the model: {taken}")
     typer.echo(score_table(result))
-    write_json(folder / f"{name}.json", report)
-    typer.echo(f"{folder / name}.json")
-    write_picture(folder / f"{name}.png", picture)
-    typer.echo(f"{folder / name}.png")
+    write_json(folder / f"{file_name}.json", report)
+    typer.echo(f"{folder / file_name}.json")
+    write_picture(folder / f"{file_name}.png", picture)
+    typer.echo(f"{folder / file_name}.png")
 
 
 def check_protocol(protocol: str | None) -> None:

@@ -163,13 +163,13 @@ CACHE_DIR = DataOption(
 SEED = DataOption("seed", "RefShapes: of all randomness; folder: of splits that are drawn.")
 IMAGE_DIR = DataOption(
     "image_dir",
-    "Folder of the images, COCO's train2014 or Visual Genome's, if not in --data-dir.",
+    "Folder of the images, COCO's train2014, Visual Genome's or others, if not in --data-dir.",
     Path,
     is_place=True,
 )
 REFER_OPTIONS = (
     DATA_DIR,
-    DataOption("split_by", "Who split the data set: unc, google, umd or berkeley.", str),
+    DataOption("split_by", "Who split the data set: unc, google, umd or berkeley; as its file of refs is named.", str),
     DataOption(
         "mask_overlap",
         "Overlapping polygons of RefCOCO and its like: union (default) or background.",
@@ -180,6 +180,7 @@ REFER_OPTIONS = (
     *FILE_OPTIONS,
     CACHE_DIR,
 )
+DATASET = DataOption("dataset", "refer: what the data set is called, the folder of its annotation files.", str)
 SCENE_OPTIONS = (
     DataOption("train_size", "RefShapes: number of training scenes."),
     DataOption("val_size", "RefShapes: number of validation scenes."),
@@ -221,7 +222,7 @@ ANNOTATIONS = DataOption(
 CONTEXT_FRAMES = DataOption("context_frames", "a2d_sentences: frames kept on each side of an annotated one.", least=0)
 
 COCO = "COCO train2014"
-COCO_IMAGES = "images/mscoco/images/train2014"
+COCO_IMAGES = ("images/mscoco/images/train2014", "images/train2014")
 COCO_TERMS = (
     "COCO annotations: CC BY 4.0. COCO photographs: each under its own Flickr licence, some of them non-commercial or "
     "without derivatives; check before passing them on. "
@@ -240,7 +241,7 @@ def _refer(
     *partitions: Partition,
     builder: str = ".datasets_scripts.refer:Refer",
     refs_file: str = "refs(<split_by>).p",
-    images: str = COCO_IMAGES,
+    images: tuple[str, ...] = COCO_IMAGES,
     collection: str = COCO,
     **known: str,
 ) -> DatasetSpec:
@@ -252,8 +253,8 @@ def _refer(
         partitions=partitions,
         options=REFER_OPTIONS,
         collection=collection,
-        layout=(f"{name}/{refs_file}", f"{name}/instances.json", f"{images}/"),
-        settings={"dataset": name, "usual_image_dir": images},
+        layout=(f"{name}/{refs_file}", f"{name}/instances.json", " or ".join(f"{place}/" for place in images)),
+        settings={"dataset": name, "usual_image_dirs": images},
         **known,
     )
 
@@ -353,7 +354,8 @@ SPECS = (
             },
         ),
         Partition(TRAIN_VAL_TEST, "berkeley"),
-        images="images/saiapr_tc-12",
+        builder=".datasets_scripts.refclef:RefClef",
+        images=("images/saiapr_tc-12",),
         collection="SAIAPR TC-12",
         title="RefCLEF",
         paper="Kazemzadeh et al., ReferItGame: Referring to Objects in Photographs of Natural Scenes, EMNLP 2014",
@@ -363,7 +365,7 @@ SPECS = (
         "grefcoco",
         Partition(UNC, "unc", totals={"sentences": 259859}),
         builder=".datasets_scripts.grefcoco:GRefCoco",
-        refs_file="grefs(<split_by>).json",
+        refs_file="grefs(<split_by>).json or .p",
         title="gRefCOCO",
         paper="Liu et al., GRES: Generalized Referring Expression Segmentation, "
         "https://huggingface.co/papers/2306.00968",
@@ -401,6 +403,24 @@ SPECS = (
             "VGPhraseCut_v0/images/<image_id>.jpg or VG_100K/ and VG_100K_2/",
         ),
         protocol="phrasecut",
+    ),
+    DatasetSpec(
+        name="refer",
+        title="REFER format",
+        kind="image",
+        builder=".datasets_scripts.refer_format:ReferFormat",
+        partitions=(Partition((), "unc"),),
+        options=(*REFER_OPTIONS, DATASET),
+        collection=None,
+        paper="that of the data set, which is in the format of the REFER collection",
+        terms="Images and expressions: the terms of the data set.",
+        layout=("<dataset>/refs(<split_by>).p or .json", "<dataset>/instances.json", "images/<dataset>/ or image_dir"),
+        settings={
+            "usual_image_dirs": (
+                *("images/{dataset}/JPEGImages", "images/{dataset}", "{dataset}/JPEGImages", "{dataset}/images"),
+                *COCO_IMAGES,
+            )
+        },
     ),
     _refshapes("refshapes"),
     _refshapes("refshapes+"),

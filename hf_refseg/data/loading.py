@@ -109,7 +109,7 @@ def _make_builder(
     options = spec.complete_options(options)
     if (wanted := options.get("splits")) is not None:
         # Where files name the splits, their builder finds out whether there are such.
-        options["splits"] = ordered_splits(spec.name, partition.splits or wanted, wanted)
+        options["splits"] = ordered_splits(spec.name, partition.splits, wanted)
     if spec.package is not None and find_spec(spec.package) is None:
         raise ImportError(f"{spec.name} needs {spec.package}: pip install 'hf_refseg[video]'.")
     config_name = spec.name

@@ -119,6 +119,15 @@ def annotation_to_mask(segmentation: Any, height: int, width: int, overlap: str 
     return _combine((_part_to_mask(part, height, width) for part in parts), height, width, overlap)
 
 
+def encoded_size(segmentation: Any) -> tuple[int, int] | None:
+    """Height and width of the RLE, or of the first of the RLEs, of a COCO `segmentation`; None where it has none.
+
+    Raises `InvalidMaskError` for a size which is none.
+    """
+    part = segmentation[0] if isinstance(segmentation, list) and segmentation else segmentation
+    return _checked_size(part.get("size"), "RLE's") if isinstance(part, Mapping) else None
+
+
 def check_overlap(overlap: str) -> None:
     """Raises ValueError for what is none of `MASK_OVERLAPS`."""
     if overlap not in MASK_OVERLAPS:

@@ -109,7 +109,7 @@ def check_columns(where: str, rows: Dataset | IterableDataset) -> None:
 
 
 def ordered_splits(name: str, known: Iterable[str], wanted: Iterable[str]) -> tuple[str, ...]:
-    """The wanted splits in the order of those that a data set has.
+    """The wanted splits in the order of those that a data set has; none known: as they are, for its files name them.
 
     Raises:
         ValueError: none is wanted, or one that there is not.
@@ -118,9 +118,9 @@ def ordered_splits(name: str, known: Iterable[str], wanted: Iterable[str]) -> tu
     if not wanted:
         raise ValueError(f"splits names no split of {name}: name some of {', '.join(known)}, or leave it out.")
     for split in wanted:
-        if split not in known:
+        if known and split not in known:
             raise ValueError(f"{name} has no split '{split}'. Choose one of: {', '.join(known)}.")
-    return tuple(split for split in known if split in wanted)
+    return tuple(split for split in known or dict.fromkeys(wanted) if split in wanted)
 
 
 def with_text_ids(rows: Dataset | IterableDataset) -> Dataset | IterableDataset:

@@ -195,3 +195,15 @@ def test_the_page_of_videos_tells_the_layout(spec: DatasetSpec) -> None:
     assert section.split("```")[1].strip().splitlines() == list(spec.layout)
     (splits,) = (partition.splits for partition in spec.partitions)
     assert all(split in section for split in splits)
+
+
+@pytest.mark.parametrize("spec", [spec for spec in DATASETS.values() if "usual_image_dirs" in spec.settings])
+def test_the_page_of_images_tells_partitions_and_places(spec: DatasetSpec) -> None:
+    page = (CHECKOUT / "docs" / "image_data.md").read_text()
+    (line,) = (line for line in page.splitlines() if line.startswith(f"| `{spec.name}` |"))
+    _, _, _, who, splits, _ = line.split("|")
+    if spec.partitions[0].splits:
+        assert who.strip() == "; ".join(partition.split_by for partition in spec.partitions)
+        assert splits.strip() == "; ".join(", ".join(partition.splits) for partition in spec.partitions)
+    for place in spec.settings["usual_image_dirs"]:
+        assert f"`{place.format(dataset='<dataset>')}/`" in page

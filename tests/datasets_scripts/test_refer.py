@@ -197,7 +197,10 @@ def without(table: str) -> Edit:
         (with_segmentation([[1, 1, 9, 1, 9, 9, 5]]), ["instances.json", "annotation 1001", "7 numbers", "remove"]),
         (with_segmentation([[1, 1, 9, 9]]), ["instances.json", "annotation 1001", "4 numbers", "remove"]),
         (with_segmentation({"size": [104, 81], "counts": [100]}), ["annotation 1001", "cover 100 pixels", "cut off"]),
-        (with_segmentation({"size": [81, 104], "counts": [8424]}), ["annotation 1001", "[81, 104]", "another image"]),
+        (
+            with_segmentation({"size": [81, 104], "counts": [8424]}),
+            ["annotation 1001, on COCO_train2014_", "the mask is 81 x 104 ", "its picture 104 x 81", "resize_mask"],
+        ),
         (
             lambda refs, instances: [record.update(name="\ud800") for record in instances["categories"]],
             ["instances.json: category ", "'name' has half a character"],
@@ -235,7 +238,7 @@ def without(table: str) -> Edit:
         (with_ref(sentences=[{"sent_id": True, "raw": "x", "sent": "x"}]), ["ref 0: 'sent_id' should be of type int"]),
         (with_ref(ref_id=2**63), ["refs(unc).p", "'ref_id' should be a number of 64 bits", "correct"]),
         (with_ref(ann_id=2**70), ["refs(unc).p", "ref 0: 'ann_id' should be a number of 64 bits"]),
-        (with_ref(image_id=True), ["refs(unc).p", "ref 0: 'image_id' should be of type int, found True"]),
+        (with_ref(image_id=True), ["refs(unc).p", "ref 0: 'image_id' should be of type int or str, found True"]),
         (with_ref(sentences=[{"sent_id": 77, "raw": "x"}]), ["refs(unc).p", "sentence 77", "'sent' should be"]),
         (with_image(file_name="absent.jpg"), ["refs(unc).p", "ref 0", "absent.jpg", "does not exist", "image_dir"]),
         (with_image(file_name="x" * 300), ["refs(unc).p", "ref 0", "leads out of", "or is none"]),

@@ -130,6 +130,19 @@ DATA_SETS = {
         of_kinds("refcoco/refs(unc).p", pickle=pickles, opcodes=opcodes),
         of_kinds("refcoco/instances.json", json=structure_edits()),
     ),
+    "refclef": some_of(
+        of_kinds("refclef/refs(unc).p", pickle=pickles, opcodes=opcodes),
+        of_kinds("refclef/instances.json", json=structure_edits()),
+    ),
+    "grefcoco": some_of(
+        of_kinds("grefcoco/grefs(unc).json", json=structure_edits()),
+        of_kinds("grefcoco/instances.json", json=structure_edits()),
+    ),
+    "refer": some_of(
+        of_kinds("rrsisd/refs(unc).p", pickle=pickles, opcodes=opcodes),
+        of_kinds("rrsisd/instances.json", json=structure_edits()),
+        of_kinds("images/rrsisd/JPEGImages/00005.jpg"),
+    ),
     "prepared": some_of(
         of_kinds("data/train-00000-of-00001.parquet", table=tables),
         of_kinds("data/val-00000-of-00001.parquet", table=tables),

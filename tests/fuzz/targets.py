@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import pickle
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from golden_lavt import BERT_CONFIG, released_checkpoint
 from phrasecut_tree import make_phrasecut
 from PIL import Image
 from pycocotools import mask as coco_mask
+from refer_trees import make_grefcoco, make_refclef, make_refcoco, make_rrsisd
 from safetensors.torch import save_file
 from tiny_lavt import WORDS, tiny_processor
 from video_trees import make_a2d, make_davis, make_jhmdb, make_youtube_vos
@@ -59,7 +58,10 @@ class Target:
 def make_files(folder: Path) -> None:
     """`base` with a sound tree of each data set, and `outside` with files that no case may read."""
     base, outside = folder / "base", folder / "outside"
-    _make_refer(base / "refcoco")
+    make_refcoco(base / "refcoco")
+    make_refclef(base / "refclef")
+    make_grefcoco(base / "grefcoco")
+    make_rrsisd(base / "refer")
     make_youtube_vos(base / "ref_youtube_vos")
     make_davis(base / "ref_davis17", "meta")
     make_a2d(base / "a2d_sentences")
@@ -72,57 +74,11 @@ def make_files(folder: Path) -> None:
         file["instance"], file["reMask"] = np.array([[1.0]]), np.ones((WIDTH, HEIGHT), np.uint8)
 
 
-def _make_refer(root: Path) -> None:
-    """Two images; two referents in train and one each in val, testA and testB, by polygons and by an RLE."""
-    pictures = root / "images" / "mscoco" / "images" / "train2014"
-    pictures.mkdir(parents=True)
-    (root / "refcoco").mkdir()
-    for image_id in (1, 2):
-        Image.new("RGB", (WIDTH, HEIGHT), (40 * image_id, 90, 10)).save(pictures / f"{image_id}.jpg")
-    box = np.zeros((HEIGHT, WIDTH), dtype=bool)
-    box[2:6, 3:9] = True
-    polygon = [[3.0, 2.0, 9.0, 2.0, 9.0, 6.0, 3.0, 6.0]]
-    instances = {
-        "info": {"description": "test"},
-        "images": [
-            {"id": image_id, "file_name": f"{image_id}.jpg", "width": WIDTH, "height": HEIGHT} for image_id in (1, 2)
-        ],
-        "annotations": [
-            {
-                "id": 10 + number,
-                "image_id": 1 + number % 2,
-                "category_id": 3,
-                "bbox": [3.0, 2.0, 6.0, 4.0],
-                "area": 24.0,
-                "iscrowd": 0,
-                "segmentation": encode_mask(box) if number == 4 else polygon,
-            }
-            for number in range(5)
-        ],
-        "categories": [{"id": 3, "name": "dog", "supercategory": "animal"}],
-    }
-    refs = [
-        {
-            "ref_id": number,
-            "ann_id": 10 + number,
-            "image_id": 1 + number % 2,
-            "category_id": 3,
-            "split": split,
-            "file_name": f"{number}.jpg",
-            "sent_ids": [number],
-            "sentences": [{"sent_id": number, "raw": "The dog", "sent": "the dog", "tokens": ["the", "dog"]}],
-        }
-        for number, split in enumerate(("train", "train", "val", "testA", "testB"))
-    ]
-    (root / "refcoco" / "instances.json").write_text(json.dumps(instances))
-    (root / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
-
-
 # --- Data sets: a case lists which files of the tree are damaged, and how (path, kind, description) -----------------
 
 
-def data_set(name: str) -> Target:
-    """Reads the tree of that name, in which files are replaced, and looks at all rows."""
+def data_set(name: str, **options: Any) -> Target:
+    """Reads the tree of that name with options, after files in it are replaced, and looks at all rows."""
 
     def run(damages: Sequence[tuple[str, str, Any]], work: Path) -> None:
         data = work / "data"
@@ -133,7 +89,7 @@ def data_set(name: str) -> Target:
             (data / path).unlink()
             (data / path).write_bytes(content)
         source = {"name": str(data)} if name == "prepared" else {"name": name, "data_dir": data}
-        for rows in load_refseg(**source, cache_dir=work / "cache").values():
+        for rows in load_refseg(**source, **options, cache_dir=work / "cache").values():
             check = _check_videos if "frames" in rows.column_names else _check_images
             check(rows)
 
@@ -381,7 +337,9 @@ TENSOR_CHANGES: dict[str, Callable[[torch.Tensor, Any], torch.Tensor]] = {
 
 SOUND_RLE = {"size": [2, 3], "counts": [2, 3, 1]}
 TARGETS = {
-    **{name: data_set(name) for name in ("refcoco", "prepared", "ref_youtube_vos", "ref_davis17")},
+    **{name: data_set(name) for name in ("refcoco", "refclef", "grefcoco", "prepared")},
+    "refer": data_set("refer", dataset="rrsisd", on_bad_record="skip", on_size_mismatch="resize_mask"),
+    **{name: data_set(name) for name in ("ref_youtube_vos", "ref_davis17")},
     **{name: data_set(name) for name in ("a2d_sentences", "jhmdb_sentences", "phrasecut")},
     "picture": Target(read_picture, ("png", "bytes", ()), (ValueError,), lambda case: [f"picture.{case[0]}"]),
     "masks": Target(use_masks, ("decode", {"rle": SOUND_RLE}), (ValueError,)),

@@ -17,7 +17,10 @@ from mutations import STRATEGIES
 # How many cases of each target, so that all together take about ten seconds on one core: those that read whole
 # data sets and checkpoints take long. `make fuzz` finds more.
 CASES = {
-    "refcoco": 30,
+    "refcoco": 20,
+    "refclef": 10,
+    "grefcoco": 10,
+    "refer": 20,
     "prepared": 20,
     "ref_youtube_vos": 20,
     "ref_davis17": 15,

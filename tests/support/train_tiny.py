@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 import torch
+from datasets import DatasetDict
 from transformers import BertConfig, BertTokenizer, SwinConfig, TrainerCallback
 
 from hf_refseg import LavtConfig, LavtForReferringSegmentation, RefSegImageProcessor, RefSegProcessor
@@ -85,10 +86,12 @@ def build_trainer(
     kill_at_step: int | None = None,
     mask_threshold: float = 0.5,
     callbacks: tuple[TrainerCallback, ...] = (),
+    data: DatasetDict | None = None,
     **arguments,
 ) -> RefSegTrainer:
-    """Arguments beyond those of the data and the model are those of `RefSegTrainingArguments`."""
-    data = load_refseg("refshapes", train_size=6, val_size=3, test_size=1, image_size=64, cache_dir=str(cache_dir))
+    """On `data`, by default RefShapes; arguments beyond those here are those of `RefSegTrainingArguments`."""
+    if data is None:
+        data = load_refseg("refshapes", train_size=6, val_size=3, test_size=1, image_size=64, cache_dir=str(cache_dir))
     model = build_model(dropout, loss_type)
     if dropout == 0:
         freeze_batch_statistics(model)
