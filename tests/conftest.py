@@ -26,8 +26,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Every training collects garbage: what is imported need not be looked through each time."""
+    """Every training collects garbage: what is imported need not be looked through each time, and by itself rarely."""
     gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture

@@ -1,8 +1,11 @@
 """The tiny model of every method, with random weights, and inputs and labels for it."""
 
+import pickle
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
+from model_copies import ModelAsBuilt
 from tiny_configs import BERT, CLIP, IMAGE_SWIN, SAM, SWIN, VIDEO_SWIN
 from torch import Tensor
 
@@ -33,8 +36,7 @@ class TinyMethod:
 
     def build(self, **overrides: Any) -> RefSegPreTrainedModel:
         """The model of `tiny_config` in evaluation mode; the same weights each time."""
-        torch.manual_seed(0)
-        return self.model_class(self.tiny_config(**overrides)).eval()
+        return _as_built(type(self), pickle.dumps(overrides)).copy()
 
     def inputs(self, batch: int = 2, tokens: int = 6) -> dict[str, Tensor]:
         """Images and texts, the same each time."""
@@ -54,6 +56,14 @@ class TinyMethod:
     def training_inputs(self) -> tuple[dict[str, Tensor], Tensor]:
         """What the method is trained on: inputs and labels."""
         return self.inputs(), self.labels()
+
+
+@lru_cache(maxsize=32)
+def _as_built(method: type[TinyMethod], overrides: bytes) -> ModelAsBuilt:
+    """Kept, since the tests of a method ask for the same few models again and again."""
+    tiny = method()
+    torch.manual_seed(0)
+    return ModelAsBuilt(tiny.model_class(tiny.tiny_config(**pickle.loads(overrides))).eval())
 
 
 class TinyClipMethod(TinyMethod):

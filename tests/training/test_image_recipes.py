@@ -14,9 +14,11 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
+from phrasecut_tree import make_phrasecut
 from PIL import Image
 from places import EXAMPLES, FIXTURES
 from safetensors.torch import load_file
+from tiny_configs import CLIP, SAM
 from tiny_recipes import TINY, UNSCORED, write_recipe
 from transformers import AutoModel, AutoProcessor, SwinConfig, SwinModel
 from typer.testing import CliRunner
@@ -386,6 +388,28 @@ def check_video_lavt(model, data, training) -> None:
     assert (model.config["drop_path_rate"], model.max_text_length, data.protocol) == (0.3, 22, "lavt")
     assert (training.learning_rate, training.weight_decay, training.text_layers_trained) == (4e-5, 0.01, 10)
     assert data.split_by_of_each() == {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
+
+
+def test_risams_tables_on_phrasecut_are_two_commands_a_row(cache, tmp_path) -> None:
+    """Tables 8 and 9 ask a model of RefCOCO on PhraseCut; here a tiny one, trained for a step on a small RefCOCO."""
+    text = {name: value for name, value in CLIP.items() if name != "vocab_size"}
+    tiny = {"hidden_size": 16, "num_attention_heads": 2, "backbone_config": SAM, "text_config": text}
+    options = {
+        **{"vision_name_or_path": "null", "text_name_or_path": "null", "tokenizer_name_or_path": "refshapes"},
+        **{"image_size": 64, "config": json.dumps({**tiny, "freeze_text_encoder": False}), "data_dir": REFER_API},
+        **{"dataset_options": json.dumps({"cache_dir": str(cache)}), "output_dir": tmp_path / "run", "max_steps": 1},
+        **{"total_train_batch_size": 2, "per_device_train_batch_size": 2, "dataloader_num_workers": 0, "pictures": 0},
+        **{"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": "false", "use_cpu": "true"},
+        **{"test_splits": "val", "max_test_images": 1, "report_to": "none", "disable_tqdm": "true"},
+    }
+    report = run_recipe(["risam_refcoco", *(f"--{name}={value}" for name, value in options.items())])
+    assert (report["training"]["steps"], report["protocol"]) == (1, "original")
+    assert not AutoModel.from_pretrained(tmp_path / "run").config.freeze_text_encoder
+    data = ["--data-dir", str(make_phrasecut(tmp_path / "tree")), "--cache-dir", str(cache), "--split", "test"]
+    scored = CliRunner().invoke(app, ["evaluate", str(tmp_path / "run"), "phrasecut", *data, "-o", str(tmp_path)])
+    assert scored.exit_code == 0, scored.output
+    written = json.loads((tmp_path / "phrasecut_test_phrasecut.json").read_text())
+    assert written["sentences"] == 1 and {"cum-IoU", "mean-IoU"} <= written["metrics"].keys()
 
 
 PAPER_SETTINGS = {
