@@ -124,7 +124,8 @@ h5 = st.fixed_dictionaries({"instance": h5_data, "reMask": h5_data})
 mat = st.tuples(st.dictionaries(st.sampled_from(["part_mask", "other"]), arrays, max_size=2), st.booleans())
 tables = st.tuples(st.booleans(), structure_edits())
 YOUTUBE_LABELS = "train/Annotations/t1/00005.png"
-A2D_MASKS = "a2d_annotation_with_instances/a/00005.h5"
+A2D_MASKS = "text_annotations/a2d_annotation_with_instances/a/00005.h5"
+DAVIS_TEXTS = "davis_text_annotations/Davis17_{}.txt"
 DATA_SETS = {
     "refcoco": some_of(
         of_kinds("refcoco/refs(unc).p", pickle=pickles, opcodes=opcodes),
@@ -159,8 +160,14 @@ DATA_SETS = {
         of_kinds("ImageSets/2017/val.txt", csv=structure_edits()),
         of_kinds("Annotations/480p/two/00001.png", png=png_edits),
     ),
+    "ref_davis17_release": some_of(
+        of_kinds(DAVIS_TEXTS.format("annot1"), csv=structure_edits()),
+        of_kinds(DAVIS_TEXTS.format("annot2")),
+        of_kinds("DAVIS/ImageSets/2017/train.txt", csv=structure_edits()),
+        of_kinds("DAVIS/Annotations_unsupervised/480p/india/00001.png", png=png_edits),
+    ),
     "a2d_sentences": some_of(
-        of_kinds("a2d_annotation.txt", csv=structure_edits()),
+        of_kinds("text_annotations/a2d_annotation.txt", csv=structure_edits()),
         of_kinds("Release/videoset.csv", csv=structure_edits()),
         of_kinds(A2D_MASKS, h5=h5),
     ),
@@ -172,6 +179,11 @@ DATA_SETS = {
         of_kinds("VGPhraseCut_v0/refer_train.json", json=structure_edits()),
         of_kinds("VGPhraseCut_v0/refer_miniv.json", json=structure_edits()),
         of_kinds("VGPhraseCut_v0/image_data_split.json", json=structure_edits()),
+    ),
+    "jhmdb_sentences_release": some_of(
+        of_kinds("jhmdb_annotation.txt", csv=structure_edits()),
+        of_kinds("puppet_mask/run/j1/puppet_mask.mat", mat=mat),
+        of_kinds("Rename_Images/run/j2/00003.png", png=png_edits),
     ),
 }
 

@@ -21,7 +21,7 @@ from pycocotools import mask as coco_mask
 from refer_trees import make_grefcoco, make_refclef, make_refcoco, make_rrsisd
 from safetensors.torch import save_file
 from tiny_lavt import WORDS, tiny_processor
-from video_trees import make_a2d, make_davis, make_jhmdb, make_youtube_vos
+from video_trees import make_davis, make_jhmdb, make_youtube_vos, release_a2d, release_davis, release_jhmdb
 
 from hf_refseg.convert import CheckpointError, convert_lavt_checkpoint, load_checkpoint
 from hf_refseg.data.clips import VideoExamples
@@ -64,9 +64,11 @@ def make_files(folder: Path) -> None:
     make_rrsisd(base / "refer")
     make_youtube_vos(base / "ref_youtube_vos")
     make_davis(base / "ref_davis17", "meta")
-    make_a2d(base / "a2d_sentences")
+    release_davis(base / "ref_davis17_release")
+    release_a2d(base / "a2d_sentences")
     make_jhmdb(base / "jhmdb_sentences")
     make_phrasecut(base / "phrasecut")
+    release_jhmdb(base / "jhmdb_sentences_release")
     prepare_dataset("refcoco", base / "refcoco", base / "prepared", cache_dir=folder / "cache")
     outside.mkdir()
     Image.new("RGB", (WIDTH, HEIGHT), "white").save(outside / f"{SECRET}.png")
@@ -77,12 +79,12 @@ def make_files(folder: Path) -> None:
 # --- Data sets: a case lists which files of the tree are damaged, and how (path, kind, description) -----------------
 
 
-def data_set(name: str, **options: Any) -> Target:
-    """Reads the tree of that name with options, after files in it are replaced, and looks at all rows."""
+def data_set(name: str, tree: str | None = None, **options: Any) -> Target:
+    """Reads a tree, by default that of the data set's name, in which files are replaced, and looks at all rows."""
 
     def run(damages: Sequence[tuple[str, str, Any]], work: Path) -> None:
         data = work / "data"
-        shutil.copytree(work.parent / "base" / name, data, copy_function=os.link)
+        shutil.copytree(work.parent / "base" / (tree or name), data, copy_function=os.link)
         for path, kind, how in damages:
             content = damage((data / path).read_bytes(), kind, how)
             # Not into the sound file, which this one is a link to.
@@ -336,11 +338,14 @@ TENSOR_CHANGES: dict[str, Callable[[torch.Tensor, Any], torch.Tensor]] = {
 
 
 SOUND_RLE = {"size": [2, 3], "counts": [2, 3, 1]}
+TOLERANT = {"on_bad_record": "skip", "on_size_mismatch": "resize_mask"}
 TARGETS = {
     **{name: data_set(name) for name in ("refcoco", "refclef", "grefcoco", "prepared")},
-    "refer": data_set("refer", dataset="rrsisd", on_bad_record="skip", on_size_mismatch="resize_mask"),
-    **{name: data_set(name) for name in ("ref_youtube_vos", "ref_davis17")},
-    **{name: data_set(name) for name in ("a2d_sentences", "jhmdb_sentences", "phrasecut")},
+    "refer": data_set("refer", dataset="rrsisd", **TOLERANT),
+    **{name: data_set(name) for name in ("ref_youtube_vos", "ref_davis17", "jhmdb_sentences", "phrasecut")},
+    "ref_davis17_release": data_set("ref_davis17", "ref_davis17_release", **TOLERANT),
+    "a2d_sentences": data_set("a2d_sentences", on_size_mismatch="resize_mask"),
+    "jhmdb_sentences_release": data_set("jhmdb_sentences", "jhmdb_sentences_release", **TOLERANT),
     "picture": Target(read_picture, ("png", "bytes", ()), (ValueError,), lambda case: [f"picture.{case[0]}"]),
     "masks": Target(use_masks, ("decode", {"rle": SOUND_RLE}), (ValueError,)),
     "processor": Target(
