@@ -20,6 +20,8 @@ from .pictures_refseg import check_array, open_image, upright_rgb
 
 logger = logging.get_logger(__name__)
 
+# How much longer than its frames a video may last without being taken for one that was cut off.
+SECONDS_WITHOUT_FRAMES = 0.5
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
@@ -131,19 +133,33 @@ class _VideoFile:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: there is no such video file or folder of frames.")
         self.name, self.av = str(path), _import_av()
-        with self._opened() as (_, stream):
+        with self._opened() as (container, stream):
             self.num_frames = stream.frames if stream.frames > 0 else None
             self.frames_per_second = float(stream.average_rate) if stream.average_rate else None
+            # In microseconds, and of sound as well, where there is some.
+            self.seconds = container.duration / 1e6 if container.duration else 0.0
 
     def __iter__(self) -> Iterator[Image.Image]:
-        count = 0
+        count, last_start = 0, None
         with self._opened() as (container, stream):
             for count, frame in enumerate(container.decode(stream), start=1):  # noqa: B007
+                last_start = frame.time
                 yield _upright(frame)
         if not count:
             raise self._damaged("no frame can be decoded")
+        self._warn_of_missing_frames(count, last_start)
+
+    def _warn_of_missing_frames(self, count: int, last_start: float | None) -> None:
+        """Says that a file was cut off, by the number of frames that it tells or else, as of Matroska, its length."""
         if self.num_frames is not None and count < self.num_frames:
             logger.warning(f"{self.name} says it has {self.num_frames} frames, but only {count} could be read.")
+        elif self.num_frames is None and last_start is not None and self.frames_per_second is not None:
+            end = last_start + 1 / self.frames_per_second
+            if end < self.seconds - SECONDS_WITHOUT_FRAMES:
+                logger.warning(
+                    f"{self.name} says it lasts {self.seconds:.1f} seconds, but its frames end after {end:.1f}. "
+                    "Replace it with the complete file, if it was cut off."
+                )
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[Any, Any]]:

@@ -224,6 +224,18 @@ def test_a_video_cut_anywhere_is_read_or_named(tmp_path, suffix: str) -> None:
     assert lengths[0] == 0 and max(lengths) <= 5
 
 
+@pytest.mark.parametrize(
+    ("suffix", "message"),
+    [(".avi", "says it has 30 frames, but only"), (".mkv", "says it lasts 3.0 seconds, but its frames end after")],
+)
+def test_a_video_that_was_cut_off_is_told(tmp_path, caplog, suffix: str, message: str) -> None:
+    path = write_video(tmp_path / f"clip{suffix}", noise_frames(30, (64, 48)))
+    assert len(list(VideoFrames(path))) == 30 and not caplog.messages
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert 0 < len(list(VideoFrames(path))) < 25
+    assert len(caplog.messages) == 1 and message in caplog.messages[0]
+
+
 def test_frames_that_grow_on_the_way_are_refused_before_they_are_decoded(tmp_path, monkeypatch) -> None:
     av = pytest.importorskip("av")
     path = tmp_path / "clip.avi"
