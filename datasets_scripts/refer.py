@@ -112,8 +112,8 @@ class Refer(RowsBuilder):
         """The annotations whose union is the ref's mask; none for a ref without a target."""
         return [instances.annotation(checked_id(ref, "ann_id", where), where)]
 
-    def box_of(self, targets: list[dict[str, Any]], instances: Instances, mask: np.ndarray, where: str) -> list[float]:
-        """The box around the targets, whose mask (bool, H x W) has the size of the picture."""
+    def box_of(self, targets: list[dict[str, Any]], instances: Instances, mask: np.ndarray) -> list[float]:
+        """The box around the targets, whose mask (bool, H x W) has the size that was annotated."""
         return union_box([instances.bbox(target) for target in targets])
 
     @classmethod
@@ -220,7 +220,7 @@ class Refer(RowsBuilder):
             "ann_ids": [str(each) for each in (ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]])],
             "category": ", ".join(dict.fromkeys(filter(None, (instances.category(each, ref) for each in targets)))),
             "mask": encode_mask(union),
-            "bbox": self.box_of(targets, instances, union, where) if is_as_annotated else mask_to_bbox(union),
+            "bbox": self.box_of(targets, instances, union) if is_as_annotated else mask_to_bbox(union),
             "no_target": not targets,
             "sentences": sentences,
         }

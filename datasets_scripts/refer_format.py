@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +14,8 @@ from hf_refseg.messages import short_text
 
 from .grefcoco import several_targets
 from .refer import Instances, Refer
+
+EMPTY_BOX = [0.0, 0.0, 0.0, 0.0]
 
 
 class ReferFormat(Refer):
@@ -45,10 +48,16 @@ class ReferFormat(Refer):
     def targets_of(self, ref: dict[str, Any], instances: Instances, where: str) -> list[dict[str, Any]]:
         return several_targets(ref, instances, where)
 
-    def box_of(self, targets: list[dict[str, Any]], instances: Instances, mask: np.ndarray, where: str) -> list[float]:
-        if not mask.any():
-            raise DataFormatError(
-                f"{where}: its mask, of {instances.place(targets[0])}, is empty. Draw it, or leave the ref out with "
-                'on_bad_record="skip".'
-            )
+    def box_of(self, targets: list[dict[str, Any]], instances: Instances, mask: np.ndarray) -> list[float]:
         return mask_to_bbox(mask)
+
+    def _row(
+        self, ref: dict[str, Any], instances: Instances, sizes: dict[Path, tuple[int, int]], where: str
+    ) -> dict[str, Any]:
+        row = super()._row(ref, instances, sizes, where)
+        if not row["no_target"] and row["bbox"] == EMPTY_BOX:
+            raise DataFormatError(
+                f"{where}: its mask, of annotation {', '.join(row['ann_ids'])} in {instances.file.name}, is empty. "
+                'Draw it, or leave the ref out with on_bad_record="skip".'
+            )
+        return row

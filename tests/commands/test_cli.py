@@ -19,6 +19,7 @@ from golden_lavt import FOLDER as GOLDEN_LAVT
 from golden_lavt import golden_case, model_inputs, released_checkpoint
 from PIL import Image
 from places import FIXTURES
+from refer_trees import make_rrsisd
 from safetensors.torch import load_file
 from tiny_lavt import tiny_lavt, tiny_processor
 from torch.testing import assert_close
@@ -408,6 +409,19 @@ def test_evaluate_names_its_results_by_data_set_split_and_protocol(model_folder)
     assert {path.name for path in folder.iterdir()} == names
     written = json.loads((folder / "refcocog_umd_test_lavt.json").read_text())
     assert (written["data_dir"], written["split_by"]) == (str(REFER_API), "umd")
+
+
+def test_other_peoples_data_is_prepared_and_scored_under_its_own_name(model_folder, tmp_path):
+    root = make_rrsisd(tmp_path / "data")
+    ways = ["--dataset", "rrsisd", "--on-bad-record", "skip", "--on-size-mismatch", "resize_mask"]
+    printed = output_of("prepare", "refer", root, *ways, "--output", "out")
+    assert [line.split()[:2] for line in printed.splitlines()[1:4]] == [["train", "1"], ["val", "1"], ["test", "1"]]
+    card = Path("out/README.md").read_text().replace("\\", "")
+    assert "dataset = rrsisd" in card and "# REFER format for referring segmentation" in card
+    output_of("evaluate", model_folder, "refer", "--data-dir", root, "--split", "test", *ways, "--output", "results")
+    written = json.loads(Path("results/refer_rrsisd_test_original.json").read_text())
+    assert (written["dataset"], written["split"], written["images"]) == ("refer rrsisd", "test", 1)
+    assert "pass dataset" in error_of("prepare", "refer", root, "--output", "other")
 
 
 @pytest.mark.parametrize("command", ["evaluate", "prepare"])

@@ -295,7 +295,7 @@ def test_the_files_of_grefcoco_may_lie_in_two_places_and_have_two_names(tmp_path
 def test_rrsisd_is_read_as_its_options_say(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = make_rrsisd(tmp_path)
     cache = {"cache_dir": tmp_path / "cache"}
-    with pytest.raises(DataFormatError, match=r"ref 3: its mask, of .*annotation 8, is empty.*on_bad_record"):
+    with pytest.raises(DataFormatError, match=r"ref 3: its mask, of annotation 8 in .*, is empty.*on_bad_record"):
         load_refseg("refer", root, dataset="rrsisd", **cache)
     with pytest.raises(
         DataFormatError, match=r"annotation 6, on 00006\.jpg: the mask is 16 x 16 .* 17 x 16\..*resize"
@@ -313,6 +313,10 @@ def test_rrsisd_is_read_as_its_options_say(tmp_path: Path, caplog: pytest.LogCap
     assert (row["bbox"], row["category"], row["ann_ids"], row["no_target"]) == (BOX, "airplane", ["5"], False)
     assert np.array_equal(decode_mask(row["mask"]), box_mask(BOX, SIDE, SIDE))
     assert data["val"][0]["mask"]["size"] == [SIDE + 1, SIDE]
+    # An empty mask is empty in any size.
+    write_picture(root / "images" / "rrsisd" / "JPEGImages" / "00008.jpg", 3, (SIDE + 1, SIDE))
+    with pytest.raises(DataFormatError, match=r"ref 3: its mask, of annotation 8 in .*, is empty"):
+        load_refseg("refer", root, dataset="rrsisd", on_size_mismatch="resize_mask", **cache)
     assert load_refseg("refer", root, splits=["test"], dataset="rrsisd", **cache).keys() == {"test"}
     with pytest.raises(ValueError, match=r"rrsisd has no split 'testA'\. Choose one of: train, val, test"):
         load_refseg("refer", root, splits=["testA"], dataset="rrsisd", **cache)
