@@ -197,6 +197,15 @@ def test_the_page_of_videos_tells_the_layout(spec: DatasetSpec) -> None:
     assert all(split in section for split in splits)
 
 
+def test_the_page_of_images_tells_the_layout_of_phrasecut() -> None:
+    spec = DATASETS["phrasecut"]
+    page = (CHECKOUT / "docs" / "image_data.md").read_text()
+    section = page.partition(f"\n## {spec.title}: `{spec.name}`\n")[2].partition("\n## ")[0]
+    assert section.split("```")[1].strip().splitlines() == list(spec.layout)
+    assert f"{spec.partitions[0].published['val'][1]:,}" in section
+    assert all(f"{number:,}" in section for number in spec.partitions[0].totals.values())
+
+
 @pytest.mark.parametrize("spec", [spec for spec in DATASETS.values() if "usual_image_dirs" in spec.settings])
 def test_the_page_of_images_tells_partitions_and_places(spec: DatasetSpec) -> None:
     page = (CHECKOUT / "docs" / "image_data.md").read_text()
