@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from hf_refseg.data.findings import FILE as FINDINGS
-from hf_refseg.data.findings import Findings
+from hf_refseg.data.findings import SKIPPED, Findings
 from hf_refseg.data.rows import DataFormatError
 from hf_refseg.messages import short_text
 
@@ -69,14 +69,17 @@ class RowsBuilder(datasets.GeneratorBasedBuilder):
         self.findings.note("masks resized to their pictures", found)
         return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
 
+    def _prepare_split(self, split_generator: datasets.SplitGenerator, *arguments: Any, **options: Any) -> None:
+        super()._prepare_split(split_generator, *arguments, **options)
+        # Of a split without rows `datasets` says that there is no such split.
+        if not split_generator.split_info.num_examples:
+            skipped = self.findings.records.get(SKIPPED) or ["; ".join(self.findings.describe())]
+            raise DataFormatError(
+                f"{self.config.data_dir}: no record of the split '{split_generator.name}' can be read. The last one: "
+                f"{skipped[-1]} Download the files again, or leave the split out of splits."
+            )
+
     def _download_and_prepare(self, *arguments: Any, **options: Any) -> None:
         super()._download_and_prepare(*arguments, **options)
-        for split, info in self.info.splits.items():
-            # Of a split without rows `datasets` says that there is no such split.
-            if not info.num_examples:
-                raise DataFormatError(
-                    f"{self.config.data_dir}: no record of the split '{split}' can be read, all of them are skipped: "
-                    f"{'; '.join(self.findings.describe())} Download the files again, or leave it out of splits."
-                )
         # Into the folder that becomes the cache's: rows that come from there later bring them along.
         self.findings.save(Path(self._output_dir) / FINDINGS)

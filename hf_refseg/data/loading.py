@@ -41,7 +41,8 @@ def load_refseg(
             place, `images/`; for videos the data set's own folder; none for a data set that is generated.
         split_by: who split the data set: "unc", "google", "umd" or "berkeley"; by default the usual one.
         options: for the REFER family `mask_overlap` ("union" or "background", see `rasterize_polygons`), `image_dir`
-            (any folder of COCO's train2014 images) and `cache_dir`; for RefShapes `train_size`, `val_size`,
+            (any folder of COCO's train2014 images) and `cache_dir`, for other people's data in its format ("refer")
+            `dataset`, what it is called, as well; for RefShapes `train_size`, `val_size`,
             `test_size`, `image_size` and `seed`, for its videos `num_frames` too; for A2D-Sentences `context_frames`
             (8): only frames at most so far from an annotated one are kept, None = all; for a prepared data set those
             of `datasets.load_dataset`. For all data sets `splits`: the names of those that are made, by default all;

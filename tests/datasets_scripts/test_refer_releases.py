@@ -32,6 +32,7 @@ from hf_refseg.data.loading import load_refseg
 from hf_refseg.data.masks import decode_mask
 from hf_refseg.data.prepare import prepare_dataset
 from hf_refseg.data.rows import DataFormatError
+from hf_refseg.datasets_scripts import refer
 
 RRSISD = {"dataset": "rrsisd", "on_bad_record": "skip", "on_size_mismatch": "resize_mask"}
 TRAIN_IMAGES = Path("images", "mscoco", "images", "train2014")
@@ -166,7 +167,7 @@ def test_bad_records_are_left_out_when_asked_and_listed(tmp_path: Path, caplog: 
         load_refseg("refcoco", root, **cache)
     # The only ref of val has no annotation now.
     with pytest.raises(
-        DataFormatError, match=r"no record of the split 'val' can be read, .*annotation 12 does not exist"
+        DataFormatError, match=r"no record of the split 'val' can be read\. .*: ref 2: annotation 12 does not exist"
     ):
         load_refseg("refcoco", root, on_bad_record="skip", **cache)
     caplog.clear()
@@ -185,6 +186,17 @@ def test_bad_records_are_left_out_when_asked_and_listed(tmp_path: Path, caplog: 
     assert "refs(unc).p: ref 3 " in warning
     with pytest.raises(ValueError, match=r"refcoco has no split 'testA'\. Choose one of: train, val, testB"):
         load_refseg("refcoco", root, splits=["testA"], on_bad_record="skip", **cache)
+
+
+def test_the_header_of_each_picture_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    monkeypatch.setattr(refer, "picture_size", lambda path, where: opened.append(path.name) or (HEIGHT, WIDTH))
+    root = make_refcoco(tmp_path)
+    # Two refs of train on one image.
+    edit_pickle(root / "refcoco" / "refs(unc).p", lambda refs: refs[1].update(image_id=1))
+    edit_json(root / "refcoco" / "instances.json", lambda content: content["annotations"][1].update(image_id=1))
+    load_refseg("refcoco", root, splits=["train"], cache_dir=tmp_path / "cache")
+    assert opened == ["COCO_train2014_000000000001.jpg"]
 
 
 def test_pictures_that_came_later_are_read(tmp_path: Path) -> None:
