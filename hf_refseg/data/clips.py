@@ -129,6 +129,7 @@ class VideoExamples(Dataset):
     An item is {"video_id": str, "frame_names": list[str], "frames": `RowFrames`} and lists with one entry per
     sentence: "texts" (raw), "ref_ids", "sent_ids", "annotators", "annotated_frames" (ascending numbers of frames)
     and "masks" (as many run-length encodings, for `decode_mask`); sentences of one referent share the last two.
+    Objects that nobody describes are in "undescribed", with their "ref_id", "annotated_frames" and "masks".
 
     Raises `DataFormatError` when a column is missing and, on access, `InvalidRowError` for an empty sentence and for
     annotations of frames that do not exist.
@@ -144,10 +145,14 @@ class VideoExamples(Dataset):
         row = self.rows[range(len(self))[index]]
         item = {"video_id": row["video_id"], "frame_names": row["frame_names"], "frames": RowFrames(row)}
         item |= {name: [] for name in ("texts", "ref_ids", "sent_ids", "annotators", "annotated_frames", "masks")}
+        item["undescribed"] = []
         for referent in row["referents"]:
             check_annotations(row, referent)
-            # An object that nobody describes is there to be compared with, not to be asked for.
-            for sentence in checked_sentences(referent) if referent["sentences"] else ():
+            if not referent["sentences"]:
+                # It is there to be compared with, not to be asked for.
+                item["undescribed"].append({name: referent[name] for name in ("ref_id", "annotated_frames", "masks")})
+                continue
+            for sentence in checked_sentences(referent):
                 item["texts"].append(sentence["raw"])
                 item["ref_ids"].append(referent["ref_id"])
                 item["sent_ids"].append(sentence["sent_id"])

@@ -47,7 +47,8 @@ class VideoEvaluationResult(EvaluationResult):
     (a sentence about a video), with `video_id`, `ref_id`, `sent_id`, `annotator`, `text`, `frames` (how many were
     scored), and as shares in [0, 1] for the first two the names of `metrics`, for `a2d` `iou` (their mean) and the
     lists `intersections` and `unions` in pixels, one number per frame. Under `davis_unsupervised` the scores are those
-    of the sentence's object, and `matched_ref_id` is the object whose sentence's answer was taken for it.
+    of the sentence's object, and `matched_ref_id` is the object whose sentence's answer was taken for it, empty where
+    there was none left; an object that nobody describes has a record for each annotator, without a text.
     `video_scores` makes scores of any part of the records.
 
     Attributes:
@@ -171,36 +172,41 @@ class VideoScoring:
 class UnsupervisedScoring(VideoScoring):
     """Scores answers about videos by protocol `davis_unsupervised`: all sentences of an annotator compete for pixels.
 
-    See `label_pixels` and `ObjectMatcher`. An object counts for the annotators who describe it. Arguments as of
-    `VideoScoring`.
+    See `label_pixels` and `ObjectMatcher`. An object counts for the annotators who describe it, one that nobody
+    describes for all of them. A sentence about an object that is on no frame competes with the others, but there is
+    no object to compare. Arguments as of `VideoScoring`.
     """
 
     def score(self, example: dict[str, Any]) -> list[Record]:
-        """As `VideoScoring.score`; a sentence scores what its object does.
+        """As `VideoScoring.score`, a record of each object; a sentence scores what its object does.
 
         Raises:
             ValueError: as there, or an annotator has two sentences about one object.
         """
         sequences = _sequences(example)
-        for groups in _batches(_by_annotator(sequences), self.batch_size):
-            matchers = [ObjectMatcher(len(group), len(group)) for group in groups]
-            for number, maps in self._label(example, groups):
-                for group, matcher, labels in zip(groups, matchers, maps, strict=True):
-                    matcher.add(labels, _references(group, number, labels))
-            for group, matcher in zip(groups, matchers, strict=True):
-                for sequence, (answer, scores) in zip(group, matcher.match(), strict=True):
-                    sequence.record["matched_ref_id"] = group[answer].record["ref_id"]
+        groups = [(group, _objects(group, example)) for group in _by_annotator(sequences)]
+        for batch in _batches([(group, objects) for group, objects in groups if objects], self.batch_size):
+            matchers = [ObjectMatcher(len(group), len(objects)) for group, objects in batch]
+            for number, maps in self._label(example, [group for group, _ in batch]):
+                for (_, objects), matcher, labels in zip(batch, matchers, maps, strict=True):
+                    matcher.add(labels, _references(objects, number, labels))
+            for (group, objects), matcher in zip(batch, matchers, strict=True):
+                for sequence, (answer, scores) in zip(objects, matcher.match(), strict=True):
+                    # Where there are fewer answers than objects, empty ones join, which are nobody's.
+                    matched = group[answer].record["ref_id"] if answer < len(group) else ""
+                    sequence.record["matched_ref_id"] = matched
                     sequence.scores = list(zip(scores.region_similarities, scores.contour_accuracies, strict=True))
-        return [_finished(sequence, self.protocol) for sequence in sequences]
+        undescribed = [sequence for _, objects in groups for sequence in objects if not sequence.record["text"]]
+        return [_finished(sequence, self.protocol) for sequence in (*sequences, *undescribed) if sequence.scores]
 
     def draw(self, example: dict[str, Any], drawn: Mapping[Key, Record]) -> dict[Key, ComparisonStrip]:
         """As `VideoScoring.draw`, with the answers that the evaluation took for the objects."""
         strips: dict[Key, ComparisonStrip] = {}
         for group in _by_annotator(_sequences(example)):
-            chosen = [sequence for sequence in group if key_of(sequence.record) in drawn]
+            chosen = [sequence for sequence in _objects(group, example) if key_of(sequence.record) in drawn]
             if not chosen:
                 continue
-            places = {sequence.record["ref_id"]: place for place, sequence in enumerate(group)}
+            places = {sequence.record["ref_id"]: place for place, sequence in enumerate(group)} | {"": len(group)}
             answers = [places[drawn[key_of(sequence.record)]["matched_ref_id"]] for sequence in chosen]
             masks = (
                 (number, [labels == answer + 1 for answer in answers])
@@ -236,14 +242,40 @@ def _by_annotator(sequences: Sequence[_Sequence]) -> list[list[_Sequence]]:
     return [list(of_annotator.values()) for of_annotator in groups.values()]
 
 
-def _batches(groups: Sequence[list[_Sequence]], batch_size: int) -> Iterator[list[list[_Sequence]]]:
-    """Whole groups, together as many sentences as go through a video together, or one group that has more."""
-    batch: list[list[_Sequence]] = []
-    for group in groups:
-        if batch and sum(map(len, batch)) + len(group) > batch_size:
+def _objects(group: Sequence[_Sequence], example: dict[str, Any]) -> list[_Sequence]:
+    """What an annotator's answers are compared with: the described objects that are on a frame, and all others.
+
+    An object that nobody describes has no text, and the annotator for a sentence.
+    """
+    annotator = group[0].record["annotator"]
+    undescribed = [
+        _Sequence(
+            {
+                "video_id": example["video_id"],
+                "ref_id": referent["ref_id"],
+                "sent_id": annotator,
+                "annotator": annotator,
+                "text": "",
+            },
+            dict(zip(referent["annotated_frames"], referent["masks"], strict=True)),
+        )
+        for referent in example["undescribed"]
+        if referent["masks"]
+    ]
+    shown = [sequence for sequence in group if any(decode_mask(mask).any() for mask in sequence.references.values())]
+    return [*shown, *undescribed]
+
+
+def _batches(
+    groups: Sequence[tuple[list[_Sequence], list[_Sequence]]], batch_size: int
+) -> Iterator[list[tuple[list[_Sequence], list[_Sequence]]]]:
+    """Whole groups with their objects, together as many sentences as go through a video at once, or one with more."""
+    batch: list[tuple[list[_Sequence], list[_Sequence]]] = []
+    for group, objects in groups:
+        if batch and sum(len(each) for each, _ in batch) + len(group) > batch_size:
             yield batch
             batch = []
-        batch.append(group)
+        batch.append((group, objects))
     if batch:
         yield batch
 

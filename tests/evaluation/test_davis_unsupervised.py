@@ -211,6 +211,36 @@ def test_answers_that_are_swapped_are_matched(processor):
     assert [record["J&F"] for record in evaluate(rows, processor, "davis").records] == [0, 0, 0]
 
 
+def test_objects_that_nobody_describes_are_missed_by_every_annotator(processor):
+    row = noisy_row(0, {"first": [0, 1, 2], "second": [1, 2, 0]})
+    described = evaluate(as_dataset(row), processor)
+    row["referents"].append({**row["referents"][0], "ref_id": "0-more", "sentences": []})
+    row["referents"][-1]["masks"] = [encode_mask(np.eye(SIDE, dtype=bool))] * 4
+    result = evaluate(as_dataset(row), processor)
+    assert result.records[:-2] == described.records
+    missed = [
+        {name: record[name] for name in ("ref_id", "annotator", "text", "J&F")} for record in result.records[-2:]
+    ]
+    expected = {"ref_id": "0-more", "text": "", "J&F": 0}
+    assert missed == [{**expected, "annotator": name} for name in ("first", "second")]
+    assert result.metrics["J&F"] == pytest.approx(described.metrics["J&F"] * 3 / 4)
+    *_, strip = predict_cases(ColorModel(), processor, as_dataset(row), result.records, PROTOCOL)
+    assert all(frame.truth.sum() == SIDE and not frame.prediction.any() for frame in strip.frames)
+
+
+def test_a_sentence_about_an_object_that_is_nowhere_competes(processor):
+    row = without_second_sentences(make_row(0, ["red", "red", "green"]))
+    row["referents"][0]["masks"] = [encode_mask(np.zeros((SIDE, SIDE), dtype=bool))] * len(ANNOTATED)
+    row["referents"][1]["masks"] = [encode_mask(masks_of(0, 1)[number]) for number in ANNOTATED]
+    row["referents"][2]["masks"] = [encode_mask(masks_of(1, 1)[number]) for number in ANNOTATED]
+    records = evaluate(as_dataset(row), processor).records
+    # Of equals the first one keeps the pixels, and is the best answer for the object that is there.
+    assert [(record["ref_id"], record["matched_ref_id"], record["J&F"]) for record in records] == [
+        ("0-green", "0-red", 1),
+        ("0-blue", "0-blue", 1),
+    ]
+
+
 def test_each_pixel_goes_to_one_sentence(processor):
     """Two sentences that mean the same pixels: the surer one keeps them all, of equals the first."""
     row = without_second_sentences(make_row(0, ["red", "red", "blue"]))
