@@ -74,6 +74,7 @@ def build_app() -> typer.Typer:
     from hf_refseg.commands.merge import merge
     from hf_refseg.commands.predict import predict
     from hf_refseg.commands.prepare import prepare
+    from hf_refseg.commands.preview import preview
     from hf_refseg.commands.train import CONTEXT, train
 
     app = typer.Typer(
@@ -89,6 +90,7 @@ def build_app() -> typer.Typer:
     app.command()(evaluate)
     app.command(context_settings=CONTEXT)(train)
     app.command()(prepare)
+    app.command()(preview)
     app.add_typer(convert_app, name="convert")
     app.command()(merge)
     app.command()(info)

@@ -31,6 +31,7 @@ _LAZY = {
     "evaluate_model": ".evaluation.evaluator",
     "load_refseg": ".data.loading",
     "load_with_adapter": ".training.adapters",
+    "preview_dataset": ".data.preview",
 }
 
 __all__ = [

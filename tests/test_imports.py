@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "messages": ("modeling",),
     "files": ("modeling", "messages"),
     "datasets_scripts": ("data.rows", "data.masks", "data.findings", "modeling", "files", "messages"),
-    "data": ("modeling", "files", "messages", "hub.dataset_card", "hub.markdown"),
+    "data": ("visualization", "modeling", "files", "messages", "hub.dataset_card", "hub.markdown"),
     "visualization": ("modeling", "files", "messages"),
     "evaluation": ("data", "visualization", "modeling", "files", "messages"),
     "convert": ("modeling", "files", "messages"),

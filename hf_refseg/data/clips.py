@@ -78,7 +78,7 @@ class ClipExamples(_VideoReferents):
         chosen = choose_clip(len(row["frames"]), target, self.num_frames, drawn)
         frames = RowFrames(row)
         images = [frames[number] for number in chosen]
-        rles = dict(zip(referent["annotated_frames"], referent["masks"], strict=True))
+        annotated = set(referent["annotated_frames"])
         masks = np.zeros((self.num_frames, images[0].height, images[0].width), dtype=bool)
         for place, number in enumerate(chosen):
             if images[place].size != images[0].size:
@@ -86,13 +86,13 @@ class ClipExamples(_VideoReferents):
                     f"Frame {name_text(row['frame_names'][number])} of video {name_text(row['video_id'])} has another "
                     "size than the others. Put the original frame there."
                 )
-            if number in rles:
-                masks[place] = open_mask(_as_image_row(row, referent, number, rles[number]), images[place])
+            if number in annotated:
+                masks[place] = open_frame_mask(row, referent, number, images[place])
         return {
             "frames": images,
             "text": sentence["raw"],
             "masks": masks,
-            "annotated": np.array([number in rles for number in chosen]),
+            "annotated": np.array([number in annotated for number in chosen]),
             "video_id": row["video_id"],
             "ref_id": referent["ref_id"],
             "sent_id": sentence["sent_id"],
@@ -110,8 +110,7 @@ class FrameExamples(_VideoReferents):
     def __getitem__(self, index: int) -> dict[str, Any]:
         row, referent, sentence, target, _ = self._draw(index)
         image = RowFrames(row)[target]
-        rle = referent["masks"][referent["annotated_frames"].index(target)]
-        mask = open_mask(_as_image_row(row, referent, target, rle), image)
+        mask = open_frame_mask(row, referent, target, image)
         return {
             "image": image,
             "text": sentence["raw"],
@@ -186,21 +185,31 @@ class VideoRows(Sequence):
 
     def annotated_referents(self) -> np.ndarray:
         """Row and place in it of every referent with a sentence and an annotated frame (int64, referents x 2)."""
+        places, annotated = self._described_referents()
+        return places[annotated > 0]
+
+    def described_referents(self) -> np.ndarray:
+        """Row and place in it of every referent with a sentence (int64, referents x 2)."""
+        return self._described_referents()[0]
+
+    def _described_referents(self) -> tuple[np.ndarray, np.ndarray]:
+        """Row and place in it of every referent with a sentence, and how many annotated frames it has."""
         import pyarrow.compute as compute
 
-        places, first_row = [np.zeros((0, 2), dtype=np.int64)], 0
+        places, numbers, first_row = [np.zeros((0, 2), dtype=np.int64)], [np.zeros(0, dtype=np.int64)], 0
         # As Python objects the masks of a whole data set would fill the memory.
         for table in self._tables.select_columns("referents").iter(batch_size=100):
             for referents in table["referents"].chunks:
                 counts = compute.list_value_length(referents).to_numpy()
                 fields = [referents.flatten().field(name) for name in ("sentences", "annotated_frames")]
-                usable = np.minimum(*(compute.list_value_length(field).to_numpy() for field in fields)) > 0
+                sentences, annotated = (compute.list_value_length(field).to_numpy() for field in fields)
                 row_numbers = np.repeat(np.arange(first_row, first_row + len(counts)), counts)
                 starts = np.repeat(np.cumsum(counts) - counts, counts)
-                both = np.stack([row_numbers, np.arange(len(usable)) - starts], axis=1)
-                places.append(both[usable])
+                both = np.stack([row_numbers, np.arange(len(annotated)) - starts], axis=1)
+                places.append(both[sentences > 0])
+                numbers.append(annotated[sentences > 0])
                 first_row += len(counts)
-        return np.concatenate(places)
+        return np.concatenate(places), np.concatenate(numbers)
 
 
 class RowFrames(Sequence):
@@ -272,6 +281,12 @@ def check_annotations(row: dict[str, Any], referent: dict[str, Any]) -> None:
             f"{len(referent['masks'])} masks for the frames {short_text(numbers)} of {len(row['frames'])}. "
             "Correct the row: ascending numbers from 0, a mask for each."
         )
+
+
+def open_frame_mask(row: dict[str, Any], referent: dict[str, Any], number: int, image: Image.Image) -> np.ndarray:
+    """The mask of a referent on an annotated frame, bool (H, W), of the image's size; errors as `open_mask`."""
+    rle = referent["masks"][referent["annotated_frames"].index(number)]
+    return open_mask(_as_image_row(row, referent, number, rle), image)
 
 
 def _as_image_row(row: dict[str, Any], referent: dict[str, Any] | None, number: int, mask: Any) -> dict[str, Any]:

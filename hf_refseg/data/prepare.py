@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from ..files import begin_folder, only_writer, require_writable, write_whole
+from ..files import begin_folder, only_writer, require_writable, write_picture, write_whole
 from ..messages import name_text
 from ..modeling.pictures_refseg import LargePictureError, PictureError, decode_rgb, open_picture, picture_faults
 from .catalog import DATASETS, data_options
 from .findings import FILE as FINDINGS
 from .findings import Findings
 from .loading import load_with_findings
+from .prepared import preview_name
 from .rows import DataFormatError, require_literal_name
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def prepare_dataset(
 ) -> Path:
     """Write a data set to the folder `output`, from which `datasets.load_dataset` reads every split.
 
-    What was repaired in the original files, or left out of them, is listed in its `findings.json`.
+    What was repaired in the original files, or left out of them, is listed in its `findings.json`; the pictures
+    `preview_<split>.png` show some rows of each split.
     Every image is decoded once to see that it is whole and has the size of its mask. Shards appear under their final
     name only when complete, so that a killed run goes on where it was when it is started again with the same inputs.
     Of several processes that write one folder, one does, and the others wait for it.
@@ -85,6 +87,8 @@ def prepare_dataset(
     with only_writer(folder):
         _write_shards(dataset, folder, max_shard_rows, f"{name} to {folder}")
         write_whole(folder / FINDINGS, findings.save)
+        described_splits = {split: rows for split, rows in dataset.items() if counts[split]["referents"]}
+        _write_previews(described_splits, folder, spec.title)
         _write_card(folder, name, counts, {"split_by": split_by, **described}, findings)
     if push_to_hub is not None:
         upload_dataset(folder, push_to_hub)
@@ -224,7 +228,7 @@ def verify_image(image: Mapping[str, Any], size: Sequence[int] | None, where: st
 
 
 def upload_dataset(folder: Path, repo_id: str) -> None:
-    """Upload a prepared folder to the Hub's data set `repo_id`, replacing the shards that are there."""
+    """Upload a prepared folder to the Hub's data set `repo_id`, replacing shards and pictures that are there."""
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -233,8 +237,8 @@ def upload_dataset(folder: Path, repo_id: str) -> None:
         repo_id=repo_id,
         repo_type="dataset",
         folder_path=folder,
-        allow_patterns=["README.md", FINDINGS, "data/*.parquet"],
-        delete_patterns=["data/*.parquet"],
+        allow_patterns=["README.md", FINDINGS, preview_name("*"), "data/*.parquet"],
+        delete_patterns=[preview_name("*"), "data/*.parquet"],
         commit_message="Upload data set",
     )
 
@@ -287,6 +291,14 @@ def _write_shard(shard: Dataset, path: Path) -> None:
                 writer.write_table(embed_table_storage(table))
 
     write_whole(path, write)
+
+
+def _write_previews(dataset: Mapping[str, Dataset], folder: Path, title: str) -> None:
+    """A picture of some referents of every split."""
+    from .preview import preview_dataset
+
+    for split, rows in dataset.items():
+        write_picture(folder / preview_name(split), preview_dataset(rows, title=f"{title} {split}"))
 
 
 def _write_card(

@@ -24,6 +24,11 @@ AGAIN = "Prepare the data set again with the same options, or download it again.
 CARD_ERRORS = (ValueError, TypeError, AttributeError, LookupError)
 
 
+def preview_name(split: str) -> str:
+    """The file of a prepared folder that shows some rows of a split."""
+    return f"preview_{split}.png"
+
+
 def is_prepared(folder: Path) -> bool:
     """Whether a folder looks like one that `prepare_dataset` wrote."""
     return (folder / "data").is_dir() and (folder / "README.md").is_file()

@@ -10,6 +10,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from ..data.catalog import DATASETS, DatasetSpec
 from ..data.findings import FILE as FINDINGS
 from ..data.findings import Findings
+from ..data.prepared import preview_name
 from .markdown import escape, quoted, to_table
 
 
@@ -104,6 +105,10 @@ def _body(
     )
     found = "".join(f"\n- {escape(kind)}: {len(records)}" for kind, records in findings.records.items())
     repaired = f"\nFound in the original files, each listed in `{FINDINGS}`:\n{found}\n" if found else ""
+    # Of a split without referents there is no picture.
+    previews = "\n\n".join(
+        f"{split}:\n\n![{split}]({preview_name(split)})" for split, numbers in counts.items() if numbers["referents"]
+    )
     return f"""# {spec.title} for referring segmentation
 
 {text.rows}
@@ -120,6 +125,10 @@ dataset = load_refseg("this folder or repository")
 row = dataset[{quoted(next(iter(counts)))}][0]
 {text.decoding}
 ```
+
+## Preview
+
+{previews}
 
 ## Columns
 

@@ -1,5 +1,6 @@
 """Pictures of masks and of explanations."""
 
+from .contact_sheets import SheetFrame, SheetRow, draw_image_sheet, draw_video_sheet
 from .explanations import (
     MaskedImage,
     MaskedWords,
@@ -26,16 +27,20 @@ __all__ = [
     "ComparisonStrip",
     "MaskedImage",
     "MaskedWords",
+    "SheetFrame",
+    "SheetRow",
     "StripFrame",
     "can_draw",
     "draw_comparison",
     "draw_heat_maps",
+    "draw_image_sheet",
     "draw_impact_tokens",
     "draw_masks",
     "draw_overlay",
     "draw_pixel_words",
     "draw_reconstruction",
     "draw_strips",
+    "draw_video_sheet",
     "draw_word_table",
     "spread",
 ]

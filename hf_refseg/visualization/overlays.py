@@ -93,7 +93,7 @@ def draw_overlay(image: Image.Image, mask: ArrayLike, color: Color = MASK_COLOR,
     """
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity must be in [0, 1], not {opacity}.")
-    mask = _checked_mask(mask, image)
+    mask = checked_mask(mask, image)
     pixels = np.asarray(stored_rgb(image), dtype=np.float32).copy()
     outline = _outline(mask)
     is_alike = np.linalg.norm(pixels[outline] - np.asarray(color), axis=-1, keepdims=True) < NEAR_COLORS
@@ -193,7 +193,8 @@ def _draw_strip(strip: ComparisonStrip, cell_width: int, font_size: int) -> Imag
     return beside([stack([title, text_cell(f"below: {strip.note}", cell_width, height, font_size)]), *cells])
 
 
-def _checked_mask(mask: ArrayLike, image: Image.Image) -> NDArray[np.bool_]:
+def checked_mask(mask: ArrayLike, image: Image.Image) -> NDArray[np.bool_]:
+    """A mask as an array; raises ValueError unless it is boolean and of the image's size."""
     mask = np.asarray(mask)
     if mask.dtype != np.bool_ or mask.shape != (image.height, image.width):
         raise ValueError(

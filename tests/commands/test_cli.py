@@ -48,6 +48,7 @@ COMMANDS = (
     ["predict"],
     ["evaluate"],
     ["prepare"],
+    ["preview"],
     ["convert"],
     ["convert", "lavt"],
     ["convert", "magnet"],

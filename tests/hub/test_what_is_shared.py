@@ -133,6 +133,7 @@ def test_nothing_that_reaches_the_hub_holds_the_token_or_a_path(hub_of_machine: 
     state = {"checkpoint-1/trainer_state.json", "checkpoint-2/optimizer.pt"}
     assert {"run_options.json", "metrics.json", *state} <= newest
     assert any(path.startswith("runs/") for path in newest)
+    assert {"README.md", "findings.json", "preview_val.png"} <= set(repositories["tester/shapes"].files("main"))
     assert "adapter_model.safetensors" in repositories["tester/adapter"].files("main")
     assert not any(path.endswith(("training_args.bin", LOCAL_OPTIONS)) for path in files)
     assert not leaks(files, machine)
