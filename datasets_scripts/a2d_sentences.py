@@ -16,19 +16,10 @@ import numpy as np
 
 from hf_refseg.data.masks import MAX_PIXELS, encode_mask
 from hf_refseg.data.rows import MAX_FRAMES, DataFormatError
+from hf_refseg.datasets_scripts.original_files import picture_size, read_csv, read_lines, require_file
 from hf_refseg.datasets_scripts.records import AGAIN, list_folder, warn_of_repeats
 from hf_refseg.datasets_scripts.rows_builder import RowsConfig
-from hf_refseg.datasets_scripts.video import (
-    VideoBuilder,
-    checked_name,
-    make_referent,
-    make_row,
-    make_sentence,
-    picture_size,
-    read_csv,
-    read_lines,
-    require_file,
-)
+from hf_refseg.datasets_scripts.video import VideoBuilder, checked_name, make_referent, make_row, make_sentence
 from hf_refseg.messages import name_text, one_line, short_text
 
 SPLITS = {"0": "train", "1": "test"}

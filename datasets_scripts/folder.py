@@ -31,9 +31,9 @@ from .folder_labels import LABELS
 from .folder_metadata import METADATA
 from .folder_phrases import PHRASES
 from .folder_records import FolderFormat, FolderReading, FolderRecord, HeldPicture
+from .original_files import read_picture
 from .records import list_folder
 from .rows_builder import RowsBuilder, RowsConfig
-from .video import read_picture
 
 FORMATS: tuple[FolderFormat, ...] = (METADATA, LABELS, PHRASES, COCO, LABELME, LABEL_STUDIO)
 SENTENCES_FROM = ("sentence", "category")

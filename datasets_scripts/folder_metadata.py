@@ -29,7 +29,7 @@ from .folder_records import (
     checked_sentences,
     checked_split,
 )
-from .video import read_text
+from .original_files import read_text
 
 NAMES = ("metadata.jsonl", "metadata.csv")
 MASK_COLUMNS = ("mask_file_name", "polygon", "polygons", "rle", "bbox")

@@ -10,7 +10,7 @@ from hf_refseg.messages import short_text
 from hf_refseg.modeling.video_refseg import IMAGE_SUFFIXES
 
 from .folder_records import FolderFormat, FolderReading, FolderRecord, MaskPicture, checked_sentences, checked_split
-from .video import read_text
+from .original_files import read_text
 
 PREFIX = "output_phrase_"
 # Where pictures and their masks lie: in RefSegRS, and in RISBench.

@@ -19,8 +19,8 @@ from hf_refseg.messages import name_text, short_text
 from hf_refseg.modeling.video_refseg import IMAGE_SUFFIXES
 
 from .mask_pictures import read_mask_picture
+from .original_files import checked_path
 from .records import is_int64, require_characters
-from .video import checked_path
 
 if TYPE_CHECKING:
     from hf_refseg.data.findings import Findings

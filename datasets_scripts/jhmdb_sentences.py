@@ -16,18 +16,15 @@ import numpy as np
 
 from hf_refseg.data.masks import MAX_PIXELS, encode_mask
 from hf_refseg.data.rows import MAX_FRAMES, DataFormatError, read_json
+from hf_refseg.datasets_scripts.original_files import checked_path, picture_size, read_csv, require_file
 from hf_refseg.datasets_scripts.records import AGAIN, warn_of_repeats
 from hf_refseg.datasets_scripts.video import (
     VideoBuilder,
     checked_name,
-    checked_path,
     existing_frames,
     make_referent,
     make_row,
     make_sentence,
-    picture_size,
-    read_csv,
-    require_file,
 )
 from hf_refseg.messages import name_text, short_text
 

@@ -11,7 +11,7 @@ from PIL import Image
 from hf_refseg.data.rows import DataFormatError
 from hf_refseg.modeling.pictures_refseg import PictureError
 
-from .video import read_picture
+from .original_files import read_picture
 
 # Between black and white: what JPEG makes of a background or of a target is nearer to them than this.
 NEARLY = 9

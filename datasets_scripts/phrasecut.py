@@ -17,9 +17,9 @@ from hf_refseg.data.rows import DataFormatError, read_json, row_features
 from hf_refseg.messages import name_text, short_text
 
 from .json_list import JsonList
+from .original_files import picture_size
 from .records import AGAIN, checked_field, fingerprint_files, is_int64, list_folder, warn_of_repeats
 from .rows_builder import RowsBuilder, RowsConfig
-from .video import picture_size
 
 FOLDER = "VGPhraseCut_v0"
 SPLITS = ("train", "val", "test", "miniv")

@@ -12,6 +12,7 @@ import numpy as np
 
 from hf_refseg.data.masks import encode_mask
 from hf_refseg.data.rows import DataFormatError, read_json
+from hf_refseg.datasets_scripts.original_files import picture_size, read_lines, read_text, require_file
 from hf_refseg.datasets_scripts.records import AGAIN, checked_field, list_folder, warn_of_repeats
 from hf_refseg.datasets_scripts.rows_builder import RowsConfig
 from hf_refseg.datasets_scripts.video import (
@@ -22,10 +23,6 @@ from hf_refseg.datasets_scripts.video import (
     make_row,
     make_sentence,
     object_number,
-    picture_size,
-    read_lines,
-    read_text,
-    require_file,
 )
 from hf_refseg.messages import name_text, short_text
 

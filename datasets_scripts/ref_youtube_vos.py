@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_refseg.data.rows import DataFormatError, read_json
+from hf_refseg.datasets_scripts.original_files import require_file
 from hf_refseg.datasets_scripts.records import AGAIN, checked_field, list_folder
 from hf_refseg.datasets_scripts.video import (
     VideoBuilder,
@@ -17,7 +18,6 @@ from hf_refseg.datasets_scripts.video import (
     make_row,
     make_sentence,
     object_number,
-    require_file,
 )
 from hf_refseg.messages import name_text
 

@@ -27,6 +27,7 @@ from hf_refseg.data.rows import DataFormatError, ordered_splits, read_json, row_
 from hf_refseg.files import is_plain_name
 from hf_refseg.messages import name_text, short_text
 
+from .original_files import picture_size
 from .plain_pickle import read_pickle
 from .records import (
     AGAIN,
@@ -40,7 +41,6 @@ from .records import (
     warn_of_repeats,
 )
 from .rows_builder import RowsBuilder, RowsConfig
-from .video import picture_size
 
 SHORT_POLYGONS = "polygons of fewer than three points, left out beside others"
 

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
-from PIL import Image
 
 from hf_refseg.data.masks import encode_mask
 from hf_refseg.data.rows import DataFormatError, video_features
+from hf_refseg.datasets_scripts.original_files import picture_size, read_picture
 from hf_refseg.datasets_scripts.records import (
     AGAIN,
     fingerprint_files,
     fingerprint_states,
-    list_folder,
     require_characters,
     warn_of_repeats,
 )
 from hf_refseg.datasets_scripts.rows_builder import RowsBuilder
 from hf_refseg.files import is_plain_name
 from hf_refseg.messages import name_text, short_text
-from hf_refseg.modeling.pictures_refseg import PictureError, open_picture, picture_faults
 
 # The numbers of objects in label pictures; 0 is background, 255 void.
 ALL_OBJECTS = range(1, 255)
-# What code page 1252 has in the place of control characters; five bytes it leaves undefined, and they stay.
-WINDOWS_CHARACTERS = {byte: bytes([byte]).decode("cp1252", "ignore") or chr(byte) for byte in range(0x80, 0xA0)}
 
 
 class VideoBuilder(RowsBuilder):
@@ -133,65 +127,11 @@ class VideoBuilder(RowsBuilder):
                 yield index, self.row(video)
 
 
-def require_file(path: Path, root: Path, expected: str) -> Path:
-    """The path; raises `DataFormatError` with the `expected` layout when there is no such file."""
-    if not path.is_file():
-        raise DataFormatError(
-            f"{path} does not exist. Expected {expected} under {root}; found {list_folder(root)}. Point data_dir at "
-            "the folder that holds them, or download what is missing."
-        )
-    return path
-
-
-def read_text(path: Path) -> str:
-    """A text in UTF-8 or else, as older editors write it, in code page 1252 or Latin-1, which agree on all letters.
-
-    Raises:
-        DataFormatError: it is no text: it holds zeros.
-    """
-    content = path.read_bytes()
-    if b"\0" in content:
-        raise DataFormatError(f"{path} is no text. Download the file again.")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeError:
-        return content.decode("latin-1").translate(WINDOWS_CHARACTERS)
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of such a text that are not blank, each with its number from 1."""
-    # Other characters than those that end a line here end one for `splitlines`, and occur within sentences.
-    for number, line in enumerate(re.split("\r\n?|\n", read_text(path)), start=1):
-        if line.strip():
-            yield number, line
-
-
-def read_csv(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """The rows of a CSV file that are not blank, each with its file and number as a text, for messages."""
-    try:
-        rows = list(csv.reader(io.StringIO(read_text(path), newline=""), skipinitialspace=True, strict=True))
-    except csv.Error as error:
-        raise DataFormatError(f"{path} is not valid CSV ({error}). Download the file again.") from error
-    for number, row in enumerate(rows, start=1):
-        if row:
-            yield f"{path}: line {number}", row
-
-
 def checked_name(name: Any, where: str) -> str:
     """A name of a video or frame which is one plain part of a path: another one could publish a private file."""
     if not is_plain_name(name):
         raise DataFormatError(f"{where}: {short_text(name)} is no name of a video or frame. {AGAIN}")
     return name
-
-
-def checked_path(folder: Path, name: Any, prefix: str, where: str) -> Path:
-    """A relative path of a record, which may begin with `prefix`, inside `folder`; one that leads out is refused."""
-    parts = PurePosixPath(name).parts if isinstance(name, str) else ()
-    if ".." in parts:
-        raise DataFormatError(f"{where}: the path {short_text(name)} leads out of {folder}. {AGAIN}")
-    if not parts or not all(map(is_plain_name, parts)):
-        raise DataFormatError(f"{where}: {short_text(name)} is no path inside the data folder {folder}. {AGAIN}")
-    return folder.joinpath(*(parts[1:] if parts[:1] == (prefix,) else parts))
 
 
 def object_number(value: Any, where: str) -> int:
@@ -215,11 +155,6 @@ def existing_frames(paths: Iterable[Path], where: str) -> list[Path]:
                 f"{where}: its frame {path} does not exist. Download the frames of that video again."
             )
     return paths
-
-
-def picture_size(path: Path, where: str) -> tuple[int, int]:
-    """Height and width of a picture, by its header."""
-    return read_picture(path, where, lambda picture: (picture.height, picture.width))
 
 
 def read_labels(path: Path, where: str) -> np.ndarray:
@@ -271,16 +206,3 @@ def make_row(video_id: str, frame_names: list[str], frames: Iterable[Any], refer
     """A row; `frames` are paths, or dicts with the "bytes" of an embedded picture and the "path" that names it."""
     stored = [str(frame) if isinstance(frame, Path) else frame for frame in frames]
     return {"video_id": video_id, "frame_names": frame_names, "frames": stored, "referents": referents}
-
-
-def read_picture(path: Path, where: str, read: Callable[[Image.Image], Any], content: BinaryIO | None = None) -> Any:
-    """What `read` makes of a picture that is opened, but not decoded yet: a file, or `content` that stands in it."""
-    try:
-        with picture_faults(), open_picture(content or path) as picture:
-            return read(picture)
-    except FileNotFoundError as error:
-        raise DataFormatError(f"{path} ({where}) does not exist. Download it.") from error
-    except PictureError as error:
-        raise DataFormatError(
-            f"{path} ({where}) cannot be read as a picture: it is {error}. Download it again."
-        ) from error
