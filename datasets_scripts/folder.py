@@ -135,7 +135,7 @@ class Folder(RowsBuilder):
 
     def _row(self, picture: Picture, referent: FolderRecord, orientation: str) -> dict[str, Any]:
         image, size = _stored(picture.image, referent.where, orientation)
-        mask = self._mask(referent, size)
+        mask = self._mask(replace(referent, where=f"{referent.where} ({picture.image_id})"), size)
         return {
             "image": image,
             "image_id": picture.image_id,

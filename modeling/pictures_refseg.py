@@ -18,7 +18,7 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from transformers.image_transforms import to_channel_dimension_format
 from transformers.image_utils import ChannelDimension, infer_channel_dimension_format
@@ -68,6 +68,9 @@ def picture_faults() -> Iterator[None]:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise LargePictureError(f"too large to open: {reason_of(error).rstrip('.')}") from error
+    except UnidentifiedImageError as error:
+        # Of what is no file its own message says a place in memory.
+        raise PictureError("damaged or no image (it is in no known format)") from error
     except Exception as error:
         # On damaged data decoders raise errors of any class, each its own.
         raise PictureError(f"damaged or no image ({reason_of(error)})") from error

@@ -183,7 +183,7 @@ def test_each_name_of_a_sentence(field, tmp_path, load):
 def test_a_size_that_is_not_the_pictures(tmp_path, load):
     annotation = coco_annotation(1, 1, [outline(4, 6, 12, 16)], text="twice as large")
     root = coco_folder(tmp_path / "data", annotation, width=2 * WIDTH, height=2 * HEIGHT)
-    with pytest.raises(DataFormatError, match=re.escape("coco.json: annotation 1: the mask is 24 x 40")):
+    with pytest.raises(DataFormatError, match=re.escape("coco.json: annotation 1 (1.png): the mask is 24 x 40")):
         load(root)
     rows = load(root, on_size_mismatch="resize_mask")
     assert pixels(rows["1.png#1"]) == box_mask(2, 3, 6, 8).tolist()
@@ -508,23 +508,26 @@ FAULTS = {
         "annotation 1 has neither segmentation nor bbox",
     ),
     "segmentation of text": (coco(setting("annotations", 0, "segmentation", to="x")), "should be a list of polygons"),
-    "polygon of text": (coco(setting("annotations", 0, "segmentation", to=["x"])), "annotation 1: Expected a polygon"),
+    "polygon of text": (
+        coco(setting("annotations", 0, "segmentation", to=["x"])),
+        "annotation 1 (images/1.png): Expected a polygon",
+    ),
     "flat polygon": (
         coco(setting("annotations", 0, "segmentation", to=[1, 1, 5, 1, 5, 5])),
-        "annotation 1: Expected a polygon",
+        "annotation 1 (images/1.png): Expected a polygon",
     ),
     "polygon of NaN": (
         coco(setting("annotations", 0, "segmentation", 0, 0, to=float("nan"))),
-        "annotation 1: A polygon has a coordinate which is not finite",
+        "annotation 1 (images/1.png): A polygon has a coordinate which is not finite",
     ),
     "huge coordinate": (coco(setting("annotations", 0, "segmentation", 0, 0, to=10**400)), "lies far outside"),
     "RLE of another picture": (
         coco(setting("annotations", 2, "segmentation", "size", to=[20, 12])),
-        "annotation 3: the mask is 12 x 20 (width x height)",
+        "annotation 3 (images/1.png): the mask is 12 x 20 (width x height)",
     ),
     "RLE of a huge size": (
         coco(setting("annotations", 2, "segmentation", "size", to=[10**9, 10**9])),
-        "annotation 3: The RLE's size [1000000000, 1000000000] exceeds",
+        "annotation 3 (images/1.png): The RLE's size [1000000000, 1000000000] exceeds",
     ),
     "sentence of a number": (
         coco(setting("annotations", 0, "caption", to=5)),
@@ -537,7 +540,10 @@ FAULTS = {
     "attributes of text": (coco(setting("annotations", 0, "attributes", to="x")), "'attributes' should be a mapping"),
     "annotations of text": (coco(setting("annotations", to="x")), "'annotations' should be of type list"),
     "annotation of text": (coco(setting("annotations", 0, to="x")), "annotation at position 0: 'image_id' should be"),
-    "mask of nothing": (coco(setting("annotations", 3, "bbox", to=[2.0, 3.0, 0.0, 5.0])), "annotation 4: its box"),
+    "mask of nothing": (
+        coco(setting("annotations", 3, "bbox", to=[2.0, 3.0, 0.0, 5.0])),
+        "annotation 4 (images/2.png): its box",
+    ),
     "no shapes": (labelme(removing("shapes")), "a.json: 'shapes' should be of type list"),
     "shape of text": (labelme(setting(*SHAPE, to="x")), "a.json: shape 0: 'label' should be of type str"),
     "unknown shape": (labelme(setting(*SHAPE, "shape_type", to="cuboid")), "shape 0 has the shape_type 'cuboid'"),
@@ -557,20 +563,23 @@ FAULTS = {
     "group of a list": (labelme(setting(*SHAPE, "group_id", to=[1])), "'group_id' should be a text or a whole number"),
     "mask of no base64": (
         labelme(setting("shapes", 3, "mask", to="&&")),
-        "shape 3: Expected a mask as a file in base64",
+        "shape 3 (a.jpg): Expected a mask as a file in base64",
     ),
-    "mask of no picture": (labelme(setting("shapes", 3, "mask", to="QUJD")), "shape 3: The mask in base64 is damaged"),
+    "mask of no picture": (
+        labelme(setting("shapes", 3, "mask", to="QUJD")),
+        "shape 3 (a.jpg): The mask in base64 is damaged or no image (it is in no known format)",
+    ),
     "mask of colors": (
         labelme(setting("shapes", 3, "mask", to=png(np.zeros((2, 3, 3), np.uint8)))),
-        "shape 3: The mask in base64 has colors (mode RGB)",
+        "shape 3 (a.jpg): The mask in base64 has colors (mode RGB)",
     ),
     "mask larger than its picture": (
         labelme(setting("shapes", 3, "mask", to=png(np.ones((2, WIDTH + 1), np.uint8)))),
-        "shape 3: The piece of mask has 21 x 2 pixels, its picture 20 x 12",
+        "shape 3 (a.jpg): The piece of mask has 21 x 2 pixels, its picture 20 x 12",
     ),
     "mask out of its picture": (
         labelme(setting("shapes", 3, "points", to=[[19, 11], [21, 12]])),
-        "shape 3: The piece of mask lies at 19 to 22 (x) and 11 to 13 (y), outside of the picture",
+        "shape 3 (a.jpg): The piece of mask lies at 19 to 22 (x) and 11 to 13 (y), outside of the picture",
     ),
     "huge labelme picture": (labelme(setting("imageWidth", to=10**9)), "a.json: The picture's height and width"),
     "picture of a number": (labelme(setting("imagePath", to=5)), "a.json: 'imagePath' should be of type str"),
@@ -600,7 +609,7 @@ FAULTS = {
     "endless turn": (studio(setting(*RESULT, 2, "value", "rotation", to=1e308)), "result 2: 'rotation' should be"),
     "far polygon": (
         studio(setting(*RESULT, 0, "value", "points", 0, 0, to=900)),
-        "result 0: A polygon has a coordinate",
+        "result 0 (images/a.jpg): A polygon has a coordinate",
     ),
     "negative radius": (studio(setting(1, *RESULT[1:], 0, "value", "radiusX", to=-5)), "the radii -1 and 3"),
     "brush of another format": (

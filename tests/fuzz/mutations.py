@@ -126,6 +126,7 @@ tables = st.tuples(st.booleans(), structure_edits())
 YOUTUBE_LABELS = "train/Annotations/t1/00005.png"
 A2D_MASKS = "text_annotations/a2d_annotation_with_instances/a/00005.h5"
 DAVIS_TEXTS = "davis_text_annotations/Davis17_{}.txt"
+STUDIO_FILE = "project-1-at-2026-01-01-00-00-0a1b2c3d.json"
 DATA_SETS = {
     "refcoco": some_of(
         of_kinds("refcoco/refs(unc).p", pickle=pickles, opcodes=opcodes),
@@ -170,6 +171,19 @@ DATA_SETS = {
         of_kinds("text_annotations/a2d_annotation.txt", csv=structure_edits()),
         of_kinds("Release/videoset.csv", csv=structure_edits()),
         of_kinds(A2D_MASKS, h5=h5),
+    ),
+    "coco": some_of(
+        of_kinds("annotations/instances_default.json", json=structure_edits()),
+        of_kinds("images/1.png", png=png_edits),
+    ),
+    "labelme": some_of(
+        of_kinds("a.json", json=structure_edits()),
+        of_kinds("labels/b.json", json=structure_edits()),
+        of_kinds("a.jpg"),
+    ),
+    "label_studio": some_of(
+        of_kinds(STUDIO_FILE, json=structure_edits(values | st.lists(st.integers(0, 255), max_size=40))),
+        of_kinds("images/a.jpg"),
     ),
     "jhmdb_sentences": some_of(
         of_kinds("samples_metadata.json", json=structure_edits()),

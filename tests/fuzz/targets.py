@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import torch
 from damage import SECRET, damage, edit_bytes
+from export_trees import make_cvat, make_label_studio, make_labelme
 from golden_lavt import BERT_CONFIG, released_checkpoint
 from phrasecut_tree import make_phrasecut
 from PIL import Image
@@ -43,6 +44,12 @@ from hf_refseg.modeling.modeling_outputs_refseg import ReferringSegmentationOutp
 from hf_refseg.modeling.pictures_refseg import open_image
 
 HEIGHT, WIDTH = 12, 20
+# People's own pictures, by the formats of their folders, which say nothing of splits.
+FOLDERS: dict[str, Callable[[Path], Path]] = {
+    "coco": make_cvat,
+    "labelme": make_labelme,
+    "label_studio": make_label_studio,
+}
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,8 @@ def make_files(folder: Path) -> None:
     make_jhmdb(base / "jhmdb_sentences")
     make_phrasecut(base / "phrasecut")
     release_jhmdb(base / "jhmdb_sentences_release")
+    for name, make in FOLDERS.items():
+        make(base / name)
     prepare_dataset("refcoco", base / "refcoco", base / "prepared", cache_dir=folder / "cache")
     outside.mkdir()
     Image.new("RGB", (WIDTH, HEIGHT), "white").save(outside / f"{SECRET}.png")
@@ -97,7 +106,10 @@ def data_set(name: str, tree: str | None = None, **options: Any) -> Target:
 
     def names(damages: Sequence[tuple[str, str, Any]]) -> list[str]:
         # A prepared folder is named as a whole, or its row where a picture or a mask is read.
-        return ["data", "row "] if name == "prepared" else [Path(path).name for path, _, _ in damages]
+        if name == "prepared":
+            return ["data", "row "]
+        nothing = ["data has no record that can be read"] if name == "folder" else []
+        return [Path(path).name for path, _, _ in damages] + nothing
 
     return Target(run, (), (DataFormatError, InvalidRowError, InvalidMaskError), names)
 
@@ -346,6 +358,7 @@ TARGETS = {
     "ref_davis17_release": data_set("ref_davis17", "ref_davis17_release", **TOLERANT),
     "a2d_sentences": data_set("a2d_sentences", on_size_mismatch="resize_mask"),
     "jhmdb_sentences_release": data_set("jhmdb_sentences", "jhmdb_sentences_release", **TOLERANT),
+    **{name: data_set("folder", name, val_share=0.0, test_share=0.0) for name in FOLDERS},
     "picture": Target(read_picture, ("png", "bytes", ()), (ValueError,), lambda case: [f"picture.{case[0]}"]),
     "masks": Target(use_masks, ("decode", {"rle": SOUND_RLE}), (ValueError,)),
     "processor": Target(
