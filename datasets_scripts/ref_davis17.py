@@ -105,10 +105,10 @@ class RefDavis17(VideoBuilder):
     def read_videos(self, root: Path) -> dict[str, list[DescribedVideo]]:
         davis, chosen = _davis_folder(root), self.config.annotations
         annotations = _find_annotations(davis, chosen)
-        if not chosen and annotations != next(iter(ANNOTATIONS)):
+        if annotations == "unsupervised" and not chosen:
             self.findings.note(
-                f"masks that are {annotations}, as there are no others (annotations={annotations!r})",
-                str(davis / ANNOTATIONS[annotations]),
+                "masks that are read because those of protocol davis are not here",
+                f"{davis / ANNOTATIONS[annotations]}: annotations='unsupervised', for protocol davis_unsupervised",
             )
         files = _expression_files(root)
         described = self._read_texts(files) if files[0].suffix == ".txt" else self._read_json_forms(files)

@@ -141,7 +141,7 @@ def verify_counts(
     from hf_refseg.hub.markdown import to_table
 
     spec = DATASETS[name]
-    partition = spec.partition(split_by)
+    partition, named = spec.partition(split_by), f"{name} {split_by or ''}".strip()
     if not partition.published and not partition.totals:
         partitions = ((spec.name, partition) for spec in DATASETS.values() for partition in spec.partitions)
         known = ", ".join(
@@ -149,7 +149,7 @@ def verify_counts(
             for dataset, partition in partitions
             if partition.published or partition.totals
         )
-        raise ValueError(f"No counts are published for {name} {split_by}: prepare it without verify. Known: {known}.")
+        raise ValueError(f"No counts are published for {named}: prepare it without verify. Known: {known}.")
     counted = ("referents", "sentences", "videos" if spec.kind == "video" else "images")
     comparisons = []
     for split in counts if total is None else dict.fromkeys((*partition.published, *counts)):
@@ -166,7 +166,7 @@ def verify_counts(
             ((*comparison, f"{comparison[3] - comparison[2]:+d}") for comparison in comparisons),
         )
         raise DataFormatError(
-            f"{name} {split_by} is not the complete published data set. Download its annotation files again, or "
+            f"{named} is not the complete published data set. Download its annotation files again, or "
             "prepare it without verify.",
             table,
         )

@@ -721,6 +721,22 @@ def test_a_bad_record_is_skipped_when_asked(case, tmp_path, caplog):
     assert message in " ".join(notes(caplog))
 
 
+@pytest.mark.parametrize("name", ["ref_youtube_vos", "jhmdb_sentences"])
+def test_masks_of_another_size_are_resized_when_asked(name, tmp_path, caplog):
+    root = {"ref_youtube_vos": make_youtube_vos, "jhmdb_sentences": make_jhmdb}[name](tmp_path / "data")
+    if name == "jhmdb_sentences":
+        write_mat(root / MAT, {"part_mask": np.ones((24, 40, JHMDB_LENGTH))})
+    else:
+        write_labels(root / LABELS, np.ones((24, 40), np.uint8))
+    with pytest.raises(DataFormatError, match=r"the mask is 24 x 40 .*on_size_mismatch"):
+        load(name, root)
+    caplog.clear()
+    rows = next(iter(load(name, root, on_size_mismatch="resize_mask").values()))
+    masks = masks_of(rows[1]["referents"][0])
+    assert all(mask.shape == (HEIGHT, WIDTH) for mask in masks) and masks[2].all()
+    assert "masks resized to their pictures" in " ".join(notes(caplog))
+
+
 def test_a_split_without_one_good_record_is_an_error(tmp_path):
     root = make_a2d(tmp_path / "data")
     (root / H5).write_bytes(b"x")

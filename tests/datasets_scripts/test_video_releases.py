@@ -165,8 +165,8 @@ def test_ref_davis17_as_it_is_released(inside, tmp_path, caplog):
     assert np.array_equal(masks_of(unnamed)[1], labels_of(1) == 2)
     folder = "DAVIS/davis_text_annotations" if inside else "davis_text_annotations"
     assert notes(caplog)[:3] == [
-        "ref_davis17: masks that are unsupervised, as there are no others (annotations='unsupervised') (1): "
-        "DAVIS/Annotations_unsupervised/480p.",
+        "ref_davis17: masks that are read because those of protocol davis are not here (1): "
+        "DAVIS/Annotations_unsupervised/480p: annotations='unsupervised', for protocol davis_unsupervised.",
         "ref_davis17: misspelled names of videos that are repaired (16): "
         + "; ".join(f"{folder}/Davis17_{name}.txt: line 1: clasic-car is classic-car" for name in DAVIS_TEXTS)
         + f"; {folder}/Davis17_annot1.txt: line 2: dog-scale is dogs-scale; and 11 more.",
