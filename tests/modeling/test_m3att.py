@@ -64,6 +64,7 @@ class TestM3Att(TinyM3Att, MethodTests):
         "text_config": {**TINY_BERT, "num_hidden_layers": 1},
         "num_decoder_layers": 2,
         "num_encoder_layers": 1,
+        "language_reconstruction": {"num_layers": 1},
     }
 
     @torch.no_grad()

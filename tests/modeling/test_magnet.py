@@ -20,8 +20,8 @@ TINY_SWIN, TINY_BERT = TinyMagNet.fields["backbone_config"], TinyMagNet.fields["
 ABLATIONS = [
     {"pyramid_scales": []},
     {"pyramid_scales": [1]},
-    {"pyramid_scales": [1, 2]},
     {"pyramid_scales": [1, 2, 3]},
+    {"pyramid_scales": [1, 2, 3, 6]},
     {"alignment_losses": []},
     {"alignment_losses": ["pixel_to_pixel"]},
     {"alignment_losses": ["pixel_to_text"], "text_temperature": 0.2, "alignment_pixels": 32},
@@ -66,7 +66,7 @@ class TestMagNet(TinyMagNet, MethodTests):
 
     @pytest.mark.parametrize("ablation", ABLATIONS, ids=str)
     def test_every_ablation_trains_and_reloads(self, ablation: dict, tmp_path) -> None:
-        model = self.build(**ablation).train()
+        model = self.build(**{**self.few_layers, **ablation}).train()
         output = model(**self.inputs(), mask_labels=self.labels())
         assert set(output.loss_components) == set(model.loss_weights)
         output.loss.backward()
@@ -133,7 +133,8 @@ class TestMagNet(TinyMagNet, MethodTests):
             assert gate.weight.grad.abs().max() > 0, name
 
     def test_mask2former_starts_from_its_own_values(self) -> None:
-        head = self.build().head
+        # So wide that what is drawn spreads as it should, whatever the seed.
+        head = self.build(feature_size=128).head
         attention = head.pixel_decoder.encoder.layers[0].self_attn
         assert attention.n_levels == 4
         assert not attention.sampling_offsets.weight.any() and attention.sampling_offsets.bias.abs().max() == 4
@@ -142,17 +143,18 @@ class TestMagNet(TinyMagNet, MethodTests):
         assert [module.in_channels for module, _ in head.pixel_decoder.input_projections] == [128, 64, 32, 16]
 
     def test_it_learns_two_masks(self) -> None:
-        model, inputs = self.build(), self.inputs()
+        model, inputs = self.build(**self.few_layers), self.inputs()
         labels = torch.zeros(2, *self.size, dtype=torch.long)
         labels[0, :32], labels[1, 32:] = 1, 1
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-        for _ in range(30):
-            loss = model(**inputs, mask_labels=labels).loss
+        agreement, steps = 0.0, 0
+        while agreement <= 0.9 and steps < 30:
             optimizer.zero_grad()
-            loss.backward()
+            model(**inputs, mask_labels=labels).loss.backward()
             optimizer.step()
-        with torch.no_grad():
-            agreement = ((model(**inputs).logits > 0) == labels).float().mean()
+            with torch.no_grad():
+                agreement = ((model(**inputs).logits > 0) == labels).float().mean()
+            steps += 1
         assert agreement > 0.9
 
     @torch.no_grad()

@@ -21,6 +21,8 @@ VIDEO_SWIN = {
 IMAGE_SWIN = {**SWIN, "embed_dim": VIDEO_SWIN["embed_dim"]}
 # Two stages, the first with shifted windows.
 TWO_STAGES = {"depths": [2, 1], "num_heads": [1, 2]}
+# As few as LAVT's decoder takes whatever it reads.
+THREE_STAGES = {"depths": [1, 1, 1], "num_heads": [1, 1, 2]}
 BERT = {
     "model_type": "bert",
     "vocab_size": 97,

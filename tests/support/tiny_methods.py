@@ -121,6 +121,7 @@ class TinyMagNet(TinyMethod):
         "backbone_config": {**SWIN, "num_heads": [1, 2, 2, 4], "drop_path_rate": 0.1},
         "text_config": {**BERT, "num_hidden_layers": 4},
         "text_stage_layers": [1, 2, 3, 4],
+        "pyramid_scales": [1, 2],
         **head,
     }
 
