@@ -106,18 +106,19 @@ def test_gray_edges_are_cut_at_half_and_noted(write: Callable[[Path], Path], tmp
     assert mask[inside].all() and not mask[~around].any()
 
 
-def noise() -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH), dtype=np.uint8)).filter(
-        ImageFilter.GaussianBlur(4)
-    )
-
-
 NO_MASKS = {
     "labels": (Image.fromarray(LABELS), r"areas of several gray values \(0, 1, 2\)"),
     "scaled labels": (Image.fromarray(LABELS * 120), r"areas of several gray values \(0, 120, 240\)"),
     "one label and 255": (Image.fromarray(LABELS // 2 * 254 + LABELS % 2), r"\(0, 1, 254\)"),
     "16 bit labels": (Image.fromarray(LABELS.astype(np.uint16) * 300), r"\(0, 300, 600\)"),
-    "a photograph": (noise(), "areas of several gray values"),
+    "a dark photograph": (
+        Image.fromarray(np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint8) // 2),
+        "areas",
+    ),
+    "a photograph": (
+        Image.fromarray(np.tile(np.linspace(0, 255, WIDTH).astype(np.uint8), (HEIGHT, 1))),
+        "areas of sev",
+    ),
     "a palette of labels": (palette(LABELS, (0, 0, 0), (128, 0, 0), (0, 128, 0)), r"3 colors \(#000000, #008000, #8"),
     "red on white": (colored((255, 255, 255), (255, 0, 0)), "2 colors .*a mask black and one other"),
     "fractions": (Image.fromarray(LABELS.astype(np.float32) / 2), r"3 values from 0\.0 to 1\.0"),
