@@ -69,7 +69,7 @@ def commands() -> list[list[str]]:
 
 
 @pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason=f"no photographs in {PHOTOGRAPHS}; set HF_REFSEG_REAL_DATA")
-def test_the_page_goes_from_photographs_to_a_shared_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_goes_from_photographs_to_a_shared_model(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
     lines = write_photographs(Path("photos"))
     torch.save(released_checkpoint(), "refcoco.pth")
     words = (GOLDEN_LAVT / "vocab.txt").read_text(encoding="utf-8").splitlines()
@@ -85,11 +85,13 @@ def test_the_page_goes_from_photographs_to_a_shared_model(monkeypatch: pytest.Mo
         result = CliRunner().invoke(app, [*arguments, *QUICK.get(arguments[0], [])])
         assert result.exit_code == 0, f"{arguments}: {result.output}"
         printed.setdefault(arguments[0], []).append(result.stdout)
-    assert set(printed) == {"prepare", "convert", "evaluate", "train", "predict"}
+    assert set(printed) == {"preview", "prepare", "convert", "evaluate", "train", "predict"}
     splits = {line.split()[0]: line.split()[1:] for line in printed["prepare"][0].splitlines()[1:]}
     assert {split: numbers[2] for split, numbers in splits.items()} == {"train": "13", "val": "2", "test": "2"}
     assert sum(int(numbers[0]) for numbers in splits.values()) == lines == 29
-    # Unlike the model that it began with.
+    assert caplog.text.count("found 17 pictures, 68 sentences, masks from PNG.") == 1
+    with Image.open("sheet.png") as sheet:
+        assert sheet.width > 300
     before, after = (next(Path("results", name).glob("*.json")) for name in ("before", "after"))
     assert json.loads(before.read_text())["metrics"].keys() == json.loads(after.read_text())["metrics"].keys()
     assert {path.suffix for path in Path("masks").iterdir()} == {".png"}
