@@ -12,13 +12,21 @@ from typing import Any
 import datasets
 import numpy as np
 
-from hf_refseg.data.masks import MAX_PIXELS, InvalidMaskError, draw_polygons, encode_mask, mask_to_bbox
+from hf_refseg.data.masks import InvalidMaskError, draw_polygons, encode_mask, mask_to_bbox
 from hf_refseg.data.rows import DataFormatError, read_json, row_features
 from hf_refseg.messages import name_text, short_text
 
 from .json_list import JsonList
 from .original_files import picture_size
-from .records import AGAIN, checked_field, fingerprint_files, is_int64, list_folder, warn_of_repeats
+from .records import (
+    AGAIN,
+    checked_field,
+    checked_image_size,
+    fingerprint_files,
+    is_int64,
+    list_folder,
+    warn_of_repeats,
+)
 from .rows_builder import RowsBuilder, RowsConfig
 
 FOLDER = "VGPhraseCut_v0"
@@ -112,18 +120,14 @@ class PhraseCut(RowsBuilder):
         if image_id not in images:
             raise DataFormatError(f"{where}: image {image_id} has no entry in {self.image_list}. {AGAIN}")
         listed, name = images[image_id], f"{self.image_list}: image {image_id}"
-        height, width = (checked_field(listed, side, int, name) for side in ("height", "width"))
-        if height <= 0 or width <= 0 or height * width > MAX_PIXELS:
-            raise DataFormatError(
-                f"{name} has the size {width} x {height}; expected up to {MAX_PIXELS} pixels. {AGAIN}"
-            )
+        listed_size = checked_image_size(listed, name)
         # Without the key, an image that other data sets hold out would be trained on.
         coco_id = None if listed.get("coco_id", "") is None else checked_field(listed, "coco_id", int, name)
         paths = [folder / f"{image_id}.jpg" for folder in self.image_folders]
         path = next((path for path in paths if path.is_file()), None)
         if path is None:
             raise DataFormatError(f"{where}: its image {paths[0]} does not exist. Download it, or pass image_dir.")
-        return Picture(path, (height, width), picture_size(path, where), coco_id)
+        return Picture(path, listed_size, picture_size(path, where), coco_id)
 
     def _row(self, task: dict[str, Any], picture: Picture, where: str) -> dict[str, Any]:
         drawn = f"{where} (sizes: {self.image_list.name})"

@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
+from hf_refseg.data.masks import MAX_PIXELS
 from hf_refseg.data.rows import DataFormatError
 from hf_refseg.messages import name_text, one_line, short_text
 
@@ -55,6 +56,14 @@ def checked_id(record: Any, key: str, where: str) -> str:
 def is_number(value: Any) -> bool:
     """Whether a value is a number, no truth value."""
     return type(value) in (int, float)
+
+
+def checked_image_size(image: Any, where: str) -> tuple[int, int]:
+    """The height and width of the record of an image; raises `DataFormatError` where no image is so large."""
+    height, width = (checked_field(image, side, int, where) for side in ("height", "width"))
+    if width <= 0 or height <= 0 or width * height > MAX_PIXELS:
+        raise DataFormatError(f"{where} has the size {width} x {height}; expected up to {MAX_PIXELS} pixels. {AGAIN}")
+    return height, width
 
 
 def is_int64(value: Any) -> bool:

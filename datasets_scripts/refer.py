@@ -15,7 +15,6 @@ import numpy as np
 
 from hf_refseg.data.findings import Findings
 from hf_refseg.data.masks import (
-    MAX_PIXELS,
     InvalidMaskError,
     annotation_to_mask,
     check_overlap,
@@ -33,6 +32,7 @@ from .records import (
     AGAIN,
     checked_field,
     checked_id,
+    checked_image_size,
     fingerprint_files,
     fingerprint_states,
     is_number,
@@ -245,12 +245,7 @@ class Instances:
         image = self.images.get(image_id)
         if image is None:
             raise DataFormatError(f"{where}: image {name_text(image_id)} has no entry in {self.file}. {AGAIN}")
-        record = f"{self.file}: image {name_text(image_id)}"
-        width, height = (checked_field(image, side, int, record) for side in ("width", "height"))
-        if width <= 0 or height <= 0 or width * height > MAX_PIXELS:
-            raise DataFormatError(
-                f"{record} has the size {width} x {height}; expected up to {MAX_PIXELS} pixels. {AGAIN}"
-            )
+        checked_image_size(image, f"{self.file}: image {name_text(image_id)}")
         return image
 
     def annotation(self, ann_id: str, where: str) -> dict[str, Any]:
