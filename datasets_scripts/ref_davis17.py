@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from hf_refseg.data.masks import encode_mask
-from hf_refseg.data.rows import DataFormatError, read_json
+from hf_refseg.data.rows import VOID, DataFormatError, read_json
 from hf_refseg.datasets_scripts.original_files import picture_size, read_lines, read_text, require_file
 from hf_refseg.datasets_scripts.records import AGAIN, checked_field, list_folder, warn_of_repeats
 from hf_refseg.datasets_scripts.rows_builder import RowsConfig
 from hf_refseg.datasets_scripts.video import (
+    VOID_LABEL,
     VideoBuilder,
     checked_name,
     existing_frames,
@@ -155,20 +156,24 @@ class RefDavis17(VideoBuilder):
     def _all_referents(
         self, video: DescribedVideo, frames: list[Path], labels: list[Path], sentences: dict[int, list]
     ) -> list[dict[str, Any]]:
-        """A referent for each object that is shown or described."""
+        """A referent for each object that is shown or described, and one for the pixels that were left open."""
         masks = self.label_masks(frames, labels, video.where)
+        void = masks.pop(VOID_LABEL, None)
         empty = [encode_mask(np.zeros(picture_size(frame, video.where), dtype=bool)) for frame in frames]
         for number in sorted(sentences.keys() - masks.keys()):
             self.findings.note(
                 "described objects that no label picture shows: their masks are empty",
                 f"{video.where}: object {number}",
             )
-        return [
+        referents = [
             make_referent(
                 f"{video.video_id}_{number}", sentences.get(number, []), range(len(frames)), masks.get(number, empty)
             )
             for number in sorted(masks.keys() | sentences.keys())
         ]
+        if void is not None:
+            referents.append(make_referent(f"{video.video_id}_{VOID}", [], range(len(frames)), void, category=VOID))
+        return referents
 
     def _read_texts(self, files: list[Path]) -> dict[str, DescribedVideo]:
         videos: dict[str, DescribedVideo] = {}

@@ -24,8 +24,8 @@ from hf_refseg.datasets_scripts.rows_builder import RowsBuilder
 from hf_refseg.files import is_plain_name
 from hf_refseg.messages import name_text, short_text
 
-# The numbers of objects in label pictures; 0 is background, 255 void.
-ALL_OBJECTS = range(1, 255)
+# The numbers in label pictures but 0, which is background. The last one are the pixels that annotators left open.
+ALL_LABELS, VOID_LABEL = range(1, 256), 255
 
 
 class VideoBuilder(RowsBuilder):
@@ -71,7 +71,7 @@ class VideoBuilder(RowsBuilder):
         raise NotImplementedError
 
     def label_masks(
-        self, frames: Sequence[Path], labels: Sequence[Path], where: str, objects: Container[int] = ALL_OBJECTS
+        self, frames: Sequence[Path], labels: Sequence[Path], where: str, objects: Container[int] = ALL_LABELS
     ) -> dict[int, list[dict[str, Any]]]:
         """The masks (run-length encodings) on all frames of each of the objects that is shown on some, by its number.
 

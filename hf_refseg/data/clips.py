@@ -15,7 +15,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from hf_refseg.data.examples import DrawnExamples, checked_sentences, open_image, open_mask
-from hf_refseg.data.rows import MAX_FRAMES, DataFormatError, InvalidRowError, video_features
+from hf_refseg.data.rows import MAX_FRAMES, VOID, DataFormatError, InvalidRowError, video_features
 from hf_refseg.messages import name_text, short_text
 from hf_refseg.modeling.losses_refseg import NOT_ANNOTATED
 
@@ -128,7 +128,8 @@ class VideoExamples(Dataset):
     An item is {"video_id": str, "frame_names": list[str], "frames": `RowFrames`} and lists with one entry per
     sentence: "texts" (raw), "ref_ids", "sent_ids", "annotators", "annotated_frames" (ascending numbers of frames)
     and "masks" (as many run-length encodings, for `decode_mask`); sentences of one referent share the last two.
-    Objects that nobody describes are in "undescribed", with their "ref_id", "annotated_frames" and "masks".
+    Objects that nobody describes are in "undescribed", with their "ref_id", "annotated_frames" and "masks"; "void" is
+    a dict from numbers of frames to the masks of the pixels there that annotators left open.
 
     Raises `DataFormatError` when a column is missing and, on access, `InvalidRowError` for an empty sentence and for
     annotations of frames that do not exist.
@@ -144,9 +145,12 @@ class VideoExamples(Dataset):
         row = self.rows[range(len(self))[index]]
         item = {"video_id": row["video_id"], "frame_names": row["frame_names"], "frames": RowFrames(row)}
         item |= {name: [] for name in ("texts", "ref_ids", "sent_ids", "annotators", "annotated_frames", "masks")}
-        item["undescribed"] = []
+        item |= {"undescribed": [], "void": {}}
         for referent in row["referents"]:
             check_annotations(row, referent)
+            if not referent["sentences"] and referent["category"] == VOID:
+                item["void"] |= zip(referent["annotated_frames"], referent["masks"], strict=True)
+                continue
             if not referent["sentences"]:
                 # It is there to be compared with, not to be asked for.
                 item["undescribed"].append({name: referent[name] for name in ("ref_id", "annotated_frames", "masks")})

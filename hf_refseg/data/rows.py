@@ -54,6 +54,10 @@ def row_features() -> Features:
     )
 
 
+# The category of a referent without sentences that are pixels of no object, but none of the background either.
+VOID = "void"
+
+
 def video_features() -> Features:
     """The columns of every video data set of the library: one row for each video, with all that it shows.
 
@@ -61,7 +65,8 @@ def video_features() -> Features:
     `annotated_frames` are their numbers (places in `frames`, ascending) and `masks` their masks, COCO's compressed
     run-length encoding, empty where the referent is out of sight. `annotator` is empty save where a data set scores
     the sentences of each annotator on their own (Ref-DAVIS17). A referent without sentences is an object that nobody
-    describes, for protocols that compare all objects of a video; nothing is trained on it.
+    describes, for protocols that compare all objects of a video; nothing is trained on it. One whose category is
+    `VOID` is no object, but the pixels that the annotators left open.
     """
     from datasets import Features, Image, List, Value
 

@@ -81,7 +81,9 @@ def evaluate_model(
             raise NotFiniteError(f"{kind.capitalize()} {short_text(example[f'{kind}_id'])}: {error}") from error
     if not records:
         raise ValueError(f"There is nothing to evaluate: no {kind} has a sentence.")
-    common = {"sentences": len(records), "seconds": time.perf_counter() - start}
+    # Objects that nobody describes have records without a text.
+    sentences = sum(bool(record["text"]) for record in records)
+    common = {"sentences": sentences, "seconds": time.perf_counter() - start}
     return scoring.result(records, count, bootstrap_samples, seed, **common)
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from ..data.clips import VideoExamples
 from ..data.masks import decode_mask, encode_mask
 from ..data.rows import DataFormatError
-from ..messages import name_text
+from ..messages import name_text, short_text
 from ..modeling.inference_refseg import FrameMask, VideoWindow, segment_video, video_probabilities
 from ..visualization import ComparisonStrip, StripFrame, spread
 from .protocols import mask_counts
@@ -34,8 +34,6 @@ from .video import (
 )
 
 FRAME_SCORES = {"davis": score_frame_davis, "a2d": mask_counts}
-# The answers of sentences that are scored each on its own.
-MASKS = partial(segment_video, threshold=MASK_THRESHOLD)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +65,10 @@ class _Sequence:
     record: Record
     references: dict[int, dict[str, Any]]
     scores: list[tuple[float, float]] = field(default_factory=list)
+
+
+# The sentences of an annotator about a video, and the objects that their answers are compared with.
+_Group = tuple[list[_Sequence], list[_Sequence]]
 
 
 @dataclass
@@ -113,7 +115,7 @@ class VideoScoring:
         sequences, records = _sequences(example), []
         for first in range(0, len(sequences), self.batch_size):
             batch = sequences[first : first + self.batch_size]
-            for number, answers in self._go_through(example, batch, MASKS):
+            for number, answers in self._segment(example, batch):
                 for sequence, answer in zip(batch, answers, strict=True):
                     if number in sequence.references:
                         self._score_frame(sequence, number, answer)
@@ -142,18 +144,28 @@ class VideoScoring:
             return {}
         masks = (
             (number, [answer.mask.numpy() for answer in answers])
-            for number, answers in self._go_through(example, sequences, MASKS)
+            for number, answers in self._segment(example, sequences)
         )
         return _draw_strips(example, sequences, masks, drawn)
 
-    def _go_through(
-        self, example: dict[str, Any], sequences: Sequence[_Sequence], segment: Callable[..., Iterator[Any]]
-    ) -> Iterator[tuple[int, Any]]:
-        """Frame number and what is said there of the sequences, frame by frame, up to the last annotated one."""
-        frames = example["frames"]
-        annotated = sorted({number for sequence in sequences for number in sequence.references})
-        numbers = range(len(frames)) if self.window.shows_clips(self.model) else annotated
+    def _segment(
+        self, example: dict[str, Any], sequences: Sequence[_Sequence]
+    ) -> Iterator[tuple[int, list[FrameMask]]]:
+        """Frame number and one answer per sequence, frame by frame, up to the last annotated one."""
         texts = [sequence.record["text"] for sequence in sequences]
+        return self._go_through(example, texts, sequences, partial(segment_video, threshold=MASK_THRESHOLD))
+
+    def _go_through(
+        self,
+        example: dict[str, Any],
+        texts: Sequence[str],
+        compared: Sequence[_Sequence],
+        segment: Callable[..., Iterator[Any]],
+    ) -> Iterator[tuple[int, Any]]:
+        """Frame number and what is said there of the texts, up to the last frame on which something is compared."""
+        frames = example["frames"]
+        annotated = sorted({number for sequence in compared for number in sequence.references})
+        numbers = range(len(frames)) if self.window.shows_clips(self.model) else annotated
         shown = (frames[number] for number in numbers)
         answers = segment(self.model, self.processor, shown, texts, window=self.window)
         for number, frame_answers in zip(numbers, answers, strict=True):
@@ -187,9 +199,10 @@ class UnsupervisedScoring(VideoScoring):
         groups = [(group, _objects(group, example)) for group in _by_annotator(sequences)]
         for batch in _batches([(group, objects) for group, objects in groups if objects], self.batch_size):
             matchers = [ObjectMatcher(len(group), len(objects)) for group, objects in batch]
-            for number, maps in self._label(example, [group for group, _ in batch]):
+            for number, maps in self._label(example, batch):
+                void = _void(example, number, maps[0].shape)
                 for (_, objects), matcher, labels in zip(batch, matchers, maps, strict=True):
-                    matcher.add(labels, _references(objects, number, labels))
+                    matcher.add(labels, _references(objects, number, labels), void)
             for (group, objects), matcher in zip(batch, matchers, strict=True):
                 for sequence, (answer, scores) in zip(objects, matcher.match(), strict=True):
                     # Where there are fewer answers than objects, empty ones join, which are nobody's.
@@ -203,26 +216,28 @@ class UnsupervisedScoring(VideoScoring):
         """As `VideoScoring.draw`, with the answers that the evaluation took for the objects."""
         strips: dict[Key, ComparisonStrip] = {}
         for group in _by_annotator(_sequences(example)):
-            chosen = [sequence for sequence in _objects(group, example) if key_of(sequence.record) in drawn]
+            objects = _objects(group, example)
+            chosen = [sequence for sequence in objects if key_of(sequence.record) in drawn]
             if not chosen:
                 continue
             places = {sequence.record["ref_id"]: place for place, sequence in enumerate(group)} | {"": len(group)}
             answers = [places[drawn[key_of(sequence.record)]["matched_ref_id"]] for sequence in chosen]
             masks = (
                 (number, [labels == answer + 1 for answer in answers])
-                for number, (labels,) in self._label(example, [group])
+                for number, (labels,) in self._label(example, [(group, objects)])
             )
             strips |= _draw_strips(example, chosen, masks, drawn)
         return strips
 
     def _label(
-        self, example: dict[str, Any], groups: Sequence[Sequence[_Sequence]]
+        self, example: dict[str, Any], groups: Sequence[_Group]
     ) -> Iterator[tuple[int, list[NDArray[np.intp]]]]:
-        """Frame number and a label map for each group, frame by frame, up to the last annotated one."""
-        sequences = [sequence for group in groups for sequence in group]
-        bounds = np.cumsum([len(group) for group in groups])[:-1]
+        """Frame number and a label map for each group, frame by frame, up to the last one with an object."""
+        texts = [sequence.record["text"] for group, _ in groups for sequence in group]
+        compared = [sequence for _, objects in groups for sequence in objects]
+        bounds = np.cumsum([len(group) for group, _ in groups])[:-1]
         segment = partial(video_probabilities, batch_size=self.batch_size)
-        for number, probabilities in self._go_through(example, sequences, segment):
+        for number, probabilities in self._go_through(example, texts, compared, segment):
             yield number, [label_pixels(of_group) for of_group in np.split(probabilities.numpy(), bounds)]
 
 
@@ -266,11 +281,9 @@ def _objects(group: Sequence[_Sequence], example: dict[str, Any]) -> list[_Seque
     return [*shown, *undescribed]
 
 
-def _batches(
-    groups: Sequence[tuple[list[_Sequence], list[_Sequence]]], batch_size: int
-) -> Iterator[list[tuple[list[_Sequence], list[_Sequence]]]]:
+def _batches(groups: Sequence[_Group], batch_size: int) -> Iterator[list[_Group]]:
     """Whole groups with their objects, together as many sentences as go through a video at once, or one with more."""
-    batch: list[tuple[list[_Sequence], list[_Sequence]]] = []
+    batch: list[_Group] = []
     for group, objects in groups:
         if batch and sum(len(each) for each, _ in batch) + len(group) > batch_size:
             yield batch
@@ -278,6 +291,19 @@ def _batches(
         batch.append((group, objects))
     if batch:
         yield batch
+
+
+def _void(example: dict[str, Any], number: int, size: tuple[int, ...]) -> NDArray[np.bool_] | None:
+    """The pixels of a frame (H, W) that annotators left open; None where there are none."""
+    if number not in example["void"]:
+        return None
+    void = decode_mask(example["void"][number])
+    if void.shape != size:
+        raise ValueError(
+            f"Video {short_text(example['video_id'])}, frame {number}: what annotators left open has the size "
+            f"{void.shape} (height, width), the frame {size}."
+        )
+    return void
 
 
 def _references(group: Sequence[_Sequence], number: int, labels: NDArray[np.intp]) -> dict[int, NDArray[np.bool_]]:

@@ -31,8 +31,9 @@ from video_trees import (
 from hf_refseg.data.catalog import DATASETS, Partition
 from hf_refseg.data.clips import ClipExamples, VideoExamples
 from hf_refseg.data.loading import load_refseg
+from hf_refseg.data.masks import decode_mask
 from hf_refseg.data.prepare import prepare_dataset
-from hf_refseg.data.rows import DataFormatError
+from hf_refseg.data.rows import VOID, DataFormatError
 from hf_refseg.datasets_scripts.jhmdb_sentences import draw_frames
 from hf_refseg.evaluation.shuffling import with_shuffled_sentences
 from hf_refseg.training.recipes import run_recipe
@@ -179,6 +180,21 @@ def test_names_of_videos_that_are_not_made_are_not_spoken_of(tmp_path, caplog):
     root = release_davis(tmp_path / "data")
     load("ref_davis17", root, splits=["val"], annotations="unsupervised")
     assert len(notes(caplog)) == 1
+
+
+def test_pixels_that_were_left_open_are_kept_apart_from_objects(tmp_path):
+    root = release_davis(tmp_path / "data")
+    labels = labels_of(1)
+    labels[-2:] = 255
+    write_labels(root / "DAVIS/Annotations_unsupervised/480p/india/00001.png", labels)
+    rows = load("ref_davis17", root)["val"]
+    *_, void = rows[1]["referents"]
+    assert (void["ref_id"], void["category"], void["sentences"]) == ("india_void", VOID, [])
+    assert [mask.sum() for mask in masks_of(void)] == [0, 2 * labels.shape[1], 0]
+    example = VideoExamples(rows)[1]
+    assert [each["ref_id"] for each in example["undescribed"]] == ["india_2"]
+    assert np.array_equal(decode_mask(example["void"][1]), labels == 255)
+    assert VideoExamples(rows)[0]["void"] == {}
 
 
 def test_objects_that_nobody_describes_are_neither_trained_on_nor_asked_for(tmp_path):

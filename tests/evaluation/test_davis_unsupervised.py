@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from hf_refseg import RefSegProcessor, VideoWindow
 from hf_refseg.data.masks import decode_mask, encode_mask
-from hf_refseg.data.rows import DataFormatError
+from hf_refseg.data.rows import VOID, DataFormatError
 from hf_refseg.evaluation import (
     ObjectMatcher,
     SequenceScores,
@@ -218,6 +218,7 @@ def test_objects_that_nobody_describes_are_missed_by_every_annotator(processor):
     row["referents"][-1]["masks"] = [encode_mask(np.eye(SIDE, dtype=bool))] * 4
     result = evaluate(as_dataset(row), processor)
     assert result.records[:-2] == described.records
+    assert result.sentences == described.sentences == 6
     missed = [
         {name: record[name] for name in ("ref_id", "annotator", "text", "J&F")} for record in result.records[-2:]
     ]
@@ -226,6 +227,36 @@ def test_objects_that_nobody_describes_are_missed_by_every_annotator(processor):
     assert result.metrics["J&F"] == pytest.approx(described.metrics["J&F"] * 3 / 4)
     *_, strip = predict_cases(ColorModel(), processor, as_dataset(row), result.records, PROTOCOL)
     assert all(frame.truth.sum() == SIDE and not frame.prediction.any() for frame in strip.frames)
+
+
+def test_pixels_that_were_left_open_do_not_count(processor):
+    """What is found there is right and wrong nowhere."""
+    row = without_second_sentences(make_row(0, ["red", "green"]))
+    both = [masks_of(0, 1)[number] | masks_of(1, 1)[number] for number in ANNOTATED]
+    halves = [mask & (np.arange(SIDE)[:, None] % 20 < 8) for mask in both]
+    for referent in row["referents"]:
+        masks = zip(map(decode_mask, referent["masks"]), halves, strict=True)
+        referent["masks"] = [encode_mask(mask & half) for mask, half in masks]
+    assert all(record["J"] < 1 for record in evaluate(as_dataset(row), processor).records)
+    void = [encode_mask(mask & ~half) for mask, half in zip(both, halves, strict=True)]
+    left_open = {"ref_id": "0-void", "category": VOID, "annotated_frames": ANNOTATED, "masks": void, "sentences": []}
+    row["referents"].append(left_open)
+    result = evaluate(as_dataset(row), processor)
+    assert [(record["ref_id"], record["J&F"]) for record in result.records] == [("0-red", 1), ("0-green", 1)]
+    assert all(record["J"] < 1 for record in evaluate(as_dataset(row), processor, "davis").records)
+    left_open["masks"] = [encode_mask(np.ones((5, 5), dtype=bool))] * len(ANNOTATED)
+    with pytest.raises(ValueError, match=r"Video 'video0', frame 0: what annotators left open has the size \(5, 5\)"):
+        evaluate(as_dataset(row), processor)
+
+
+def test_objects_on_other_frames_than_those_described_are_compared_there(processor):
+    row = without_second_sentences(make_row(0, ["red"], annotated=[0]))
+    other = make_row(0, ["red"], annotated=[4])["referents"][0]
+    row["referents"].append({**other, "ref_id": "0-more", "sentences": []})
+    model = ColorModel()
+    records = evaluate(as_dataset(row), processor, model=model).records
+    assert [(record["ref_id"], record["matched_ref_id"]) for record in records] == [("0-red", "0-red"), ("0-more", "")]
+    assert model.seen_frames == 2
 
 
 def test_a_sentence_about_an_object_that_is_nowhere_competes(processor):

@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 HEIGHT, WIDTH = 12, 20
-PALETTE = [0, 0, 0, 200, 0, 0, 0, 200, 0, 0, 0, 200]
+# Of 256 colors: with fewer, a picture cannot hold 255.
+PALETTE = [0, 0, 0, 200, 0, 0, 0, 200, 0, 0, 0, 200, *[224] * 3 * 252]
 
 
 def write_frame(path: Path, number: int, size: tuple[int, int] = (WIDTH, HEIGHT)) -> None:
