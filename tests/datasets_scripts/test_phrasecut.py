@@ -13,19 +13,24 @@ from typing import Any
 import numpy as np
 import pytest
 from phrasecut_tree import COCO_IDS, SIZES, all_tasks, box, make_phrasecut
+from places import FIXTURES
 from tiny_recipes import write_recipe
 from typer.testing import CliRunner
 
 from hf_refseg.data.catalog import DATASETS, Partition
 from hf_refseg.data.examples import undecoded
-from hf_refseg.data.loading import load_refseg
+from hf_refseg.data.leakage import TrainingPart
+from hf_refseg.data.loading import load_refseg, load_with_findings
 from hf_refseg.data.masks import decode_mask
 from hf_refseg.data.prepare import prepare_dataset
 from hf_refseg.data.rows import DataFormatError
 from hf_refseg.datasets_scripts.json_list import JsonList
+from hf_refseg.training.data_arguments import ImageDataArguments
+from hf_refseg.training.image_data import ImageData
 from hf_refseg.training.recipes import run_recipe
 from hf_refseg_cli import app
 
+REFER_API = FIXTURES / "refer_api"
 COUNTS = {"train": (4, 4), "val": (2, 2), "test": (1, 1), "miniv": (1, 1)}
 
 
@@ -223,22 +228,24 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize(("damage", "parts"), DAMAGED)
-def test_a_bad_record_is_named_or_left_out(
-    tree: Path, cache: Path, damage: tuple[str, Edit], parts: list[str], caplog: pytest.LogCaptureFixture
+def test_a_bad_record_is_named_and_left_out(
+    tree: Path, cache: Path, damage: tuple[str, Edit], parts: list[str]
 ) -> None:
     name, edit = damage
     edit_json(tree / "VGPhraseCut_v0" / name, edit)
-    with pytest.raises(DataFormatError) as error:
-        load(tree, cache, splits=["train"])
-    assert all(part in str(error.value) for part in parts), str(error.value)
-    rows = load(tree, cache, splits=["train"], on_bad_record="skip")["train"]
-    assert rows["image_id"][:] == ["1", "1", "3"]
-    assert "bad records, which are left out (1): " in caplog.text
+    options = {"splits": ["train"], "on_bad_record": "skip", "cache_dir": cache}
+    data, findings = load_with_findings("phrasecut", tree, **options)
+    (records,) = findings.records.values()
+    assert len(records) == 1 and all(part in records[0] for part in parts), records
+    assert data["train"]["image_id"][:] == ["1", "1", "3"]
 
 
-def test_a_prepared_folder_lists_what_was_left_out(tree: Path, cache: Path, tmp_path: Path) -> None:
+def test_a_bad_record_is_an_error_unless_it_is_to_be_left_out(tree: Path, cache: Path, tmp_path: Path) -> None:
     edit_json(tree / "VGPhraseCut_v0" / TRAIN, with_task(phrase="")[1])
-    folder = prepare_dataset("phrasecut", tree, tmp_path / "out", on_bad_record="skip", cache_dir=cache)
+    with pytest.raises(DataFormatError, match=r"refer_train\.json: task 2__2020: its phrase is empty"):
+        load(tree, cache)
+    options = {"splits": ["train"], "on_bad_record": "skip", "cache_dir": cache}
+    folder = prepare_dataset("phrasecut", tree, tmp_path / "out", **options)
     (found,) = json.loads((folder / "findings.json").read_text()).values()
     assert len(found) == 1 and "refer_train.json: task 2__2020: its phrase is empty" in found[0]
 
@@ -319,6 +326,25 @@ def test_a_list_is_decoded_by_its_elements_as_all_at_once(tmp_path: Path, text: 
 
 
 # --- Trained on and scored -------------------------------------------------------------------------------------------
+
+
+def test_a_run_on_refcoco_as_well_trains_on_no_image_that_one_of_them_holds_out(tmp_path: Path) -> None:
+    held_out = load_refseg("refcoco", REFER_API, splits=["testA"], cache_dir=tmp_path)["testA"]["image_id"][0]
+    # Of the images of train, the first is in RefCOCO's testA, the second in no data set, and the third on the list.
+    root = make_phrasecut(tmp_path / "data", {**COCO_IDS, 1: int(held_out), 3: 555})
+    for name in ("refcoco", "images"):
+        (root / name).symlink_to(REFER_API / name)
+    (tmp_path / "list.json").write_text("[555]")
+    arguments = ImageDataArguments(
+        dataset_name=["phrasecut", "refcoco"],
+        data_dir=str(root),
+        leakage_list=str(tmp_path / "list.json"),
+        dataset_options={"cache_dir": str(tmp_path / "cache")},
+    )
+    data = ImageData.load(arguments)
+    assert data.trained["phrasecut"] == TrainingPart(rows=1, images=1, dropped_rows=3, dropped_images=2)
+    assert [image_id for image_id in data.train["image_id"] if image_id in ("1", "2", "3")] == ["2"]
+    assert "phrasecut: 2 of 3 training images, with 3 of 4 referents, are dropped as they are held out." in data.note()
 
 
 def test_a_step_is_trained_and_scored_by_its_own_protocol(released: Path, cache: Path, tmp_path: Path) -> None:
