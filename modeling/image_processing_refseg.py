@@ -3,6 +3,7 @@
 import math
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from numbers import Integral, Real
 from typing import Any, Literal
 
@@ -204,13 +205,20 @@ class RefSegImageProcessor(TorchvisionBackend):
         return [_fetched(image) for image in several] if expected_ndims == 3 else several
 
     def process_image(
-        self, image: ImageInput, do_convert_rgb: bool | None = None, do_rescale: bool | None = None, **kwargs
+        self,
+        image: ImageInput,
+        do_convert_rgb: bool | None = None,
+        do_rescale: bool | None = None,
+        device: torch.device | None = None,
+        **kwargs,
     ) -> Tensor:
+        if isinstance(image, Image.Image) and do_convert_rgb:
+            return _as_tensor(upright_rgb(image)).to(device=device)
         if isinstance(image, Image.Image):
-            image = upright_rgb(image) if do_convert_rgb else np.asarray(load_picture(image))
+            image = np.asarray(load_picture(image))
         if isinstance(image, np.ndarray | Tensor):
             image = as_pixels(image, do_rescale=bool(do_rescale))
-        return super().process_image(image, do_convert_rgb=do_convert_rgb, **kwargs)
+        return super().process_image(image, do_convert_rgb=do_convert_rgb, device=device, **kwargs)
 
     def convert_to_rgb(self, image: Tensor, input_data_format: ChannelDimension | None = None) -> Tensor:
         """Makes an image (1, 3 or 4, height, width) RGB; transparency is left out, as in PIL images."""
@@ -223,17 +231,16 @@ class RefSegImageProcessor(TorchvisionBackend):
 
         torchvision rounds differently in up to a fifth of the values.
         """
-        if size.longest_edge:
-            height, width = fit_longest_edge(*image.shape[-2:], size.longest_edge)
-            size = SizeDict(height=height, width=width)
-        if tuple(image.shape[-2:]) == (size.height, size.width):
+        height, width = size_when_resized(*image.shape[-2:], size)
+        if tuple(image.shape[-2:]) == (height, width):
             return image
-        is_8_bit_rgb = image.dtype == torch.uint8 and image.shape[1] == 3
-        if image.device.type != "cpu" or not is_8_bit_rgb or not isinstance(resample, int):
-            return super().resize(image, size, resample=resample, **kwargs)
+        is_on_cpu, is_8_bit = image.device.type == "cpu", image.dtype == torch.uint8
+        if is_on_cpu and is_8_bit and resample == tvF.InterpolationMode.NEAREST_EXACT:
+            return torch.from_numpy(_take_nearest(image.numpy(), height, width))
+        if not (is_on_cpu and is_8_bit and image.shape[1] == 3 and isinstance(resample, int)):
+            return super().resize(image, SizeDict(height=height, width=width), resample=resample, **kwargs)
         pictures = (Image.fromarray(array) for array in image.permute(0, 2, 3, 1).numpy())
-        arrays = [np.asarray(picture.resize((size.width, size.height), resample)) for picture in pictures]
-        return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+        return torch.stack([_as_tensor(picture.resize((width, height), resample)) for picture in pictures])
 
     def _preprocess_image_like_inputs(
         self,
@@ -250,6 +257,10 @@ class RefSegImageProcessor(TorchvisionBackend):
             masks = [as_mask(mask) for mask in self._prepare_images_structure(segmentation_maps, expected_ndims=2)]
             data["mask_labels"] = self._preprocess_masks([mask.to(device=device) for mask in masks], **kwargs)
         if images is not None:
+            pictures = images = self._prepare_images_structure(images)
+            if do_convert_rgb:
+                pictures = [upright_rgb(each) if isinstance(each, Image.Image) else each for each in pictures]
+                images = [self._resize_picture(each, device, **kwargs) for each in pictures]
             images = self._prepare_image_like_inputs(
                 images=images,
                 do_convert_rgb=do_convert_rgb,
@@ -257,9 +268,34 @@ class RefSegImageProcessor(TorchvisionBackend):
                 input_data_format=input_data_format,
                 device=device,
             )
-            _check_sizes_of_masks(masks or [], images)
-            data["pixel_values"] = self._preprocess(images, return_tensors=None, **kwargs)["pixel_values"]
+            sizes = [
+                (picture.height, picture.width) if isinstance(picture, Image.Image) else tuple(image.shape[-2:])
+                for picture, image in zip(pictures, images, strict=True)
+            ]
+            _check_sizes_of_masks(masks or [], sizes)
+            data.update(self._preprocess(images, return_tensors=None, **kwargs))
         return BatchFeature(data=data, tensor_type=return_tensors)
+
+    def _resize_picture(
+        self, picture: ImageInput, device: Any, do_resize: bool, size: SizeDict, resample: Any, **kwargs
+    ) -> ImageInput:
+        """An RGB picture as `resize` will want it: there it would come back from a tensor, which takes as long."""
+        is_picture = isinstance(picture, Image.Image) and picture.mode == "RGB" and isinstance(resample, int)
+        if not (do_resize and is_picture and torch.device(device or "cpu").type == "cpu"):
+            return picture
+        height, width = size_when_resized(picture.height, picture.width, size)
+        return picture if picture.size == (width, height) else picture.resize((width, height), resample)
+
+    def fit(self, picture: Image.Image) -> Image.Image:
+        """An RGB picture as large as `preprocess` resizes it, which then finds nothing to resize."""
+        return self._resize_picture(picture, None, self.do_resize, self.size, self.resample)
+
+    def fit_mask(self, mask: np.ndarray) -> np.ndarray:
+        """A mask, bool (height, width), as large as the picture that `fit` makes of its own."""
+        size = size_when_resized(*mask.shape, self.size)
+        if not self.do_resize or not isinstance(self.resample, int) or size == mask.shape:
+            return mask
+        return _take_nearest(mask, *size)
 
     def _preprocess(self, images: list[Tensor], size: SizeDict, **kwargs) -> BatchFeature:
         if size.longest_edge:
@@ -267,10 +303,14 @@ class RefSegImageProcessor(TorchvisionBackend):
         return super()._preprocess(images, size=size, **kwargs)
 
     def _preprocess_masks(self, masks: list[Tensor], **kwargs) -> list[Tensor]:
+        return [mask.to(torch.int64) for mask in self._resize_masks(masks, **kwargs)]
+
+    def _resize_masks(self, masks: list[Tensor], **kwargs) -> list[Tensor]:
+        """Masks as images are resized and padded, of the nearest pixels; uint8 (height, width)."""
         unscaled = {"do_normalize": False, "do_rescale": False, "resample": tvF.InterpolationMode.NEAREST_EXACT}
-        masks = [mask.to(torch.uint8)[None] for mask in masks]
+        masks = [mask.view(torch.uint8)[None] for mask in masks]
         masks = self._preprocess(masks, return_tensors=None, **{**kwargs, **unscaled})["pixel_values"]
-        return [mask.squeeze(0).to(torch.int64) for mask in masks]
+        return [mask.squeeze(0) for mask in masks]
 
     def post_process_referring_segmentation(
         self, outputs: ModelOutput, target_sizes: list[tuple[int, int]] | None = None, threshold: float | None = None
@@ -391,6 +431,31 @@ def fit_longest_edge(height: int, width: int, longest_edge: int) -> tuple[int, i
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
+def size_when_resized(height: int, width: int, size: SizeDict) -> tuple[int, int]:
+    """Height and width that an image is resized to."""
+    return fit_longest_edge(height, width, size.longest_edge) if size.longest_edge else (size.height, size.width)
+
+
+def _as_tensor(picture: Image.Image) -> Tensor:
+    """An RGB image as uint8 (3, height, width); NumPy moves the channels several times as fast as PyTorch."""
+    return torch.from_numpy(np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1)))
+
+
+def _take_nearest(masks: np.ndarray, height: int, width: int) -> np.ndarray:
+    """As interpolation by "nearest-exact" of bytes (..., rows, columns): the same pixels, in a third of the time."""
+    rows, columns = (_nearest(side, wanted) for side, wanted in zip(masks.shape[-2:], (height, width), strict=True))
+    # Of whole lines, which lie side by side: masks out of run lengths come column by column.
+    by_column = np.ascontiguousarray(masks.swapaxes(-1, -2)).take(columns, axis=-2)
+    return np.ascontiguousarray(by_column.swapaxes(-1, -2)).take(rows, axis=-2)
+
+
+@lru_cache(maxsize=256)
+def _nearest(side: int, wanted: int) -> np.ndarray:
+    """For each of `wanted` pixels the number of the one of `side` that its center lies in."""
+    numbers = torch.arange(side, dtype=torch.float32)[None, None]
+    return torch.nn.functional.interpolate(numbers, wanted, mode="nearest-exact")[0, 0].long().numpy()
+
+
 def _as_size(size: Any) -> tuple[int, int]:
     """Height and width out of a sequence, an array or a tensor."""
     try:
@@ -419,11 +484,12 @@ def _one_by_one(images: Any, ndims: int) -> Iterator[Any]:
             yield from image if isinstance(image, np.ndarray | Tensor) and image.ndim == ndims + 1 else [image]
 
 
-def _check_sizes_of_masks(masks: list[Tensor], images: list[Tensor]) -> None:
-    if len(masks) % len(images):
-        raise ValueError(f"There are {len(masks)} masks for {len(images)} images: pass one for each.")
+def _check_sizes_of_masks(masks: list[Tensor], sizes: list[tuple[int, int]]) -> None:
+    """`sizes` are height and width of the images."""
+    if len(masks) % len(sizes):
+        raise ValueError(f"There are {len(masks)} masks for {len(sizes)} images: pass one for each.")
     for index, mask in enumerate(masks):
-        wanted = images[index % len(images)].shape[-2:]
+        wanted = sizes[index % len(sizes)]
         if mask.shape != wanted:
             raise ValueError(
                 f"Mask {index} has {mask.shape[0]} x {mask.shape[1]} pixels (height x width), its image "
@@ -431,4 +497,4 @@ def _check_sizes_of_masks(masks: list[Tensor], images: list[Tensor]) -> None:
             )
 
 
-__all__ = ["RefSegImageProcessor"]
+__all__ = ["RefSegImageProcessor", "size_when_resized"]

@@ -18,7 +18,7 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from transformers.image_transforms import to_channel_dimension_format
 from transformers.image_utils import ChannelDimension, infer_channel_dimension_format
@@ -208,6 +208,9 @@ def as_mask(mask: Any) -> Tensor:
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(f"A mask of shape {tuple(values.shape)} is no mask: pass (height, width), one channel.")
     _check_numbers(values)
+    # Whatever booleans say is a mask.
+    if values.dtype in (np.bool_, torch.bool):
+        return torch.as_tensor(values)
     if isinstance(values, np.ndarray):
         is_target, is_wrong = values > 0, ~((values >= 0) & (values < math.inf))
     else:
@@ -220,29 +223,40 @@ def as_mask(mask: Any) -> Tensor:
 
 
 def stored_rgb(image: Image.Image) -> Image.Image:
-    """A PIL image of any mode as RGB, in the orientation in which its pixels are stored.
+    """A PIL image of any mode as a new one in RGB, in the orientation in which its pixels are stored.
 
     Raises:
         ValueError: it has no pixel, or values that are no picture; or it was opened, but not decoded yet, and its file
             is damaged, which is named.
     """
-    return decode_rgb(load_picture(image))
+    return decode_rgb(load_picture(image).copy())
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """A PIL image of any mode as RGB, turned the way its EXIF orientation says; raises as `stored_rgb`."""
+    """A PIL image of any mode as RGB, turned the way its EXIF orientation says; itself where there is nothing to do.
+
+    Raises as `stored_rgb`.
+    """
     with naming_picture(picture_name(image)):
-        image = ImageOps.exif_transpose(image)
+        image.load()
+        if is_turned(image):
+            image = ImageOps.exif_transpose(image)
     return decode_rgb(image)
 
 
+def is_turned(image: Image.Image) -> bool:
+    """Whether the EXIF orientation says that an image is to be turned or mirrored."""
+    return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+
+
 def decode_rgb(image: Image.Image) -> Image.Image:
-    """As `stored_rgb`, but raises whatever the decoder does: for use inside of `picture_faults`."""
+    """As `stored_rgb`, but raises what the decoder does, for use inside of `picture_faults`; RGB stays as it is."""
     if not all(image.size):
         raise ValueError(f"An image of {image.width} x {image.height} pixels is empty: pass one with a pixel.")
     if image.mode == "F" or image.mode.startswith("I"):
         image = Image.fromarray(as_8_bit(np.asarray(image)))
-    return image.convert("RGB")
+    image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def open_image(path: Path) -> Image.Image:
@@ -326,6 +340,7 @@ __all__ = [
     "as_pixels",
     "check_array",
     "decode_rgb",
+    "is_turned",
     "load_picture",
     "naming_picture",
     "open_image",

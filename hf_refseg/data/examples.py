@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from hf_refseg.data.masks import InvalidMaskError, decode_mask
 from hf_refseg.data.rows import DataFormatError, InvalidRowError
 from hf_refseg.messages import name_text
-from hf_refseg.modeling.pictures_refseg import PictureError, decode_rgb, open_picture, picture_faults
+from hf_refseg.modeling.pictures_refseg import PictureError, decode_rgb, is_turned, open_picture, picture_faults
 
 ReadImage = Callable[[dict[str, Any]], Any]
 
@@ -224,11 +224,10 @@ def open_image(row: dict[str, Any]) -> Image.Image:
     try:
         with picture_faults(), open_picture(file) as image:
             picture = decode_rgb(image)
+            # Without its metadata the picture stays as stored: a processor would turn it by its EXIF orientation.
+            return Image.fromarray(np.asarray(picture)) if is_turned(picture) else picture
     except PictureError as error:
         raise _unreadable(row, f"it is {error}") from error
-    # Without its metadata the picture stays as stored: a processor would turn it by its EXIF orientation.
-    picture.info = {}
-    return picture
 
 
 def _unreadable(row: dict[str, Any], reason: str) -> InvalidRowError:

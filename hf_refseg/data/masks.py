@@ -59,7 +59,7 @@ def decode_mask(rle: Mapping[str, Any]) -> np.ndarray:
             "The counts were cut off, or belong to another size."
         )
     foreground = np.arange(len(runs)) % 2 == 1
-    return np.ascontiguousarray(np.repeat(foreground, runs).reshape(width, height).T)
+    return np.repeat(foreground, runs).reshape(width, height).T
 
 
 def rasterize_polygons(
@@ -261,25 +261,29 @@ def _run_lengths(counts: Any, pixels: int) -> np.ndarray:
 
 def _decompress(counts: bytes) -> np.ndarray:
     """Run lengths (int64) from COCO's text: little-endian groups of 5 bits, from the fourth run on as differences."""
-    runs: list[int] = []
-    value = bits = 0
-    for character in counts:
-        code = character - 48
-        if not 0 <= code < 64 or bits > 35:
-            raise InvalidMaskError("The RLE's counts hold text which no encoder writes. Encode the mask again.")
-        value |= (code & 31) << bits
-        bits += 5
-        if code & 32:
-            continue
-        if code & 16:
-            value -= 1 << bits
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-        value = bits = 0
-    if bits:
+    codes = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
+    goes_on = codes & 32 != 0
+    # Of each group its place among those of its number.
+    places = np.arange(len(codes))
+    is_first = np.concatenate([[True], ~goes_on[:-1]])[: len(codes)]
+    places -= np.maximum.accumulate(np.where(is_first, places, 0))
+    if ((codes < 0) | (codes >= 64) | (places > 7)).any():
+        raise InvalidMaskError("The RLE's counts hold text which no encoder writes. Encode the mask again.")
+    if goes_on[-1:].any():
         raise InvalidMaskError("The RLE's counts end in the middle of a number. The text was cut off.")
-    if any(abs(run) > MAX_PIXELS for run in runs):
+    bits = 5 * places
+    numbers = np.add.reduceat((codes & 31) << bits, np.flatnonzero(is_first)) if len(codes) else codes
+    # The last group says whether the number is negative.
+    is_negative = codes[~goes_on] & 16 != 0
+    numbers = numbers - (is_negative.astype(np.int64) << (bits[~goes_on] + 5))
+    # So that the sums below stay far from what 64 bits hold.
+    if (np.abs(numbers) <= 2 * MAX_PIXELS).all():
+        # The first run stands for itself, the second and the third begin two series of differences.
+        for first in (1, 2):
+            numbers[first::2] = numbers[first::2].cumsum()
+    if (np.abs(numbers) > MAX_PIXELS).any():
         raise InvalidMaskError(f"The RLE has a run of more than {MAX_PIXELS} pixels. Encode the mask again.")
-    return np.asarray(runs, dtype=np.int64)
+    return numbers
 
 
 def _is_point(value: Any) -> bool:

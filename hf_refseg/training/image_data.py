@@ -10,7 +10,8 @@ from datasets import Dataset, DatasetDict
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from ..data.examples import ReferentExamples, RefSegCollator, SentenceExamples, open_image
+from ..data.byte_batches import FittedExamples, keep_bytes
+from ..data.examples import ReferentExamples, RefSegCollator, SentenceExamples
 from ..data.leakage import TrainingPart, drop_images, join_training_splits, read_leakage_list
 from ..data.loading import load_refseg
 from ..evaluation import ImageEvaluationResult
@@ -91,16 +92,22 @@ class ImageData(RunData):
 
         Pictures are drawn of the images themselves.
         """
-        read_image, collator, cache = open_image, RefSegCollator(processor), self.arguments.cache_image_features
-        if cache:
-            rows = [self.train, *self.evaluated.values()]
-            read_image = cache_image_features(cache, model, processor, rows, training).read
-            collator = EncodedCollator(processor, model.dtype)
+        drawn = {name: SentenceExamples(rows) for name, rows in self.evaluated.items()}
+        if not self.arguments.cache_image_features:
+            image_processor = processor.image_processor
+            return RunExamples(
+                train=FittedExamples(ReferentExamples(self.train, training.seed), image_processor),
+                evaluated={name: FittedExamples(examples, image_processor) for name, examples in drawn.items()},
+                drawn=list(drawn.values()),
+                collator=RefSegCollator(keep_bytes(processor)),
+            )
+        rows = [self.train, *self.evaluated.values()]
+        cache = cache_image_features(self.arguments.cache_image_features, model, processor, rows, training)
         return RunExamples(
-            train=ReferentExamples(self.train, training.seed, read_image),
-            evaluated={name: SentenceExamples(rows, read_image) for name, rows in self.evaluated.items()},
-            drawn=[SentenceExamples(rows) for rows in self.evaluated.values()],
-            collator=collator,
+            train=ReferentExamples(self.train, training.seed, cache.read),
+            evaluated={name: SentenceExamples(rows, cache.read) for name, rows in self.evaluated.items()},
+            drawn=list(drawn.values()),
+            collator=EncodedCollator(processor, model.dtype),
         )
 
     @property

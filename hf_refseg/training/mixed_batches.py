@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from ..data.byte_batches import FittedExamples
 from ..data.clips import ClipCollator, ClipExamples, FrameExamples
 from ..data.examples import ReferentExamples, RefSegCollator
 
@@ -27,7 +28,10 @@ class MixedExamples(Dataset):
     """
 
     def __init__(
-        self, images: ReferentExamples, clips: ClipExamples | FrameExamples, image_share: float = 0.5
+        self,
+        images: ReferentExamples | FittedExamples,
+        clips: ClipExamples | FrameExamples | FittedExamples,
+        image_share: float = 0.5,
     ) -> None:
         if not 0 < image_share < 1:
             raise ValueError(f"image_share has to lie between 0 and 1, exclusive of both, got {image_share}.")

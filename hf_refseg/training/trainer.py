@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import ProcessorMixin, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
+from ..data.byte_batches import FittedExamples, finish_batch
 from ..data.clips import NOT_ANNOTATED, ClipExamples, FrameExamples
 from ..data.examples import ReferentExamples, RefSegCollator
 from ..evaluation.protocols import scores_from_counts
@@ -32,7 +33,7 @@ from .sampling import EpochSampler
 
 # The protocol whose pixel counts need no more than logits and labels at the model's input size.
 TRAINING_PROTOCOL = "lavt"
-TrainingExamples = ReferentExamples | ClipExamples | FrameExamples | MixedExamples
+TrainingExamples = ReferentExamples | ClipExamples | FrameExamples | FittedExamples | MixedExamples
 
 
 class RefSegTrainer(ResumableTrainer):
@@ -59,7 +60,8 @@ class RefSegTrainer(ResumableTrainer):
         train_dataset: the referents.
         eval_dataset: `SentenceExamples` or clips, or a dictionary of such data sets.
         callbacks: added to those of the trainer.
-        data_collator: makes a batch of items; by default the processor does.
+        data_collator: makes a batch of items; by default the processor does. One on `keep_bytes(processor)` leaves
+            it to the device to normalize the pixels, as recipes do.
         run_options: what else the training depends on, such as the data, as a mapping of mappings. It is written into
             each checkpoint and beside the final weights, along with the options of `args`, of the model and of the
             processor that differ from their defaults.
@@ -136,6 +138,11 @@ class RefSegTrainer(ResumableTrainer):
         if isinstance(dataset, MixedExamples):
             return MixedSampler(dataset, batch_size, seed)
         return EpochSampler(len(dataset), batch_size, seed)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        on_device = super()._prepare_inputs(inputs)
+        # Once more: DeepSpeed in half precision gives numbers its own type.
+        return self._prepare_input(finish_batch(on_device, self.processing_class.image_processor))
 
     def compute_loss(
         self,

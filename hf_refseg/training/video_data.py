@@ -14,6 +14,7 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from ..data.byte_batches import FittedExamples, keep_bytes
 from ..data.clips import ClipCollator, ClipExamples, FrameExamples, VideoExamples
 from ..data.examples import RefSegCollator
 from ..data.loading import load_refseg
@@ -88,12 +89,18 @@ class VideoData(RunData):
     ) -> RunExamples:
         """Clips for a method that takes them, single frames for another one."""
         evaluated = {} if self.evaluated is None else {self.arguments.shown_name: self.evaluated}
+        by_bytes = keep_bytes(processor)
         if model.config.takes_clips:
-            read, collator = partial(ClipExamples, num_frames=self.arguments.num_frames), ClipCollator(processor)
+            read, collator = partial(ClipExamples, num_frames=self.arguments.num_frames), ClipCollator(by_bytes)
         else:
-            read, collator = FrameExamples, RefSegCollator(processor)
-        examples = {name: read(rows, seed=training.seed) for name, rows in evaluated.items()}
-        return RunExamples(read(self.train, seed=training.seed), examples, list(examples.values()), collator)
+            read, collator = FrameExamples, RefSegCollator(by_bytes)
+        drawn = {name: read(rows, seed=training.seed) for name, rows in evaluated.items()}
+        return RunExamples(
+            train=FittedExamples(read(self.train, seed=training.seed), processor.image_processor),
+            evaluated={name: FittedExamples(clips, processor.image_processor) for name, clips in drawn.items()},
+            drawn=list(drawn.values()),
+            collator=collator,
+        )
 
     @property
     def window(self) -> VideoWindow:

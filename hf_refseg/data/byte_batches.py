@@ -1,0 +1,127 @@
+"""Batches whose pixels stay bytes on their way from worker processes to the device, which normalizes them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import BatchFeature
+from transformers.image_utils import SizeDict
+
+from ..modeling.image_processing_refseg import RefSegImageProcessor, size_when_resized
+from ..modeling.pictures_refseg import upright_rgb
+from ..modeling.processing_refseg import RefSegProcessor
+
+
+class FittedExamples(Dataset):
+    """Examples with images, frames and masks as large as the model sees them, images as uint8 (height, width, 3).
+
+    A batch of whole photographs leaves the caches of a core before they are resized. The collator's processor finds
+    nothing left to resize, and its batches stay the same.
+
+    Args:
+        examples: items have an "image" (PIL, RGB) and a "mask", or "frames" and "masks".
+        image_processor: that of the model.
+    """
+
+    def __init__(self, examples: Any, image_processor: RefSegImageProcessor) -> None:
+        self.examples, self.image_processor = examples, image_processor
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return fit_item(self.examples[index], self.image_processor)
+
+    def set_epoch(self, epoch: int) -> None:
+        """As that of the examples."""
+        self.examples.set_epoch(epoch)
+
+
+def fit_item(item: dict[str, Any], image_processor: RefSegImageProcessor) -> dict[str, Any]:
+    """An item as in `FittedExamples`."""
+    fit, fit_mask = image_processor.fit, image_processor.fit_mask
+    if "frames" in item:
+        frames, masks = [np.array(fit(frame)) for frame in item["frames"]], [fit_mask(mask) for mask in item["masks"]]
+        return {**item, "frames": frames, "masks": np.stack(masks)}
+    return {**item, "image": np.array(fit(item["image"])), "mask": fit_mask(item["mask"])}
+
+
+class ByteImageProcessor(RefSegImageProcessor):
+    """Leaves to `finish_batch` what takes longer than decoding, and makes four or eight bytes of each one.
+
+    Images are PIL images, or uint8 arrays (height, width, 3).
+    `pixel_values` are uint8, resized and padded alone, and `mask_labels` are int8. Where images are padded
+    `image_sizes` (images, 2) tell their height and width without the padding.
+    """
+
+    def process_image(self, image: Any, **kwargs: Any) -> Tensor:
+        pixels = np.array(upright_rgb(image)) if isinstance(image, Image.Image) else image
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+    def _preprocess(self, images: list[Tensor], size: SizeDict, do_pad: bool | None, **kwargs: Any) -> BatchFeature:
+        kwargs |= {"do_rescale": False, "do_normalize": False}
+        batch = super()._preprocess(images, size=size, do_pad=do_pad, **kwargs)
+        # The channels stay last in memory, as PIL has them: the device moves them in no time.
+        pixels = torch.stack([image.permute(1, 2, 0) for image in batch["pixel_values"]]).permute(0, 3, 1, 2)
+        batch["pixel_values"] = pixels
+        if size.longest_edge or do_pad:
+            sizes = [_size_before_padding(*image.shape[-2:], size, **kwargs) for image in images]
+            batch["image_sizes"] = torch.tensor(sizes).unbind()
+        return batch
+
+    def _preprocess_masks(self, masks: list[Tensor], **kwargs: Any) -> list[Tensor]:
+        return [mask.view(torch.int8) for mask in self._resize_masks(masks, **kwargs)]
+
+
+def keep_bytes(processor: RefSegProcessor) -> RefSegProcessor:
+    """The processor with a `ByteImageProcessor`, for a collator; `finish_batch` makes its batches a model's.
+
+    `processor` itself stays as it is; the tokenizer is the same one.
+    """
+    changed = copy.copy(processor)
+    changed.image_processor = ByteImageProcessor.from_dict(processor.image_processor.to_dict())
+    return changed
+
+
+def finish_batch(batch: Mapping[str, Any], image_processor: RefSegImageProcessor) -> Mapping[str, Any]:
+    """What the processor itself would have made, of a batch after `keep_bytes`; any other batch as it is.
+
+    Args:
+        batch: on any device, where it stays.
+        image_processor: that of the processor itself.
+    """
+    pixels = batch.get("pixel_values")
+    if not isinstance(pixels, Tensor) or pixels.dtype != torch.uint8:
+        return batch
+    names = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+    normalized = image_processor.rescale_and_normalize(
+        pixels.contiguous(), **{name: getattr(image_processor, name) for name in names}
+    )
+    finished = {**batch, "pixel_values": normalized, "mask_labels": batch["mask_labels"].long()}
+    sizes = finished.pop("image_sizes", None)
+    if sizes is not None:
+        # Padding is zero after the normalization.
+        normalized.masked_fill_(_is_padding(sizes, *pixels.shape[-2:]), 0)
+    return finished
+
+
+def _size_before_padding(
+    height: int, width: int, size: SizeDict, do_resize: bool, do_center_crop: bool, crop_size: SizeDict, **kwargs: Any
+) -> tuple[int, int]:
+    if do_center_crop:
+        return crop_size.height, crop_size.width
+    return size_when_resized(height, width, size) if do_resize else (height, width)
+
+
+def _is_padding(sizes: Tensor, height: int, width: int) -> Tensor:
+    """Booleans (..., 1, height, width): what lies outside of images whose height and width are `sizes` (..., 2)."""
+    below = torch.arange(height, device=sizes.device)[:, None] >= sizes[..., :1, None]
+    beside = torch.arange(width, device=sizes.device) >= sizes[..., 1:, None]
+    return (below | beside).unsqueeze(-3)
