@@ -39,8 +39,12 @@ class FittedExamples(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         return fit_item(self.examples[index], self.image_processor)
 
+
+class FittedReferents(FittedExamples):
+    """The same of examples of which a part is drawn anew in each epoch, for training."""
+
     def set_epoch(self, epoch: int) -> None:
-        """As that of the examples."""
+        """Makes the items those of this epoch, in worker processes too."""
         self.examples.set_epoch(epoch)
 
 

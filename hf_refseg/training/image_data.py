@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from ..data.byte_batches import FittedExamples, keep_bytes
+from ..data.byte_batches import FittedExamples, FittedReferents, keep_bytes
 from ..data.examples import ReferentExamples, RefSegCollator, SentenceExamples
 from ..data.leakage import TrainingPart, drop_images, join_training_splits, read_leakage_list
 from ..data.loading import load_refseg
@@ -96,7 +96,7 @@ class ImageData(RunData):
         if not self.arguments.cache_image_features:
             image_processor = processor.image_processor
             return RunExamples(
-                train=FittedExamples(ReferentExamples(self.train, training.seed), image_processor),
+                train=FittedReferents(ReferentExamples(self.train, training.seed), image_processor),
                 evaluated={name: FittedExamples(examples, image_processor) for name, examples in drawn.items()},
                 drawn=list(drawn.values()),
                 collator=RefSegCollator(keep_bytes(processor)),

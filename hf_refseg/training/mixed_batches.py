@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from ..data.byte_batches import FittedExamples
+from ..data.byte_batches import FittedReferents
 from ..data.clips import ClipCollator, ClipExamples, FrameExamples
 from ..data.examples import ReferentExamples, RefSegCollator
 
@@ -29,8 +29,8 @@ class MixedExamples(Dataset):
 
     def __init__(
         self,
-        images: ReferentExamples | FittedExamples,
-        clips: ClipExamples | FrameExamples | FittedExamples,
+        images: ReferentExamples | FittedReferents,
+        clips: ClipExamples | FrameExamples | FittedReferents,
         image_share: float = 0.5,
     ) -> None:
         if not 0 < image_share < 1:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import ProcessorMixin, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..data.byte_batches import FittedExamples, finish_batch
+from ..data.byte_batches import FittedReferents, finish_batch
 from ..data.clips import NOT_ANNOTATED, ClipExamples, FrameExamples
 from ..data.examples import ReferentExamples, RefSegCollator
 from ..evaluation.protocols import scores_from_counts
@@ -33,7 +33,7 @@ from .sampling import EpochSampler
 
 # The protocol whose pixel counts need no more than logits and labels at the model's input size.
 TRAINING_PROTOCOL = "lavt"
-TrainingExamples = ReferentExamples | ClipExamples | FrameExamples | FittedExamples | MixedExamples
+TrainingExamples = ReferentExamples | ClipExamples | FrameExamples | FittedReferents | MixedExamples
 
 
 class RefSegTrainer(ResumableTrainer):

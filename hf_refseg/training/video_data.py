@@ -14,7 +14,7 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from ..data.byte_batches import FittedExamples, keep_bytes
+from ..data.byte_batches import FittedExamples, FittedReferents, keep_bytes
 from ..data.clips import ClipCollator, ClipExamples, FrameExamples, VideoExamples
 from ..data.examples import RefSegCollator
 from ..data.loading import load_refseg
@@ -96,7 +96,7 @@ class VideoData(RunData):
             read, collator = FrameExamples, RefSegCollator(by_bytes)
         drawn = {name: read(rows, seed=training.seed) for name, rows in evaluated.items()}
         return RunExamples(
-            train=FittedExamples(read(self.train, seed=training.seed), processor.image_processor),
+            train=FittedReferents(read(self.train, seed=training.seed), processor.image_processor),
             evaluated={name: FittedExamples(clips, processor.image_processor) for name, clips in drawn.items()},
             drawn=list(drawn.values()),
             collator=collator,

@@ -9,7 +9,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from hf_refseg import RefSegImageProcessor, RefSegProcessor
-from hf_refseg.data.byte_batches import FittedExamples, finish_batch, keep_bytes
+from hf_refseg.data.byte_batches import FittedExamples, FittedReferents, finish_batch, keep_bytes
 from hf_refseg.data.clips import ClipCollator
 from hf_refseg.data.examples import RefSegCollator
 
@@ -93,7 +93,7 @@ def test_the_processor_itself_stays_as_it_is(tmp_path) -> None:
 
 def test_fitted_examples_are_small_and_follow_the_epoch() -> None:
     items = Items(image_items())
-    fitted = FittedExamples(items, RefSegImageProcessor(size={"longest_edge": 32}))
+    fitted = FittedReferents(items, RefSegImageProcessor(size={"longest_edge": 32}))
     fitted.set_epoch(3)
     assert items.epoch == 3 and len(fitted) == len(SIZES)
     assert [(item["image"].shape, item["mask"].shape) for item in map(fitted.__getitem__, range(len(SIZES)))] == [
