@@ -23,6 +23,7 @@ from .records import (
     checked_field,
     checked_image_size,
     fingerprint_files,
+    fingerprint_states,
     is_int64,
     list_folder,
     warn_of_repeats,
@@ -72,13 +73,21 @@ class PhraseCut(RowsBuilder):
         self.phrase_files = {split: find_phrases(self.folder, split) for split in splits or SPLITS}
         places = [self.folder, Path(data_dir)] if image_dir is None else [Path(image_dir).resolve()]
         self.image_folders = find_image_folders(places)
+        fingerprint = fingerprint_files([self.image_list, *self.phrase_files.values()])
+        if {"on_bad_record", "on_size_mismatch"} & options.keys():
+            # Then which images are there, and in which size, decides about the rows as well.
+            for folder in self.image_folders:
+                fingerprint += fingerprint_states(folder, folder.glob("*.jpg"))
         super().__init__(
             data_dir=data_dir,
             image_dir="" if image_dir is None else str(places[0]),
             splits=splits,
-            fingerprint=fingerprint_files([self.image_list, *self.phrase_files.values()]),
+            fingerprint=fingerprint,
             **options,
         )
+
+    def folders(self) -> tuple[str | None, ...]:
+        return (*super().folders(), self.config.image_dir)
 
     def _info(self) -> datasets.DatasetInfo:
         features = {**row_features(), "coco_id": datasets.Value("string")}

@@ -104,6 +104,9 @@ class Refer(RowsBuilder):
             **options,
         )
 
+    def folders(self) -> tuple[str | None, ...]:
+        return (*super().folders(), self.config.image_dir)
+
     def left_out(self, ref: dict[str, Any], where: str) -> str | None:
         """What is known to be wrong with a ref that is left out for it, such as "refs without a sentence"."""
         return None

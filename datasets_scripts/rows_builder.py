@@ -44,12 +44,16 @@ class RowsBuilder(datasets.GeneratorBasedBuilder):
 
     def __init__(self, **options: Any):
         super().__init__(**options)
-        self.findings = Findings(self.config.on_bad_record, self.config.data_dir or "")
+        self.findings = Findings(self.config.on_bad_record, tuple(filter(None, self.folders())))
         if self.config.on_size_mismatch not in SIZE_MISMATCH_WAYS:
             raise ValueError(
                 f"Unknown on_size_mismatch {short_text(self.config.on_size_mismatch)}: choose one of "
                 f"{', '.join(SIZE_MISMATCH_WAYS)}."
             )
+
+    def folders(self) -> tuple[str | None, ...]:
+        """The folders that the files lie in; a builder adds others that its options name."""
+        return (self.config.data_dir,)
 
     def fit_mask(self, mask: np.ndarray, size: tuple[int, int], where: str) -> np.ndarray:
         """A mask (bool or labels, H x W) of the size (H, W) of its picture.

@@ -26,7 +26,7 @@ class Findings:
 
     Attributes:
         on_bad_record: "error": a bad record is an error; "skip": it is left out and noted.
-        folder: that of the files, which names of files in records are made relative to: records are published.
+        folders: those of the files, which names of files in records are made relative to: records are published.
         records: of each kind, such as "masks resized to their pictures", the records, by texts that find them.
 
     Raises:
@@ -34,7 +34,7 @@ class Findings:
     """
 
     on_bad_record: str = "error"
-    folder: str = ""
+    folders: tuple[str, ...] = ()
     records: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -45,7 +45,8 @@ class Findings:
 
     def note(self, kind: str, record: str) -> None:
         """Notes a record of which a known defect was repaired, or which was left out for one; `kind` says which."""
-        record = record.replace(f"{self.folder}/", "") if self.folder else record
+        for folder in self.folders:
+            record = record.replace(f"{folder}/", "")
         self.records.setdefault(kind, []).append(one_line(record))
 
     @contextmanager

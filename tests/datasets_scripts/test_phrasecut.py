@@ -250,6 +250,20 @@ def test_a_bad_record_is_an_error_unless_it_is_to_be_left_out(tree: Path, cache:
     assert len(found) == 1 and "refer_train.json: task 2__2020: its phrase is empty" in found[0]
 
 
+def test_images_that_come_later_are_rows_and_no_note_tells_where_they_lie(tree: Path, tmp_path: Path) -> None:
+    images = tmp_path / "private"
+    (tree / "VGPhraseCut_v0" / "images").rename(images)
+    (images / "2.jpg").rename(tmp_path / "2.jpg")
+    options = {"splits": ["train"], "image_dir": images, "on_bad_record": "skip", "cache_dir": tmp_path / "cache"}
+    data, findings = load_with_findings("phrasecut", tree, **options)
+    (records,) = findings.records.values()
+    assert data["train"].num_rows == 3 and "its image 2.jpg does not exist" in records[0]
+    assert str(tmp_path) not in records[0]
+    (tmp_path / "2.jpg").rename(images / "2.jpg")
+    data, findings = load_with_findings("phrasecut", tree, **options)
+    assert data["train"].num_rows == 4 and not findings.records
+
+
 def test_masks_of_another_size_are_resized_when_asked(
     tree: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
