@@ -95,6 +95,16 @@ def test_refer_youtube_vos_needs_no_frames_of_test(tmp_path, caplog):
         load("ref_youtube_vos", root, splits=["valid", "test"])
 
 
+def test_the_files_of_other_splits_are_not_even_read(tmp_path):
+    root = release_youtube_vos(tmp_path / "data")
+    train = root / "meta_expressions/train/meta_expressions.json"
+    train.write_text("{")
+    assert list(load("ref_youtube_vos", root, splits=["valid"])) == ["valid"]
+    train.unlink()
+    with pytest.raises(DataFormatError, match=r"meta_expressions/train/meta_expressions.json does not exist"):
+        load("ref_youtube_vos", root, splits=["train"])
+
+
 def test_frames_that_come_later_are_noticed(tmp_path):
     root = release_youtube_vos(tmp_path / "data")
     load("ref_youtube_vos", root)
