@@ -761,6 +761,14 @@ def test_sentences_of_jhmdb_are_checked(tmp_path):
         load("jhmdb_sentences", root)
 
 
+def test_only_ends_of_lines_end_lines(tmp_path):
+    root = make_davis(tmp_path / "data", "texts")
+    path = root / "davis_text_annotations/Davis17_annot1.txt"
+    path.write_bytes(path.read_text().replace("bear 1 by 0", "a bear\u2028by a tree").replace("\n", "\r\n").encode())
+    (bear,) = load("ref_davis17", root)["train"][0]["referents"]
+    assert bear["sentences"][0] == sentence("1-0", "a bear\u2028by a tree", "a bear by a tree", "0")
+
+
 def test_a_text_with_zeros_is_none(tmp_path):
     root = make_davis(tmp_path / "data", "texts")
     path = root / "davis_text_annotations/Davis17_annot2.txt"
