@@ -163,7 +163,7 @@ class ExportedPictures:
 
 
 def exported_parts(name: str) -> tuple[str, ...]:
-    """The folders and the name at the end of a path or an address, as far as they may be those of a folder here."""
+    """The folders and the name of a path or an address, none where it is neither."""
     path = name
     if ADDRESS.match(name):
         try:
@@ -173,10 +173,8 @@ def exported_parts(name: str) -> tuple[str, ...]:
         queries = parse_qs(address.query)
         hidden = next((queries[key][-1] for key in PATH_QUERIES if key in queries), None)
         path = unquote(address.path) if hidden is None else hidden
-    # Paths of Windows have backslashes, and the letter of a drive.
-    parts = [part for part in re.split(r"[/\\]", path) if part not in ("", ".")]
-    last_leap = max((place for place, part in enumerate(parts) if part == ".." or part.endswith(":")), default=-1)
-    return tuple(parts[last_leap + 1 :])
+    # Paths of Windows have backslashes.
+    return tuple(part for part in re.split(r"[/\\]", path) if part not in ("", "."))
 
 
 def _comparable(name: str) -> str:

@@ -1,6 +1,7 @@
 """Folders with the files that annotation tools export: rows as they were drawn, and a clear error for each fault."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -36,9 +37,12 @@ from export_trees import (
 )
 from PIL import ExifTags, Image
 from pycocotools import mask as coco_mask
+from train_tiny import build_trainer
 
+from hf_refseg.data.examples import ImageExamples
 from hf_refseg.data.loading import load_refseg
 from hf_refseg.data.masks import decode_mask
+from hf_refseg.data.prepare import prepare_dataset
 from hf_refseg.data.rows import DataFormatError
 
 CVAT_FILE = "annotations/instances_default.json"
@@ -249,6 +253,8 @@ def test_groups_join_what_has_one_sentence(tmp_path, load, caplog):
         labelme_shape("cat", boxes[3], group_id=2),
         labelme_shape("cat", boxes[4], description="the cat", group_id=2),
         labelme_shape("dog", boxes[5], description="the tail"),
+        # Of a group that has several sentences, neither is its own.
+        labelme_shape("leg", corners(1, 6, 3, 8), group_id=1),
     )
     rows = load(root)
     masks = [box_mask(1 + 3 * place, 1, 3 + 3 * place, 3) for place in range(6)]
@@ -257,6 +263,7 @@ def test_groups_join_what_has_one_sentence(tmp_path, load, caplog):
         "1.png#1": ["the tail"],
         "1.png#3": ["the cat"],
         "1.png#5": ["the tail"],
+        "1.png#label leg": ["leg"],
     }
     assert pixels(rows["1.png#0"]) == (masks[0] | masks[2]).tolist()
     assert pixels(rows["1.png#3"]) == (masks[3] | masks[4]).tolist()
@@ -581,6 +588,14 @@ FAULTS = {
         labelme(setting("shapes", 3, "points", to=[[19, 11], [21, 12]])),
         "shape 3 (a.jpg): The piece of mask lies at 19 to 22 (x) and 11 to 13 (y), outside of the picture",
     ),
+    "mask that begins out of its picture": (
+        labelme(setting("shapes", 3, "points", to=[[-2, 3], [1, 4]])),
+        "shape 3 (a.jpg): The piece of mask lies at -2 to 1 (x)",
+    ),
+    "mask above its picture": (
+        labelme(setting("shapes", 3, "points", to=[[3, -1], [5, 0]])),
+        "and -1 to 1 (y), outside of the picture",
+    ),
     "huge labelme picture": (labelme(setting("imageWidth", to=10**9)), "a.json: The picture's height and width"),
     "picture of a number": (labelme(setting("imagePath", to=5)), "a.json: 'imagePath' should be of type str"),
     "JSON-MIN": (
@@ -701,3 +716,36 @@ def test_folders_that_are_in_no_format_or_in_two(tmp_path, load):
     with pytest.raises(DataFormatError, match=r"coco \(instances_default.json\), label_studio \(project-1.*format"):
         load(root)
     assert len(load(root, format="coco")) == len(load(root, format="label_studio")) == 5
+
+
+@pytest.mark.parametrize(
+    ("make", "splits", "total"),
+    [
+        (make_roboflow, ["train", "val", "test"], 6),
+        (make_labelme, ["train", "val"], 6),
+        (make_label_studio, ["train", "val"], 5),
+    ],
+)
+def test_an_export_is_prepared_and_trained_on(make, splits, total, tmp_path):
+    drawn = {} if "test" in splits else {"test_share": 0.0}
+    cache = {"cache_dir": tmp_path / "cache"}
+    folder = prepare_dataset("folder", make(tmp_path / "data"), tmp_path / "out", **drawn, **cache)
+    data = load_refseg(str(folder), **cache)
+    assert list(data) == splits and sum(rows.num_rows for rows in data.values()) == total
+    for rows in data.values():
+        for item in ImageExamples(rows):
+            assert item["image"].size == item["masks"][0].shape[::-1] and all(mask.any() for mask in item["masks"])
+    trainer = build_trainer(tmp_path / "run", tmp_path, data=data, max_steps=1, per_device_train_batch_size=2)
+    before = trainer.model.decoder.classifier.weight.detach().clone()
+    assert np.isfinite(trainer.train().training_loss)
+    assert not before.equal(trainer.model.decoder.classifier.weight)
+
+
+def test_a_file_that_is_too_large_to_be_read_at_once(tmp_path, load):
+    root = make_cvat(tmp_path / "data")
+    # It takes no room: what lies behind its content was never written.
+    os.truncate(root / CVAT_FILE, 2**31 + 1)
+    with pytest.raises(
+        DataFormatError, match=r"instances_default.json has 2147483649 bytes.*Export it in several files"
+    ):
+        load(root)
