@@ -88,7 +88,7 @@ class JhmdbSentences(VideoBuilder):
     def read_videos(self, root: Path) -> dict[str, list[SampledVideo]]:
         (path,) = self.annotation_files(root, self.config.splits)
         videos = self._read_sentences(path, root) if path.name == TEXT_FILE else self._read_samples(path, root)
-        return {"test": videos} if videos else {}
+        return {"test": videos}
 
     def _read_samples(self, path: Path, root: Path) -> list[SampledVideo]:
         samples = read_json(path)
@@ -105,10 +105,11 @@ class JhmdbSentences(VideoBuilder):
 
     def _read_sentences(self, path: Path, root: Path) -> list[SampledVideo]:
         folders = _video_folders(root / "Rename_Images")
+        lines = [(where, row) for where, row in read_csv(path) if row != ["video_id", "query"]]
+        if not lines:
+            raise DataFormatError(f"{path} lists no video. {AGAIN}")
         texts: dict[str, list[str]] = {}
-        for where, row in read_csv(path):
-            if row == ["video_id", "query"]:
-                continue
+        for where, row in lines:
             with self.findings.skipping():
                 if len(row) != 2:
                     raise DataFormatError(f"{where} should be video_id and query, found {short_text(row)}. {AGAIN}")

@@ -92,7 +92,11 @@ class RefDavis17(VideoBuilder):
     def __init__(self, data_dir: str, annotations: str = "", **options: Any):
         if annotations not in ("", *ANNOTATIONS):
             raise ValueError(f"Unknown annotations {short_text(annotations)}: choose one of {', '.join(ANNOTATIONS)}.")
-        super().__init__(data_dir=data_dir, annotations=annotations, **options)
+        folder = Path(data_dir)
+        # The expressions may lie beside it.
+        is_davis = folder.name == "DAVIS" and not (folder / "DAVIS").is_dir()
+        root = folder.parent if is_davis else folder
+        super().__init__(data_dir=str(root), annotations=annotations, **options)
 
     @classmethod
     def annotation_files(cls, root: Path, splits: tuple[str, ...]) -> list[Path]:
@@ -220,9 +224,7 @@ def _list_files(davis: Path, splits: tuple[str, ...]) -> list[Path]:
 
 def _expression_files(root: Path) -> list[Path]:
     """The files of the first form that is there: the authors' own before those made from them."""
-    folders = [root, root / "DAVIS"]
-    if root.name == "DAVIS":
-        folders.append(root.parent)
+    folders = [root / "DAVIS", root]
     for folder in folders:
         texts = [folder / name for name in TEXT_FILES]
         if texts[0].parent.is_dir():

@@ -94,7 +94,7 @@ class VideoBuilder(RowsBuilder):
         self, video_id: str, sentences: Mapping[int, list[dict[str, str]]], masks: Mapping[int, list], where: str
     ) -> list[dict[str, Any]]:
         """A referent for each object that has sentences; one that no label picture shows is left out, with a note."""
-        for number in sentences.keys() - masks.keys():
+        for number in sorted(sentences.keys() - masks.keys()):
             self.findings.note(
                 "objects that no label picture shows, left out with their sentences", f"{where}: object {number}"
             )

@@ -746,16 +746,19 @@ def test_a_split_without_one_good_record_is_an_error(tmp_path):
 
 
 def test_sentences_of_jhmdb_are_checked(tmp_path):
-    for line, message in (
-        ("j1", "line 3 should be video_id and query"),
-        ("j3,j3 runs", "line 3: video j3 has no folder .*Rename_Images/<action>/<video>"),
-        ("../run,x", "line 3: video ../run has no folder"),
+    root = release_jhmdb(tmp_path / "data")
+    for lines, message in (
+        ("", "jhmdb_annotation.txt lists no video"),
+        ("j2,j2 runs\nj1", "line 3 should be video_id and query"),
+        ("j2,j2 runs\nj3,j3 runs", "line 3: video j3 has no folder .*Rename_Images/<action>/<video>"),
+        ("j2,j2 runs\n../run,x", "line 3: video ../run has no folder"),
     ):
-        shutil.rmtree(tmp_path / "data", ignore_errors=True)
-        root = release_jhmdb(tmp_path / "data")
-        (root / "jhmdb_annotation.txt").write_text(f"video_id,query\nj2,j2 runs\n{line}\n")
+        (root / "jhmdb_annotation.txt").write_text(f"video_id,query\n{lines}\n")
         with pytest.raises(DataFormatError, match=message):
             load("jhmdb_sentences", root)
+    (root / "jhmdb_annotation.txt").write_text("video_id,query\nj3,j3 runs\n")
+    with pytest.raises(DataFormatError, match=r"no record of the split 'test' can be read.* video j3 has no folder"):
+        load("jhmdb_sentences", root, on_bad_record="skip")
     shutil.copytree(root / "Rename_Images/run/j1", root / "Rename_Images/walk/j1")
     with pytest.raises(DataFormatError, match=r"walk/j1 and .*run/j1 are both of one video"):
         load("jhmdb_sentences", root)
