@@ -1,4 +1,4 @@
-"""Pictures of masks and of explanations."""
+"""Pictures of masks, of data sets and of explanations."""
 
 from .contact_sheets import SheetFrame, SheetRow, draw_image_sheet, draw_video_sheet
 from .explanations import (

@@ -151,7 +151,7 @@ def test_a_full_cache_does_not_make_sound_data_damaged(prepared: Path, disk: Sma
 
 
 def test_evaluate_tells_scores_that_cannot_be_written(model_folder: Path, prepared: Path, disk: SmallDisk) -> None:
-    load_refseg(str(prepared))
+    load_refseg(str(prepared), splits=["val"])
     with disk.room(100):
         result = run("evaluate", model_folder, prepared, "-o", disk.folder / "out")
     assert error_of(result).startswith(f"{disk.folder / 'out'} cannot be written")

@@ -34,6 +34,7 @@ from hf_refseg import (
     VideoWindow,
     segment_video,
 )
+from hf_refseg.modeling.inference_refseg import video_probabilities
 
 CAR_SHADOW = REAL_DATA / "davis_car_shadow" / "JPEGImages" / "480p" / "car-shadow"
 TEXTS = ["the left dog", "red circle"]
@@ -530,6 +531,30 @@ def test_the_presence_head_is_averaged_over_windows() -> None:
     for frame in answers:
         for answer in frame:
             assert bool(answer.mask.any()) is answer.present and (answer.score > 0) is answer.present
+
+
+def test_probabilities_are_those_of_the_masks() -> None:
+    presence, window = [[1.0, -1.0], [-3.0, 1.0], [4.0, 1.5]], VideoWindow(3, 1)
+    given = (gray_processor(), gray_frames([127, 130, 128, 129, 131, 126], size=(20, 12)), TEXTS)
+    answers = segment_video(ClipModel(presence=presence), *given, window=window, threshold=0.4)
+    probabilities = list(video_probabilities(ClipModel(presence=presence), *given, window=window))
+    for of_frame, masks in zip(probabilities, answers, strict=True):
+        assert of_frame.shape == (2, 12, 20)
+        assert torch.equal(of_frame > 0.4, torch.stack([answer.mask for answer in masks]))
+        for values, answer in zip(of_frame, masks, strict=True):
+            assert values.mean().item() == pytest.approx(answer.score) if answer.present else values.max() < 0.4
+
+
+def test_batches_of_texts_go_through_a_video_together() -> None:
+    """Each clip is shown to one batch after the other, and every frame is read once."""
+    window, frames = VideoWindow(3, 1), gray_frames([130] * 6)
+    (alone,) = zip(*video_probabilities(ClipModel(), gray_processor(), frames, TEXTS[:1], window=window), strict=True)
+    model = ClipModel(presence=[[1.0], [-1.0]] * 3)
+    both = video_probabilities(model, gray_processor(), iter(frames), TEXTS, window=window, batch_size=1)
+    first, second = zip(*both, strict=True)
+    assert torch.equal(torch.stack(first), torch.stack(alone)) and first[0].min() > 0.5
+    assert torch.stack(second).max() == 0
+    assert (model.clips, model.texts) == ([3] * 6, 2)
 
 
 @pytest.mark.parametrize(("window", "overlap"), [(8, 4), (1, 0), (40, 8), (None, 8)])
