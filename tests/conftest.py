@@ -3,10 +3,12 @@
 import gc
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import pytest
 import torch
 import torch.distributed as dist
+import typer
 from hub_server import hub  # noqa: F401
 from torch import nn
 from train_tiny import WITHOUT_ONEDNN
@@ -29,6 +31,14 @@ def pytest_collection_finish() -> None:
     """Every training collects garbage: what is imported need not be looked through each time, and by itself rarely."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_built_once() -> Iterator[None]:
+    """Typer's test runner makes a command line anew for each call, which takes longer than most commands do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("typer.testing._get_command", cache(typer.main.get_command))
+        yield
 
 
 @pytest.fixture
