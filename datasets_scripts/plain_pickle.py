@@ -340,9 +340,7 @@ def _add(container: _Value, items: list[_Value], name: str) -> None:
     if name in OF_TUPLES and len(items) <= STATE_FIELDS:
         container.items = tuple(items)
     if not all(item.kind in DATA for item in items):
-        # Numbers of NumPy have a tuple of their type and bytes on the way.
-        if name not in OF_TUPLES:
-            raise DataFormatError("it holds a function or a type of numbers, which are no data")
+        # On the way to a number of NumPy there is a tuple of its type and its bytes; nothing else may come of it.
         container.kind = "arguments"
     for item in items:
         item.fixed = True

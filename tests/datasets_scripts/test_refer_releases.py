@@ -29,7 +29,7 @@ from video_trees import edit_json
 from hf_refseg.data.catalog import DATASETS
 from hf_refseg.data.examples import ImageExamples
 from hf_refseg.data.loading import load_refseg
-from hf_refseg.data.masks import decode_mask
+from hf_refseg.data.masks import decode_mask, mask_to_bbox
 from hf_refseg.data.prepare import prepare_dataset
 from hf_refseg.data.rows import DataFormatError
 from hf_refseg.datasets_scripts import refer
@@ -147,9 +147,11 @@ def test_a_picture_that_differs_by_a_pixel_is_noticed_and_its_mask_resized_when_
     (row,) = load_refseg("refcoco", root, **options)["val"]
     assert only_warning(caplog).startswith("refcoco: masks resized to their pictures (1): ")
     assert row["mask"]["size"] == [HEIGHT, WIDTH - 1] and row["image"].size == (WIDTH - 1, HEIGHT)
-    mask = decode_mask(row["mask"])
-    x, y, width, height = (int(side) for side in row["bbox"])
-    assert mask.sum() == mask[y : y + height, x : x + width].sum() > 0
+    # The box follows the mask.
+    write_picture(picture, 3, (WIDTH // 2, HEIGHT))
+    (row,) = load_refseg("refcoco", root, **options)["val"]
+    assert row["bbox"] == mask_to_bbox(decode_mask(row["mask"])) != BOX
+    caplog.clear()
     # With the original in its place there is nothing to resize: rows depend on the pictures now.
     write_picture(picture, 3)
     (row,) = load_refseg("refcoco", root, **options)["val"]
