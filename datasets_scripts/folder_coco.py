@@ -184,7 +184,7 @@ def annotation_sentences(annotation: Mapping[str, Any], where: str) -> tuple[str
             f"{where}: 'attributes' should be a mapping, found {short_text(attributes)}. Correct it."
         )
     named = {name.lower(): (name, value) for name, value in attributes.items()}
-    found = [(name, annotation.get(name)) for name in SENTENCE_NAMES]
+    found = [(name, annotation[name]) for name in SENTENCE_NAMES if name in annotation]
     found += [named[name] for name in SENTENCE_NAMES if name in named]
     sentences = [sentence for name, value in found for sentence in written_sentences(value, f"{where}: '{name}'")]
     return tuple(dict.fromkeys(sentences))

@@ -91,11 +91,11 @@ def annotated_pictures(
         return
     if len(submitted) > 1:
         reading.findings.note(SEVERAL, where)
-    results = checked_field(submitted[0], "result", list, where)
-    path = pictures.find(picture_name(checked_field(task, "data", dict, where), where), file.parent, where)
-    shapes = regions_of(results, where, reading)
+    shapes = regions_of(checked_field(submitted[0], "result", list, where), where, reading)
     if not shapes:
         reading.findings.note(EMPTY, where)
+        return
+    path = pictures.find(picture_name(checked_field(task, "data", dict, where), where), file.parent, where)
     # One picture may be that of several tasks.
     shapes = [replace(shape, name=f"{name}-{shape.name}") for shape in shapes]
     root = reading.root

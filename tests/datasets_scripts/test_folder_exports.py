@@ -355,7 +355,7 @@ def test_the_first_annotation_that_was_submitted_counts(tmp_path, load, caplog):
             ),
             task(2, "1.png", annotations=[annotation("skipped", was_cancelled=True)]),
             task(3, "1.png", annotations=[], predictions=[annotation("of a model")]),
-            task(4, "1.png"),
+            task(4, "nowhere.png"),
         ],
     )
     assert [raws(row) for row in load(root).values()] == [["one"]]
