@@ -30,7 +30,7 @@ from .folder_labelme import LABELME
 from .folder_labels import LABELS
 from .folder_metadata import METADATA
 from .folder_phrases import PHRASES
-from .folder_records import FolderFormat, FolderReading, FolderRecord, HeldPicture
+from .folder_records import FolderFormat, FolderReading, FolderRecord, HeldPicture, MaskPicture
 from .original_files import read_picture
 from .records import list_folder
 from .rows_builder import RowsBuilder, RowsConfig
@@ -161,19 +161,21 @@ class Folder(RowsBuilder):
             mask = referent.mask.draw(*size, partial(self.findings.note, record=referent.where))
         except BadInputError as error:
             raise DataFormatError(f"{referent.where}: {error}") from error
+        is_picture = isinstance(referent.mask, MaskPicture)
+        where = f"{referent.where}, {referent.mask.path.name}" if is_picture else referent.where
         if mask.any() == referent.no_target:
             found = "is not empty, though it says no_target" if referent.no_target else "is empty"
             raise DataFormatError(
-                f"{referent.where}: the mask {found}. Correct the mask, or write no_target where the sentences mean "
+                f"{where}: the mask {found}. Correct the mask, or write no_target where the sentences mean "
                 "nothing in the picture, and only there."
             )
         if mask.shape != size and mask.shape == size[::-1]:
             raise DataFormatError(
-                f"{referent.where}: the mask is {mask.shape[1]} x {mask.shape[0]} (width x height), its picture "
+                f"{where}: the mask is {mask.shape[1]} x {mask.shape[0]} (width x height), its picture "
                 f"{size[1]} x {size[0]}: one of them is turned. Where the camera said to turn it, pass the other "
                 "orientation, upright or stored; else turn the picture or the mask."
             )
-        return self.fit_mask(mask, size, referent.where)
+        return self.fit_mask(mask, size, where)
 
 
 @dataclass(frozen=True)

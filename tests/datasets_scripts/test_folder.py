@@ -70,11 +70,7 @@ def write_rows(root: Path, *rows: dict[str, Any], pictures: int = 2) -> None:
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
 def test_metadata_of_every_kind_of_mask_become_rows(suffix: str, root: Path, load: Load, caplog) -> None:
-    make_metadata(root)
-    if suffix == ".csv":
-        lines = (root / "metadata.jsonl").read_text().splitlines()
-        write_metadata(root / "metadata.csv", map(json.loads, lines))
-        (root / "metadata.jsonl").unlink()
+    make_metadata(root, suffix)
     with caplog.at_level(logging.WARNING):
         data = load()
     assert {split: rows["image_id"][:] for split, rows in data.items()} == {
@@ -432,6 +428,9 @@ def test_phrases_in_text_files_become_rows(names: tuple[str, str, str], root: Pa
 
 def test_bad_phrases_are_one_error(root: Path, load: Load) -> None:
     make_phrases(root)
+    write_mask(root / "masks" / "0.tif", ~TARGET, foreground=50)
+    with pytest.raises(DataFormatError, match=r"output_phrase_train\.txt: line 1 \(0\), 0\.tif: the mask is empty"):
+        load()
     for line, message in (
         ("7 road", r"line 1: there is no picture '7'"),
         ("../0 road", "is no id of a picture"),

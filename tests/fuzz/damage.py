@@ -82,6 +82,12 @@ def edit_json(content: bytes, edits: Iterable[tuple]) -> bytes:
     return text.encode()
 
 
+def edit_jsonl(content: bytes, edits: Iterable[tuple]) -> bytes:
+    changed = edit_structure([json.loads(line) for line in content.splitlines()], edits)
+    lines = changed if isinstance(changed, list) else [changed]
+    return b"\n".join(edit_json(json.dumps(line).encode(), ()) for line in lines)
+
+
 def edit_csv(content: bytes, edits: Iterable[tuple]) -> bytes:
     lines = [line.split(",") for line in content.decode().splitlines()]
     changed = edit_structure(lines, edits)
@@ -217,6 +223,7 @@ KINDS: dict[str, Callable[[bytes, Any], bytes]] = {
     "csv": edit_csv,
     "h5": write_h5,
     "json": edit_json,
+    "jsonl": edit_jsonl,
     "mat": write_mat,
     "opcodes": insert_opcodes,
     "pickle": edit_pickle,

@@ -172,6 +172,24 @@ DATA_SETS = {
         of_kinds("Release/videoset.csv", csv=structure_edits()),
         of_kinds(A2D_MASKS, h5=h5),
     ),
+    "metadata": some_of(
+        of_kinds("metadata.jsonl", jsonl=structure_edits()),
+        of_kinds("masks/0.png", png=png_edits),
+        of_kinds("images/0.png", png=png_edits),
+    ),
+    "metadata_csv": some_of(
+        of_kinds("metadata.csv", csv=structure_edits()),
+        of_kinds("masks/0.png", png=png_edits),
+    ),
+    "labels": some_of(
+        of_kinds("labels.csv", csv=structure_edits()),
+        of_kinds("labels/train/0.png", png=png_edits),
+        of_kinds("images/train/0.jpg"),
+    ),
+    "phrases": some_of(
+        of_kinds("output_phrase_train.txt"),
+        of_kinds("masks/0.png", png=png_edits),
+    ),
     "coco": some_of(
         of_kinds("annotations/instances_default.json", json=structure_edits()),
         of_kinds("images/1.png", png=png_edits),

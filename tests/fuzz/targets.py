@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from damage import SECRET, damage, edit_bytes
 from export_trees import make_cvat, make_label_studio, make_labelme
+from folder_trees import make_labels, make_metadata, make_phrases
 from golden_lavt import BERT_CONFIG, released_checkpoint
 from phrasecut_tree import make_phrasecut
 from PIL import Image
@@ -76,6 +77,10 @@ def make_files(folder: Path) -> None:
     make_jhmdb(base / "jhmdb_sentences")
     make_phrasecut(base / "phrasecut")
     release_jhmdb(base / "jhmdb_sentences_release")
+    make_metadata(base / "metadata")
+    make_metadata(base / "metadata_csv", ".csv")
+    make_labels(base / "labels")
+    make_phrases(base / "phrases", suffix=".png")
     for name, make in FOLDERS.items():
         make(base / name)
     prepare_dataset("refcoco", base / "refcoco", base / "prepared", cache_dir=folder / "cache")
@@ -359,6 +364,9 @@ TARGETS = {
     "a2d_sentences": data_set("a2d_sentences", on_size_mismatch="resize_mask"),
     "jhmdb_sentences_release": data_set("jhmdb_sentences", "jhmdb_sentences_release", **TOLERANT),
     **{name: data_set("folder", name, val_share=0.0, test_share=0.0) for name in FOLDERS},
+    **{name: data_set("folder", name) for name in ("metadata", "labels")},
+    "metadata_csv": data_set("folder", "metadata_csv", **TOLERANT),
+    "phrases": data_set("folder", "phrases", **TOLERANT),
     "picture": Target(read_picture, ("png", "bytes", ()), (ValueError,), lambda case: [f"picture.{case[0]}"]),
     "masks": Target(use_masks, ("decode", {"rle": SOUND_RLE}), (ValueError,)),
     "processor": Target(

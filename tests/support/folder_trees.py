@@ -48,7 +48,7 @@ def write_metadata(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     return path
 
 
-def make_metadata(root: Path) -> Path:
+def make_metadata(root: Path, suffix: str = ".jsonl") -> Path:
     """Five pictures, in train and val, with a mask of each kind, one of them in `masks/`, and one without a target."""
     from hf_refseg.data.masks import encode_mask
 
@@ -63,7 +63,7 @@ def make_metadata(root: Path) -> Path:
         {"text": "nothing", "no_target": True},
     ]
     write_metadata(
-        root / "metadata.jsonl",
+        root / f"metadata{suffix}",
         [
             {"file_name": f"images/{number}.png", **row, "split": "val" if number == 3 else "train"}
             for number, row in enumerate(rows)
