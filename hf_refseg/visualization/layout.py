@@ -55,6 +55,7 @@ def _has_glyphs(font: ImageFont.FreeTypeFont, text: str) -> bool:
     return all(_glyph(font, character) != missing for character in set(text) - {" "})
 
 
+@lru_cache(maxsize=10_000)
 def _glyph(font: ImageFont.FreeTypeFont, character: str) -> tuple[tuple[int, int], bytes]:
     picture = font.getmask(character)
     return picture.size, bytes(picture)
