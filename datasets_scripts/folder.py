@@ -86,7 +86,7 @@ class Folder(RowsBuilder):
                 )
         for name in ("val_share", "test_share"):
             share = getattr(self.config, name)
-            if share is not None and not 0 <= share < 1:
+            if share is not None and not (isinstance(share, int | float) and 0 <= share < 1):
                 raise ValueError(f"{name} is {short_text(share)}: choose a share of the pictures, from 0 to below 1.")
         find_format(Path(data_dir), self.config.format)
 
@@ -356,11 +356,15 @@ def draw_splits(
 
 
 def fingerprint_folder(root: Path) -> str:
-    """A hash of the names, sizes and times of all files of a folder."""
+    """A hash of the names, sizes and times of all files of a folder and of those that it links to, but hidden ones."""
     digest = hashlib.sha256()
-    for folder, folders, names in os.walk(root):
-        folders.sort()
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        place = os.path.realpath(folder)
+        # Links may lead in a circle.
+        folders[:] = [] if place in seen else sorted(name for name in folders if not name.startswith("."))
+        seen.add(place)
         for path in (Path(folder, name) for name in sorted(names)):
-            state = path.lstat()
+            state = path.stat() if path.exists() else path.lstat()
             digest.update(f"{path.relative_to(root)} {state.st_size} {state.st_mtime_ns}\n".encode(errors="replace"))
     return digest.hexdigest()

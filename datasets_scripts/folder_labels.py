@@ -15,7 +15,7 @@ from hf_refseg.messages import name_text, short_text
 from hf_refseg.modeling.messages_refseg import nearest_names
 from hf_refseg.modeling.video_refseg import IMAGE_SUFFIXES
 
-from .folder_metadata import read_lines
+from .folder_metadata import read_records
 from .folder_records import (
     COMPARED_NAMES,
     SPLIT_NAMES,
@@ -136,7 +136,7 @@ def read_table(path: Path, sentence_from: str) -> tuple[dict[int, tuple[tuple[st
 
 def _table_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if path.suffix == ".csv":
-        for where, parse in read_lines(path):
+        for where, parse in read_records(path):
             yield where, parse()
         return
     content = read_json(path)

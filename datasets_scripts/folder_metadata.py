@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 from collections import Counter
@@ -29,7 +30,7 @@ from .folder_records import (
     checked_sentences,
     checked_split,
 )
-from .original_files import read_text
+from .original_files import read_lines, read_text
 
 NAMES = ("metadata.jsonl", "metadata.csv")
 MASK_COLUMNS = ("mask_file_name", "polygon", "polygons", "rle", "bbox")
@@ -65,7 +66,7 @@ def read_metadata(reading: FolderReading) -> list[FolderRecord]:
     records: list[FolderRecord] = []
     for path in reading.files:
         columns: set[str] = set()
-        for where, parse in read_lines(path):
+        for where, parse in read_records(path):
             with reading.findings.skipping():
                 values = parse()
                 columns |= values.keys()
@@ -84,19 +85,17 @@ def say_columns(path: Path, columns: set[str]) -> None:
     logger.warning("%s", one_line(text))
 
 
-def read_lines(path: Path) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+def read_records(path: Path) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Where each record stands, and what makes values by column of it; those that are not there are left out.
 
     Raises `DataFormatError` where the file as a whole is none.
     """
-    text = read_text(path)
     if path.suffix == ".csv":
-        yield from _csv_lines(text, path)
+        yield from _csv_lines(path)
         return
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            where = f"{path}: line {number}"
-            yield where, partial(_json_values, line, where)
+    for number, line in read_lines(path):
+        where = f"{path}: line {number}"
+        yield where, partial(_json_values, line, where)
 
 
 def make_record(values: Mapping[str, Any], folder: Path, where: str, reading: FolderReading) -> FolderRecord:
@@ -173,10 +172,12 @@ def _truth(value: Any, where: str) -> bool:
     return truth
 
 
-def _csv_lines(text: str, path: Path) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+def _csv_lines(path: Path) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    text = read_text(path)
     # Spreadsheets write semicolons where a comma is part of numbers.
     head = text.partition("\n")[0]
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=";" if head.count(";") > head.count(",") else ",")
+    delimiter = ";" if head.count(";") > head.count(",") else ","
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         columns = [column.strip() for column in next(reader, [])]
         if len(set(columns)) < len(columns):

@@ -10,7 +10,7 @@ from hf_refseg.messages import short_text
 from hf_refseg.modeling.video_refseg import IMAGE_SUFFIXES
 
 from .folder_records import FolderFormat, FolderReading, FolderRecord, MaskPicture, checked_sentences, checked_split
-from .original_files import read_text
+from .original_files import read_lines
 
 PREFIX = "output_phrase_"
 # Where pictures and their masks lie: in RefSegRS, and in RISBench.
@@ -36,10 +36,9 @@ def read_phrases(reading: FolderReading) -> list[FolderRecord]:
     records = []
     for path in reading.files:
         split = checked_split(path.stem.removeprefix(PREFIX), str(path))
-        for number, line in enumerate(read_text(path).splitlines(), 1):
-            if line.strip():
-                with reading.findings.skipping():
-                    records.append(_record(line, f"{path}: line {number}", split, images, masks))
+        for number, line in read_lines(path):
+            with reading.findings.skipping():
+                records.append(_record(line, f"{path}: line {number}", split, images, masks))
     return records
 
 

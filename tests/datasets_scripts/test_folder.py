@@ -102,6 +102,14 @@ def test_a_spreadsheet_is_read(root: Path, load: Load) -> None:
     assert rows["no_target"][:] == [False, True]
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_only_ends_of_lines_end_a_line(suffix: str, root: Path, load: Load) -> None:
+    make_metadata(root, suffix)
+    path = root / f"metadata{suffix}"
+    path.write_bytes(path.read_bytes().replace(b"The dog", "The\u2028dog\x85".encode()).replace(b"\r\n", b"\n"))
+    assert load()["train"][0]["sentences"][0]["sent"] == "the dog"
+
+
 def test_metadata_in_the_folders_of_splits_name_them(root: Path, load: Load) -> None:
     for split, suffix in (("train", ".jsonl"), ("validation", ".csv")):
         write_picture(root / split / "0.png", len(split))
@@ -335,8 +343,9 @@ def test_options_of_drawn_splits_need_folders_without_any(root: Path, load: Load
     write_rows(root, {})
     with pytest.raises(ValueError, match="says itself what is in which split: leave seed out"):
         load(seed=3)
-    with pytest.raises(ValueError, match=r"val_share is 1\.5: choose a share of the pictures"):
-        load(val_share=1.5)
+    for share in (1.5, "0.1", -0.1):
+        with pytest.raises(ValueError, match=rf"val_share is {share!r}: choose a share of the pictures"):
+            load(val_share=share)
 
 
 def test_a_picture_in_two_splits_is_noted(root: Path, load: Load, caplog) -> None:
@@ -489,4 +498,14 @@ def test_changed_files_are_read_again(root: Path, load: Load) -> None:
     write_mask(root / "mask.png")
     assert np.array_equal(masks_of(load())["it"], TARGET)
     write_mask(root / "mask.png", ~TARGET)
+    assert np.array_equal(masks_of(load())["it"], ~TARGET)
+
+
+def test_changed_files_are_read_again_where_folders_are_links(root: Path, load: Load, tmp_path: Path) -> None:
+    write_mask(tmp_path / "elsewhere" / "mask.png")
+    (tmp_path / "elsewhere" / "circle").symlink_to(tmp_path)
+    write_rows(root, {"polygon": ..., "mask_file_name": "masks/mask.png"})
+    (root / "masks").symlink_to(tmp_path / "elsewhere")
+    assert np.array_equal(masks_of(load())["it"], TARGET)
+    write_mask(tmp_path / "elsewhere" / "mask.png", ~TARGET)
     assert np.array_equal(masks_of(load())["it"], ~TARGET)
