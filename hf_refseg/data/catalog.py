@@ -462,7 +462,7 @@ SPECS = (
         title="Ref-DAVIS17",
         kind="video",
         builder=".datasets_scripts.ref_davis17:RefDavis17",
-        partitions=(Partition(("train", "val"), published={"train": (144, 576, 60), "val": (61, 244, 30)}),),
+        partitions=(Partition(("train", "val"), published={"train": (None, None, 60), "val": (61, 244, 30)}),),
         options=(DATA_DIR, *FILE_OPTIONS, CACHE_DIR, ANNOTATIONS),
         collection="DAVIS 2017",
         paper="Khoreva et al., Video Object Segmentation with Language Referring Expressions, "

@@ -50,7 +50,7 @@ PUBLISHED = {
         "| train | sentences | 12913 |",
         "| valid | videos | 202 |",
     ),
-    "ref_davis17": ("| train | referents | 144 |", "| val | sentences | 244 | 12 |", "| val | videos | 30 | 2 |"),
+    "ref_davis17": ("| val | sentences | 244 | 12 |", "| val | videos | 30 | 2 |"),
     "a2d_sentences": ("| train | videos | 3017 | 1 |", "| test | videos | 737 |", "| all splits | sentences | 6654 |"),
     "jhmdb_sentences": ("| test | referents | 928 | 2 |", "| test | sentences | 928 |", "| test | videos | 928 |"),
 }
