@@ -265,6 +265,7 @@ def join_records(records: list[FolderRecord], root: Path, findings: Findings) ->
     pictures: dict[Path | HeldPicture, Picture] = {}
     by_id: dict[str, Picture] = {}
     owners: dict[str, Picture] = {}
+    places: dict[tuple[str, str | None], int] = {}
     for record in records:
         with findings.skipping():
             image_id = record.image_id or record.image.relative_to(root).as_posix()
@@ -280,23 +281,24 @@ def join_records(records: list[FolderRecord], root: Path, findings: Findings) ->
                     f"{record.where}: ref_id {name_text(ref_id)} is used for another picture as well. Give each "
                     "referent an id of its own, or none."
                 )
-            _add(picture, replace(record, ref_id=ref_id))
+            place = places.setdefault((ref_id, record.split), len(picture.referents))
+            _add(picture, replace(record, ref_id=ref_id), place)
             by_id[image_id] = owners[ref_id] = pictures[record.image] = picture
     return list(pictures.values())
 
 
-def _add(picture: Picture, record: FolderRecord) -> None:
-    """Adds a record to the referents of a picture, or its sentences to the referent of its `ref_id`."""
-    for place, other in enumerate(picture.referents):
-        if (other.ref_id, other.split) == (record.ref_id, record.split):
-            if replace(record, where="", sentences=()) != replace(other, where="", sentences=()):
-                raise DataFormatError(
-                    f"{record.where} has ref_id {name_text(record.ref_id)}, but another mask or category than "
-                    f"{other.where}. Give each referent an id of its own, or none."
-                )
-            picture.referents[place] = replace(other, sentences=other.sentences + record.sentences)
-            return
-    picture.referents.append(record)
+def _add(picture: Picture, record: FolderRecord, place: int) -> None:
+    """Adds a record behind the referents of a picture, or its sentences to the one at `place`, which has its id."""
+    if place == len(picture.referents):
+        picture.referents.append(record)
+        return
+    other = picture.referents[place]
+    if replace(record, where="", sentences=()) != replace(other, where="", sentences=()):
+        raise DataFormatError(
+            f"{record.where} has ref_id {name_text(record.ref_id)}, but another mask or category than "
+            f"{other.where}. Give each referent an id of its own, or none."
+        )
+    picture.referents[place] = replace(other, sentences=other.sentences + record.sentences)
 
 
 def describe_pictures(pictures: list[Picture]) -> str:

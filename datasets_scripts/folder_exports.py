@@ -250,11 +250,14 @@ def referents_of(picture: AnnotatedPicture, reading: FolderReading) -> Iterator[
     A label says what is meant, not which one: its referent is the union of all shapes of that label. With
     `sentence_from="category"` labels alone are sentences. Shapes with neither are left out, which is noted.
     """
-    by_label = reading.sentence_from == "category"
+    labels_alone = reading.sentence_from == "category"
     described: dict[tuple[str, tuple[str, ...]], list[Shape]] = {}
     labels: dict[str, None] = {}
+    labeled: dict[str, list[Shape]] = {}
     for shape in picture.shapes:
-        if shape.sentences and not by_label:
+        for label in shape.labels:
+            labeled.setdefault(label, []).append(shape)
+        if shape.sentences and not labels_alone:
             key = f"shape {shape.name}" if shape.group is None else f"group {shape.group}"
             described.setdefault((key, shape.sentences), []).append(shape)
         elif shape.labels:
@@ -267,7 +270,7 @@ def referents_of(picture: AnnotatedPicture, reading: FolderReading) -> Iterator[
             reading.findings.note(SAID_TWICE, f"{shapes[0].where}: {name_text(repeated[0])}")
         yield _record(picture, shapes, sentences, shapes[0].name)
     for label in labels:
-        shapes = [shape for shape in picture.shapes if label in shape.labels]
+        shapes = labeled[label]
         if len(shapes) > 1:
             reading.findings.note(LABELS_MEAN_ALL, f"{shapes[0].where}: {name_text(label)}")
         yield _record(picture, shapes, (label,), f"label {label}")
