@@ -34,6 +34,7 @@ from hf_refseg import (
     add_adapter,
 )
 from hf_refseg.data.catalog import DATASETS, data_options
+from hf_refseg.data.leakage import image_collection
 from hf_refseg.data.loading import load_refseg, option_names
 from hf_refseg.data.masks import decode_mask
 from hf_refseg.data.prepare import prepare_dataset
@@ -419,6 +420,8 @@ def test_other_peoples_data_is_prepared_and_scored_under_its_own_name(model_fold
     assert [line.split()[:2] for line in printed.splitlines()[1:4]] == [["train", "1"], ["val", "1"], ["test", "1"]]
     card = Path("out/README.md").read_text().replace("\\", "")
     assert "dataset = rrsisd" in card and "# REFER format for referring segmentation" in card
+    # Equal ids of other data in the format mean other images.
+    assert image_collection("out") == "out"
     output_of("evaluate", model_folder, "refer", "--data-dir", root, "--split", "test", *ways, "--output", "results")
     written = json.loads(Path("results/refer_rrsisd_test_original.json").read_text())
     assert (written["dataset"], written["split"], written["images"]) == ("refer rrsisd", "test", 1)

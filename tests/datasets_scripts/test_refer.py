@@ -241,6 +241,7 @@ def without(table: str) -> Edit:
         (with_ref(image_id=True), ["refs(unc).p", "ref 0: 'image_id' should be of type int or str, found True"]),
         (with_ref(sentences=[{"sent_id": 77, "raw": "x"}]), ["refs(unc).p", "sentence 77", "'sent' should be"]),
         (with_image(file_name="absent.jpg"), ["refs(unc).p", "ref 0", "absent.jpg", "does not exist", "image_dir"]),
+        (with_image(file_name=None), ["ref 0: image 300000 of instances.json: 'file_name' should be of type str"]),
         (with_image(file_name="x" * 300), ["refs(unc).p", "ref 0", "leads out of", "or is none"]),
         (with_image(file_name="."), ["refs(unc).p", "ref 0", "leads out of", "or is none"]),
         (with_image(width=True), ["instances.json: image 300000: 'width' should be of type int, found True"]),
@@ -324,7 +325,7 @@ def test_damaged_json_is_named(content, tmp_path):
 
 
 @pytest.mark.parametrize("ann_id", [5, [], ["5"], [-1, 1000], None, [True], [2**70]])
-def test_grefcoco_wants_a_list_of_targets_or_minus_one(ann_id, tmp_path):
+def test_grefcoco_wants_targets_or_minus_one(ann_id, tmp_path):
     shutil.copytree(GOLDEN / "grefcoco", tmp_path / "grefcoco")
     path = tmp_path / "grefcoco" / "grefs(unc).json"
     refs = json.loads(path.read_text())
