@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -53,16 +52,20 @@ logger = logging.getLogger(__name__)
 
 
 def find_metadata(root: Path) -> list[Path]:
-    """`metadata.jsonl` or `.csv` of a folder, or else of the folders in it, one for each."""
-    here = [root / name for name in NAMES if (root / name).is_file()]
-    return here or sorted(path for name in NAMES for path in root.glob(f"*/{name}") if path.is_file())
+    """`metadata.jsonl` or `.csv` of a folder, or of the folders in it."""
+    found = (path for name in NAMES for pattern in (name, f"*/{name}") for path in root.glob(pattern))
+    return sorted(path for path in found if path.is_file())
 
 
 def read_metadata(reading: FolderReading) -> list[FolderRecord]:
-    """The records of all lines of all files."""
-    twice = [path for path, count in Counter(path.parent for path in reading.files).items() if count > 1]
-    if twice:
-        raise DataFormatError(f"{twice[0]} holds {' and '.join(NAMES)}. Keep the one that counts.")
+    """The records of all lines of all files: of one in the folder itself, or one for each folder in it."""
+    folders = [path.parent for path in reading.files]
+    if len(set(folders)) < len(folders) or (reading.root in folders and len(folders) > 1):
+        names = [path.relative_to(reading.root).as_posix() for path in reading.files]
+        raise DataFormatError(
+            f"{reading.root} holds {' and '.join(map(name_text, names[:4]))}: one file for all, or one for each "
+            "folder of a split. Keep those that count."
+        )
     records: list[FolderRecord] = []
     for path in reading.files:
         columns: set[str] = set()
@@ -132,9 +135,9 @@ def _written(values: Mapping[str, Any], sentence_from: str, where: str) -> Any:
 
 def _mask(values: Mapping[str, Any], folder: Path, where: str, reading: FolderReading) -> MaskSource | None:
     given = [column for column in MASK_COLUMNS if column in values]
-    # Beside another mask a box is but what it lies in.
     if len(given) == 2 and "bbox" in given:
         given.remove("bbox")
+        reading.findings.note("boxes beside a mask, which are not read: the mask tells the box", where)
     if len(given) > 1:
         raise DataFormatError(f"{where} has several masks: {', '.join(given)}. Keep the one that counts.")
     if not given:

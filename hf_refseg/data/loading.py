@@ -38,7 +38,8 @@ def load_refseg(
         name: one of `data.catalog.DATASETS`, which says of each what it is, where its original files lie under
             `data_dir`, and which options it takes; else a folder or a Hub id that `prepare` wrote.
         data_dir: for the REFER family the folder that holds `<name>/` and, unless the option `image_dir` names another
-            place, `images/`; for videos the data set's own folder; none for a data set that is generated.
+            place, `images/`; for videos and own pictures the data set's own folder; none for a data set that is
+            generated.
         split_by: who split the data set: "unc", "google", "umd" or "berkeley"; by default the usual one.
         options: for the REFER family `mask_overlap` ("union" or "background", see `rasterize_polygons`), `image_dir`
             (any folder of COCO's train2014 images) and `cache_dir`, for other people's data in its format ("refer")
@@ -46,10 +47,12 @@ def load_refseg(
             them) and `cache_dir`; for RefShapes `train_size`, `val_size`, `test_size`, `image_size` and `seed`, for
             its videos `num_frames` too; for Ref-DAVIS17 `annotations` ("semi_supervised" or "unsupervised" masks, by
             default the first that are there); for A2D-Sentences `context_frames` (8): only frames at most so far from
-            an annotated one are kept, None = all; for a prepared data set those of `datasets.load_dataset`. For all
-            data sets `splits`: the names of those that are made, by default all; for all that are read from original
-            files `on_bad_record` ("error", or "skip": a damaged record is left out) and `on_size_mismatch` ("error",
-            or "resize_mask": a mask of another size than its picture is resized, nearest neighbor).
+            an annotated one are kept, None = all; for own pictures ("folder", see docs/own_data.md) `format`,
+            `sentence_from`, `orientation`, `val_share`, `test_share` and `seed`; for a prepared data set those of
+            `datasets.load_dataset`. For all data sets `splits`: the names of those that are made, by default all; for
+            all that are read from original files `on_bad_record` ("error", or "skip": a damaged record is left out)
+            and `on_size_mismatch` ("error", or "resize_mask": a mask of another size than its picture is resized,
+            nearest neighbor).
 
     Rows of one image are adjacent. Splits come in the order of the catalog. Known defects of released files are
     repaired; one warning for each kind says of what, and what was left out.

@@ -27,6 +27,7 @@ from folder_trees import (
 from PIL import Image
 
 from hf_refseg import load_refseg
+from hf_refseg.data.examples import ImageExamples
 from hf_refseg.data.masks import decode_mask, encode_mask
 from hf_refseg.data.rows import DataFormatError
 
@@ -144,6 +145,14 @@ def test_columns_that_are_not_read_are_named(root: Path, load: Load, caplog) -> 
     with caplog.at_level(logging.WARNING):
         load()
     assert "split; not read: polgon, zzz; did you mean polygon" in caplog.text
+
+
+def test_a_box_beside_a_mask_is_noted(root: Path, load: Load, caplog) -> None:
+    write_rows(root, {"bbox": [0, 0, 1, 1]})
+    with caplog.at_level(logging.WARNING):
+        data = load()
+    assert np.array_equal(masks_of(data)["it"], TARGET) and data["train"][0]["bbox"] == [3, 2, 6, 4]
+    assert "boxes beside a mask, which are not read: the mask tells the box (1): " in caplog.text
 
 
 def test_names_with_backslashes_are_those_of_windows(root: Path, load: Load) -> None:
@@ -279,7 +288,10 @@ def test_a_photograph_to_be_turned_needs_a_word(root: Path, load: Load) -> None:
 
 def test_a_photograph_is_turned_with_masks_of_what_programs_show(root: Path, load: Load, tmp_path: Path) -> None:
     write_turned(root, np.rot90(TARGET, -1).copy())
-    row = load(orientation="upright")["train"][0]
+    data = load(orientation="upright")
+    row, (item, *_) = data["train"][0], ImageExamples(data["train"])
+    # Training sees what programs show, as does whoever loads the rows.
+    assert item["image"].size == row["image"].size and np.array_equal(item["masks"][0], np.rot90(TARGET, -1))
     assert row["image"].size == (HEIGHT, WIDTH) and row["mask"]["size"] == [WIDTH, HEIGHT]
     # What was on the left is above.
     assert max(row["image"].getpixel((5, 2))) < 20 and min(row["image"].getpixel((5, WIDTH - 3))) > 235
@@ -469,7 +481,10 @@ def test_no_format_and_several_are_one_error(root: Path, load: Load) -> None:
     with pytest.raises(ValueError, match="Unknown format 'x': choose one of metadata, labels, phrases"):
         load(format="x")
     (root / "metadata.csv").write_text("")
-    with pytest.raises(DataFormatError, match=r"holds metadata\.jsonl and metadata\.csv"):
+    with pytest.raises(DataFormatError, match=r"holds metadata\.csv and metadata\.jsonl: one file for all"):
+        load(format="metadata")
+    (root / "metadata.csv").rename(root / "images" / "metadata.csv")
+    with pytest.raises(DataFormatError, match=r"holds images/metadata\.csv and metadata\.jsonl: one file for all"):
         load(format="metadata")
 
 
