@@ -315,16 +315,29 @@ def describe_pictures(pictures: list[Picture]) -> str:
 
 def split_as_said(pictures: list[Picture], findings: Findings) -> dict[str, list[Picture]]:
     """The pictures of each split that their records name, train, val and test first."""
+    for equal in equal_pictures(pictures):
+        if len({split for picture in equal for split in picture.splits()}) > 1:
+            names = " = ".join(name_text(picture.image_id) for picture in equal[:3])
+            findings.note("pictures that are in several splits, so that scores are not those of new ones", names)
     splits: dict[str, list[Picture]] = {split: [] for split in ("train", "val", "test")}
     for picture in pictures:
-        if len(picture.splits()) > 1:
-            findings.note(
-                "pictures that are in several splits, so that scores are not those of new ones", picture.image_id
-            )
         for split in dict.fromkeys(referent.split for referent in picture.referents):
             mine = [referent for referent in picture.referents if referent.split == split]
             splits.setdefault(split, []).append(replace(picture, referents=mine))
     return {split: members for split, members in splits.items() if members}
+
+
+def equal_pictures(pictures: list[Picture]) -> list[list[Picture]]:
+    """Pictures in groups of equal files; only those of equal size are read."""
+    by_size: dict[int | None, list[Picture]] = defaultdict(list)
+    for picture in pictures:
+        by_size[picture.image.stat().st_size if isinstance(picture.image, Path) else None].append(picture)
+    groups: dict[tuple[int | None, bytes], list[Picture]] = defaultdict(list)
+    for size, alike in by_size.items():
+        for picture in alike:
+            content = hashlib.sha256(picture.image.read_bytes()).digest() if len(alike) > 1 else b""
+            groups[size, content].append(picture)
+    return list(groups.values())
 
 
 def draw_splits(

@@ -364,7 +364,17 @@ def test_a_picture_in_two_splits_is_noted(root: Path, load: Load, caplog) -> Non
     write_rows(root, {"split": "train"}, {"split": "dev"})
     with caplog.at_level(logging.WARNING):
         assert list(load()) == ["train", "val"]
-    assert "pictures that are in several splits" in caplog.text
+    assert "pictures that are in several splits" in caplog.text and "(1): 0.png" in caplog.text
+    # Under another name as well.
+    write_rows(root, {"split": "train"}, {"file_name": "1.png", "split": "val"})
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        load()
+    assert "several splits" not in caplog.text
+    (root / "1.png").write_bytes((root / "0.png").read_bytes())
+    with caplog.at_level(logging.WARNING):
+        load()
+    assert "(1): 0.png = 1.png" in caplog.text
 
 
 # --- Label pictures and phrases --------------------------------------------------------------------------------------
