@@ -180,9 +180,11 @@ class Refer(RowsBuilder):
             raise DataFormatError(
                 f"{where} is in the split {short_text(name)}, expected one of {', '.join(known)}. {AGAIN}"
             )
-        # As `datasets` and the names of prepared files need them.
-        if not known and not re.fullmatch("[A-Za-z0-9_]{1,60}", name):
-            raise DataFormatError(f"{where} is in the split {short_text(name)}, which is no word. Rename the split.")
+        # As the names of prepared files need them; to `datasets` "all" means all splits.
+        if not known and (name == "all" or not re.fullmatch("[A-Za-z0-9_]{1,60}", name)):
+            raise DataFormatError(
+                f"{where} is in the split {short_text(name)}, which is no word, or that for all splits. Rename it."
+            )
         return splits
 
     def _is_wanted(self, name: str) -> bool:

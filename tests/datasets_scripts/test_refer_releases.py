@@ -394,7 +394,7 @@ def test_data_in_the_format_needs_a_name_and_has_no_published_counts(tmp_path: P
         load_refseg("refcoco", root, dataset="rrsisd", **cache)
 
 
-@pytest.mark.parametrize("split", ["a-b", "", "../x", "x" * 61, "ü"])
+@pytest.mark.parametrize("split", ["a-b", "", "../x", "x" * 61, "ü", "all"])
 def test_a_split_whose_name_is_no_word_is_refused(split: str, tmp_path: Path) -> None:
     root = make_rrsisd(tmp_path)
     edit_pickle(root / "rrsisd" / "refs(unc).p", lambda refs: refs[0].update(split=split))
