@@ -1,6 +1,9 @@
 """A tiny LAVT with random weights and its processor, for tests of everything around the model."""
 
+from functools import cache
+
 import torch
+from model_copies import ModelAsBuilt
 from transformers import BertConfig, BertTokenizer, SwinConfig
 
 from hf_refseg import LavtConfig, LavtForReferringSegmentation, RefSegImageProcessor, RefSegProcessor
@@ -10,6 +13,11 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "left", "right", "
 
 def tiny_lavt() -> LavtForReferringSegmentation:
     """In evaluation mode; the same weights each time."""
+    return _as_built().copy()
+
+
+@cache
+def _as_built() -> ModelAsBuilt:
     torch.manual_seed(0)
     backbone = SwinConfig(image_size=64, embed_dim=16, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4)
     text = BertConfig(
@@ -20,7 +28,7 @@ def tiny_lavt() -> LavtForReferringSegmentation:
         intermediate_size=32,
         max_position_embeddings=32,
     )
-    return LavtForReferringSegmentation(LavtConfig(backbone_config=backbone, text_config=text)).eval()
+    return ModelAsBuilt(LavtForReferringSegmentation(LavtConfig(backbone_config=backbone, text_config=text)).eval())
 
 
 def tiny_processor() -> RefSegProcessor:

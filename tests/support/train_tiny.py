@@ -6,10 +6,12 @@ import argparse
 import json
 import os
 import signal
+from functools import cache
 from pathlib import Path
 
 import torch
 from datasets import DatasetDict
+from model_copies import ModelAsBuilt
 from transformers import BertConfig, BertTokenizer, SwinConfig, TrainerCallback
 
 from hf_refseg import LavtConfig, LavtForReferringSegmentation, RefSegImageProcessor, RefSegProcessor
@@ -32,6 +34,11 @@ def build_processor(mask_threshold: float = 0.5) -> RefSegProcessor:
 
 def build_model(dropout: float = 0.0, loss_type: str = "dice") -> LavtForReferringSegmentation:
     """The same random weights each time."""
+    return _as_built(dropout, loss_type).copy()
+
+
+@cache
+def _as_built(dropout: float, loss_type: str) -> ModelAsBuilt:
     torch.manual_seed(0)
     backbone = SwinConfig(
         image_size=64,
@@ -56,7 +63,7 @@ def build_model(dropout: float = 0.0, loss_type: str = "dice") -> LavtForReferri
         # Predictions that differ from place to place, so that scores are not all 0.
         model.decoder.classifier.weight.mul_(20)
         model.decoder.classifier.bias[1] += 3
-    return model
+    return ModelAsBuilt(model)
 
 
 def freeze_batch_statistics(model: torch.nn.Module) -> None:

@@ -3,12 +3,14 @@
 import json
 import re
 import shutil
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
 import torch
 from fresh_process import run_python
 from huggingface_hub import HfApi, ModelCard
+from model_copies import ModelAsBuilt
 from packaging.version import Version
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft import __version__ as peft_version
@@ -66,8 +68,13 @@ def base(tmp_path_factory) -> Path:
     return folder
 
 
-def load_base(folder: Path, **options) -> LavtForReferringSegmentation:
-    return AutoModelForReferringSegmentation.from_pretrained(folder, **options)
+@lru_cache(maxsize=2)
+def as_loaded(folder: Path) -> ModelAsBuilt:
+    return ModelAsBuilt(AutoModelForReferringSegmentation.from_pretrained(folder))
+
+
+def load_base(folder: Path) -> LavtForReferringSegmentation:
+    return as_loaded(folder).copy()
 
 
 def inputs() -> dict[str, torch.Tensor]:
