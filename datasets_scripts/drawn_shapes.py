@@ -27,6 +27,8 @@ from .records import is_int64
 
 Point = tuple[float, float]
 Size = tuple[int, int]
+# In pixels; what is thinner has none.
+THINNEST = 1e-3
 # How many points a shape has.
 TWO_OR_MORE, THREE_OR_MORE = range(2, MAX_PIXELS), range(3, MAX_PIXELS)
 
@@ -42,18 +44,20 @@ class Ellipse:
     size: Size | None = None
 
     def draw(self, height: int, width: int, note: Note) -> np.ndarray:
-        mask = np.zeros(self.size or (height, width), dtype=bool)
-        if not all(self.radii):
-            return mask
-        # Only the square that holds it is looked at.
-        (x, y), reach = self.center, max(self.radii)
-        rows, columns = _span(y - reach, y + reach, mask.shape[0]), _span(x - reach, x + reach, mask.shape[1])
-        down, right = np.ogrid[rows, columns]
-        down, right = down + 0.5 - y, right + 0.5 - x
-        cosine, sine = math.cos(math.radians(self.degrees)), math.sin(math.radians(self.degrees))
-        along, across = right * cosine + down * sine, down * cosine - right * sine
-        mask[rows, columns] = (along / self.radii[0]) ** 2 + (across / self.radii[1]) ** 2 <= 1
-        return mask
+        height, width = self.size or (height, width)
+        if min(self.radii) < THINNEST:
+            return np.zeros((height, width), dtype=bool)
+        (x, y), cosine, sine = self.center, math.cos(math.radians(self.degrees)), math.sin(math.radians(self.degrees))
+        across, along = (1 / (radius * radius) for radius in self.radii)
+        right, down = np.arange(width) + 0.5 - x, np.arange(height)[:, None] + 0.5 - y
+        # Of a row the pixels lie between the two places where its quadratic form is 1, if there are such.
+        square = across * cosine * cosine + along * sine * sine
+        linear = 2 * (across - along) * cosine * sine * down
+        constant = (across * sine * sine + along * cosine * cosine) * down * down - 1
+        discriminant = linear * linear - 4 * square * constant
+        reach = np.sqrt(np.maximum(discriminant, 0)) / (2 * square)
+        middle = -linear / (2 * square)
+        return (discriminant >= 0) & (right >= middle - reach) & (right <= middle + reach)
 
 
 @dataclass(frozen=True)
@@ -193,8 +197,3 @@ def corners_of(corner: Point, size: Point, degrees: float) -> list[float]:
         for right, down in ((0, 0), (width, 0), (width, height), (0, height))
         for side in (x + right * cosine - down * sine, y + right * sine + down * cosine)
     ]
-
-
-def _span(start: float, end: float, side: int) -> slice:
-    """The pixels of a side of the picture from `start` to `end`, those alone that it has."""
-    return slice(max(0, math.floor(start)), max(0, min(side, math.ceil(end))))

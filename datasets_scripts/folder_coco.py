@@ -80,7 +80,7 @@ class CocoFile:
     pictures: ExportedPictures
 
     def annotated_pictures(self) -> Iterator[AnnotatedPicture]:
-        """The pictures in the file's order, those alone that have annotations; raises `DataFormatError`."""
+        """The pictures in the file's order, those alone that have shapes to be read; raises `DataFormatError`."""
         images = self._by_id("images")
         categories = self._by_id("categories") if "categories" in self.content else {}
         annotations: dict[str, list[tuple[str, Any]]] = {image_id: [] for image_id in images}
@@ -96,22 +96,24 @@ class CocoFile:
         for image_id, image in images.items():
             if annotations[image_id]:
                 with self.reading.findings.skipping():
-                    yield self._annotated(image, annotations[image_id], categories)
+                    yield from self._annotated(image, annotations[image_id], categories)
 
     def _annotated(
         self, image: Any, annotations: list[tuple[str, Any]], categories: Mapping[str, Any]
-    ) -> AnnotatedPicture:
+    ) -> Iterator[AnnotatedPicture]:
         where = f"{self.file}: image {name_text(str(image['id']))}"
         with naming_shape(where):
             has_size = image.get("height") is not None or image.get("width") is not None
             size = checked_size(image.get("height"), image.get("width")) if has_size else None
-        path = self.pictures.find(checked_field(image, "file_name", str, where), self.file.parent, where)
-        shapes = []
-        for where, annotation in annotations:
+        shapes: list[Shape] = []
+        for place, annotation in annotations:
             with self.reading.findings.skipping():
-                shapes += self._shapes(annotation, size, categories, where)
-        root = self.reading.root
-        return AnnotatedPicture(path, path.relative_to(root).as_posix(), shapes, split_of(self.file, root))
+                shapes += self._shapes(annotation, size, categories, place)
+        # A picture that nothing is said of may be absent.
+        if shapes:
+            path = self.pictures.find(checked_field(image, "file_name", str, where), self.file.parent, where)
+            root = self.reading.root
+            yield AnnotatedPicture(path, path.relative_to(root).as_posix(), shapes, split_of(self.file, root))
 
     def _shapes(
         self, annotation: Any, size: Size | None, categories: Mapping[str, Any], where: str

@@ -156,13 +156,17 @@ class Joined:
     parts: tuple[MaskSource, ...]
 
     def draw(self, height: int, width: int, note: Note) -> np.ndarray:
-        masks = [part.draw(height, width, note) for part in self.parts]
-        if sizes := {mask.shape for mask in masks[1:]} - {masks[0].shape}:
-            raise DataFormatError(
-                f"its parts are of different sizes (height, width): {masks[0].shape} and {sizes.pop()}. Draw all of "
-                "them on one picture."
-            )
-        return np.logical_or.reduce(masks)
+        # One after the other: of hundreds that are as large as a photograph there is no room for all.
+        union = self.parts[0].draw(height, width, note)
+        for part in self.parts[1:]:
+            mask = part.draw(height, width, note)
+            if mask.shape != union.shape:
+                raise DataFormatError(
+                    f"its parts are of different sizes (height, width): {union.shape} and {mask.shape}. Draw all of "
+                    "them on one picture."
+                )
+            union = union | mask
+        return union
 
 
 @dataclass(frozen=True)

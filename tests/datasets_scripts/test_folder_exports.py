@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from hf_refseg.data.loading import load_refseg
 from hf_refseg.data.masks import decode_mask
 from hf_refseg.data.prepare import prepare_dataset
 from hf_refseg.data.rows import DataFormatError
+from hf_refseg.datasets_scripts.folder_records import Box, Joined
 
 CVAT_FILE = "annotations/instances_default.json"
 STUDIO_FILE = "project-1-at-2026-01-01-00-00-0a1b2c3d.json"
@@ -97,6 +99,13 @@ def test_cvat_has_sentences_in_attributes_crowds_and_rectangles(tmp_path, load, 
         assert row["image_id"] == ref_id.partition("#")[0] and row["image"].size == (WIDTH, HEIGHT)
     assert "shapes without a sentence, which are left out (1)" in caplog.text
     assert "annotations without an outline, whose box is their mask (1)" in caplog.text
+
+
+def test_pictures_that_nothing_is_said_of_may_be_absent(tmp_path, load):
+    root = make_cvat(tmp_path / "data")
+    edit(root / CVAT_FILE, setting("annotations", 5, "attributes", to={}))
+    (root / "images" / "3.png").unlink()
+    assert {row["image_id"] for row in load(root).values()} == {"images/1.png", "images/2.png"}
 
 
 def test_a_category_as_sentence_means_all_of_it_in_a_picture(tmp_path, load, caplog):
@@ -749,3 +758,24 @@ def test_a_file_that_is_too_large_to_be_read_at_once(tmp_path, load):
         DataFormatError, match=r"instances_default.json has 2147483649 bytes.*Export it in several files"
     ):
         load(root)
+
+
+@pytest.mark.parametrize("degrees", [0, 30, 90, 200.5])
+def test_ellipses_are_the_pixels_whose_centers_lie_in_them(degrees, tmp_path, load):
+    value = {"x": 45, "y": 55, "radiusX": 30, "radiusY": 20, "rotation": degrees}
+    root = studio_folder(tmp_path / "data", region("e1", "ellipselabels", {**value, "ellipselabels": ["ball"]}))
+    (row,) = load(root).values()
+    y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5
+    # Turned back about its center.
+    turned = np.exp(-1j * np.radians(degrees)) * ((x - 9) + 1j * (y - 6.6))
+    assert pixels(row) == ((turned.real / 6) ** 2 + (turned.imag / 2.4) ** 2 <= 1).tolist()
+
+
+def test_hundreds_of_parts_are_joined_without_room_for_all():
+    parts = Joined(tuple(Box((place, 0, 1, 500), (500, 500)) for place in range(200)))
+    tracemalloc.start()
+    mask = parts.draw(500, 500, print)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert mask[:, :200].all() and not mask[:, 200:].any()
+    assert peak < 10 * mask.nbytes
