@@ -19,6 +19,9 @@ def prepare(
     output: Annotated[Path, typer.Option("--output", "-o", help="New or empty folder, or one that a kill cut off.")],
     data_options: dict[str, Any],
     verify: Annotated[bool, typer.Option("--verify", help="Compare counts with the published ones first.")] = False,
+    num_proc: Annotated[
+        int | None, typer.Option(min=1, help="Processes that check and write; by default one for each processor.")
+    ] = None,
     push_to_hub: Annotated[str | None, typer.Option(help="Repository user/name to upload the folder to.")] = None,
 ) -> None:
     """Write a data set as Parquet files with images or frames and a card.
@@ -34,5 +37,7 @@ def prepare(
     if push_to_hub is not None:
         require_token("--push-to-hub")
     data_dir = data_options.pop("data_dir", None)
-    folder = prepare_dataset(name, data_dir, output, verify=verify, push_to_hub=push_to_hub, **data_options)
+    folder = prepare_dataset(
+        name, data_dir, output, verify=verify, push_to_hub=push_to_hub, num_proc=num_proc, **data_options
+    )
     typer.echo(describe_dataset(folder))

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +29,7 @@ from .prepared import preview_name
 from .rows import DataFormatError, require_literal_name
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
+    from datasets import Dataset
 
 MANIFEST = ".prepare.json"
 
@@ -39,6 +46,7 @@ def prepare_dataset(
     verify: bool = False,
     push_to_hub: str | None = None,
     max_shard_rows: int | None = None,
+    num_proc: int | None = None,
     **options: Any,
 ) -> Path:
     """Write a data set to the folder `output`, from which `datasets.load_dataset` reads every split.
@@ -54,11 +62,13 @@ def prepare_dataset(
         verify: compare the numbers of referents and sentences with the published ones before anything is written.
         push_to_hub: a repository "user/name" to upload the finished folder to.
         max_shard_rows: rows in one Parquet file; by default 1000 referents of images, or 100 videos.
+        num_proc: processes that check images and write files, each a whole file at a time; by default one for each
+            processor, as far as each has a file of usual length to write.
 
     Returns the folder. Raises `DataFormatError`, which names file, record and remedy, for damaged input, for counts
     that differ from the published ones, and for an output folder that belongs to other inputs or options;
     `ValueError` for an unknown name or option value; and `OutputError` for an output folder that cannot be written or
-    a full disk. Finished shards are left as they are.
+    a full disk. Finished shards are left as they are. `ChildProcessError` where one of several processes was ended.
     """
     require_dataset_name(name)
     require_literal_name(output)
@@ -68,6 +78,8 @@ def prepare_dataset(
         max_shard_rows = SHARD_ROWS[spec.kind]
     if max_shard_rows < 1:
         raise ValueError(f"max_shard_rows is {max_shard_rows}; choose at least 1.")
+    if num_proc is not None and num_proc < 1:
+        raise ValueError(f"num_proc is {num_proc}; choose at least 1.")
     split_by = spec.partition(split_by).split_by
     options = spec.complete_options(options)
     dataset, findings = load_with_findings(name, data_dir, split_by, **options)
@@ -85,7 +97,10 @@ def prepare_dataset(
             "Choose another output folder, or delete this one."
         )
     with only_writer(folder):
-        _write_shards(dataset, folder, max_shard_rows, f"{name} to {folder}")
+        shards = _find_shards(dataset, folder, max_shard_rows)
+        missing = sum(len(rows) for path, rows in shards.items() if not path.exists())
+        usual = min(os.cpu_count() or 1, math.ceil(missing / SHARD_ROWS[spec.kind]))
+        _write_shards(shards, usual if num_proc is None else num_proc, f"{name} to {folder}")
         write_whole(folder / FINDINGS, findings.save)
         described_splits = {split: rows for split, rows in dataset.items() if counts[split]["referents"]}
         _write_previews(described_splits, folder, spec.title)
@@ -103,6 +118,8 @@ def require_dataset_name(name: str) -> None:
 
 def count_rows(rows: Dataset) -> dict[str, int]:
     """The numbers of "referents" with sentences, "sentences" and different "images" (or "videos") of a split."""
+    import pyarrow.compute as pc
+
     if "referents" in rows.column_names:
         # One row at a time: the masks of a whole split would fill the memory.
         sentences = [
@@ -112,10 +129,12 @@ def count_rows(rows: Dataset) -> dict[str, int]:
             if referent["sentences"]
         ]
         return {"referents": len(sentences), "sentences": sum(sentences), "videos": len(rows)}
+    # Of a whole split they are many as Python objects.
+    table = rows.select_columns(["image_id", "sentences"]).with_format("arrow")[:]
     return {
         "referents": len(rows),
-        "sentences": sum(len(sentences) for sentences in rows["sentences"]),
-        "images": len(set(rows["image_id"])),
+        "sentences": pc.sum(pc.list_value_length(table["sentences"])).as_py() or 0,
+        "images": pc.count_distinct(table["image_id"]).as_py(),
     }
 
 
@@ -243,20 +262,58 @@ def upload_dataset(folder: Path, repo_id: str) -> None:
     )
 
 
-def _write_shards(dataset: DatasetDict, folder: Path, max_shard_rows: int, title: str) -> None:
-    (folder / "data").mkdir(exist_ok=True)
-    total = sum(len(rows) for rows in dataset.values())
-    with tqdm(total=total, desc=title, unit="row") as progress:
-        for split, rows in dataset.items():
-            starts = range(0, len(rows), max_shard_rows)
-            for index, start in enumerate(starts):
-                shard = rows.select(range(start, min(start + max_shard_rows, len(rows))))
-                path = folder / "data" / f"{split}-{index:05d}-of-{len(starts):05d}.parquet"
-                if path.exists():
-                    _check_shard(path, len(shard))
-                else:
-                    _write_shard(shard, path)
-                progress.update(len(shard))
+def _find_shards(dataset: Mapping[str, Dataset], folder: Path, max_shard_rows: int) -> dict[Path, Dataset]:
+    """The rows of every Parquet file, by its path."""
+    shards = {}
+    for split, rows in dataset.items():
+        starts = range(0, len(rows), max_shard_rows)
+        for index, start in enumerate(starts):
+            path = folder / "data" / f"{split}-{index:05d}-of-{len(starts):05d}.parquet"
+            shards[path] = rows.select(range(start, min(start + max_shard_rows, len(rows))))
+    return shards
+
+
+def _write_shards(shards: Mapping[Path, Dataset], num_proc: int, title: str) -> None:
+    for folder in {path.parent for path in shards}:
+        folder.mkdir(exist_ok=True)
+    missing = {path: rows for path, rows in shards.items() if not path.exists()}
+    num_proc = min(num_proc, len(missing))
+    with tqdm(total=sum(map(len, shards.values())), desc=title, unit="row") as progress:
+        for path, rows in shards.items():
+            if path not in missing:
+                _check_shard(path, len(rows))
+                progress.update(len(rows))
+        if num_proc < 2:
+            written = map(_write_shard, missing.values(), missing)
+            for rows in written:
+                progress.update(rows)
+            return
+        for rows in _write_in_processes(missing, num_proc):
+            progress.update(rows)
+
+
+def _write_in_processes(shards: Mapping[Path, Dataset], num_proc: int) -> Iterator[int]:
+    """Writes shards as `_write_shard` does, and gives the rows of each in order; raises the first error in order."""
+    executor = ProcessPoolExecutor(num_proc, initializer=_end_with_parent)
+    try:
+        yield from executor.map(_write_shard, shards.values(), shards)
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            "A process that wrote shards was ended from outside, perhaps for lack of memory. Start the same command "
+            "again, with num_proc=1 if need be: what is finished is kept."
+        ) from error
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it is gone: it would hold the lock of the folder on and on."""
+
+    def watch() -> None:
+        connection.wait([multiprocessing.parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _check_shard(path: Path, rows: int) -> None:
@@ -271,7 +328,8 @@ def _check_shard(path: Path, rows: int) -> None:
         raise DataFormatError(f"{path} has {found} rows instead of {rows}. Delete it and run prepare again.")
 
 
-def _write_shard(shard: Dataset, path: Path) -> None:
+def _write_shard(shard: Dataset, path: Path) -> int:
+    """Checks the images of a shard and writes it; returns the number of its rows."""
     import pyarrow.parquet as parquet
     from datasets.table import embed_table_storage
 
@@ -291,6 +349,7 @@ def _write_shard(shard: Dataset, path: Path) -> None:
                 writer.write_table(embed_table_storage(table))
 
     write_whole(path, write)
+    return len(shard)
 
 
 def _write_previews(dataset: Mapping[str, Dataset], folder: Path, title: str) -> None:
