@@ -34,6 +34,7 @@ def test_every_recipe_is_listed_with_its_method_data_and_purpose() -> None:
     assert lines["magnet_union"].endswith("as LAVT's (https://huggingface.co/papers/2312.12198).")
 
 
+@pytest.mark.slow_process
 @pytest.mark.parametrize(
     ("script", "write", "few"),
     [(run_ris, write_recipe, {"max_test_images": 1}), (run_rvs, write_video_recipe, {"max_test_videos": 1})],

@@ -74,6 +74,7 @@ def test_a_run_goes_on_as_it_was_planned(recipe: Path, tmp_path: Path, monkeypat
     assert next(times) == timed + 1 == len(demo.VARIANTS) * demo.ROUNDS + 2
 
 
+@pytest.mark.slow_process
 def test_a_demonstration_says_what_it_chose(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -94,6 +95,7 @@ def test_a_demonstration_says_what_it_chose(
     assert f"So 2 steps are trained in {plan['precision']} with {plan['attention']}" in capsys.readouterr().out
 
 
+@pytest.mark.slow_process
 @pytest.mark.parametrize(("seconds_per_step", "trained"), [(1e-4, 11), (10.0, 14)])
 def test_a_training_slower_than_it_was_timed_is_shortened(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, seconds_per_step: float, trained: int

@@ -66,6 +66,7 @@ class TestLavt(TinyLavt, MethodTests):
         "fusion_num_heads": [1, 1, 1],
     }
 
+    @pytest.mark.slow_process
     @torch.no_grad()
     def test_one_graph_records_as_well(self) -> None:
         model, inputs = self.build(**self.few_layers), self.inputs()

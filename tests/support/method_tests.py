@@ -489,6 +489,7 @@ class MethodTests(TinyMethod):
         batch = {name: {0: torch.export.Dim.DYNAMIC} for name in inputs}
         return torch.export.export(model, (), inputs, dynamic_shapes=batch)
 
+    @pytest.mark.slow_process
     @torch.no_grad()
     def test_export_with_any_batch(self) -> None:
         model = self.build(**self.few_layers)
@@ -497,6 +498,7 @@ class MethodTests(TinyMethod):
         inputs = self.inputs(batch=model.texts_per_pass + 1)
         assert_close(exported(**inputs).logits, model(**inputs).logits, atol=1e-4, rtol=0)
 
+    @pytest.mark.slow_process
     @torch.no_grad()
     def test_onnx_with_any_batch(self, tmp_path) -> None:
         for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -513,6 +515,7 @@ class MethodTests(TinyMethod):
             logits, *_ = session.run(None, {name: value.numpy() for name, value in inputs.items()})
             assert_close(torch.from_numpy(logits), model(**inputs).logits, atol=1e-4, rtol=0)
 
+    @pytest.mark.slow_process
     def test_a_training_step_is_one_graph(self) -> None:
         model, (inputs, labels) = self.build(**self.few_layers).train(), self.training_inputs()
         losses = []

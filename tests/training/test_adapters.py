@@ -610,6 +610,7 @@ def failure(*arguments: object) -> str:
     return result.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow_process
 def test_the_script_trains_resumes_and_the_commands_take_the_result(cache, tmp_path) -> None:
     recipe = write_recipe(tmp_path, cache, adapter="lora", lora_rank=2, max_test_images=1, test_splits=["val"])
     folder = tmp_path / "run"
@@ -654,6 +655,7 @@ def test_the_script_trains_resumes_and_the_commands_take_the_result(cache, tmp_p
         run_recipe([str(other)])
 
 
+@pytest.mark.slow_process
 def test_heads_are_trained_on_cached_features(cache, tmp_path) -> None:
     options = {"adapter": "heads", "max_steps": 2, "max_test_images": 1, "test_splits": ["val"]}
     losses = []

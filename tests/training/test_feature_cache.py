@@ -108,6 +108,7 @@ def logged(trainer: RefSegTrainer, key: str) -> list[float]:
     return [entry[key] for entry in trainer.state.log_history if key in entry]
 
 
+@pytest.mark.slow_process
 @pytest.mark.parametrize(("build", "workers"), [(frozen_lavt, 0), (frozen_lavt, 2), (frozen_risam, 0)])
 def test_training_with_and_without_a_cache_agree_and_only_one_of_them_encodes(
     build, workers, processor, data, count_calls, tmp_path

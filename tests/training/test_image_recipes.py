@@ -121,6 +121,7 @@ def logged_losses(folder: Path, step: int) -> dict[int, float]:
     return {entry["step"]: entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry}
 
 
+@pytest.mark.slow_process
 def test_a_run_goes_on_from_its_newest_complete_checkpoint_unless_told_otherwise(finished, cache, tmp_path) -> None:
     folder = finished.folder
     options = [str(write_recipe(tmp_path, cache, test_splits=[])), "--max_steps", "5"]
@@ -318,6 +319,7 @@ def stopped(cache, tmp_path_factory) -> Path:
     return recipe
 
 
+@pytest.mark.slow_process
 def test_what_is_logged_scored_and_saved_may_change_and_the_card_tells_the_schedules(stopped, tmp_path) -> None:
     recipe, folder = str(stopped), str(shutil.copytree(stopped.with_name("run"), tmp_path / "run"))
     other = ["--logging_steps", "1", "--eval_strategy", "steps", "--save_strategy", "steps", "--save_steps", "1"]
@@ -333,6 +335,7 @@ def test_what_is_logged_scored_and_saved_may_change_and_the_card_tells_the_sched
         run_recipe([recipe, "--max_steps", "2", "--output_dir", folder])
 
 
+@pytest.mark.slow_process
 def test_a_longer_training_by_epochs_is_not_finished_by_a_shorter_one(cache, tmp_path) -> None:
     recipe = write_recipe(tmp_path, cache, **UNSCORED)
     steps = [run_recipe([str(recipe), "--num_train_epochs", epochs])["training"]["steps"] for epochs in ("0.5", "1")]
@@ -476,6 +479,7 @@ def write_union_recipe(folder: Path, cache: Path, **options) -> Path:
     return write_recipe(folder, cache, dataset_options={"cache_dir": str(cache)}, **{**union, **options})
 
 
+@pytest.mark.slow_process
 def test_a_union_is_trained_without_held_out_images_and_scored_by_data_set(cache, tmp_path, capsys) -> None:
     listed = tmp_path / "list.json"
     listed.write_text("[300102]")

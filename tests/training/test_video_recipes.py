@@ -159,6 +159,7 @@ def test_a_run_goes_on_with_its_own_options_alone(finished, options, difference)
         run_recipe([str(recipe), *re.findall(r"\{.*?\}|\S+", options)])
 
 
+@pytest.mark.slow_process
 @pytest.mark.parametrize("method", [{}, UNIFIED], ids=["video_lavt", "unified_lavt"])
 def test_a_resumed_joint_run_equals_one_that_never_stopped(method, cache, tmp_path) -> None:
     options = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 9, "max_steps": 4}
@@ -176,6 +177,7 @@ def test_a_resumed_joint_run_equals_one_that_never_stopped(method, cache, tmp_pa
     assert any(not torch.equal(value, at_stop[name]) for name, value in resumed.model.state_dict().items())
 
 
+@pytest.mark.slow_process
 @pytest.mark.parametrize("method", [{}, UNIFIED], ids=["video_lavt", "unified_lavt"])
 def test_a_joint_run_sees_images_and_clips_apart_and_scores_both(method, cache, tmp_path, monkeypatch, capsys) -> None:
     seen = []
