@@ -47,6 +47,10 @@ def evaluate(
     shuffle_sentences: Annotated[
         bool, typer.Option("--shuffle-sentences", help="Ask for other images' sentences: shows whether a model reads.")
     ] = False,
+    streaming: Annotated[
+        bool,
+        typer.Option("--streaming", help="Read images of a prepared data set as they are scored, without a copy."),
+    ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for results; by default runs/evaluate/<model>.")
     ] = None,
@@ -80,7 +84,8 @@ def evaluate(
     options = {**of_run, **data_options}
     given = {"window": window, "overlap": overlap, "per_frame": per_frame or None}
     given = {option: value for option, value in given.items() if value is not None}
-    rows = load_refseg(name, **{**options, "splits": [split]})[split]
+    how = {"streaming": True} if streaming else {}
+    rows = load_refseg(name, **{**options, **how, "splits": [split]})[split]
     protocol = choose_protocol(protocol, name, rows)
     on_videos = protocol in VIDEO_PROTOCOLS
     if given and not on_videos:
@@ -163,7 +168,7 @@ def data_options_of_run(model_name: str, dataset_name: str) -> dict[str, Any]:
     known = set(option_names(dataset_name))
     if may_be_on_hub(model_name):
         known -= {option.name for option in data_options().values() if option.is_place}
-    return {option: value for option, value in options.items() if option in known - {"splits"}}
+    return {option: value for option, value in options.items() if option in known - {"splits", "streaming"}}
 
 
 def score_table(result: EvaluationResult) -> str:

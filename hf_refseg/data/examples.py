@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 import numpy as np
@@ -71,10 +71,7 @@ class ReferentExamples(DrawnExamples):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]
-        row = self.rows[index]
-        sentences = checked_sentences(row)
-        drawn = self.generator_of(index).randrange(len(sentences))
-        return _item(row, sentences[drawn], self.read_image)
+        return draw_item(self.rows[index], self.generator_of(index), self.read_image)
 
 
 class SentenceExamples(Dataset):
@@ -123,19 +120,9 @@ class ImageExamples(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]
         start, stop = self._bounds[index], self._bounds[index + 1]
-        first = self.rows[start]
-        image = open_image(first)
-        item = {"image": image, "image_id": first["image_id"]}
-        item |= {name: [] for name in ("texts", "masks", "ref_ids", "sent_ids", "no_targets")}
         columns = self._rows_without_image[start:stop]
-        for row in (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)):
-            sentences = checked_sentences(row)
-            item["texts"] += [sentence["raw"] for sentence in sentences]
-            item["masks"] += [open_mask(row, image)] * len(sentences)
-            item["ref_ids"] += [row["ref_id"]] * len(sentences)
-            item["sent_ids"] += [sentence["sent_id"] for sentence in sentences]
-            item["no_targets"] += [row["no_target"]] * len(sentences)
-        return item
+        rows = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+        return item_of_image(self.rows[start], rows)
 
 
 @dataclass(frozen=True)
@@ -158,7 +145,10 @@ class RefSegCollator:
         )
 
 
-def undecoded(dataset: datasets.Dataset) -> datasets.Dataset:
+AnyDataset = TypeVar("AnyDataset", datasets.Dataset, datasets.IterableDataset)
+
+
+def undecoded(dataset: AnyDataset) -> AnyDataset:
     """The data set with images as bytes or paths: decoding by `datasets` would apply EXIF rotation.
 
     Raises:
@@ -171,6 +161,27 @@ def undecoded(dataset: datasets.Dataset) -> datasets.Dataset:
             "Load it with hf_refseg.data.loading.load_refseg."
         )
     return dataset.cast_column("image", datasets.Image(decode=False))
+
+
+def draw_item(row: dict[str, Any], generator: random.Random, read_image: ReadImage) -> dict[str, Any]:
+    """An item of `ReferentExamples`; `generator` chooses one of the row's sentences."""
+    sentences = checked_sentences(row)
+    return _item(row, sentences[generator.randrange(len(sentences))], read_image)
+
+
+def item_of_image(first: dict[str, Any], rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """An item of `ImageExamples`: `first` is the first row of the image, `rows` are all; these need no image."""
+    image = open_image(first)
+    item = {"image": image, "image_id": first["image_id"]}
+    item |= {name: [] for name in ("texts", "masks", "ref_ids", "sent_ids", "no_targets")}
+    for row in rows:
+        sentences = checked_sentences(row)
+        item["texts"] += [sentence["raw"] for sentence in sentences]
+        item["masks"] += [open_mask(row, image)] * len(sentences)
+        item["ref_ids"] += [row["ref_id"]] * len(sentences)
+        item["sent_ids"] += [sentence["sent_id"] for sentence in sentences]
+        item["no_targets"] += [row["no_target"]] * len(sentences)
+    return item
 
 
 def _item(row: dict[str, Any], sentence: dict[str, str], read_image: ReadImage) -> dict[str, Any]:

@@ -26,12 +26,12 @@ from .rows import (
 )
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetBuilder, DatasetDict
+    from datasets import Dataset, DatasetBuilder, DatasetDict, IterableDatasetDict
 
 
 def load_refseg(
     name: str, data_dir: str | PathLike[str] | None = None, split_by: str | None = None, **options: Any
-) -> DatasetDict:
+) -> DatasetDict | IterableDatasetDict:
     """Load a data set for referring segmentation; `row_features` describes its rows, `video_features` those of videos.
 
     Args:
@@ -49,10 +49,11 @@ def load_refseg(
             default the first that are there); for A2D-Sentences `context_frames` (8): only frames at most so far from
             an annotated one are kept, None = all; for own pictures ("folder", see docs/own_data.md) `format`,
             `sentence_from`, `orientation`, `val_share`, `test_share` and `seed`; for a prepared data set those of
-            `datasets.load_dataset`. For all data sets `splits`: the names of those that are made, by default all; for
-            all that are read from original files `on_bad_record` ("error", or "skip": a damaged record is left out)
-            and `on_size_mismatch` ("error", or "resize_mask": a mask of another size than its picture is resized,
-            nearest neighbor).
+            `datasets.load_dataset`, such as `streaming=True`: rows are then read as they are asked for, and not copied
+            into a cache. For all data sets `splits`: the names of those that are made, by default all; for all that
+            are read from original files `on_bad_record` ("error", or "skip": a damaged record is left out) and
+            `on_size_mismatch` ("error", or "resize_mask": a mask of another size than its picture is resized, nearest
+            neighbor).
 
     Rows of one image are adjacent. Splits come in the order of the catalog. Known defects of released files are
     repaired; one warning for each kind says of what, and what was left out.
@@ -66,7 +67,7 @@ def load_refseg(
 
 def load_with_findings(
     name: str, data_dir: str | PathLike[str] | None = None, split_by: str | None = None, **options: Any
-) -> tuple[DatasetDict, Findings]:
+) -> tuple[DatasetDict | IterableDatasetDict, Findings]:
     """As `load_refseg`, with what was repaired in the original files or left out of them."""
     given = {"data_dir": data_dir, "split_by": split_by}
     options |= {option: value for option, value in given.items() if value is not None}
@@ -107,6 +108,12 @@ def _make_builder(
     spec: DatasetSpec, data_dir: str | PathLike[str] | None = None, split_by: str | None = None, **options: Any
 ) -> DatasetBuilder:
     """The builder of a data set, which has looked for its files."""
+    if options.get("streaming"):
+        written_by = f"hf-refseg prepare {spec.name}{' DIR' if spec.layout else ''} --output FOLDER"
+        raise ValueError(
+            f"{spec.name} cannot be streamed, its rows have to be made first: write them with `{written_by}`, and "
+            "stream the folder."
+        )
     _require_options(spec.name, options)
     partition = spec.partition(split_by)
     if data_dir is not None and not spec.layout:
@@ -154,10 +161,8 @@ def build_rows(builder: DatasetBuilder) -> tuple[DatasetDict, Findings]:
     return builder.as_dataset(), Findings.load(Path(builder.cache_dir) / FINDINGS)
 
 
-def _load_rows(name: str, **options: Any) -> DatasetDict:
+def _load_rows(name: str, **options: Any) -> DatasetDict | IterableDatasetDict:
     """The splits of a prepared folder or a data set on the Hub."""
-    from datasets import load_dataset
-
     folder = Path(name)
     if not folder.is_dir() and (name.count("/") != 1 or name.startswith((".", "/"))):
         raise ValueError(
@@ -170,18 +175,27 @@ def _load_rows(name: str, **options: Any) -> DatasetDict:
             f"'{name}' is prepared and takes no {chosen_before[0]}: leave it out, it was chosen in `prepare`."
         )
     _require_options(name, options)
-    if folder.is_dir():
-        dataset = load_prepared(folder, **options)
-    else:
-        splits = options.pop("splits", None)
-        with reading_parquet(name), filling_cache(options.get("cache_dir")):
-            dataset = load_dataset(name, **options)
-        if splits is not None:
-            dataset = type(dataset)({split: dataset[split] for split in ordered_splits(name, dataset, splits)})
+    dataset = load_prepared(folder, **options) if folder.is_dir() else _load_from_hub(name, **options)
     for split, rows in dataset.items():
         dataset[split] = with_text_ids(rows)
         check_columns(f"{name} ({split})", dataset[split])
     return dataset
+
+
+def _load_from_hub(
+    name: str, splits: Iterable[str] | None = None, **options: Any
+) -> DatasetDict | IterableDatasetDict:
+    """The splits of a data set on the Hub, or some of them: files of others are not read."""
+    from datasets import load_dataset, load_dataset_builder
+
+    with reading_parquet(name), filling_cache(options.get("cache_dir")):
+        if splits is not None:
+            # What else `load_dataset` takes says how rows are read, not which.
+            how = signature(load_dataset).parameters.keys() - signature(load_dataset_builder).parameters.keys()
+            builder = load_dataset_builder(name, **{key: value for key, value in options.items() if key not in how})
+            files = {str(split): list(urls) for split, urls in builder.config.data_files.items()}
+            options["data_files"] = {split: files[split] for split in ordered_splits(name, files, splits)}
+        return load_dataset(name, **options)
 
 
 def select_split(dataset: DatasetDict, name: str, split: str) -> Dataset:

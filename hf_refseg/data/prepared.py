@@ -15,7 +15,7 @@ from .catalog import DATASETS, DatasetSpec
 from .rows import DataFormatError, filling_cache, ordered_splits, reading_parquet, require_literal_name
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
+    from datasets import DatasetDict, IterableDatasetDict
     from huggingface_hub import DatasetCard
     from pyarrow import Schema
 
@@ -34,7 +34,9 @@ def is_prepared(folder: Path) -> bool:
     return (folder / "data").is_dir() and (folder / "README.md").is_file()
 
 
-def load_prepared(folder: str | PathLike[str], splits: Iterable[str] | None = None, **options: Any) -> DatasetDict:
+def load_prepared(
+    folder: str | PathLike[str], splits: Iterable[str] | None = None, **options: Any
+) -> DatasetDict | IterableDatasetDict:
     """The splits of a prepared folder, in the order of its card, or some of them.
 
     `options` are those of `datasets.load_dataset`.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..data.examples import undecoded
 from ..messages import short_text
 from ..modeling.inference_refseg import WHOLE_VIDEO, VideoWindow
 from ..modeling.modeling_outputs_refseg import NotFiniteError
@@ -25,7 +27,7 @@ from .video_scoring import UnsupervisedScoring, VideoScoring
 def evaluate_model(
     model: nn.Module,
     processor: Any,
-    dataset: Dataset,
+    dataset: Dataset | IterableDataset,
     protocol: str | Protocol | None = None,
     *,
     window: VideoWindow | None = None,
@@ -41,7 +43,7 @@ def evaluate_model(
     Args:
         model: follows the library's contract, for videos of images or clips; its training mode is restored.
         processor: the model's processor.
-        dataset: rows of `load_refseg`; those of one image adjacent.
+        dataset: rows of `load_refseg`, those of images streamed as well; those of one image adjacent.
         protocol: a protocol or its name, of images by default `"original"`; of videos `"davis"` (the default),
             `"davis_unsupervised"` or `"a2d"`.
         window: how the model goes through a video; by default the whole of it is one clip.
@@ -56,9 +58,10 @@ def evaluate_model(
         An `ImageEvaluationResult` or a `VideoEvaluationResult`.
 
     Raises:
-        ValueError: unknown protocol, numbers out of range, a window for images, nothing to evaluate, a referent in a
-            video without annotated frames, a mask that does not have the size of its image or frame, or two sentences
-            of an annotator about one object under `"davis_unsupervised"` (the message names video and sentence).
+        ValueError: unknown protocol, numbers out of range, a window for images, videos that are streamed, nothing to
+            evaluate, a referent in a video without annotated frames, a mask that does not have the size of its image
+            or frame, or two sentences of an annotator about one object under `"davis_unsupervised"` (the message names
+            video and sentence).
         ImportError: a package that the protocol needs is not installed.
         NotFiniteError: the model answers with NaN or infinity (the message names the image or video).
     """
@@ -66,15 +69,17 @@ def evaluate_model(
     check_at_least_one(batch_size=batch_size, max_examples=max_examples)
     if bootstrap_samples < 0:
         raise ValueError(f"bootstrap_samples must not be negative, not {bootstrap_samples}; 0 = no intervals.")
-    if len(dataset) == 0:
+    if isinstance(dataset, Dataset) and len(dataset) == 0:
         raise ValueError("There is nothing to evaluate: the data set has no row.")
     if device is not None:
         model.to(device)
-    start, examples, kind = time.perf_counter(), scoring.examples(dataset), scoring.kind
-    count = len(examples) if max_examples is None else min(max_examples, len(examples))
+    start, examples, kind = time.perf_counter(), _examples_of(dataset, scoring), scoring.kind
+    total, count = max_examples, 0
+    if isinstance(dataset, Dataset):
+        total = min(len(examples), max_examples or len(examples))
     records: list[Record] = []
-    for index in tqdm(range(count), desc="evaluate", unit=kind, disable=not progress):
-        example = examples[index]
+    for example in tqdm(islice(examples, total), total=total, desc="evaluate", unit=kind, disable=not progress):
+        count += 1
         try:
             records += scoring.score(example)
         except NotFiniteError as error:
@@ -101,7 +106,7 @@ def select_worst_and_best(records: Sequence[Record], k: int, by: str = "iou") ->
 def predict_cases(
     model: nn.Module,
     processor: Any,
-    dataset: Dataset,
+    dataset: Dataset | IterableDataset,
     records: Sequence[Record],
     protocol: str | Protocol | None = None,
     *,
@@ -112,7 +117,7 @@ def predict_cases(
     Args:
         model: as in `evaluate_model`, as are the others.
         processor: the model's processor.
-        dataset: the data set the records come from.
+        dataset: the data set the records come from; one that is streamed is read once more.
         records: some of `EvaluationResult.records`; their scores are shown as the evaluation measured them.
         protocol: whose mask threshold is used.
         window: as in the evaluation.
@@ -126,11 +131,12 @@ def predict_cases(
     """
     scoring = _choose_scoring(model, processor, dataset, protocol, window, batch_size=16)
     wanted = {key_of(record): record for record in records}
-    group_ids, column = {group_id for group_id, _, _ in wanted}, f"{scoring.kind}_id"
-    rows = [row for row, group_id in enumerate(dataset[column]) if group_id in group_ids]
-    examples, drawn = scoring.examples(dataset.select(rows)), {}
-    for index in range(len(examples)):
-        drawn |= scoring.draw(examples[index], wanted)
+    group_ids, drawn = {group_id for group_id, _, _ in wanted}, {}
+    for example in _examples_of(_select_groups(dataset, f"{scoring.kind}_id", group_ids), scoring):
+        drawn |= scoring.draw(example, wanted)
+        # A stream may go on for long.
+        if len(drawn) == len(wanted):
+            break
     missing = [record for key, record in wanted.items() if key not in drawn]
     if missing:
         raise ValueError(f"{name_record(missing[0])} is not in this data set.")
@@ -140,13 +146,15 @@ def predict_cases(
 def _choose_scoring(
     model: nn.Module,
     processor: Any,
-    dataset: Dataset,
+    dataset: Dataset | IterableDataset,
     protocol: str | Protocol | None,
     window: VideoWindow | None,
     batch_size: int,
 ) -> ImageScoring | VideoScoring:
     """The scoring that fits the rows."""
     if "frames" in dataset.column_names:
+        if isinstance(dataset, IterableDataset):
+            raise ValueError("The data set holds videos, which are not scored as a stream: load it without streaming.")
         protocol = VIDEO_PROTOCOLS[0] if protocol is None else protocol
         check_video_protocol(protocol)
         scoring = UnsupervisedScoring if protocol == "davis_unsupervised" else VideoScoring
@@ -154,6 +162,18 @@ def _choose_scoring(
     if window is not None:
         raise ValueError("The data set holds images, which take no window: leave it out.")
     return ImageScoring(model, processor, get_protocol(protocol or "original"), batch_size)
+
+
+def _examples_of(dataset: Dataset | IterableDataset, scoring: ImageScoring | VideoScoring) -> Iterable[dict[str, Any]]:
+    """What is scored together, one after the other."""
+    return scoring.examples(dataset) if isinstance(dataset, Dataset) else scoring.streamed_examples(dataset)
+
+
+def _select_groups(dataset: Dataset | IterableDataset, column: str, group_ids: set[str]) -> Dataset | IterableDataset:
+    """The rows of images or videos of which there are such ids."""
+    if isinstance(dataset, Dataset):
+        return dataset.select([row for row, group_id in enumerate(dataset[column]) if group_id in group_ids])
+    return undecoded(dataset).filter(group_ids.__contains__, input_columns=column)
 
 
 def check_at_least_one(**numbers: int | None) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from ..data.examples import ImageExamples
+from ..data.streams import StreamedImages
 from ..modeling.inference_refseg import FrameMask, segment_image
 from ..visualization import ComparisonRow
 from .protocols import Protocol, bootstrap_intervals, count_answer, per_sample_iou, scores_from_counts
@@ -45,6 +46,7 @@ class ImageScoring:
 
     kind = "image"
     examples = ImageExamples
+    streamed_examples = StreamedImages
 
     def __init__(self, model: nn.Module, processor: Any, protocol: Protocol, batch_size: int) -> None:
         self.model, self.processor, self.protocol, self.batch_size = model, processor, protocol, batch_size

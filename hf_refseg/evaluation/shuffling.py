@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, IterableDataset, concatenate_datasets
 from numpy.typing import NDArray
 
 
@@ -20,8 +20,11 @@ def with_shuffled_sentences(dataset: Dataset, seed: int = 0) -> Dataset:
         seed: of the permutation.
 
     Raises:
-        ValueError: one image or video holds more than half of the referents, so that no such permutation exists.
+        ValueError: one image or video holds more than half of the referents, so that no such permutation exists; or
+            the rows are streamed.
     """
+    if isinstance(dataset, IterableDataset):
+        raise ValueError("Sentences are shuffled among all rows at once: load the data set without streaming.")
     return _shuffle_videos(dataset, seed) if "referents" in dataset.column_names else _shuffle_images(dataset, seed)
 
 

@@ -376,9 +376,11 @@ def test_a_damaged_model_segments_and_scores_nothing(damaged_model, shapes_folde
     assert "% of the model's explanations are NaN or infinite" in error and not Path("explained").exists()
 
 
-@pytest.mark.parametrize("shuffled", [False, True])
-def test_evaluate_writes_scores_and_cases(model_folder, shapes_folder, shuffled):
+@pytest.mark.parametrize("way", ["first images", "streamed", "shuffled"])
+def test_evaluate_writes_scores_and_cases(model_folder, shapes_folder, way):
+    shuffled = way == "shuffled"
     options = ["--shuffle-sentences"] if shuffled else ["--max-images", 2]
+    options += ["--streaming"] if way == "streamed" else []
     printed = output_of("evaluate", model_folder, shapes_folder, *options, "--batch-size", 3, "--output", "results")
 
     name = "shapes_val_original_shuffled" if shuffled else "shapes_val_original"
@@ -477,6 +479,7 @@ def test_evaluate_names_what_is_wrong(model_folder, shapes_folder):
     assert "Unknown data set 'nope'. Choose one of: refcoco" in evaluate_error("nope")
     assert "expected README.md and data/*.parquet, found nothing" in evaluate_error("empty")
     assert "pass data_dir" in evaluate_error("refcoco")
+    assert "refshapes cannot be streamed" in evaluate_error("refshapes", "--streaming")
     assert "Expected refcoco/refs(unc).p" in evaluate_error("refcoco", "--data-dir", "empty")
     assert "takes no --mask-overlap" in evaluate_error(shapes_folder, "--mask-overlap", "union")
     assert "takes no data_dir" in evaluate_error("refshapes", "--data-dir", "empty")

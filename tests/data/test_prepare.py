@@ -15,7 +15,7 @@ import datasets
 import pytest
 from fresh_process import run_python
 from hub_server import TOKEN
-from huggingface_hub import DatasetCard
+from huggingface_hub import DatasetCard, HfApi
 from PIL import Image
 from places import FIXTURES
 from typer.testing import CliRunner
@@ -452,6 +452,11 @@ def test_the_pushed_data_set_is_read_by_a_fresh_process(hub, tree, tmp_path, mon
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     for rows in (3, 5):
         prepare(tree, tmp_path / f"output{rows}", max_shard_rows=rows, push_to_hub="tester/refs")
+    for path in (tmp_path / "output5" / "data").glob("train-*"):
+        path.write_bytes(b"nobody reads this")
+    api = HfApi(hub.endpoint)
+    api.create_repo("tester/damaged", repo_type="dataset")
+    api.upload_folder(repo_id="tester/damaged", folder_path=tmp_path / "output5", repo_type="dataset")
 
     read = """
         import datasets
@@ -460,6 +465,9 @@ def test_the_pushed_data_set_is_read_by_a_fresh_process(hub, tree, tmp_path, mon
         plain, ours = datasets.load_dataset("tester/refs"), load_refseg("tester/refs")
         print({split: rows.num_rows for split, rows in plain.items()}, plain["testA"][0]["image"].size)
         assert all(plain[split].to_list() == ours[split].to_list() for split in plain)
+        for streaming in (False, True):
+            part = load_refseg("tester/damaged", splits=["val"], streaming=streaming)
+            assert {split: list(rows) for split, rows in part.items()} == {"val": list(plain["val"])}
     """
     printed = run_python(read, cwd=tmp_path, env=hub.environment("reader"))
     with Image.open(GOLDEN / "images/mscoco/images/train2014/COCO_train2014_000000300017.jpg") as image:

@@ -165,6 +165,42 @@ def test_every_image_is_encoded_once_whatever_the_batch_size(dataset):
     assert small.intervals == large.intervals
 
 
+def test_a_stream_has_the_scores_of_the_same_rows_when_loaded(dataset):
+    stream = dataset.to_iterable_dataset(num_shards=2)
+    for options in ({}, {"protocol": "lavt"}, {"max_examples": 2}):
+        streamed, loaded = evaluate(stream, **options), evaluate(dataset, **options)
+        assert (streamed.metrics, streamed.intervals) == (loaded.metrics, loaded.intervals)
+        assert (streamed.images, streamed.records) == (loaded.images, loaded.records)
+    model = ColorModel()
+    evaluate(stream, model)
+    assert model.encoded_images == 3
+
+
+def test_cases_of_a_stream_are_those_of_the_same_rows_when_loaded(dataset):
+    cases = select_worst_and_best(evaluate(dataset).records, 2)
+    drawn = [
+        predict_cases(ColorModel(), color_processor(), rows, cases)
+        for rows in (dataset, dataset.to_iterable_dataset())
+    ]
+    for loaded, streamed in zip(*drawn, strict=True):
+        assert (loaded.text, loaded.iou, loaded.image) == (streamed.text, streamed.iou, streamed.image)
+        assert (loaded.truth == streamed.truth).all()
+        assert (loaded.prediction == streamed.prediction).all()
+    elsewhere = dataset.select(range(3)).to_iterable_dataset()
+    with pytest.raises(ValueError, match=r"reference '\d+', sentence '\d+' is not in this data set"):
+        predict_cases(ColorModel(), color_processor(), elsewhere, cases)
+
+
+def test_what_a_stream_is_not_scored_for_is_said(dataset):
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        evaluate(dataset.to_iterable_dataset().filter(lambda row: False))
+    videos = Dataset.from_dict({"video_id": ["1"], "frames": [[]]}).to_iterable_dataset()
+    with pytest.raises(ValueError, match="videos, which are not scored as a stream: load it without streaming"):
+        evaluate(videos)
+    with pytest.raises(ValueError, match="among all rows at once: load the data set without streaming"):
+        with_shuffled_sentences(dataset.to_iterable_dataset())
+
+
 def test_records_hold_counts_and_no_mask(dataset):
     result = evaluate(dataset)
     assert [record["sent_id"] for record in result.records[:4]] == ["000", "010", "011", "020"]

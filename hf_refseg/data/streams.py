@@ -1,0 +1,90 @@
+"""Examples of rows that are streamed: read in the order in which they come, and not by their number."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from itertools import count, groupby
+from operator import itemgetter
+from typing import Any
+
+import datasets
+from datasets.distributed import split_dataset_by_node
+from torch.utils.data import IterableDataset, get_worker_info
+
+from .examples import draw_item, item_of_image, open_image, undecoded
+
+# Rows among which the next ones are drawn, images included.
+SHUFFLED_ROWS = 1000
+
+
+class StreamedReferents(IterableDataset):
+    """For training: the items of `ReferentExamples`, epoch after epoch without an end.
+
+    Nodes and worker processes read rows of their own: workers share the groups of rows in the Parquet files, nodes do
+    so as well where these divide evenly among them, else each takes one of so many rows. In each epoch the groups come
+    in another order, and rows are drawn among `buffer_size` of them. The order depends on nothing but seed, epoch, and
+    the numbers of nodes and workers; the sentence of a row on seed, epoch, image and referent alone.
+
+    Args:
+        dataset: rows of `load_refseg(..., streaming=True)`.
+        seed: any integer.
+        rank: which of the nodes this one is, from 0.
+        nodes: how many there are.
+        buffer_size: rows in memory, among which the next ones are drawn.
+
+    Raises:
+        DataFormatError: a column is missing.
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.IterableDataset,
+        seed: int = 0,
+        rank: int = 0,
+        nodes: int = 1,
+        buffer_size: int = SHUFFLED_ROWS,
+    ) -> None:
+        self.rows = undecoded(dataset.reshard())
+        self.seed, self.rank, self.nodes, self.buffer_size = seed, rank, nodes, buffer_size
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Raises ValueError where there is no row for this node."""
+        for epoch in count():
+            is_empty = True
+            for item in self.items_of_epoch(epoch):
+                is_empty = False
+                yield item
+            if is_empty:
+                # Further workers may well have nothing to do.
+                if (worker := get_worker_info()) is None or worker.id == 0:
+                    raise ValueError(f"There is nothing to train on: node {self.rank} of {self.nodes} finds no row.")
+                return
+
+    def items_of_epoch(self, epoch: int) -> Iterator[dict[str, Any]]:
+        """Those of this node and worker in one epoch, counted from 0.
+
+        Raises as `ReferentExamples` on access.
+        """
+        # Not by `set_epoch` of the rows, whose number all workers share: they do not come to its end together.
+        order = random.Random(f"{self.seed}-{epoch}").getrandbits(63)
+        # Groups one after the other: several at once would make each epoch end with a pause of some seconds.
+        shuffled = self.rows.shuffle(seed=order, buffer_size=self.buffer_size, max_buffer_input_shards=1)
+        for row in split_dataset_by_node(shuffled, self.rank, self.nodes):
+            generator = random.Random(f"{self.seed}-{epoch}-{row['image_id']}-{row['ref_id']}")
+            yield draw_item(row, generator, open_image)
+
+
+class StreamedImages:
+    """For evaluation: the items of `ImageExamples`, in their order.
+
+    Raises `DataFormatError` when a column is missing.
+    """
+
+    def __init__(self, dataset: datasets.IterableDataset) -> None:
+        self.rows = undecoded(dataset)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for _, rows_of_image in groupby(self.rows, key=itemgetter("image_id")):
+            rows = list(rows_of_image)
+            yield item_of_image(rows[0], rows)
