@@ -61,7 +61,12 @@ class Items(list):
         {"size": {"height": 64, "width": 96}},
         {"size": {"longest_edge": 96}, "image_mean": [0.1, 0.5, 0.9]},
         {"size": {"height": 64, "width": 64}, "do_pad": True, "pad_size": {"height": 70, "width": 96}},
-        {"size": {"height": 64, "width": 64}, "do_center_crop": True, "crop_size": {"height": 40, "width": 72}},
+        {
+            "do_center_crop": True,
+            "crop_size": {"height": 40, "width": 72},
+            "do_pad": True,
+            "pad_size": {"height": 70, "width": 96},
+        },
         {"size": {"height": 64, "width": 96}, "do_normalize": False, "resample": Image.Resampling.BICUBIC},
     ],
 )
