@@ -156,12 +156,17 @@ def _part_to_mask(part: Any, height: int, width: int) -> np.ndarray:
 
 def _combine(masks: Iterable[np.ndarray], height: int, width: int, overlap: str) -> np.ndarray:
     check_overlap(overlap)
-    covered = np.zeros((height, width), dtype=bool)
-    covered_twice = np.zeros((height, width), dtype=bool)
+    # In column order, as COCO's masks are: any other one is copied on its way in and out.
+    covered = np.zeros((height, width), dtype=bool, order="F")
+    if overlap == "union":
+        for mask in masks:
+            covered |= mask
+        return covered
+    covered_twice = np.zeros_like(covered)
     for mask in masks:
         covered_twice |= covered & mask
         covered |= mask
-    return covered & ~covered_twice if overlap == "background" else covered
+    return covered & ~covered_twice
 
 
 def _rasterize(polygon: Any, height: int, width: int) -> np.ndarray:
