@@ -46,7 +46,9 @@ def read_mask_picture(path: Path, above: int | None, note: Callable[[str], None]
     mask = _to_mask(alpha, path, note)
     colors = _pack(values)
     found = np.unique(colors)
-    if len(found) == 2 and found[0] == 0 and ((colors > 0) != mask).any():
+    # Soft edges that are painted on nothing have the whole color, and are transparent in part.
+    decided = (alpha == 0) | (alpha == alpha.max())
+    if len(found) == 2 and found[0] == 0 and ((colors > 0) != mask)[decided].any():
         raise DataFormatError(
             f"{path} is a mask by its colors and another one by what is transparent. Save it without transparency."
         )

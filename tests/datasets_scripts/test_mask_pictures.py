@@ -82,6 +82,10 @@ def blurred(image: Image.Image) -> Image.Image:
     return image.filter(ImageFilter.GaussianBlur(1.5))
 
 
+def painted_on_nothing(alpha: Image.Image) -> Image.Image:
+    return Image.merge("RGBA", [alpha.point(lambda level: 255 * (level > 0))] * 3 + [alpha])
+
+
 EDGES: dict[str, Callable[[Path], Path]] = {
     "JPEG": lambda folder: save(folder, Image.fromarray(GRAY), "mask.jpg", quality=50),
     "JPEG in color": lambda folder: save(folder, Image.fromarray(GRAY).convert("RGB"), "mask.jpg", quality=80),
@@ -92,6 +96,8 @@ EDGES: dict[str, Callable[[Path], Path]] = {
     "soft alpha": lambda folder: save(
         folder, Image.merge("RGBA", [Image.new("L", (WIDTH, HEIGHT), 90)] * 3 + [blurred(Image.fromarray(GRAY))])
     ),
+    # As painted with a soft brush on a transparent layer: what was not touched is black.
+    "white on nothing": lambda folder: save(folder, painted_on_nothing(blurred(Image.fromarray(GRAY)))),
 }
 
 
