@@ -105,8 +105,8 @@ def make_record(values: Mapping[str, Any], folder: Path, where: str, reading: Fo
     """The record of a line; raises `DataFormatError` where it is bad."""
     if "file_name" not in values:
         raise DataFormatError(
-            f"{where} has no file_name, only {', '.join(map(name_text, list(values)[:8])) or 'nothing'}. Name the "
-            "picture by its path in the folder of this file."
+            f"{where} has no file_name, only {_names(values)}. Name the picture by its path in the folder of this "
+            "file."
         )
     split = checked_split(values.get("split"), where)
     if split is None and folder != reading.root:
@@ -124,12 +124,20 @@ def make_record(values: Mapping[str, Any], folder: Path, where: str, reading: Fo
     )
 
 
+def _names(values: Mapping[str, Any]) -> str:
+    """The columns of a record, for errors."""
+    return ", ".join(map(name_text, list(values)[:8])) or "nothing"
+
+
 def _written(values: Mapping[str, Any], sentence_from: str, where: str) -> Any:
     """What stands in the place of the sentences."""
     if sentence_from == "category":
         return values.get("category")
     if ("text" in values) == ("texts" in values):
-        raise DataFormatError(f"{where} should have either text, a sentence, or texts, a list of them. Correct it.")
+        raise DataFormatError(
+            f"{where} should have either text, a sentence, or texts, a list of them; it has {_names(values)}. Correct "
+            "it."
+        )
     return values["text"] if "text" in values else values["texts"]
 
 
@@ -171,7 +179,9 @@ def _flat(polygon: Any, where: str) -> list[float]:
 def _truth(value: Any, where: str) -> bool:
     truth = TRUTHS.get(str(value).lower())
     if truth is None:
-        raise DataFormatError(f"{where}: no_target should be true or false, found {short_text(value)}. Correct it.")
+        raise DataFormatError(
+            f"{where}: no_target should be true or false, or 1 or 0, found {short_text(value)}. Correct it."
+        )
     return truth
 
 

@@ -50,7 +50,7 @@ def read_text(path: Path) -> str:
     """
     content = path.read_bytes()
     if b"\0" in content:
-        raise DataFormatError(f"{path} is no text. Download the file again.")
+        raise DataFormatError(f"{path} is no text in UTF-8. Save it in UTF-8, or download the file again.")
     try:
         return content.decode("utf-8-sig")
     except UnicodeError:

@@ -58,7 +58,8 @@ def load_prepared(
         found = ", ".join(map(name_text, sorted(path.name for path in folder.iterdir())[:8])) or "nothing"
         raise DataFormatError(
             f"{folder} is no prepared data set: expected README.md and data/*.parquet, found {found}. Finish or "
-            f"run `hf-refseg prepare`, or load original files with load_refseg('refcoco', data_dir='{folder}')."
+            "run `hf-refseg prepare`, or say which data set the original files are, such as 'folder' for your own "
+            f"pictures: load_refseg('folder', data_dir='{folder}')."
         )
     if splits is not None:
         files = {split: files[split] for split in ordered_splits(str(folder), files, splits)}

@@ -58,7 +58,10 @@ class ImageData(RunData):
         for name, splits in data.items():
             for split in (arguments.train_split, arguments.eval_split):
                 if split not in splits:
-                    raise ValueError(f"{name} has no split '{split}', only {', '.join(splits)}.")
+                    raise ValueError(
+                        f"{name} has no split '{split}', only {', '.join(splits)}. Choose those that there are by "
+                        "train_split and eval_split."
+                    )
         shown, several = arguments.shown_names, len(data) > 1
         available = {
             (f"{name}/{split}" if several else split): rows

@@ -11,7 +11,19 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ..modeling.pictures_refseg import stored_rgb
-from .layout import BACKGROUND, TEXT_COLOR, Color, can_draw, first_lines, fit, font_of, side_by_side, stack, wrap_text
+from .layout import (
+    BACKGROUND,
+    TEXT_COLOR,
+    Color,
+    can_draw,
+    cut_line,
+    first_lines,
+    fit,
+    font_of,
+    side_by_side,
+    stack,
+    wrap_text,
+)
 from .overlays import MASK_COLOR, checked_mask, draw_overlay
 
 # Images in a row of the grid.
@@ -160,8 +172,7 @@ def _cut_lines(texts: Iterable[str], width: int, font_size: int, color: Color, g
     """Each text on a single line, the first of them after a gap."""
     for number, text in enumerate(map(_drawable, texts)):
         font = font_of(text, font_size)
-        (line,) = first_lines(wrap_text(text, font, width - 2 * font_size), 1)
-        yield _Line(line, font, color, 0 if number else gap)
+        yield _Line(cut_line(text, font, width - 2 * font_size), font, color, 0 if number else gap)
 
 
 def _draw_text(lines: Iterable[_Line], width: int, font_size: int) -> Image.Image:

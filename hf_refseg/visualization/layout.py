@@ -119,6 +119,12 @@ def first_lines(lines: Sequence[str], most: int) -> list[str]:
     return list(lines) if len(lines) <= most else [*lines[: most - 1], lines[most - 1][:-3] + "..."]
 
 
+def cut_line(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """One line of at most `width` pixels, which ends in "..." where it is cut, be it inside a word."""
+    (line,) = first_lines(_break_word(" ".join(_drawable(text).split()), font, width), 1)
+    return line
+
+
 def draw_lines(
     draw: ImageDraw.ImageDraw,
     corner: tuple[int, int],

@@ -538,6 +538,7 @@ def test_evaluate_takes_no_folder_of_predictions(model_folder, shapes_folder):
     assert error.startswith("predictions is no model: expected a folder with config.json")
     error = error_of("evaluate", model_folder, "predictions")
     assert error.startswith("predictions is no prepared data set: expected README.md")
+    assert "such as 'folder' for your own pictures" in error
     assert not Path("runs").exists()
 
 

@@ -153,6 +153,11 @@ def test_a_sheet_has_a_bounded_size():
     assert preview_dataset(as_images(gray_row(120))).width == 240 + 2 * 6
 
 
+def test_of_a_long_id_the_beginning_is_shown():
+    first, other = (preview_dataset(as_images(gray_row(120, ref_id=letter * 90))) for letter in "ab")
+    assert first.tobytes() != other.tobytes()
+
+
 def test_videos_are_strips():
     videos = as_dataset(*(make_row(video, COLORS) for video in range(3)))
     sheet = preview_dataset(videos)

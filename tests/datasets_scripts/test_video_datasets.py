@@ -776,7 +776,7 @@ def test_a_text_with_zeros_is_none(tmp_path):
     root = make_davis(tmp_path / "data", "texts")
     path = root / "davis_text_annotations/Davis17_annot2.txt"
     path.write_bytes(path.read_text().encode("utf-16"))
-    with pytest.raises(DataFormatError, match=r"Davis17_annot2.txt is no text"):
+    with pytest.raises(DataFormatError, match=r"Davis17_annot2.txt is no text in UTF-8\. Save it in UTF-8"):
         load("ref_davis17", root)
 
 
