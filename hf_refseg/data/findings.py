@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,7 +47,9 @@ class Findings:
     def note(self, kind: str, record: str) -> None:
         """Notes a record of which a known defect was repaired, or which was left out for one; `kind` says which."""
         for folder in self.folders:
-            record = record.replace(f"{folder}/", "")
+            # The folder itself goes by its last name: where it lies is nobody's business.
+            inside = record.replace(f"{folder}/", "")
+            record = re.sub(rf"{re.escape(folder)}(?![\w-])", lambda _, name=Path(folder).name: name, inside)
         self.records.setdefault(kind, []).append(one_line(record))
 
     @contextmanager

@@ -117,6 +117,16 @@ def test_ids_of_annotations_are_texts_in_old_folders_too(tmp_path: Path) -> None
     assert ids and all(isinstance(each, str) for each in ids)
 
 
+def test_findings_do_not_tell_where_the_folder_lies() -> None:
+    findings = Findings(folders=("/home/me/data",))
+    findings.note("kind", "/home/me/data/1.json: 'a.jpg' is nowhere in /home/me/data. Put it into /home/me/data.")
+    findings.note("kind", "/home/me/data2/1.json")
+    assert findings.records["kind"] == [
+        "1.json: 'a.jpg' is nowhere in data. Put it into data.",
+        "/home/me/data2/1.json",
+    ]
+
+
 def test_findings_say_how_many_and_the_first_five() -> None:
     findings = Findings()
     for number in range(7):
