@@ -20,6 +20,9 @@ EDGE = 9
 # More values than this are no labels.
 MOST_LABELS = 16
 WHITE = {8: 255, 16: 65535}
+RGB_MODES = ("RGB", "RGBA", "RGBX", "RGBa")
+# Of what is written in these nothing is a label as it stands.
+COLOR_SPACES = ("CMYK", "YCbCr", "LAB", "HSV")
 GRAY_EDGES = "masks with gray edges, cut at half of white"
 
 
@@ -67,7 +70,7 @@ def read_label_picture(path: Path, colors: bool) -> np.ndarray:
         return _pack(read_picture(path, "label picture", lambda picture: np.asarray(_exact(picture).convert("RGB"))))
     mode, values = read_picture(path, "label picture", lambda picture: (picture.mode, np.asarray(_exact(picture))))
     if values.ndim == 3:
-        values = _single_channel(values[..., :3] if values.shape[2] > 2 else values[..., :1])
+        values = _single_channel(values[..., :3] if mode in RGB_MODES else values[..., :1])
     if values is None or values.dtype.kind not in "bui" or values.min() < 0 or values.max() >= 2**24:
         raise DataFormatError(
             f"{path} has colors (mode {mode}), where numbers of labels are expected: name colors in the table, or "
@@ -77,16 +80,28 @@ def read_label_picture(path: Path, colors: bool) -> np.ndarray:
 
 
 def _exact(picture: Image.Image) -> Image.Image:
-    """The picture; raises PictureError where its format makes other labels of those that were drawn."""
+    """The picture; raises PictureError where its format or mode makes other labels of those that were drawn."""
     if picture.format == "JPEG":
         raise PictureError("a JPEG file, which changes labels at every edge: save it as PNG")
-    return picture
+    if picture.mode in COLOR_SPACES:
+        raise PictureError(f"a picture in the colors of {picture.mode}, which holds no labels: save it as PNG")
+    return _only_page(picture)
+
+
+def _only_page(picture: Image.Image) -> Image.Image:
+    """The picture; raises PictureError where there are others behind it, one of which might be meant."""
+    try:
+        picture.seek(1)
+    except EOFError:
+        return picture
+    raise PictureError("a file of several pictures: save the one that is meant")
 
 
 def _read_values(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """Gray values (H, W) or colors (H, W, 3), and how opaque pixels are, if that is stored."""
 
     def read(picture: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+        picture = _only_page(picture)
         if picture.mode == "P":
             picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
         if picture.mode in ("1", "L", "F") or picture.mode.startswith("I"):

@@ -143,6 +143,18 @@ def test_what_is_no_mask_is_one_error(image: Image.Image, message: str, tmp_path
     assert str(path) in str(caught.value)
 
 
+def test_of_several_pictures_in_a_file_none_is_taken(tmp_path: Path) -> None:
+    pages = [Image.fromarray(GRAY), Image.fromarray(255 - GRAY)]
+    for name in ("mask.tif", "mask.png", "mask.gif"):
+        path = save(tmp_path, pages[0], name, save_all=True, append_images=pages[1:])
+        for read in (
+            lambda path: read_mask_picture(path, None, pytest.fail),
+            lambda path: read_label_picture(path, colors=False),
+        ):
+            with pytest.raises(DataFormatError, match="a file of several pictures"):
+                read(path)
+
+
 def test_a_threshold_is_what_brighter_pixels_are_above(tmp_path: Path) -> None:
     path = save(tmp_path, Image.fromarray(LABELS * 50))
     assert np.array_equal(read_mask_picture(path, 50, pytest.fail), LABELS == 2)
@@ -182,5 +194,9 @@ def test_labels_are_colors(mode: str, tmp_path: Path) -> None:
 def test_labels_that_are_none_are_one_error(tmp_path: Path) -> None:
     with pytest.raises(DataFormatError, match=r"has colors .*where numbers of labels are expected"):
         read_label_picture(save(tmp_path, colored((0, 0, 0), (255, 0, 0))), colors=False)
+    # Its labels stand in the channel of black, behind those that are looked at.
+    ink = Image.merge("CMYK", [Image.new("L", (WIDTH, HEIGHT))] * 3 + [Image.fromarray(LABELS)])
+    with pytest.raises(DataFormatError, match="in the colors of CMYK"):
+        read_label_picture(save(tmp_path, ink, "labels.tif"), colors=False)
     with pytest.raises(DataFormatError, match="JPEG file, which changes labels"):
         read_label_picture(save(tmp_path, Image.fromarray(LABELS), "labels.jpg"), colors=False)
