@@ -17,7 +17,7 @@ import datasets
 import numpy as np
 from PIL import ExifTags, Image
 
-from hf_refseg.data.findings import Findings
+from hf_refseg.data.findings import SKIPPED, Findings
 from hf_refseg.data.masks import encode_mask, mask_to_bbox
 from hf_refseg.data.rows import DataFormatError, ordered_splits, row_features
 from hf_refseg.messages import BadInputError, name_text, one_line, short_text
@@ -32,7 +32,7 @@ from .folder_metadata import METADATA
 from .folder_phrases import PHRASES
 from .folder_records import FolderFormat, FolderReading, FolderRecord, HeldPicture, MaskPicture
 from .original_files import read_picture
-from .records import list_folder
+from .records import LONE_SURROGATE, list_folder
 from .rows_builder import RowsBuilder, RowsConfig
 
 FORMATS: tuple[FolderFormat, ...] = (METADATA, LABELS, PHRASES, COCO, LABELME, LABEL_STUDIO)
@@ -99,7 +99,8 @@ class Folder(RowsBuilder):
         records = found.read(FolderReading(root, files, self.findings, self.config.sentence_from))
         pictures = join_records(records, root, self.findings)
         if not pictures:
-            raise DataFormatError(f"{root} has no record that can be read ({found.name}). Write one.")
+            last = f" The last one: {skipped[-1]}" if (skipped := self.findings.records.get(SKIPPED)) else ""
+            raise DataFormatError(f"{root} has no record that can be read ({found.name}). Write one.{last}")
         logger.warning("%s", one_line(f"{root} ({found.name}): {describe_pictures(pictures)}."))
         splits = self._share_out(root, pictures)
         orientation = self.config.orientation or found.orientation
@@ -269,6 +270,11 @@ def join_records(records: list[FolderRecord], root: Path, findings: Findings) ->
     for record in records:
         with findings.skipping():
             image_id = record.image_id or record.image.relative_to(root).as_posix()
+            if LONE_SURROGATE.search(image_id):
+                raise DataFormatError(
+                    f"{record.where}: the name {short_text(image_id)} is no text in UTF-8, as of files that came out "
+                    "of an archive of another system. Rename the file, or its folder."
+                )
             picture = pictures.get(record.image) or Picture(record.image, image_id, [])
             if by_id.get(image_id, picture) is not picture or (record.image_id and image_id != picture.image_id):
                 raise DataFormatError(

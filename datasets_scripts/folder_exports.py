@@ -44,7 +44,8 @@ def json_files(root: Path) -> list[Path]:
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(folder, name) for name in names if name.lower().endswith(".json") and name[0] != "."]
-    return sorted(found)
+    # Neither links to what is not there, nor pipes, which nobody may ever write to.
+    return sorted(filter(Path.is_file, found))
 
 
 def head_of(file: Path) -> tuple[str, set[str]]:
@@ -71,7 +72,7 @@ def read_export(file: Path) -> Any:
 
 def other_exports(root: Path) -> str:
     """What to say of files that tools export, but that are not read; empty where there are none."""
-    own = [file for file in sorted(root.rglob("*.xml")) if b"<annotations>" in _beginning(file)]
+    own = [file for file in sorted(filter(Path.is_file, root.rglob("*.xml"))) if b"<annotations>" in _beginning(file)]
     if own:
         return f' {name_text(own[0].name)} is in a format of CVAT\'s own: export the task as "COCO 1.0" in its place.'
     unknown = [file.relative_to(root).as_posix() for file in json_files(root)]

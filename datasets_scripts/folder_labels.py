@@ -13,7 +13,6 @@ from hf_refseg.data.masks import encode_mask
 from hf_refseg.data.rows import DataFormatError, read_json
 from hf_refseg.messages import name_text, short_text
 from hf_refseg.modeling.messages_refseg import nearest_names
-from hf_refseg.modeling.video_refseg import IMAGE_SUFFIXES
 
 from .folder_metadata import read_records
 from .folder_records import (
@@ -25,6 +24,7 @@ from .folder_records import (
     RunLengths,
     checked_id,
     checked_sentences,
+    pictures_in,
 )
 from .mask_pictures import read_label_picture
 
@@ -109,8 +109,8 @@ def read_table(path: Path, sentence_from: str) -> tuple[dict[int, tuple[tuple[st
     for where, values in _table_lines(path):
         if unknown := sorted(values.keys() - {*COLUMNS}):
             raise DataFormatError(
-                f"{where}: there is no column {name_text(unknown[0])}{nearest_names(unknown, COLUMNS) or '.'} Known: "
-                f"{', '.join(COLUMNS)}."
+                f"{where}: there is no column {name_text(unknown[0])}{nearest_names(unknown[:8], COLUMNS) or '.'} "
+                f"Known: {', '.join(COLUMNS)}."
             )
         given = [kind for kind in ("value", "color") if kind in values]
         if len(given) != 1 or ("text" in values and "texts" in values):
@@ -184,7 +184,7 @@ def _only_folder(root: Path, names: tuple[str, ...]) -> Path:
 
 
 def _pictures_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    return [folder / name for name in pictures_in(folder)]
 
 
 LABELS = FolderFormat("labels", "labels.csv or labels.json with images/ and labels/", find_labels, read_labels)

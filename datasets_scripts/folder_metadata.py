@@ -84,7 +84,8 @@ def say_columns(path: Path, columns: set[str]) -> None:
     unknown = sorted(columns - {*COLUMNS})
     text = f"{path}: columns {', '.join(known)}"
     if unknown:
-        text += f"; not read: {', '.join(map(name_text, unknown[:8]))}{nearest_names(unknown, COLUMNS)}"
+        shown = unknown[:8]
+        text += f"; not read: {', '.join(map(name_text, shown))}{nearest_names(shown, COLUMNS)}"
     logger.warning("%s", one_line(text))
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from hf_refseg.data.masks import decode_mask, rasterize_polygons
+from hf_refseg.data.masks import check_filled, decode_mask, rasterize_polygons
 from hf_refseg.data.rows import DataFormatError
 from hf_refseg.messages import name_text, short_text
 from hf_refseg.modeling.video_refseg import IMAGE_SUFFIXES
 
 from .mask_pictures import read_mask_picture
 from .original_files import checked_path
-from .records import is_int64, require_characters
+from .records import is_int64, is_number, is_split_name, require_characters
 
 if TYPE_CHECKING:
     from hf_refseg.data.findings import Findings
@@ -150,7 +150,7 @@ class MaskPicture:
 
 @dataclass(frozen=True)
 class Joined:
-    """The union of masks of several kinds."""
+    """The union of masks of several kinds, of which one at a time is in memory."""
 
     kind: ClassVar[str] = "several parts"
     parts: tuple[MaskSource, ...]
@@ -158,6 +158,7 @@ class Joined:
     def draw(self, height: int, width: int, note: Note) -> np.ndarray:
         # One after the other: of hundreds that are as large as a photograph there is no room for all.
         union = self.parts[0].draw(height, width, note)
+        check_filled(len(self.parts), *union.shape)
         for part in self.parts[1:]:
             mask = part.draw(height, width, note)
             if mask.shape != union.shape:
@@ -246,21 +247,21 @@ class FolderReading:
 
     @cached_property
     def names(self) -> list[str]:
-        """All pictures of the folder, by their path in it."""
-        found = (Path(folder, name) for folder, _, names in os.walk(self.root) for name in names)
-        return sorted(
-            path.relative_to(self.root).as_posix() for path in found if path.suffix.lower() in IMAGE_SUFFIXES
-        )
+        """All pictures of the folder, see `pictures_in`."""
+        return pictures_in(self.root)
 
     def find_file(self, name: Any, where: str, folders: Iterable[Path] = ()) -> Path:
         """The picture that a record names, by its path in one of some folders; by default in `root`.
 
         Raises:
-            DataFormatError: there is none, or the name leads out of the folder; it says which one is nearest.
+            DataFormatError: there is none, or the name leads out of the folder; it says which one is nearest. Or it is
+                hidden: nobody would notice when such a file changes.
         """
         folders = list(folders) or [self.root]
         # Tools on Windows write backslashes.
         plain = name.replace("\\", "/") if isinstance(name, str) else name
+        if isinstance(plain, str) and any(part[0] == "." for part in PurePosixPath(plain).parts if part != ".."):
+            raise DataFormatError(f"{where}: {short_text(name)} is hidden, and hidden files are not read. Rename it.")
         paths = [checked_path(folder, plain, "", where) for folder in folders]
         found = next((path for path in paths if path.is_file()), None)
         if found is None:
@@ -283,6 +284,23 @@ class FolderReading:
                 return f"; there is {name_text(found[0])}."
         close = get_close_matches(name, self.names[:COMPARED_NAMES], 1)
         return f"; the nearest is {name_text(close[0])}." if close else "."
+
+
+def pictures_in(folder: Path) -> list[str]:
+    """All pictures of a folder and of those in it by their path there, in order, but hidden ones.
+
+    Those are copies that systems and editors make, such as `._0.jpg` and `.ipynb_checkpoints/0.jpg`.
+    """
+    found: list[str] = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name[0] != "."]
+        paths = (Path(place, name) for name in names if name[0] != ".")
+        found += [
+            path.relative_to(folder).as_posix()
+            for path in paths
+            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+        ]
+    return sorted(found)
 
 
 def checked_sentences(value: Any, where: str) -> tuple[str, ...]:
@@ -316,13 +334,14 @@ def checked_split(value: Any, where: str) -> str | None:
     name = checked_id(value, "split", where)
     if name is None or name.lower() in SPLIT_NAMES:
         return name and SPLIT_NAMES[name.lower()]
-    if not name.isascii() or not name.isidentifier():
+    if not is_split_name(name):
         raise DataFormatError(
-            f"{where}: the split should be named by letters, digits and '_', such as train, val or test, found "
-            f"{short_text(value)}. Correct it."
+            f"{where}: the split should be named by letters, digits and '_', up to 60, such as train, val or test, "
+            f"found {short_text(value)}. Correct it."
         )
     return name
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    # As a float, which a number of a thousand digits is not.
+    return is_number(value) and -sys.float_info.max <= value <= sys.float_info.max

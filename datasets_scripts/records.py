@@ -71,6 +71,12 @@ def is_int64(value: Any) -> bool:
     return type(value) is int and -(2**63) <= value < 2**63
 
 
+def is_split_name(name: str) -> bool:
+    """Whether a split may be called so: `datasets` and the names of prepared files know no others."""
+    # To `datasets` "all" are all splits together.
+    return name != "all" and re.fullmatch("[A-Za-z0-9_]{1,60}", name) is not None
+
+
 def require_characters(text: str, where: str) -> None:
     """Raises `DataFormatError` for a text with half a character, which no file of rows can hold."""
     if LONE_SURROGATE.search(text):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -36,6 +35,7 @@ from .records import (
     fingerprint_files,
     fingerprint_states,
     is_number,
+    is_split_name,
     list_folder,
     usual_order,
     warn_of_repeats,
@@ -180,8 +180,7 @@ class Refer(RowsBuilder):
             raise DataFormatError(
                 f"{where} is in the split {short_text(name)}, expected one of {', '.join(known)}. {AGAIN}"
             )
-        # As the names of prepared files need them; to `datasets` "all" means all splits.
-        if not known and (name == "all" or not re.fullmatch("[A-Za-z0-9_]{1,60}", name)):
+        if not known and not is_split_name(name):
             raise DataFormatError(
                 f"{where} is in the split {short_text(name)}, which is no word, or that for all splits. Rename it."
             )

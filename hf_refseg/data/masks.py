@@ -128,6 +128,14 @@ def encoded_size(segmentation: Any) -> tuple[int, int] | None:
     return _checked_size(part.get("size"), "RLE's") if isinstance(part, Mapping) else None
 
 
+def check_filled(parts: int, height: int, width: int) -> None:
+    """Raises `InvalidMaskError` for more parts of a mask than can be filled on an image of so many pixels."""
+    if parts * height * width > MAX_FILLED_PIXELS:
+        raise InvalidMaskError(
+            f"{parts} outlines are too many for an image of {width} x {height} pixels. Join or remove some."
+        )
+
+
 def check_overlap(overlap: str) -> None:
     """Raises ValueError for what is none of `MASK_OVERLAPS`."""
     if overlap not in MASK_OVERLAPS:
@@ -223,10 +231,7 @@ def _checked_drawing(parts: Sequence[Any], height: Any, width: Any) -> tuple[int
     height, width = _checked_size((height, width), "image's")
     if not isinstance(parts, (Sequence, np.ndarray)):
         raise InvalidMaskError(f"Expected a list of polygons, found {short_text(parts)}. Draw an outline.")
-    if len(parts) * height * width > MAX_FILLED_PIXELS:
-        raise InvalidMaskError(
-            f"{len(parts)} outlines are too many for an image of {width} x {height} pixels. Join or remove some."
-        )
+    check_filled(len(parts), height, width)
     return height, width
 
 

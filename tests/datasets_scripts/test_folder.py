@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -198,6 +200,10 @@ ROWS = {
     "another size": ({"polygon": ..., "rle": encode_mask(TARGET[:-1])}, 'or pass on_size_mismatch="resize_mask"'),
     "swapped sides": ({"polygon": ..., "rle": encode_mask(TARGET.T)}, "one of them is turned"),
     "a split that is none": ({"split": "my split"}, "the split should be named by letters"),
+    "all splits": ({"split": "all"}, "the split should be named by letters"),
+    "a split of many letters": ({"split": "a" * 61}, "the split should be named by letters"),
+    "a hidden name": ({"polygon": ..., "mask_file_name": ".masks/0.png"}, r"'\.masks/0\.png' is hidden"),
+    "a box beyond all numbers": ({"polygon": ..., "bbox": [10**400, 2, 3, 4]}, "four finite numbers"),
     "an id that is none": ({"ref_id": 0.5}, "'ref_id' should be a text or a whole number"),
     "no truth": ({"no_target": "maybe"}, "no_target should be true or false, or 1 or 0, found 'maybe'"),
     "ids of two pictures": ({"file_name": "1.png", "ref_id": "0"}, "ref_id 0 is used for another picture"),
@@ -448,6 +454,26 @@ def test_label_pictures_without_a_picture_are_one_error_or_left_out(root: Path, 
     (root / "labels").rename(root / "other")
     with pytest.raises(DataFormatError, match="should hold one of the folders labels, masks, SegmentationClass"):
         load()
+
+
+def test_hidden_copies_of_pictures_are_none(root: Path, load: Load) -> None:
+    make_labels(root)
+    for name in ("images/train/._0.jpg", "labels/train/._0.png", "labels/.trash/train/9.png"):
+        (root / name).parent.mkdir(exist_ok=True, parents=True)
+        (root / name).write_bytes(b"\0\5\x16\7")
+    assert {split: len(rows) for split, rows in load().items()} == {"train": 1, "val": 2}
+
+
+def test_a_name_that_is_no_text_is_one_error(root: Path, load: Load) -> None:
+    make_labels(root)
+    for path in root.glob("*/train/0.*"):
+        path.rename(path.with_name(os.fsdecode(b"l\xf6we") + path.suffix))
+    with pytest.raises(DataFormatError, match=r"images/train/l.*we\.jpg' is no text in UTF-8.*Rename the file"):
+        load()
+    assert list(load(on_bad_record="skip")) == ["val"]
+    shutil.rmtree(root / "labels" / "val")
+    with pytest.raises(DataFormatError, match=r"has no record that can be read.* is no text in UTF-8"):
+        load(on_bad_record="skip")
 
 
 @pytest.mark.parametrize("names", [("images", "masks", ".tif"), ("img_rgb", "mask", ".png")])

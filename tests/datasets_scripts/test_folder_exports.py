@@ -42,10 +42,10 @@ from train_tiny import build_trainer
 
 from hf_refseg.data.examples import ImageExamples
 from hf_refseg.data.loading import load_refseg
-from hf_refseg.data.masks import decode_mask
+from hf_refseg.data.masks import InvalidMaskError, decode_mask
 from hf_refseg.data.prepare import prepare_dataset
 from hf_refseg.data.rows import DataFormatError
-from hf_refseg.datasets_scripts.folder_records import Box, Joined
+from hf_refseg.datasets_scripts.folder_records import Box, Joined, RunLengths
 
 CVAT_FILE = "annotations/instances_default.json"
 STUDIO_FILE = "project-1-at-2026-01-01-00-00-0a1b2c3d.json"
@@ -748,6 +748,25 @@ def test_an_export_is_prepared_and_trained_on(make, splits, total, tmp_path):
     before = trainer.model.decoder.classifier.weight.detach().clone()
     assert np.isfinite(trainer.train().training_loss)
     assert not before.equal(trainer.model.decoder.classifier.weight)
+
+
+def test_names_of_exports_that_are_no_files(tmp_path, load):
+    root = make_cvat(tmp_path / "data")
+    (root / "notes.json").symlink_to("nowhere")
+    # Whoever opens a pipe waits until somebody writes to it.
+    os.mkfifo(root / "pipe.json")
+    assert len(load(root)) == 5
+    (root / CVAT_FILE).unlink()
+    (root / "pictures.xml").mkdir()
+    os.mkfifo(root / "pipe.xml")
+    with pytest.raises(DataFormatError, match="is in no known format"):
+        load(root)
+
+
+def test_a_mask_of_too_many_parts_is_one_error():
+    part = RunLengths({"size": [1000, 1000], "counts": [0, 1000_000]})
+    with pytest.raises(InvalidMaskError, match="9000 outlines are too many for an image of 1000 x 1000"):
+        Joined((part,) * 9000).draw(1, 1, pytest.fail)
 
 
 def test_a_file_that_is_too_large_to_be_read_at_once(tmp_path, load):
