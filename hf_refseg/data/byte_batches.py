@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 from transformers import BatchFeature
 from transformers.image_utils import SizeDict
 
@@ -46,6 +46,17 @@ class FittedReferents(FittedExamples):
     def set_epoch(self, epoch: int) -> None:
         """Makes the items those of this epoch, in worker processes too."""
         self.examples.set_epoch(epoch)
+
+
+class FittedStream(IterableDataset):
+    """The same of examples that are streamed."""
+
+    def __init__(self, examples: IterableDataset, image_processor: RefSegImageProcessor) -> None:
+        self.examples, self.image_processor = examples, image_processor
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for item in self.examples:
+            yield fit_item(item, self.image_processor)
 
 
 def fit_item(item: dict[str, Any], image_processor: RefSegImageProcessor) -> dict[str, Any]:

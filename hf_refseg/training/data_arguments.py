@@ -48,7 +48,11 @@ class ImageDataArguments:
         default=None, metadata={"help": '"union" or "background", where the polygons of an annotation overlap.'}
     )
     dataset_options: dict | str | None = field(
-        default=None, metadata={"help": "Further options of load_refseg, as a mapping (YAML or JSON)."}
+        default=None,
+        metadata={
+            "help": "Further options of load_refseg, as a mapping (YAML or JSON). With streaming, of a prepared data "
+            "set, train_split is read as it is trained on; splits that are scored are loaded."
+        },
     )
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str = field(default="val", metadata={"help": "Split that is scored during training."})
@@ -86,6 +90,28 @@ class ImageDataArguments:
                 f"split_by has {len(self.split_by)} values for {len(names)} data sets: give one for all, or one each."
             )
         get_protocol(self.protocol)
+        if self.streaming:
+            self._check_streaming()
+
+    def _check_streaming(self) -> None:
+        random_access = {
+            "several data sets, whose images are compared": len(self.dataset_names) > 1,
+            "leakage_list, which is compared with all images": self.leakage_list is not None,
+            "cache_image_features, which encodes all images before": self.cache_image_features is not None,
+        }
+        for what, is_given in random_access.items():
+            if is_given:
+                raise ValueError(f"streaming does not go with {what}: leave one of them out.")
+        if self.train_split in (self.eval_split, *(self.test_splits or ())):
+            raise ValueError(
+                f"{self.train_split} is streamed to train on it, but also scored, for which it would be loaded: score "
+                "other splits, or leave streaming out."
+            )
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the split to train on is read as it is trained on."""
+        return bool(self.dataset_options.get("streaming"))
 
     @property
     def dataset_names(self) -> list[str]:
@@ -181,6 +207,9 @@ class VideoDataArguments:
         if not self.image_data and "image_share" in given_options(self):
             raise ValueError("image_share goes with image_data: name the images, or leave it out.")
         check_video_protocol(self.protocol)
+        for options in (self.dataset_options, to_mapping("dataset_options", self.image_data.get("dataset_options"))):
+            if options.get("streaming"):
+                raise ValueError("streaming is for trainings on images alone: leave it out.")
 
     def image_arguments(self) -> ImageDataArguments | None:
         """The options for the images; None without any.

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, IterableDataset
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from ..data.byte_batches import FittedExamples, FittedReferents, keep_bytes
+from ..data.byte_batches import FittedExamples, FittedReferents, FittedStream, keep_bytes
 from ..data.examples import ReferentExamples, RefSegCollator, SentenceExamples
 from ..data.leakage import TrainingPart, drop_images, join_training_splits, read_leakage_list
 from ..data.loading import load_refseg
+from ..data.streams import StreamedReferents
 from ..evaluation import ImageEvaluationResult
+from ..modeling.image_processing_refseg import RefSegImageProcessor
 from ..modeling.processing_refseg import RefSegProcessor
 from ..visualization import draw_comparison
 from .arguments import RefSegTrainingArguments
-from .data_arguments import ImageDataArguments, with_used_splits
+from .data_arguments import ImageDataArguments, VideoDataArguments, with_used_splits
 from .feature_cache import EncodedCollator, cache_image_features
 from .run_data import RunData, RunExamples, describe_results
 
@@ -30,7 +32,7 @@ class ImageData(RunData):
     Attributes:
         arguments: what named them.
         train: the rows to train on.
-        trained: what each data set gives to them.
+        trained: what each data set gives to them; nothing where they are streamed.
         evaluated: rows that are scored during training, by data set.
         tested: rows that are scored in the end, by split, or "data set/split" where there are several data sets.
 
@@ -38,7 +40,7 @@ class ImageData(RunData):
     """
 
     arguments: ImageDataArguments
-    train: Dataset
+    train: Dataset | IterableDataset
     trained: dict[str, TrainingPart]
     evaluated: dict[str, Dataset]
     tested: dict[str, Dataset]
@@ -54,7 +56,10 @@ class ImageData(RunData):
         if len(options) == 1 and not arguments.leakage_list:
             # Of several data sets, or with a list, the images of every other split are kept out of the training.
             options = {name: with_used_splits(given, arguments) for name, given in options.items()}
-        data = {name: load_refseg(name, **given) for name, given in options.items()}
+        if arguments.streaming:
+            data = {name: load_with_stream(name, given, arguments) for name, given in options.items()}
+        else:
+            data = {name: load_refseg(name, **given) for name, given in options.items()}
         for name, splits in data.items():
             for split in (arguments.train_split, arguments.eval_split):
                 if split not in splits:
@@ -85,7 +90,7 @@ class ImageData(RunData):
         )
 
     def sentences(self) -> Iterator[str]:
-        for sentences in self.train.select_columns("sentences")[:]["sentences"]:
+        for sentences in self.train.select_columns("sentences")["sentences"]:
             yield from (sentence["raw"] for sentence in sentences)
 
     def examples(
@@ -99,7 +104,7 @@ class ImageData(RunData):
         if not self.arguments.cache_image_features:
             image_processor = processor.image_processor
             return RunExamples(
-                train=FittedReferents(ReferentExamples(self.train, training.seed), image_processor),
+                train=self._fitted_referents(image_processor, training),
                 evaluated={name: FittedExamples(examples, image_processor) for name, examples in drawn.items()},
                 drawn=list(drawn.values()),
                 collator=RefSegCollator(keep_bytes(processor)),
@@ -112,6 +117,15 @@ class ImageData(RunData):
             drawn=list(drawn.values()),
             collator=EncodedCollator(processor, model.dtype),
         )
+
+    def _fitted_referents(
+        self, image_processor: RefSegImageProcessor, training: RefSegTrainingArguments
+    ) -> FittedReferents | FittedStream:
+        if isinstance(self.train, Dataset):
+            return FittedReferents(ReferentExamples(self.train, training.seed), image_processor)
+        seed = training.seed if training.data_seed is None else training.data_seed
+        referents = StreamedReferents(self.train, seed, training.process_index, training.world_size)
+        return FittedStream(referents, image_processor)
 
     @property
     def most_tested(self) -> int | None:
@@ -145,6 +159,7 @@ class ImageData(RunData):
         return {
             f"{shown[name]} ({split_by})" if split_by else shown[name]: self.trained[shown[name]]
             for name, split_by in self.arguments.split_by_of_each().items()
+            if shown[name] in self.trained
         }
 
     def note(self) -> str:
@@ -157,14 +172,45 @@ class ImageData(RunData):
         )
 
 
+def load_with_stream(
+    name: str, options: dict[str, Any], arguments: ImageDataArguments
+) -> dict[str, Dataset | IterableDataset]:
+    """The splits of a data set, as streams all but those that are scored: these are read again and again."""
+    streams = load_refseg(name, **options)
+    tested = streams if arguments.test_splits is None else arguments.test_splits
+    scored = [
+        split for split in streams if split in (arguments.eval_split, *tested) and split != arguments.train_split
+    ]
+    loaded = load_refseg(name, **{**options, "streaming": False, "splits": scored}) if scored else {}
+    return {**streams, **loaded}
+
+
+def check_streaming(arguments: ImageDataArguments | VideoDataArguments, training: RefSegTrainingArguments) -> None:
+    """Raises ValueError for options that go by epochs where rows are streamed: how many these are is not known."""
+    if not isinstance(arguments, ImageDataArguments) or not arguments.streaming:
+        return
+    if training.max_steps <= 0:
+        raise ValueError("streaming: how many rows there are is not known, nor how long an epoch is: give max_steps.")
+    for name in ("eval_strategy", "save_strategy", "logging_strategy"):
+        if getattr(training, name) == "epoch":
+            raise ValueError(
+                f"streaming: {name} is epoch, but how long one is is not known: say steps, with "
+                f"{name.replace('strategy', 'steps')}, or no."
+            )
+    if training.learning_rate_drops is not None:
+        raise ValueError("streaming: learning_rate_drops are epochs, and how long one is is not known: leave it out.")
+
+
 def select_training_rows(
-    data: dict[str, DatasetDict], arguments: ImageDataArguments
-) -> tuple[Dataset, dict[str, TrainingPart]]:
+    data: Mapping[str, Mapping[str, Dataset]], arguments: ImageDataArguments
+) -> tuple[Dataset | IterableDataset, dict[str, TrainingPart]]:
     """The training split, of several data sets without leakage; and what each data set gives to it."""
     if len(data) > 1 or arguments.leakage_list:
         listed = read_leakage_list(arguments.leakage_list) if arguments.leakage_list else frozenset()
         return join_training_splits(data, train_split=arguments.train_split, listed=listed)
     # The published splits of one data set are trained on as they are.
     ((name, splits),) = data.items()
+    if arguments.streaming:
+        return splits[arguments.train_split], {}
     train, part = drop_images(splits[arguments.train_split], frozenset())
     return train, {name: part}

@@ -18,7 +18,7 @@ from .building import adapt, build_model_and_processor
 from .callbacks import PredictionPictures
 from .checkpoints import checkpoint_to_resume
 from .data_arguments import ImageDataArguments, VideoDataArguments
-from .image_data import ImageData
+from .image_data import ImageData, check_streaming
 from .options import SCRIPT_USAGE, find_data_class, parse_options
 from .results import closing_words, save_or_push, starting_points_on_hub
 from .run_data import RunData, join_examples
@@ -63,6 +63,7 @@ def train_recipe(
         ValueError: options that do not fit each other, the data or the model.
         OutputError: the output folder cannot be written, or its disk is full.
     """
+    check_streaming(data_arguments, training)
     checkpoint = checkpoint_to_resume(training)
     data = load_data(data_arguments)
     for note in (each.note() for each in data):

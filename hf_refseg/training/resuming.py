@@ -14,6 +14,7 @@ from typing import Any
 from huggingface_hub import HfApi
 from peft import PeftModel
 from torch import nn
+from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, Trainer, TrainerState
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, SaveStrategy, TrainOutput
@@ -118,13 +119,21 @@ class ResumableTrainer(Trainer):
         return {
             **self.run_options,
             "training": {name: training[name] for name in given_options(self.args)}
-            | {"referents per step": self.get_total_train_batch_size(self.args)},
+            | {"referents per step": self.get_total_train_batch_size(self.args)}
+            | self._stream_options(),
             "config": given_fields(plain_model(self.model).config),
             "processor": {
                 "size": dict(self.processing_class.image_processor.size),
                 "max_text_length": self.processing_class.max_text_length,
             },
         }
+
+    def _stream_options(self) -> dict[str, Any]:
+        """What the order of streamed rows depends on, beside the seed."""
+        if not isinstance(self.train_dataset, IterableDataset):
+            return {}
+        processes, workers = self.args.world_size, self.args.dataloader_num_workers
+        return {"stream": {"processes": processes, "workers": workers, "batch": self._train_batch_size}}
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         with writing_into(output_dir or self.args.output_dir):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from transformers import ProcessorMixin, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, seed_worker
 
-from ..data.byte_batches import FittedReferents, finish_batch
+from ..data.byte_batches import FittedReferents, FittedStream, finish_batch
 from ..data.clips import NOT_ANNOTATED, ClipExamples, FrameExamples
 from ..data.examples import ReferentExamples, RefSegCollator
 from ..evaluation.protocols import scores_from_counts
@@ -33,7 +35,7 @@ from .sampling import EpochSampler
 
 # The protocol whose pixel counts need no more than logits and labels at the model's input size.
 TRAINING_PROTOCOL = "lavt"
-TrainingExamples = ReferentExamples | ClipExamples | FrameExamples | FittedReferents | MixedExamples
+TrainingExamples = ReferentExamples | ClipExamples | FrameExamples | FittedReferents | MixedExamples | FittedStream
 
 
 class RefSegTrainer(ResumableTrainer):
@@ -48,6 +50,8 @@ class RefSegTrainer(ResumableTrainer):
       then counts a few sentences twice.
     - The order of the referents depends on seed and epoch alone. The last batch of an epoch is left out where it is
       not complete. Of `MixedExamples` each step sees images alone or clips alone.
+    - Examples that are streamed have no end (`StreamedReferents`), and each process streams its own: what Trainer
+      calls an epoch is then the whole training. A run that resumes reads over what it was trained on before.
     - Neither the Hub's token nor a path of this machine is in a checkpoint or in what is uploaded, but for the base
       model of an adapter, where that is a folder.
     - A loss or logits that are NaN or infinite end the training with `NotFiniteError`, before they reach the weights;
@@ -124,6 +128,32 @@ class RefSegTrainer(ResumableTrainer):
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         return decay_parameter_names(model)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As in transformers; a stream is not divided among processes, each of which has its own part already."""
+        if not isinstance(self.train_dataset, IterableDataset):
+            return super().get_train_dataloader()
+        args = self.args
+        loader = DataLoader(
+            self.train_dataset,
+            batch_size=self._train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            in_order=args.dataloader_in_order,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+            worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
+        )
+        return prepare_data_loader(
+            loader,
+            device=self.accelerator.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=True,
+            dispatch_batches=False,
+        )
 
     def _get_train_sampler(self, train_dataset: TrainingExamples | None = None) -> Sampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -238,7 +268,7 @@ class RefSegTrainer(ResumableTrainer):
         return {
             "steps": f"{self.state.global_step} of {self.state.max_steps}",
             **({"schedule went by": f"{', '.join(planned)}, then that of {self.state.max_steps}"} if plans else {}),
-            "epochs": round(self.state.epoch, 2),
+            **({} if isinstance(self.train_dataset, IterableDataset) else {"epochs": round(self.state.epoch, 2)}),
             "batch": f"{self.get_total_train_batch_size(args)} referents ({args.world_size} processes, "
             f"{args.gradient_accumulation_steps} accumulation steps)",
             "optimizer": f"{args.optim.value}, learning rate {args.learning_rate:g}, weight decay "

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import chain
+from pathlib import Path
 
 import datasets
 import pytest
@@ -84,12 +85,23 @@ def test_the_order_follows_from_seed_and_epoch(train, ref_ids):
     assert refs(StreamedReferents(train, seed=4)) != first
 
 
-def test_rows_are_drawn_among_those_in_the_buffer(train, ref_ids):
-    """With one row there the files alone come in another order."""
-    in_files = [ref_ids[start : start + 5] for start in range(0, 25, 5)]
-    drawn_refs = refs(StreamedReferents(train, buffer_size=1))
-    assert sorted(drawn_refs[start : start + 5] for start in range(0, 25, 5)) == in_files
-    assert drawn_refs != ref_ids
+@pytest.fixture
+def one_file(train: datasets.IterableDataset, tmp_path: Path) -> datasets.IterableDataset:
+    """The same rows in one file, in five groups."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "README.md").write_text("# Shapes")
+    rows = datasets.Dataset.from_list(list(train), features=train.features)
+    rows.to_parquet(tmp_path / "data" / "train-0.parquet", batch_size=5)
+    return load_refseg(str(tmp_path), streaming=True)["train"]
+
+
+def test_rows_are_drawn_among_those_in_the_buffer(train, one_file, ref_ids):
+    """With one row there, the groups of rows alone come in another order, in one file as well as in five."""
+    groups = [ref_ids[start : start + 5] for start in range(0, 25, 5)]
+    for rows in (train, one_file):
+        drawn_refs = refs(StreamedReferents(rows, buffer_size=1))
+        assert sorted(drawn_refs[start : start + 5] for start in range(0, 25, 5)) == groups
+        assert drawn_refs != ref_ids
 
 
 def test_the_sentence_of_a_row_is_drawn_anew_in_each_epoch_and_alike_on_all_nodes(train):
