@@ -130,12 +130,16 @@ class Folder(RowsBuilder):
         self, pictures: tuple[Picture, ...], orientation: str
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         for picture in pictures:
+            stored = None
             for referent in picture.referents:
                 with self.findings.skipping():
-                    yield f"{picture.image_id} {referent.ref_id}", self._row(picture, referent, orientation)
+                    # Once for all of them: it may be turned and written anew, or taken out of a large file.
+                    stored = stored or _stored(picture.image, referent.where, orientation)
+                    yield f"{picture.image_id} {referent.ref_id}", self._row(picture, referent, *stored)
 
-    def _row(self, picture: Picture, referent: FolderRecord, orientation: str) -> dict[str, Any]:
-        image, size = _stored(picture.image, referent.where, orientation)
+    def _row(
+        self, picture: Picture, referent: FolderRecord, image: str | dict[str, Any], size: tuple[int, int]
+    ) -> dict[str, Any]:
         mask = self._mask(replace(referent, where=f"{referent.where} ({picture.image_id})"), size)
         return {
             "image": image,

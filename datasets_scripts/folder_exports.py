@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -121,10 +121,11 @@ class ExportedPictures:
 
     def __init__(self, reading: FolderReading):
         self._root = reading.root
-        self._by_name: dict[str, list[PurePosixPath]] = {}
+        # Thousands of pictures may have one name, each in a folder of its own.
+        self._by_name: dict[str, dict[PurePosixPath, None]] = {}
         for name in reading.names:
             path = PurePosixPath(name)
-            self._by_name.setdefault(_comparable(path.name), []).append(path)
+            self._by_name.setdefault(_comparable(path.name), {})[path] = None
 
     def find(self, name: str, near: Path, where: str) -> Path:
         """The picture of that name: of several the one at this path from the folder `near`, or whose path fits best.
@@ -141,10 +142,12 @@ class ExportedPictures:
                 f"{where}: its picture {name_text(parts[-1])} is nowhere in {self._root}. Put it there, under the "
                 "name that the export has for it."
             )
-        beside = near.relative_to(self._root).joinpath(*parts)
-        exact = [path for path in found if path == PurePosixPath(beside.as_posix())]
-        fits = [_common_end(path.parts, parts) for path in found]
-        best = exact or [path for path, fit in zip(found, fits, strict=True) if fit == max(fits)]
+        beside = PurePosixPath(near.relative_to(self._root).joinpath(*parts).as_posix())
+        if beside in found:
+            return self._root / beside
+        fits = {path: _common_end(path.parts, parts) for path in found}
+        farthest = max(fits.values())
+        best = [path for path, fit in fits.items() if fit == farthest]
         if len(best) > 1:
             raise DataFormatError(
                 f"{where}: its picture {name_text(parts[-1])} may be {name_text(str(best[0]))} or "
@@ -157,10 +160,10 @@ class ExportedPictures:
         parts = exported_parts(name)
         return bool(parts) and bool(self._named(parts[-1]))
 
-    def _named(self, name: str) -> list[PurePosixPath]:
+    def _named(self, name: str) -> Collection[PurePosixPath]:
         """The pictures of this name, or else of that which a file had before it was uploaded."""
         uploaded = UPLOADED.sub("", name, count=1)
-        return self._by_name.get(_comparable(name)) or self._by_name.get(_comparable(uploaded), [])
+        return self._by_name.get(_comparable(name)) or self._by_name.get(_comparable(uploaded), {})
 
 
 def exported_parts(name: str) -> tuple[str, ...]:

@@ -16,7 +16,6 @@ from hf_refseg.modeling.messages_refseg import nearest_names
 
 from .folder_metadata import read_records
 from .folder_records import (
-    COMPARED_NAMES,
     SPLIT_NAMES,
     FolderFormat,
     FolderReading,
@@ -24,6 +23,7 @@ from .folder_records import (
     RunLengths,
     checked_id,
     checked_sentences,
+    neighbors,
     pictures_in,
 )
 from .mask_pictures import read_label_picture
@@ -52,15 +52,16 @@ def read_labels(reading: FolderReading) -> list[FolderRecord]:
     labels, are_colors = read_table(table, reading.sentence_from)
     images, masks = (_only_folder(reading.root, names) for names in (IMAGE_FOLDERS, LABEL_FOLDERS))
     pictures = {path.relative_to(images).with_suffix(""): path for path in _pictures_in(images)}
+    known = sorted(map(Path.as_posix, pictures))
     records: list[FolderRecord] = []
     for path in _pictures_in(masks):
         with reading.findings.skipping():
             name = path.relative_to(masks).with_suffix("")
             if name not in pictures:
-                known = [each.as_posix() for each in list(pictures)[:COMPARED_NAMES]]
+                near = neighbors(name.as_posix(), known)
                 raise DataFormatError(
                     f"{path}: there is no picture of this name in {images}"
-                    f"{nearest_names([name.as_posix()], known) or '.'} Give both the same name."
+                    f"{nearest_names([name.as_posix()], near) or '.'} Give both the same name."
                 )
             records += _records_of(path, pictures[name], name, labels, are_colors, table)
     return records

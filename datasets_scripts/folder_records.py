@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -34,8 +35,8 @@ SPLIT_NAMES = {
     "testing": "test",
     **{name: name for name in ("train", "val", "test")},
 }
-# So many names are compared letter by letter to find the nearest one.
-COMPARED_NAMES = 5000
+# So many names before and behind one in their order are compared with it letter by letter to find the nearest.
+COMPARED_NAMES = 50
 
 Note = Callable[[str], None]
 
@@ -274,16 +275,32 @@ class FolderReading:
         """'; the nearest is ...', or what there is at all."""
         if not self.names:
             return f"; there is no picture ({', '.join(IMAGE_SUFFIXES)}) in {self.root}."
-        wanted = PurePosixPath(name.casefold())
-        for same in (
-            lambda path: path == wanted,
-            lambda path: path.name == wanted.name,
-            lambda path: path.stem == wanted.stem,
-        ):
-            if found := [each for each in self.names if same(PurePosixPath(each.casefold()))]:
-                return f"; there is {name_text(found[0])}."
-        close = get_close_matches(name, self.names[:COMPARED_NAMES], 1)
+        for given, known in zip(_alike(name), self._names_alike, strict=True):
+            if given in known:
+                return f"; there is {name_text(known[given])}."
+        close = get_close_matches(name, neighbors(name, self.names), 1)
         return f"; the nearest is {name_text(close[0])}." if close else "."
+
+    @cached_property
+    def _names_alike(self) -> list[dict[str, str]]:
+        """The first picture for each path, each name and each name without suffix, in small letters."""
+        alike: list[dict[str, str]] = [{}, {}, {}]
+        for name in self.names:
+            for known, given in zip(alike, _alike(name), strict=True):
+                known.setdefault(given, name)
+        return alike
+
+
+def _alike(name: str) -> tuple[str, str, str]:
+    """The path, the name and the name without suffix of a picture, in small letters."""
+    path = PurePosixPath(name.casefold())
+    return str(path), path.name, path.stem
+
+
+def neighbors(name: str, names: Sequence[str]) -> Sequence[str]:
+    """Those of some ordered names that come nearest before and behind a name."""
+    place = bisect_left(names, name)
+    return names[max(0, place - COMPARED_NAMES) : place + COMPARED_NAMES]
 
 
 def pictures_in(folder: Path) -> list[str]:

@@ -32,6 +32,9 @@ from hf_refseg import load_refseg
 from hf_refseg.data.examples import ImageExamples
 from hf_refseg.data.masks import decode_mask, encode_mask
 from hf_refseg.data.rows import DataFormatError
+from hf_refseg.datasets_scripts import folder
+from hf_refseg.datasets_scripts.folder_records import neighbors
+from hf_refseg.datasets_scripts.original_files import read_picture
 
 Load = Callable[..., DatasetDict]
 
@@ -140,6 +143,25 @@ def test_records_of_one_ref_id_are_one_referent(root: Path, load: Load) -> None:
 def test_rows_of_one_picture_follow_each_other(root: Path, load: Load) -> None:
     write_rows(root, {"text": "a"}, {"file_name": "1.png", "text": "b"}, {"text": "c"})
     assert [row["sentences"][0]["raw"] for row in load()["train"]] == ["a", "c", "b"]
+
+
+def test_a_picture_is_opened_once_for_all_its_referents(root: Path, load: Load, monkeypatch) -> None:
+    opened: list[Path] = []
+
+    def read(path: Path, *arguments: Any) -> Any:
+        opened.append(path)
+        return read_picture(path, *arguments)
+
+    monkeypatch.setattr(folder, "read_picture", read)
+    write_rows(root, {"text": "a"}, {"text": "b", "file_name": "1.png"}, {"text": "c"}, {"text": "d"})
+    assert len(load()["train"]) == 4 and opened == [root / "0.png", root / "1.png"]
+
+
+def test_the_nearest_name_is_found_among_many_without_looking_at_all() -> None:
+    names = [f"picture_{number:05d}.png" for number in range(20_000)]
+    near = neighbors("picture_12345.jpg", names)
+    assert "picture_12345.png" in near and len(near) <= 100
+    assert neighbors("a", names[:3]) == neighbors("z", names[:3]) == names[:3]
 
 
 def test_columns_that_are_not_read_are_named(root: Path, load: Load, caplog) -> None:
