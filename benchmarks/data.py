@@ -9,8 +9,8 @@ same JPEGs with PIL and resizing them takes. Both are measured in turns, and the
 `batch_bytes` is what a batch hands from a worker process to the main one per example, in bytes and as a processor's
 own batch would have it.
 
-`preparing`: seconds of `prepare`, and the most memory that all of its processes together had at a time (resident, with
-what they share counted in each).
+`preparing`: seconds of `prepare`, and the most memory that all of its processes together had at a time, mapped files
+included.
 
     python benchmarks/data.py --records 20000 --num-proc 2
     python benchmarks/data.py --records 600 --kind clips
@@ -20,7 +20,6 @@ import argparse
 import io
 import json
 import multiprocessing
-import os
 import pickle
 import statistics
 import tempfile
@@ -113,19 +112,17 @@ def write_refer(root: Path, records: int) -> None:
     (folder / "instances.json").write_text(json.dumps(content))
 
 
-def resident_bytes(process: int) -> int:
-    """What a process and all that descend from it have in memory; Linux alone tells."""
+def memory_of(process: int) -> int:
+    """Bytes that a process and all that descend from it hold, shared ones counted once; Linux alone tells."""
     try:
-        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
-        children = [
-            int(child)
-            for tasks in Path(f"/proc/{process}/task").iterdir()
-            for child in (tasks / "children").read_text().split()
-        ]
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        tasks = Path(f"/proc/{process}/task").iterdir()
+        children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
         # It has ended meanwhile.
         return 0
-    return pages * os.sysconf("SC_PAGE_SIZE") + sum(map(resident_bytes, children))
+    (kilobytes,) = (int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return 1024 * kilobytes + sum(map(memory_of, children))
 
 
 def measure_preparing(root: Path, records: int, num_proc: int | None) -> dict[str, Any]:
@@ -137,7 +134,7 @@ def measure_preparing(root: Path, records: int, num_proc: int | None) -> dict[st
     start, peak, ended = time.perf_counter(), 0, threading.Event()
     process.start()
     while process.is_alive():
-        peak = max(peak, resident_bytes(process.pid))
+        peak = max(peak, memory_of(process.pid))
         ended.wait(0.1)
     if process.exitcode:
         raise SystemExit("prepare has failed, see above.")
