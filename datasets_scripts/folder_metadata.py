@@ -46,6 +46,7 @@ COLUMNS = (
 )
 # Columns whose cells in a CSV file are JSON.
 JSON_COLUMNS = ("texts", "polygon", "polygons", "rle", "bbox")
+LISTS_IN_CELLS = 'Write lists as JSON, such as ["the mug", "a cup"] or [10, 20, 30, 40].'
 TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 logger = logging.getLogger(__name__)
@@ -188,9 +189,8 @@ def _truth(value: Any, where: str) -> bool:
 
 def _csv_lines(path: Path) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     text = read_text(path)
-    # Spreadsheets write semicolons where a comma is part of numbers.
-    head = text.partition("\n")[0]
-    delimiter = ";" if head.count(";") > head.count(",") else ","
+    # Spreadsheets write semicolons where a comma is part of numbers, and tabs into texts.
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         columns = [column.strip() for column in next(reader, [])]
@@ -212,7 +212,7 @@ def _csv_values(columns: list[str], cells: list[str], where: str) -> dict[str, A
         )
     texts = {column: cell for column, cell in zip(columns, cells, strict=True) if cell.strip()}
     return {
-        column: _parse_json(cell, f"{where}: {column}") if column in JSON_COLUMNS else cell
+        column: _parse_json(cell, f"{where}: {column}", LISTS_IN_CELLS) if column in JSON_COLUMNS else cell
         for column, cell in texts.items()
     }
 
@@ -225,7 +225,7 @@ def _json_values(line: str, where: str) -> dict[str, Any]:
     return {column: value for column, value in values.items() if value is not None}
 
 
-def _parse_json(text: str, where: str) -> Any:
+def _parse_json(text: str, where: str, remedy: str = "Write it again.") -> Any:
     def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
@@ -237,7 +237,7 @@ def _parse_json(text: str, where: str) -> Any:
     except DataFormatError:
         raise
     except (ValueError, RecursionError) as error:
-        raise DataFormatError(f"{where} is not valid JSON ({error}). Write it again.") from error
+        raise DataFormatError(f"{where} is not valid JSON ({error}). {remedy}") from error
 
 
 METADATA = FolderFormat("metadata", "metadata.jsonl or metadata.csv", find_metadata, read_metadata)

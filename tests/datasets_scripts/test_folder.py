@@ -99,10 +99,17 @@ def test_metadata_of_every_kind_of_mask_become_rows(suffix: str, root: Path, loa
     assert sum(line.endswith(columns) for line in said) == 1
 
 
-def test_a_spreadsheet_is_read(root: Path, load: Load) -> None:
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_a_spreadsheet_is_read(delimiter: str, root: Path, load: Load) -> None:
     write_picture(root / "0.png")
-    table = 'file_name;text;bbox;no_target;\n0.png;"a; b";[3, 2, 6, 4];no;\n;;;;\n0.png;Löwe;;yes;\n'
-    (root / "metadata.csv").write_text(table, encoding="utf-8-sig")
+    cells = (
+        ("file_name", "text", "bbox", "no_target", ""),
+        ("0.png", '"a; b"', "[3, 2, 6, 4]", "no", ""),
+        ("",) * 5,
+        ("0.png", "Löwe", "", "yes", ""),
+    )
+    table = "\r\n".join(map(delimiter.join, cells))
+    (root / "metadata.csv").write_text(table, encoding="utf-8-sig", newline="")
     rows = load(val_share=0, test_share=0)["train"]
     assert [row["sentences"][0]["raw"] for row in rows] == ["a; b", "Löwe"]
     assert rows["no_target"][:] == [False, True]
@@ -270,6 +277,9 @@ def test_a_bad_line_of_a_table_is_one_error_or_is_left_out(root: Path, load: Loa
     with pytest.raises(DataFormatError, match=r"metadata\.csv: line 2 has 5 cells for 4 columns\. .*double quotes"):
         load()
     assert len(load(on_bad_record="skip")["train"]) == 1
+    (root / "metadata.csv").write_text("file_name,texts\n0.png,the mug\n")
+    with pytest.raises(DataFormatError, match=r"line 2: texts is not valid JSON .* Write lists as JSON, such as \["):
+        load()
     (root / "metadata.csv").write_text("file_name,text,text\n")
     with pytest.raises(DataFormatError, match="has a column twice"):
         load()
