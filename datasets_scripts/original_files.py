@@ -38,7 +38,10 @@ def checked_path(folder: Path, name: Any, prefix: str, where: str) -> Path:
     if ".." in parts:
         raise DataFormatError(f"{where}: the path {short_text(name)} leads out of {folder}. {AGAIN}")
     if not parts or not all(map(is_plain_name, parts)):
-        raise DataFormatError(f"{where}: {short_text(name)} is no path inside the data folder {folder}. {AGAIN}")
+        raise DataFormatError(
+            f"{where}: {short_text(name)} is no path inside the data folder {folder}. Write it as it is from there "
+            "on, or download the file again."
+        )
     return folder.joinpath(*(parts[1:] if parts[:1] == (prefix,) else parts))
 
 

@@ -200,7 +200,10 @@ ROWS = {
     "a name like it": ({"file_name": "01.png"}, r"01\.png does not exist; the nearest is [01]\.png"),
     "a mask that is absent": ({"polygon": ..., "mask_file_name": "m/9.png"}, r"m/9\.png does not exist"),
     "a name that leads out": ({"file_name": "../0.png"}, "leads out of"),
-    "an absolute name": ({"file_name": "/etc/passwd"}, "is no path inside the data folder"),
+    "an absolute name": (
+        {"file_name": "/etc/passwd"},
+        r"is no path inside the data folder .*\. Write it as it is from there on",
+    ),
     "no name": ({"file_name": ...}, "has no file_name, only text, polygon, split"),
     "no sentence": (
         {"text": ..., "caption": "a"},
