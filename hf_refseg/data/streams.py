@@ -10,9 +10,12 @@ from typing import Any
 
 import datasets
 from datasets.distributed import split_dataset_by_node
+from pyarrow import ArrowException
 from torch.utils.data import IterableDataset, get_worker_info
 
-from .examples import draw_item, item_of_image, open_image, undecoded
+from ..messages import name_text, one_line
+from .examples import REQUIRED_COLUMNS, draw_item, item_of_image, open_image, undecoded
+from .rows import DataFormatError, InvalidRowError
 
 # Rows among which the next ones are drawn, images included.
 SHUFFLED_ROWS = 1000
@@ -64,13 +67,13 @@ class StreamedReferents(IterableDataset):
     def items_of_epoch(self, epoch: int) -> Iterator[dict[str, Any]]:
         """Those of this node and worker in one epoch, counted from 0.
 
-        Raises as `ReferentExamples` on access.
+        Raises as `read_rows`, and as `ReferentExamples` on access.
         """
         # Not by `set_epoch` of the rows, whose number all workers share: they do not come to its end together.
         order = random.Random(f"{self.seed}-{epoch}").getrandbits(63)
         # Groups one after the other: several at once would make each epoch end with a pause of some seconds.
         shuffled = self.rows.shuffle(seed=order, buffer_size=self.buffer_size, max_buffer_input_shards=1)
-        for row in split_dataset_by_node(shuffled, self.rank, self.nodes):
+        for row in read_rows(split_dataset_by_node(shuffled, self.rank, self.nodes)):
             generator = random.Random(f"{self.seed}-{epoch}-{row['image_id']}-{row['ref_id']}")
             yield draw_item(row, generator, open_image)
 
@@ -78,13 +81,35 @@ class StreamedReferents(IterableDataset):
 class StreamedImages:
     """For evaluation: the items of `ImageExamples`, in their order.
 
-    Raises `DataFormatError` when a column is missing.
+    Raises `DataFormatError` when a column is missing and, on access, as `read_rows` and `ImageExamples`.
     """
 
     def __init__(self, dataset: datasets.IterableDataset) -> None:
         self.rows = undecoded(dataset)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for _, rows_of_image in groupby(self.rows, key=itemgetter("image_id")):
+        for _, rows_of_image in groupby(read_rows(self.rows), key=itemgetter("image_id")):
             rows = list(rows_of_image)
             yield item_of_image(rows[0], rows)
+
+
+def read_rows(rows: datasets.IterableDataset) -> Iterator[dict[str, Any]]:
+    """The rows of a stream, of which nobody has looked at all before.
+
+    Raises:
+        DataFormatError: they cannot be read, or are damaged.
+        InvalidRowError: a row has a gap.
+    """
+    try:
+        for row in rows:
+            for name in REQUIRED_COLUMNS:
+                if row[name] is None:
+                    raise InvalidRowError(
+                        f"Row {name_text(row['ref_id'])} has no {name}. Remove it, or write its {name}."
+                    )
+            yield row
+    except (OSError, ArrowException, UnicodeDecodeError) as error:
+        raise DataFormatError(
+            f"The rows that are streamed cannot be read further: {one_line(str(error))}. Try again; where they are "
+            "damaged, prepare the data set again or download it again."
+        ) from error

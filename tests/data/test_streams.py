@@ -1,17 +1,18 @@
 """Streamed rows and their examples: the same as those that are loaded, shared out, and shuffled."""
 
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import datasets
 import pytest
+from pyarrow.parquet import ParquetFile
 from torch.utils.data import DataLoader, IterableDataset
 
 from hf_refseg.data.loading import load_refseg
 from hf_refseg.data.prepare import prepare_dataset
-from hf_refseg.data.rows import DataFormatError
-from hf_refseg.data.streams import StreamedReferents
+from hf_refseg.data.rows import DataFormatError, InvalidRowError
+from hf_refseg.data.streams import StreamedImages, StreamedReferents
 
 SIZES = {"train_size": 8, "val_size": 3, "test_size": 2, "image_size": 64}
 
@@ -142,6 +143,20 @@ def test_workers_see_rows_of_their_own_as_well(train, ref_ids, nodes, workers):
         for ref_id in DataLoader(OneEpoch(StreamedReferents(train, 0, rank, nodes)), None, num_workers=workers)
     ]
     assert sorted(seen) == sorted(ref_ids)
+
+
+def test_rows_that_are_damaged_or_have_gaps_are_named(train, one_file, tmp_path):
+    file = tmp_path / "data" / "train-0.parquet"
+    content, column = bytearray(file.read_bytes()), ParquetFile(file).metadata.row_group(2).column(0)
+    content[column.data_page_offset : column.data_page_offset + 30] = bytes([255] * 30)
+    file.write_bytes(content)
+    for examples in (StreamedReferents(one_file), StreamedImages(one_file)):
+        with pytest.raises(DataFormatError, match=r"cannot be read further: .* prepare the data set again"):
+            list(islice(examples, 25))
+    for column in ("image", "mask", "sentences", "image_id"):
+        gaps = train.map(lambda row, name=column: {name: None}, features=train.features)
+        with pytest.raises(InvalidRowError, match=f"Row train-000000-0 has no {column}. Remove it"):
+            next(iter(StreamedImages(gaps)))
 
 
 def test_a_stream_has_no_end_and_an_empty_one_is_an_error(train, ref_ids):
