@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from hf_refseg.data.rows import DataFormatError
-from hf_refseg.files import is_plain_name
+from hf_refseg.files import is_plain_path
 from hf_refseg.messages import short_text
 from hf_refseg.modeling.pictures_refseg import PictureError, open_picture, picture_faults
 
@@ -37,7 +37,7 @@ def checked_path(folder: Path, name: Any, prefix: str, where: str) -> Path:
     parts = PurePosixPath(name).parts if isinstance(name, str) else ()
     if ".." in parts:
         raise DataFormatError(f"{where}: the path {short_text(name)} leads out of {folder}. {AGAIN}")
-    if not parts or not all(map(is_plain_name, parts)):
+    if not parts or not is_plain_path(name):
         raise DataFormatError(
             f"{where}: {short_text(name)} is no path inside the data folder {folder}. Write it as it is from there "
             "on, or download the file again."

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from os import PathLike
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
@@ -22,7 +22,7 @@ from hf_refseg.data.masks import (
     mask_to_bbox,
 )
 from hf_refseg.data.rows import DataFormatError, ordered_splits, read_json, row_features
-from hf_refseg.files import is_plain_name
+from hf_refseg.files import is_plain_path
 from hf_refseg.messages import name_text, short_text
 
 from .original_files import picture_size
@@ -366,8 +366,7 @@ def _is_short_polygon(part: Any) -> bool:
 def _image_file(folder: Path, image: dict[str, Any], where: str) -> Path:
     """The image's path; a name that leads out of the folder would publish a private file with the data set."""
     file_name = checked_field(image, "file_name", str, where)
-    parts = PurePosixPath(file_name).parts
-    if not parts or not all(map(is_plain_name, parts)):
+    if not is_plain_path(file_name):
         raise DataFormatError(
             f"{where}: the file name {short_text(file_name)} leads out of {folder}, or is none. {AGAIN}"
         )

@@ -13,7 +13,7 @@ import unicodedata
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
 PARTIAL = ".partial"
+# In bytes; systems open up to 4096, from the root on.
+LONGEST_PATH = 1024
 # What writing alone can run into, never reading: no room, no share of it left, a file too large, a read-only disk.
 WRITE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -44,6 +46,12 @@ def is_plain_name(name: object) -> bool:
     if not isinstance(name, str) or name in ("", ".", "..") or re.search(r"[/\\\0\ud800-\udfff]", name):
         return False
     return len(name.encode()) <= 255
+
+
+def is_plain_path(path: str) -> bool:
+    """Whether a path consists of plain names, see `is_plain_name`, and is short enough to be opened in a folder."""
+    parts = PurePosixPath(path).parts
+    return bool(parts) and all(map(is_plain_name, parts)) and len(path.encode()) <= LONGEST_PATH
 
 
 def may_be_on_hub(name: str | os.PathLike[str]) -> bool:

@@ -6,10 +6,10 @@ import glob
 import hashlib
 from collections.abc import Iterable
 from os import PathLike
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import is_plain_name, may_be_on_hub
+from ..files import is_plain_path, may_be_on_hub
 from ..messages import name_text, short_text
 from .catalog import DATASETS, DatasetSpec
 from .rows import DataFormatError, filling_cache, ordered_splits, reading_parquet, require_literal_name
@@ -86,8 +86,7 @@ def split_files(folder: Path) -> dict[str, list[Path]]:
         names = sorted(path.name for path in (folder / "data").glob("*.parquet"))
         patterns = {name.partition("-")[0]: [f"data/{name.partition('-')[0]}-*.parquet"] for name in names}
     for pattern in (pattern for globs in patterns.values() for pattern in globs):
-        parts = PurePosixPath(pattern).parts
-        if not parts or not all(map(is_plain_name, parts)):
+        if not is_plain_path(pattern):
             raise DataFormatError(
                 f"{folder / 'README.md'} lists files outside its folder: {short_text(pattern)}. Prepare the data set "
                 "again, or correct data_files."

@@ -234,6 +234,7 @@ ROWS = {
     "a split that is none": ({"split": "my split"}, "the split should be named by letters"),
     "all splits": ({"split": "all"}, "the split should be named by letters"),
     "a split of many letters": ({"split": "a" * 61}, "the split should be named by letters"),
+    "a name of many folders": ({"file_name": "a/" * 2100 + "0.png"}, "is no path inside the data folder"),
     "a hidden name": ({"polygon": ..., "mask_file_name": ".masks/0.png"}, r"'\.masks/0\.png' is hidden"),
     "a box beyond all numbers": ({"polygon": ..., "bbox": [10**400, 2, 3, 4]}, "four finite numbers"),
     "an id that is none": ({"ref_id": 0.5}, "'ref_id' should be a text or a whole number"),

@@ -243,6 +243,7 @@ def without(table: str) -> Edit:
         (with_image(file_name="absent.jpg"), ["refs(unc).p", "ref 0", "absent.jpg", "does not exist", "image_dir"]),
         (with_image(file_name=None), ["ref 0: image 300000 of instances.json: 'file_name' should be of type str"]),
         (with_image(file_name="x" * 300), ["refs(unc).p", "ref 0", "leads out of", "or is none"]),
+        (with_image(file_name="a/" * 2100 + "0.jpg"), ["refs(unc).p", "ref 0", "leads out of", "or is none"]),
         (with_image(file_name="."), ["refs(unc).p", "ref 0", "leads out of", "or is none"]),
         (with_image(width=True), ["instances.json: image 300000: 'width' should be of type int, found True"]),
         (with_image(height=2**70), ["instances.json: image 300000: 'height' should be a number of 64 bits"]),
