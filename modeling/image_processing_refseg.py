@@ -308,7 +308,8 @@ class RefSegImageProcessor(TorchvisionBackend):
     def _resize_masks(self, masks: list[Tensor], **kwargs) -> list[Tensor]:
         """Masks as images are resized and padded, of the nearest pixels; uint8 (height, width)."""
         unscaled = {"do_normalize": False, "do_rescale": False, "resample": tvF.InterpolationMode.NEAREST_EXACT}
-        masks = [mask.view(torch.uint8)[None] for mask in masks]
+        # Converted, not viewed: a truth in a picture of one bit is a byte of 255.
+        masks = [mask.to(torch.uint8)[None] for mask in masks]
         masks = self._preprocess(masks, return_tensors=None, **{**kwargs, **unscaled})["pixel_values"]
         return [mask.squeeze(0) for mask in masks]
 

@@ -14,6 +14,7 @@ from tiny_lavt import tiny_lavt, tiny_processor
 from transformers import BertConfig, BertModel
 
 from hf_refseg import VideoLavtConfig, VideoLavtForReferringSegmentation, add_adapter
+from hf_refseg.data.findings import Findings
 from hf_refseg.data.leakage import TrainingPart
 from hf_refseg.hub.dataset_card import build_dataset_card
 from hf_refseg.hub.markdown import escape
@@ -190,12 +191,13 @@ def test_the_card_of_an_adapter_names_its_base_model_without_the_path(tmp_path):
     assert " in &lt;b&gt;ase, which is loaded" in card.read_text() and str(tmp_path) not in card.read_text()
 
 
-def test_the_card_of_a_data_set_escapes_splits_and_options():
+def test_the_card_of_a_data_set_escapes_splits_options_and_findings():
     counts = {'<b>"x"': {"referents": 1, "sentences": 1, "images": 1}}
-    card = build_dataset_card("refcoco", counts, {"split_by": "<i>*u*"})
+    findings = Findings(records={"<b>bold": ["record"]})
+    card = build_dataset_card("refcoco", counts, {"split_by": "<i>*u*"}, findings)
     html = rendered(card.text)
     assert "<b>" not in card.text and "<i>" not in html and "<em>" not in html
-    assert "&lt;i&gt;*u*" in html and r'dataset["\x3cb>\"x\""]' in card.text
+    assert "&lt;i&gt;*u*" in html and "&lt;b&gt;bold: 1" in html and r'dataset["\x3cb>\"x\""]' in card.text
 
 
 def test_a_missing_picture_is_an_error_and_writes_nothing(lavt, tmp_path):
