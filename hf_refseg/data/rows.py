@@ -228,10 +228,11 @@ def reading_parquet(name: object) -> Iterator[None]:
         DataFormatError: they are damaged; it names the data set.
     """
     from datasets.exceptions import DatasetGenerationError
+    from pyarrow import ArrowInvalid
 
     try:
         yield
-    except DatasetGenerationError as error:
+    except (DatasetGenerationError, ArrowInvalid) as error:
         raise DataFormatError(
             f"{name} is damaged ({error.__cause__ or error}). Prepare it again with the same options, which names the "
             "damaged file, or download it again."

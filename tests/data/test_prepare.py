@@ -461,6 +461,7 @@ def test_the_pushed_data_set_is_read_by_a_fresh_process(hub, tree, tmp_path, mon
     read = """
         import datasets
         from hf_refseg.data.loading import load_refseg
+        from hf_refseg.data.rows import DataFormatError
 
         plain, ours = datasets.load_dataset("tester/refs"), load_refseg("tester/refs")
         print({split: rows.num_rows for split, rows in plain.items()}, plain["testA"][0]["image"].size)
@@ -468,6 +469,12 @@ def test_the_pushed_data_set_is_read_by_a_fresh_process(hub, tree, tmp_path, mon
         for streaming in (False, True):
             part = load_refseg("tester/damaged", splits=["val"], streaming=streaming)
             assert {split: list(rows) for split, rows in part.items()} == {"val": list(plain["val"])}
+            try:
+                load_refseg("tester/damaged", splits=["train"], streaming=streaming)
+            except DataFormatError as error:
+                assert str(error).startswith("tester/damaged is damaged (Parquet magic bytes not found")
+            else:
+                raise AssertionError("the files of train were not read")
     """
     printed = run_python(read, cwd=tmp_path, env=hub.environment("reader"))
     with Image.open(GOLDEN / "images/mscoco/images/train2014/COCO_train2014_000000300017.jpg") as image:
