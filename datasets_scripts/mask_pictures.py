@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from hf_refseg.data.rows import DataFormatError
 from hf_refseg.modeling.pictures_refseg import PictureError
@@ -85,7 +85,17 @@ def _exact(picture: Image.Image) -> Image.Image:
         raise PictureError("a JPEG file, which changes labels at every edge: save it as PNG")
     if picture.mode in COLOR_SPACES:
         raise PictureError(f"a picture in the colors of {picture.mode}, which holds no labels: save it as PNG")
-    return _only_page(picture)
+    return _not_turned(_only_page(picture))
+
+
+def _not_turned(picture: Image.Image) -> Image.Image:
+    """The picture; raises PictureError where programs show it turned, so that it was not drawn as it is stored."""
+    # Of a PNG file it may stand behind the pixels.
+    picture.load()
+    turn = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    if turn in range(2, 9):
+        raise PictureError(f"shown turned by programs (EXIF orientation {turn}): save it upright, without EXIF")
+    return picture
 
 
 def _only_page(picture: Image.Image) -> Image.Image:
@@ -101,7 +111,7 @@ def _read_values(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """Gray values (H, W) or colors (H, W, 3), and how opaque pixels are, if that is stored."""
 
     def read(picture: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-        picture = _only_page(picture)
+        picture = _not_turned(_only_page(picture))
         if picture.mode == "P":
             picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
         if picture.mode in ("1", "L", "F") or picture.mode.startswith("I"):

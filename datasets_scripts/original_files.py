@@ -93,5 +93,6 @@ def read_picture(path: Path, where: str, read: Callable[[Image.Image], Any], con
         raise DataFormatError(f"{path} ({where}) does not exist. Download it.") from error
     except PictureError as error:
         raise DataFormatError(
-            f"{path} ({where}) cannot be read as a picture: it is {error}. Download it again."
+            f"{path} ({where}) cannot be read as a picture: it is {error}. Download it again, or save it as "
+            "JPEG or PNG."
         ) from error

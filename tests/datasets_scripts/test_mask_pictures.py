@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFilter
+from PIL import ExifTags, Image, ImageFilter
 
 from hf_refseg.data.rows import DataFormatError
 from hf_refseg.datasets_scripts.mask_pictures import GRAY_EDGES, read_label_picture, read_mask_picture
@@ -153,6 +153,21 @@ def test_of_several_pictures_in_a_file_none_is_taken(tmp_path: Path) -> None:
         ):
             with pytest.raises(DataFormatError, match="a file of several pictures"):
                 read(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_picture_that_programs_show_turned_is_one_error(suffix: str, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    path = save(tmp_path, Image.fromarray(GRAY), f"mask.{suffix}", exif=exif)
+    with pytest.raises(DataFormatError, match=r"mask\.\w+ .*EXIF orientation 3.*save it upright"):
+        read_mask_picture(path, None, pytest.fail)
+    labels = save(tmp_path, Image.fromarray(GRAY), "labels.png", exif=exif)
+    with pytest.raises(DataFormatError, match=r"labels\.png .*EXIF orientation 3.*save it upright"):
+        read_label_picture(labels, colors=False)
+    exif[ExifTags.Base.Orientation] = 1
+    upright = save(tmp_path, Image.fromarray(GRAY), "upright.png", exif=exif)
+    assert np.array_equal(read_mask_picture(upright, None, pytest.fail), MASK)
 
 
 def test_a_threshold_is_what_brighter_pixels_are_above(tmp_path: Path) -> None:
