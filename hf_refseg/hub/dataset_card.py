@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
@@ -107,7 +108,9 @@ def _body(
     repaired = f"\nFound in the original files, each listed in `{FINDINGS}`:\n{found}\n" if found else ""
     # Of a split without referents there is no picture.
     previews = "\n\n".join(
-        f"{split}:\n\n![{split}]({preview_name(split)})" for split, numbers in counts.items() if numbers["referents"]
+        f"{escape(split)}:\n\n![{escape(split)}]({quote(preview_name(split))})"
+        for split, numbers in counts.items()
+        if numbers["referents"]
     )
     return f"""# {spec.title} for referring segmentation
 
