@@ -53,8 +53,8 @@ logger = logging.getLogger(__name__)
 
 
 def find_metadata(root: Path) -> list[Path]:
-    """`metadata.jsonl` or `.csv` of a folder, or of the folders in it."""
-    found = (path for name in NAMES for pattern in (name, f"*/{name}") for path in root.glob(pattern))
+    """`metadata.jsonl` or `.csv` of a folder, or of the folders in it that are not hidden."""
+    found = (path for name in NAMES for pattern in (name, f"[!.]*/{name}") for path in root.glob(pattern))
     return sorted(path for path in found if path.is_file())
 
 

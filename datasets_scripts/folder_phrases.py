@@ -57,7 +57,8 @@ def _record(line: str, where: str, split: str | None, images: Path, masks: Path)
 
 def _picture(folder: Path, name: str, where: str) -> Path:
     """The picture of an id, whatever its suffix."""
-    if not is_plain_name(name):
+    # Nobody would notice when a hidden file changes.
+    if not is_plain_name(name) or name[0] == ".":
         raise DataFormatError(f"{where}: {short_text(name)} is no id of a picture. Write <id> <sentence>.")
     paths = [folder / f"{name}{suffix}" for suffix in (".tif", *IMAGE_SUFFIXES)]
     found = next((path for path in paths if path.is_file()), None)

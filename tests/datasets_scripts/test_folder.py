@@ -500,6 +500,19 @@ def test_hidden_copies_of_pictures_are_none(root: Path, load: Load) -> None:
     assert {split: len(rows) for split, rows in load().items()} == {"train": 1, "val": 2}
 
 
+def test_hidden_tables_and_ids_are_not_read(root: Path, load: Load) -> None:
+    make_metadata(root / "train")
+    shutil.copytree(root / "train", root / ".old")
+    assert sum(map(len, load().values())) == 5
+    shutil.rmtree(root)
+    make_phrases(root)
+    (root / "output_phrase_val.txt").write_text(".0 road\n")
+    for name in ("images", "masks"):
+        shutil.copy(root / name / "0.tif", root / name / ".0.tif")
+    with pytest.raises(DataFormatError, match=r"output_phrase_val\.txt: line 1: '\.0' is no id of a picture"):
+        load()
+
+
 def test_a_name_that_is_no_text_is_one_error(root: Path, load: Load) -> None:
     make_labels(root)
     for path in root.glob("*/train/0.*"):
