@@ -309,9 +309,9 @@ class RefSegImageProcessor(TorchvisionBackend):
         """Masks as images are resized and padded, of the nearest pixels; uint8 (height, width)."""
         unscaled = {"do_normalize": False, "do_rescale": False, "resample": tvF.InterpolationMode.NEAREST_EXACT}
         # Converted, not viewed: a truth in a picture of one bit is a byte of 255.
-        masks = [mask.to(torch.uint8)[None] for mask in masks]
-        masks = self._preprocess(masks, return_tensors=None, **{**kwargs, **unscaled})["pixel_values"]
-        return [mask.squeeze(0) for mask in masks]
+        pixels = [mask.to(torch.uint8)[None] for mask in masks]
+        resized = self._preprocess(pixels, return_tensors=None, **{**kwargs, **unscaled})
+        return [mask.squeeze(0) for mask in resized["pixel_values"]]
 
     def post_process_referring_segmentation(
         self, outputs: ModelOutput, target_sizes: list[tuple[int, int]] | None = None, threshold: float | None = None
