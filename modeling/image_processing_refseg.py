@@ -308,8 +308,7 @@ class RefSegImageProcessor(TorchvisionBackend):
     def _resize_masks(self, masks: list[Tensor], **kwargs) -> list[Tensor]:
         """Masks as images are resized and padded, of the nearest pixels; uint8 (height, width)."""
         unscaled = {"do_normalize": False, "do_rescale": False, "resample": tvF.InterpolationMode.NEAREST_EXACT}
-        # Converted, not viewed: a truth in a picture of one bit is a byte of 255.
-        pixels = [mask.to(torch.uint8)[None] for mask in masks]
+        pixels = [mask.to(torch.uint8)[None] for mask in masks]  # Not viewed: pictures of one bit hold bytes of 255.
         resized = self._preprocess(pixels, return_tensors=None, **{**kwargs, **unscaled})
         return [mask.squeeze(0) for mask in resized["pixel_values"]]
 
