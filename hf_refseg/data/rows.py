@@ -96,7 +96,11 @@ def video_features() -> Features:
 
 
 def check_columns(where: str, rows: Dataset | IterableDataset) -> None:
-    """Raises `DataFormatError` unless rows have the columns of this library, and, where they are there, no gaps."""
+    """Raises `DataFormatError` unless rows have the columns of this library.
+
+    Nor do rows that are there have gaps, or boxes of another number than four.
+    """
+    import pyarrow.compute as compute
     from datasets import Dataset
 
     features = video_features() if "frames" in rows.column_names else row_features()
@@ -111,6 +115,12 @@ def check_columns(where: str, rows: Dataset | IterableDataset) -> None:
     for name in features if isinstance(rows, Dataset) else ():
         if count := rows.data[name].null_count:
             raise DataFormatError(f"{where}: {count} rows have no {name}. Remove them, or write their {name}.")
+    if isinstance(rows, Dataset) and "bbox" in features:
+        lengths = compute.list_value_length(rows.data["bbox"])
+        if count := compute.sum(compute.not_equal(lengths, 4)).as_py():
+            raise DataFormatError(
+                f"{where}: {count} rows have a bbox of another number than four. Write x, y, width and height there."
+            )
 
 
 def ordered_splits(name: str, known: Iterable[str], wanted: Iterable[str]) -> tuple[str, ...]:

@@ -425,6 +425,7 @@ def test_rows_of_another_type_and_gaps_are_named(prepared, tmp_path):
     texts = [{**row, "sentences": [sentence["raw"] for sentence in row["sentences"]]} for row in rows]
     numbers = [{**row, "mask": {"size": row["mask"]["size"], "counts": 5}} for row in rows]
     gaps = [{**row, "sentences": None} for row in rows[:2]] + rows[2:]
+    boxes = [{**row, "bbox": []} for row in rows[:2]] + rows[2:]
     text, number = datasets.Value("string"), datasets.Value("int64")
     for name, changed, types, message in (
         (
@@ -440,6 +441,12 @@ def test_rows_of_another_type_and_gaps_are_named(prepared, tmp_path):
             "lacks the columns mask.counts,",
         ),
         ("gaps", gaps, {}, r"gaps \(train\): 2 rows have no sentences. Remove them"),
+        (
+            "boxes",
+            boxes,
+            {"bbox": datasets.List(datasets.Value("float64"))},
+            r"boxes \(train\): 2 rows have a bbox of another number than four",
+        ),
     ):
         folder = write_rows(tmp_path / name, changed, datasets.Features({**features, **types}))
         with pytest.raises(DataFormatError, match=message):

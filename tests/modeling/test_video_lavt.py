@@ -401,7 +401,7 @@ def describe(projection: nn.Module) -> str:
         (12, {"fusion_type": "pooled_sentence"}),
         (12, {"fusion_activation": "relu"}),
         (8, {"fusion_activation": "relu", "fusion_norm": "layer"}),
-        (6, {"fusion_norm": "batch", "fusion_num_heads": [1, 2, 4]}),
+        (6, {"fusion_norm": "batch", "fusion_num_heads": [1, 2, 4, 8]}),
         (12, {"fusion_norm": "none", "decoder_features": "E"}),
         (10, {"decoder_features": "V", "gate_activation": "none", "presence_head": True}),
     ],
