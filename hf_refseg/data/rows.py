@@ -98,9 +98,8 @@ def video_features() -> Features:
 def check_columns(where: str, rows: Dataset | IterableDataset) -> None:
     """Raises `DataFormatError` unless rows have the columns of this library.
 
-    Nor do rows that are there have gaps, or boxes of another number than four.
+    Nor do rows that are there have gaps, or boxes that are not four finite numbers.
     """
-    import pyarrow.compute as compute
     from datasets import Dataset
 
     features = video_features() if "frames" in rows.column_names else row_features()
@@ -115,12 +114,20 @@ def check_columns(where: str, rows: Dataset | IterableDataset) -> None:
     for name in features if isinstance(rows, Dataset) else ():
         if count := rows.data[name].null_count:
             raise DataFormatError(f"{where}: {count} rows have no {name}. Remove them, or write their {name}.")
-    if isinstance(rows, Dataset) and "bbox" in features:
-        lengths = compute.list_value_length(rows.data["bbox"])
-        if count := compute.sum(compute.not_equal(lengths, 4)).as_py():
-            raise DataFormatError(
-                f"{where}: {count} rows have a bbox of another number than four. Write x, y, width and height there."
-            )
+    if isinstance(rows, Dataset) and "bbox" in features and not _are_boxes(rows.data["bbox"]):
+        raise DataFormatError(
+            f"{where}: a bbox is not four finite numbers. Write x, y, width and height there, in pixels."
+        )
+
+
+def _are_boxes(column: pyarrow.ChunkedArray) -> bool:
+    """Whether each list of a column without gaps is of four finite numbers."""
+    import pyarrow.compute as compute
+
+    lengths, numbers = compute.list_value_length(column), compute.list_flatten(column)
+    return compute.all(compute.equal(lengths, 4)).as_py() is not False and (
+        numbers.null_count == 0 and compute.all(compute.is_finite(numbers)).as_py() is not False
+    )
 
 
 def ordered_splits(name: str, known: Iterable[str], wanted: Iterable[str]) -> tuple[str, ...]:

@@ -426,6 +426,7 @@ def test_rows_of_another_type_and_gaps_are_named(prepared, tmp_path):
     numbers = [{**row, "mask": {"size": row["mask"]["size"], "counts": 5}} for row in rows]
     gaps = [{**row, "sentences": None} for row in rows[:2]] + rows[2:]
     boxes = [{**row, "bbox": []} for row in rows[:2]] + rows[2:]
+    holes = [*rows[:2], *({**row, "bbox": [0.0, 0.0, 1.0, None]} for row in rows[2:])]
     text, number = datasets.Value("string"), datasets.Value("int64")
     for name, changed, types, message in (
         (
@@ -445,8 +446,9 @@ def test_rows_of_another_type_and_gaps_are_named(prepared, tmp_path):
             "boxes",
             boxes,
             {"bbox": datasets.List(datasets.Value("float64"))},
-            r"boxes \(train\): 2 rows have a bbox of another number than four",
+            r"boxes \(train\): a bbox is not four finite numbers",
         ),
+        ("holes", holes, {}, r"holes \(train\): a bbox is not four finite numbers"),
     ):
         folder = write_rows(tmp_path / name, changed, datasets.Features({**features, **types}))
         with pytest.raises(DataFormatError, match=message):

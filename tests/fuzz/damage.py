@@ -212,7 +212,7 @@ def edit_table(content: bytes, how: tuple[bool, Iterable[tuple]]) -> bytes:
     try:
         new = pyarrow.Table.from_pylist(changed, schema=table.schema if keep_types else None)
         parquet.write_table(new, buffer)
-    except (pyarrow.ArrowException, AttributeError, TypeError, ValueError, OverflowError):
+    except (pyarrow.ArrowException, AttributeError, TypeError, ValueError, LookupError, OverflowError):
         # Rows that no table holds.
         return content[:-9]
     return buffer.getvalue()

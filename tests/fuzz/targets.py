@@ -120,13 +120,13 @@ def data_set(name: str, tree: str | None = None, **options: Any) -> Target:
 
 
 def _check_images(rows: datasets.Dataset) -> None:
+    for item in ImageExamples(rows):
+        assert item["image"].mode == "RGB" and len(item["masks"]) == len(item["texts"])
+        assert all(mask.shape == (item["image"].height, item["image"].width) for mask in item["masks"])
     for sentences in rows["sentences"]:
         # Which one is drawn depends on the epoch: each has to be one.
         assert sentences and all(sentence["raw"].strip() for sentence in sentences)
     assert np.isfinite(np.array(rows["bbox"])).all()
-    for item in ImageExamples(rows):
-        assert item["image"].mode == "RGB" and len(item["masks"]) == len(item["texts"])
-        assert all(mask.shape == (item["image"].height, item["image"].width) for mask in item["masks"])
 
 
 def _check_videos(rows: datasets.Dataset) -> None:
