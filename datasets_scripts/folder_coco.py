@@ -16,7 +16,7 @@ from .folder_exports import (
     AnnotatedPicture,
     ExportedPictures,
     Shape,
-    head_of,
+    begins_with,
     json_files,
     naming_shape,
     once_each,
@@ -42,8 +42,7 @@ def find_coco(root: Path) -> list[Path]:
 
 def is_coco(file: Path) -> bool:
     """Whether a JSON file begins as one of COCO's format does."""
-    first, keys = head_of(file)
-    return first == "{" and bool(keys & {"images", "annotations", "categories"}) and "shapes" not in keys
+    return begins_with(file, "{", {"images", "annotations", "categories"}, without={"shapes"})
 
 
 def read_coco(reading: FolderReading) -> list[FolderRecord]:
@@ -112,8 +111,7 @@ class CocoFile:
         # A picture that nothing is said of may be absent.
         if shapes:
             path = self.pictures.find(checked_field(image, "file_name", str, where), self.file.parent, where)
-            root = self.reading.root
-            yield AnnotatedPicture(path, path.relative_to(root).as_posix(), shapes, split_of(self.file, root))
+            yield AnnotatedPicture(path, shapes, split_of(self.file, self.reading.root))
 
     def _shapes(
         self, annotation: Any, size: Size | None, categories: Mapping[str, Any], where: str

@@ -48,10 +48,14 @@ def json_files(root: Path) -> list[Path]:
     return sorted(filter(Path.is_file, found))
 
 
-def head_of(file: Path) -> tuple[str, set[str]]:
-    """The first character of a JSON file, and the keys in its beginning, of whatever depth."""
+def begins_with(file: Path, bracket: str, keys: set[str], without: set[str] | None = None) -> bool:
+    """Whether a JSON file begins with this bracket and has one of these keys, none of those, in its beginning.
+
+    Keys count in whatever depth.
+    """
     text = _beginning(file).decode("utf-8-sig", errors="replace").lstrip()
-    return text[:1], set(re.findall(r'"(\w{1,40})"\s*:', text))
+    found = set(re.findall(r'"(\w{1,40})"\s*:', text))
+    return text[:1] == bracket and not found.isdisjoint(keys) and found.isdisjoint(without or ())
 
 
 def _beginning(file: Path) -> bytes:
@@ -229,10 +233,9 @@ class PartOfTarget:
 
 @dataclass(frozen=True)
 class AnnotatedPicture:
-    """A picture of an export, and its shapes; `name` is its path in the folder, or that of the file that holds it."""
+    """A picture of an export, and its shapes."""
 
     image: Path | HeldPicture
-    name: str
     shapes: list[Shape]
     split: str | None = None
 
@@ -272,23 +275,27 @@ def referents_of(picture: AnnotatedPicture, reading: FolderReading) -> Iterator[
     for (_, sentences), shapes in described.items():
         if repeated := [sentence for sentence in sentences if said[sentence] > 1]:
             reading.findings.note(SAID_TWICE, f"{shapes[0].where}: {name_text(repeated[0])}")
-        yield _record(picture, shapes, sentences, shapes[0].name)
+        yield _record(picture, reading.root, shapes, sentences, shapes[0].name)
     for label in labels:
         shapes = labeled[label]
         if len(shapes) > 1:
             reading.findings.note(LABELS_MEAN_ALL, f"{shapes[0].where}: {name_text(label)}")
-        yield _record(picture, shapes, (label,), f"label {label}")
+        yield _record(picture, reading.root, shapes, (label,), f"label {label}")
 
 
-def _record(picture: AnnotatedPicture, shapes: list[Shape], sentences: tuple[str, ...], name: str) -> FolderRecord:
+def _record(
+    picture: AnnotatedPicture, root: Path, shapes: list[Shape], sentences: tuple[str, ...], name: str
+) -> FolderRecord:
+    file = picture.image.file if isinstance(picture.image, HeldPicture) else picture.image
+    image_id = file.relative_to(root).as_posix()
     return FolderRecord(
         where=shapes[0].where,
         image=picture.image,
         sentences=sentences,
         mask=shapes[0].mask if len(shapes) == 1 else Joined(tuple(map(PartOfTarget, shapes))),
         split=picture.split,
-        image_id=picture.name,
+        image_id=image_id,
         # Of exports only some have ids that no other picture has.
-        ref_id=f"{picture.name}#{name}",
+        ref_id=f"{image_id}#{name}",
         category=", ".join(dict.fromkeys(label for shape in shapes for label in shape.labels)),
     )

@@ -26,8 +26,8 @@ from .folder_exports import (
     AnnotatedPicture,
     ExportedPictures,
     Shape,
+    begins_with,
     exported_parts,
-    head_of,
     json_files,
     naming_shape,
     once_each,
@@ -57,8 +57,7 @@ def find_label_studio(root: Path) -> list[Path]:
 
 def is_task_list(file: Path) -> bool:
     """Whether a JSON file begins as a list of tasks, in either of the two forms."""
-    first, keys = head_of(file)
-    return first == "[" and bool(keys & {"annotations", *MIN_KEYS})
+    return begins_with(file, "[", {"annotations", *MIN_KEYS})
 
 
 def read_label_studio(reading: FolderReading) -> list[FolderRecord]:
@@ -98,8 +97,7 @@ def annotated_pictures(
     path = pictures.find(picture_name(checked_field(task, "data", dict, where), where), file.parent, where)
     # One picture may be that of several tasks.
     shapes = [replace(shape, name=f"{name}-{shape.name}") for shape in shapes]
-    root = reading.root
-    yield AnnotatedPicture(path, path.relative_to(root).as_posix(), shapes, split_of(file, root))
+    yield AnnotatedPicture(path, shapes, split_of(file, reading.root))
 
 
 def picture_name(data: dict[str, Any], where: str) -> str:

@@ -26,7 +26,7 @@ from .folder_exports import (
     AnnotatedPicture,
     ExportedPictures,
     Shape,
-    head_of,
+    begins_with,
     json_files,
     naming_shape,
     once_each,
@@ -61,8 +61,7 @@ def find_labelme(root: Path) -> list[Path]:
 
 def is_labelme(file: Path) -> bool:
     """Whether a JSON file begins as one of labelme does."""
-    first, keys = head_of(file)
-    return first == "{" and bool(keys & {"shapes", "imagePath", "imageData"})
+    return begins_with(file, "{", {"shapes", "imagePath", "imageData"})
 
 
 def read_labelme(reading: FolderReading) -> list[FolderRecord]:
@@ -100,9 +99,7 @@ def annotated_picture(file: Path, reading: FolderReading, pictures: ExportedPict
                 reading.findings.note(POINTS, where)
             else:
                 shapes.append(read_shape(record, str(number), size, where))
-    path = image.file if isinstance(image, HeldPicture) else image
-    name = path.relative_to(reading.root).as_posix()
-    return AnnotatedPicture(image, name, join_groups(shapes), split_of(file.parent, reading.root))
+    return AnnotatedPicture(image, join_groups(shapes), split_of(file.parent, reading.root))
 
 
 def read_held_picture(file: Path) -> bytes:

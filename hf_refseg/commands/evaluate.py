@@ -165,10 +165,11 @@ def data_options_of_run(model_name: str, dataset_name: str) -> dict[str, Any]:
     from ..training.run_options import DATASETS, load_run_options
 
     options = load_run_options(model_name).get(DATASETS, {}).get(public_name(dataset_name), {})
-    known = set(option_names(dataset_name))
+    # Which split is scored, and how it is read, is for the command to say.
+    known = set(option_names(dataset_name)) - {"splits", "streaming"}
     if may_be_on_hub(model_name):
         known -= {option.name for option in data_options().values() if option.is_place}
-    return {option: value for option, value in options.items() if option in known - {"splits", "streaming"}}
+    return {option: value for option, value in options.items() if option in known}
 
 
 def score_table(result: EvaluationResult) -> str:

@@ -175,7 +175,6 @@ def check_leakage(name: str | None, leakage_list: Path | None) -> str:
         read_leakage_list,
         require_ids,
     )
-    from ..data.loading import select_split
     from ..data.prepared import is_prepared, load_prepared, stored_columns
 
     if name is None or not is_prepared(folder := Path(name)):
@@ -197,8 +196,7 @@ def check_leakage(name: str | None, leakage_list: Path | None) -> str:
             f"{folder}: where its images come from is unknown, so their ids cannot be compared. Prepare it again: "
             "pretty_name in its README.md is no data set of this library."
         )
-    dataset = load_prepared(folder, columns=[column for column in columns if column in stored])
-    rows = select_split(dataset, str(folder), "train")
+    rows = load_prepared(folder, ["train"], columns=[column for column in columns if column in stored])["train"]
     require_ids(str(folder), rows, columns)
     _, part = drop_images(rows, find_held_out(rows, columns, {COCO: listed}))
     if part.dropped_images:

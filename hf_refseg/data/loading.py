@@ -26,7 +26,7 @@ from .rows import (
 )
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetBuilder, DatasetDict, IterableDatasetDict
+    from datasets import DatasetBuilder, DatasetDict, IterableDatasetDict
 
 
 def load_refseg(
@@ -196,10 +196,3 @@ def _load_from_hub(
             files = {str(split): list(urls) for split, urls in builder.config.data_files.items()}
             options["data_files"] = {split: files[split] for split in ordered_splits(name, files, splits)}
         return load_dataset(name, **options)
-
-
-def select_split(dataset: DatasetDict, name: str, split: str) -> Dataset:
-    """One split; raises ValueError, naming those that are there."""
-    if split not in dataset:
-        raise ValueError(f"{name} has no split '{split}'. Choose one of: {', '.join(dataset)}.")
-    return dataset[split]
