@@ -98,9 +98,7 @@ def prepare_dataset(
         )
     with only_writer(folder):
         shards = _find_shards(dataset, folder, max_shard_rows)
-        missing = sum(len(rows) for path, rows in shards.items() if not path.exists())
-        usual = min(os.cpu_count() or 1, math.ceil(missing / SHARD_ROWS[spec.kind]))
-        _write_shards(shards, usual if num_proc is None else num_proc, f"{name} to {folder}")
+        _write_shards(shards, num_proc, SHARD_ROWS[spec.kind], f"{name} to {folder}")
         write_whole(folder / FINDINGS, findings.save)
         described_splits = {split: rows for split, rows in dataset.items() if counts[split]["referents"]}
         _write_previews(described_splits, folder, spec.title)
@@ -273,22 +271,21 @@ def _find_shards(dataset: Mapping[str, Dataset], folder: Path, max_shard_rows: i
     return shards
 
 
-def _write_shards(shards: Mapping[Path, Dataset], num_proc: int, title: str) -> None:
+def _write_shards(shards: Mapping[Path, Dataset], num_proc: int | None, usual_rows: int, title: str) -> None:
+    """Writes the shards that are missing; without `num_proc` by so many processes as have `usual_rows` to write."""
     for folder in {path.parent for path in shards}:
         folder.mkdir(exist_ok=True)
     missing = {path: rows for path, rows in shards.items() if not path.exists()}
+    if num_proc is None:
+        num_proc = min(os.cpu_count() or 1, math.ceil(sum(map(len, missing.values())) / usual_rows))
     num_proc = min(num_proc, len(missing))
     with tqdm(total=sum(map(len, shards.values())), desc=title, unit="row") as progress:
         for path, rows in shards.items():
             if path not in missing:
                 _check_shard(path, len(rows))
                 progress.update(len(rows))
-        if num_proc < 2:
-            written = map(_write_shard, missing.values(), missing)
-            for rows in written:
-                progress.update(rows)
-            return
-        for rows in _write_in_processes(missing, num_proc):
+        in_one = num_proc < 2
+        for rows in map(_write_shard, missing.values(), missing) if in_one else _write_in_processes(missing, num_proc):
             progress.update(rows)
 
 
