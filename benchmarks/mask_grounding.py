@@ -30,7 +30,7 @@ from transformers import PreTrainedModel
 
 from hf_refseg import AutoModelForReferringSegmentation, RefSegProcessor, load_refseg
 from hf_refseg.data.examples import RefSegCollator, SentenceExamples
-from hf_refseg.modeling.tasks_refseg import draw_masked_words
+from hf_refseg.modeling.mask_grounding_refseg import draw_masked_words
 from hf_refseg.training.data_arguments import ImageDataArguments
 from hf_refseg.training.options import parse_options
 from hf_refseg.training.recipes import run_recipe

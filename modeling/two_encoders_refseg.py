@@ -18,8 +18,9 @@ from .layers_refseg import VocabularyHead
 from .pipeline_refseg import ReferringImageSegmentationPipeline, ReferringVideoSegmentationPipeline
 from .pretrained_refseg import load_encoder_weights
 from .saved_files_refseg import naming_damage
-from .tasks_refseg import TASKS, TrainingTask
+from .tasks_refseg import TASKS
 from .text_encoders_refseg import load_text_encoder
+from .training_task_refseg import TrainingTask
 
 logger = logging.get_logger(__name__)
 # The pipelines of every model. Importing them here also makes their code travel with each of them.

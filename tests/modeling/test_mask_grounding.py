@@ -24,8 +24,7 @@ from hf_refseg import (
 )
 from hf_refseg.modeling import layers_refseg
 from hf_refseg.modeling.configuration_refseg import MaskGroundingConfig
-from hf_refseg.modeling.modeling_outputs_refseg import ForwardPass
-from hf_refseg.modeling.tasks_refseg import (
+from hf_refseg.modeling.mask_grounding_refseg import (
     AverageToken,
     CenterToken,
     ImageTokens,
@@ -33,6 +32,7 @@ from hf_refseg.modeling.tasks_refseg import (
     draw_masked_words,
     mask_centers,
 )
+from hf_refseg.modeling.modeling_outputs_refseg import ForwardPass
 from hf_refseg.training.optimization import train_first_text_layers
 
 SPECIAL = [0, 1, 2, 3, 4]

@@ -18,7 +18,7 @@ from hf_refseg import LavtConfig, LavtForReferringSegmentation
 from hf_refseg.modeling.configuration_refseg import TaskConfig
 from hf_refseg.modeling.layers_refseg import VocabularyHead
 from hf_refseg.modeling.modeling_outputs_refseg import ForwardPass
-from hf_refseg.modeling.tasks_refseg import TrainingTask
+from hf_refseg.modeling.training_task_refseg import TrainingTask
 
 
 @strict

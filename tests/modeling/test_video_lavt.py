@@ -22,8 +22,8 @@ from hf_refseg import (
 )
 from hf_refseg.modeling import video_swin_refseg
 from hf_refseg.modeling.losses_refseg import two_class_dice_loss
+from hf_refseg.modeling.mask_grounding_refseg import grounded_frame
 from hf_refseg.modeling.modeling_video_lavt import ConcatenatedBranches, UnchangedWords, WordUpdate
-from hf_refseg.modeling.tasks_refseg import grounded_frame
 from hf_refseg.modeling.video_swin_refseg import (
     VideoSwinConfig,
     VideoSwinModel,

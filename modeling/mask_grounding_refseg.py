@@ -1,0 +1,290 @@
+"""Mask Grounding: masked words are named from the rest of the sentence, the image and the target's mask."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import BertConfig, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.models.bert.modeling_bert import BertEncoder, BertPreTrainedModel
+
+from .configuration_refseg import MaskGroundingConfig
+from .layers_refseg import VocabularyHead, generator_of_draws, independent_draws, ordinary_words, pixel_centers
+from .losses_refseg import masked_word_loss
+from .modeling_outputs_refseg import ForwardPass
+from .training_task_refseg import TrainingTask
+
+
+class MaskToken(nn.Module):
+    """The learned token in the place of masked words (section 3.2): the vocabulary's own and a change that is learned.
+
+    The change starts at 0. So the token is learned where the word embeddings are frozen as well. `embeddings` (batch,
+    tokens, channels), `is_masked` bool (batch, tokens); keeps the shape of `embeddings`.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.change = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, embeddings: Tensor, is_masked: Tensor) -> Tensor:
+        return embeddings + is_masked.unsqueeze(-1) * self.change
+
+
+class WordTokens(nn.Module):
+    """Words in the width of the image; the masked ones are marked by a learned embedding.
+
+    `text_features` (batch, tokens, word_channels), `is_masked` (batch, tokens) bool; gives (batch, tokens, channels).
+    """
+
+    def __init__(self, word_channels: int, channels: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(word_channels, channels)
+        self.kind = nn.Embedding(2, channels)
+
+    def forward(self, text_features: Tensor, is_masked: Tensor) -> Tensor:
+        return self.projection(text_features) + self.kind(is_masked.long())
+
+
+class ImageTokens(nn.Module):
+    """The pixels of a map (batch, channels, h, w), averaged to at most `max_size` x `max_size`, with their places.
+
+    Returns (batch, pixels, channels).
+    """
+
+    def __init__(self, channels: int, max_size: int) -> None:
+        super().__init__()
+        self.max_size = max_size
+        self.position = coordinate_mlp(channels)
+
+    def forward(self, maps: Tensor, mask_labels: Tensor) -> Tensor:
+        size = [min(length, self.max_size) for length in maps.shape[-2:]]
+        pixels = F.adaptive_avg_pool2d(maps, size).flatten(2).transpose(1, 2)
+        return pixels + self.position(pixel_centers(*size, maps.device, maps.dtype).to(maps.dtype))
+
+
+class CenterToken(nn.Module):
+    """The center of the target's mask (section 3.2); returns (batch, 1, channels)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.encoder = coordinate_mlp(channels)
+
+    def forward(self, maps: Tensor, mask_labels: Tensor) -> Tensor:
+        return self.encoder(mask_centers(mask_labels, maps.dtype).to(maps.dtype)).unsqueeze(1)
+
+
+class AverageToken(nn.Module):
+    """The mean of a map (batch, channels, h, w) inside the target's mask (table 3 b); returns (batch, 1, channels)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, channels))
+
+    def forward(self, maps: Tensor, mask_labels: Tensor) -> Tensor:
+        is_target = (mask_labels != 0).to(torch.promote_types(maps.dtype, torch.float32))
+        weights = F.adaptive_avg_pool2d(is_target, maps.shape[-2:])
+        weights = weights / weights.sum((1, 2), keepdim=True).clamp(min=1e-6)
+        return self.encoder(torch.einsum("bchw,bhw->bc", maps, weights.to(maps.dtype))).unsqueeze(1)
+
+
+MASK_TOKENS = {"center": [CenterToken], "average": [AverageToken], "none": []}
+
+
+class MaskedTokenPredictor(BertPreTrainedModel):
+    """A BERT-like encoder over tokens of any origin, and a classifier over the vocabulary (section 3.2, equation 4).
+
+    `tokens` (batch, tokens, channels), `token_mask` (batch, tokens) 1 = token, `is_masked` (batch, tokens) bool;
+    returns the logits (masked tokens, vocabulary) in the order of `is_masked.nonzero()`.
+    """
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.encoder = BertEncoder(config)
+        self.classifier = VocabularyHead(config.hidden_size, config.vocab_size)
+        self.post_init()
+
+    def forward(self, tokens: Tensor, token_mask: Tensor, is_masked: Tensor) -> Tensor:
+        tokens = self.dropout(self.norm(tokens))
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=tokens, attention_mask=token_mask.bool())
+        return self.classifier(self.encoder(tokens, mask).last_hidden_state[is_masked])
+
+
+class MaskGrounding(TrainingTask):
+    """Names masked words from the rest of the sentence, the image and the target's mask (MagNet, section 3.2).
+
+    Args:
+        config: the task's configuration.
+        text_config: that of the text encoder, which gives the vocabulary and the channels of the words.
+        embedding_size: channels of the text encoder's word embeddings.
+        channels: channels of the map of image features.
+        attention: implementation of the predictor's attention.
+
+    Raises:
+        ValueError: a token id that the vocabulary does not have.
+    """
+
+    name = "mask_grounding"
+    loss_name = "mask_grounding"
+    is_for_text_encoder = True
+    # Earlier versions had the vocabulary's mask token alone, which is what this starts as.
+    _keys_to_ignore_on_load_missing = [r"mask_grounding\.mask_token\."]
+
+    def __init__(
+        self,
+        config: MaskGroundingConfig,
+        text_config: PreTrainedConfig,
+        embedding_size: int,
+        channels: int,
+        attention: str,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        if not 0 <= config.mask_token_id < text_config.vocab_size:
+            raise ValueError(
+                f"mask_grounding: mask_token_id is {config.mask_token_id}, but the vocabulary has "
+                f"{text_config.vocab_size} tokens."
+            )
+        self.mask_token = MaskToken(embedding_size)
+        self.words = WordTokens(text_config.hidden_size, channels)
+        image = [ImageTokens(channels, config.max_map_size)] if config.image_tokens else []
+        self.context = nn.ModuleList([*image, *(token(channels) for token in MASK_TOKENS[config.mask_encoder])])
+        predictor = BertConfig(
+            vocab_size=text_config.vocab_size,
+            hidden_size=channels,
+            num_hidden_layers=config.predictor_layers,
+            num_attention_heads=channels // 64 if channels % 64 == 0 else 1,  # as in BERT
+            intermediate_size=4 * channels,
+            attn_implementation=attention,
+        )
+        self.predictor = MaskedTokenPredictor(predictor)
+
+    @classmethod
+    def build(cls, model: PreTrainedModel, map_channels: int, text_channels: int) -> "MaskGrounding":
+        config, embedding_size = model.config, model.get_input_embeddings().embedding_dim
+        return cls(
+            config.mask_grounding, config.text_config, embedding_size, map_channels, config._attn_implementation
+        )
+
+    @staticmethod
+    def init_weights(module: nn.Module) -> None:
+        if isinstance(module, MaskToken):
+            init.zeros_(module.change)
+
+    def forward(
+        self, text_features: Tensor, text_mask: Tensor, is_masked: Tensor, maps: Tensor, mask_labels: Tensor
+    ) -> Tensor:
+        """Logits (masked words, vocabulary) of the masked words, in the order of `is_masked.nonzero()`.
+
+        Args:
+            text_features: those of the masked sentences, (batch, tokens, text channels).
+            text_mask: (batch, tokens), 1 = word.
+            is_masked: (batch, tokens) bool, the words to name.
+            maps: image features (batch, channels, h, w).
+            mask_labels: (batch, height, width), not 0 = target; all 0 is legal and says nothing.
+        """
+        tokens = [self.words(text_features, is_masked), *(part(maps, mask_labels) for part in self.context)]
+        others = sum(part.shape[1] for part in tokens[1:])
+        return self.predictor(
+            torch.cat(tokens, 1), F.pad(text_mask, (0, others), value=1), F.pad(is_masked, (0, others), value=False)
+        )
+
+    def loss(self, model: PreTrainedModel, forward_pass: ForwardPass) -> Tensor:
+        """`masked_word_loss` of words drawn at random, the same ones each time in evaluation mode.
+
+        Raises:
+            ValueError: the pass has no `input_ids`.
+        """
+        input_ids, targets = forward_pass.input_ids, forward_pass.mask_labels > 0
+        if input_ids is None:
+            raise ValueError("Mask Grounding masks words: pass `input_ids` instead of `text_embeds` along with masks.")
+        task, generator = self.config, generator_of_draws(self.training)
+        is_masked = draw_masked_words(
+            input_ids, forward_pass.attention_mask, task.special_token_ids, task.mask_probability, generator
+        )
+        logits = self.name_masked_words(model, forward_pass, is_masked)
+        return masked_word_loss(logits, input_ids, is_masked, targets.flatten(1).any(1))
+
+    def name_masked_words(self, model: PreTrainedModel, forward_pass: ForwardPass, is_masked: Tensor) -> Tensor:
+        """Logits (masked words, vocabulary) of the words that `is_masked` (batch, tokens) takes out of the texts."""
+        input_ids, attention_mask = forward_pass.input_ids, forward_pass.attention_mask
+        fused, text_mask = forward_pass.fused, forward_pass.text_mask
+        # Through frozen layers as well, for the gradient of the mask token.
+        embeddings = model.get_input_embeddings()
+        with embeddings.register_forward_hook(lambda module, ids, words: self.mask_token(words, is_masked)):
+            text = model.encode_text(input_ids.masked_fill(is_masked, self.config.mask_token_id), attention_mask)
+        if self.config.image_features == "masked_sentence" and model.maps_hold_language:
+            fused = model.fuse(forward_pass.image, text, text_mask)
+        maps, targets = grounded_frame(fused.maps[-1], forward_pass.mask_labels > 0)
+        return self(model.finish_text(text, text_mask), text_mask, is_masked, maps, targets)
+
+    @torch.no_grad()
+    def predict_masked_words(
+        self,
+        model: PreTrainedModel,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        is_masked: Tensor,
+        mask_labels: Tensor,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """The token ids (masked words,) that the task of this model takes for the masked words.
+
+        `is_masked` (batch, tokens) is bool: `input_ids[is_masked]` would be right. The other inputs are those of the
+        model's `forward`.
+        """
+        image, text, text_mask = model.encode_inputs(pixel_values, input_ids, attention_mask)
+        fused = model.fuse(image, text, text_mask)
+        forward_pass = ForwardPass(input_ids, attention_mask, image, text, text_mask, fused, mask_labels)
+        return self.name_masked_words(model, forward_pass, is_masked).argmax(1)
+
+
+def grounded_frame(maps: Tensor, mask_labels: Tensor) -> tuple[Tensor, Tensor]:
+    """What words are named from: maps (batch, channels, h, w) and labels (batch, height, width) of images.
+
+    Of clips, which have a frame axis behind the batch, it is the frame that shows most of the target.
+    """
+    if maps.ndim == 4:
+        return maps, mask_labels
+    place = mask_labels.flatten(2).sum(2).argmax(1)
+    batch = torch.arange(place.shape[0], device=place.device)
+    return maps[batch, place], mask_labels[batch, place]
+
+
+def draw_masked_words(
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    special_token_ids: Sequence[int],
+    probability: float,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Random words to mask, bool (batch, tokens): each ordinary one with `probability`, one of a sentence at least.
+
+    Special tokens and padding are no words; a sentence of nothing else has none masked. `generator` as in
+    `independent_draws`.
+    """
+    is_word = ordinary_words(input_ids, attention_mask, special_token_ids)
+    draws = independent_draws(is_word, generator).masked_fill(~is_word, 2)
+    return is_word & (draws <= draws.amin(1, keepdim=True).clamp(min=probability))
+
+
+def mask_centers(mask_labels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The mean place (x, y), in [0, 1], of the pixels of masks (batch, height, width): (batch, 2); 0 if empty.
+
+    It is computed in `dtype`, in float32 where that is a shorter format.
+    """
+    targets = (mask_labels != 0).flatten(1).unsqueeze(2)
+    centers = pixel_centers(*mask_labels.shape[-2:], mask_labels.device, dtype)
+    # No matrix product, which autocast would compute in half precision.
+    return (targets * centers).sum(1) / targets.sum(1).clamp(min=1)
+
+
+def coordinate_mlp(channels: int) -> nn.Sequential:
+    """Two layers from coordinates (..., 2) to (..., channels)."""
+    return nn.Sequential(nn.Linear(2, channels), nn.GELU(), nn.Linear(channels, channels))
+
+
+__all__ = ["MaskGrounding"]
