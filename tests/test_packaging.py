@@ -15,6 +15,7 @@ from fresh_process import CHECKOUT
 from packaging.requirements import Requirement
 
 RECIPES = {path.name: path.read_bytes() for path in (CHECKOUT / "examples" / "recipes").glob("*.yaml")}
+PAPERS = CHECKOUT / "hf_refseg" / "papers"
 NOT_COPIED = (".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "tests")
 
 
@@ -56,6 +57,19 @@ def test_sdist_and_wheel_contain_the_recipes(sdist: Path, wheel: zipfile.ZipFile
     installed = {name for name in wheel.namelist() if name.startswith("hf_refseg/recipes/")}
     assert installed == {f"hf_refseg/recipes/{name}" for name in RECIPES}
     assert all(wheel.read(f"hf_refseg/recipes/{name}") == content for name, content in RECIPES.items())
+
+
+@pytest.mark.slow_process
+def test_sdist_and_wheel_contain_the_tables_of_the_papers(sdist: Path, wheel: zipfile.ZipFile) -> None:
+    expected = {
+        f"hf_refseg/papers/{path.relative_to(PAPERS).as_posix()}"
+        for path in PAPERS.rglob("*")
+        if path.suffix in (".yaml", ".json")
+    }
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert "hf_refseg/papers/lavt.yaml" in expected
+    assert expected <= names and expected <= set(wheel.namelist())
 
 
 @pytest.mark.slow_process
