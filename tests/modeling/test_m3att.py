@@ -25,12 +25,8 @@ from hf_refseg import (
 from hf_refseg.data.vocabulary import train_word_tokenizer
 from hf_refseg.modeling.configuration_refseg import LanguageReconstructionConfig
 from hf_refseg.modeling.layers_refseg import TokenBatchNorm, map_positions
-from hf_refseg.modeling.modeling_m3att import (
-    IterativeInteraction,
-    MaskDecoder,
-    MutualDecoder,
-    PlainInteraction,
-)
+from hf_refseg.modeling.modeling_m3att import MaskDecoder
+from hf_refseg.modeling.mutual_decoder_m3att import IterativeInteraction, MutualDecoder, PlainInteraction
 from hf_refseg.modeling.recurrent_text_refseg import RecurrentTextConfig, RecurrentTextEncoder
 from hf_refseg.modeling.tasks_refseg import LanguageReconstruction
 
