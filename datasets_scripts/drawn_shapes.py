@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from hf_refseg.data.masks import MAX_PIXELS, InvalidMaskError
 from hf_refseg.messages import short_text
-from hf_refseg.modeling.pictures_refseg import PictureError, open_picture, picture_faults
+from hf_refseg.modeling.picture_files_refseg import PictureError, open_picture, picture_faults
 
 from .brush_rle import decode_brush
 from .folder_records import Note

@@ -21,7 +21,7 @@ from hf_refseg.data.findings import SKIPPED, Findings
 from hf_refseg.data.masks import encode_mask, mask_to_bbox
 from hf_refseg.data.rows import DataFormatError, ordered_splits, row_features
 from hf_refseg.messages import BadInputError, name_text, one_line, short_text
-from hf_refseg.modeling.pictures_refseg import upright_rgb
+from hf_refseg.modeling.picture_files_refseg import upright_rgb
 
 from .folder_coco import COCO
 from .folder_exports import other_exports

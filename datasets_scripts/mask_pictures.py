@@ -9,7 +9,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from hf_refseg.data.rows import DataFormatError
-from hf_refseg.modeling.pictures_refseg import PictureError
+from hf_refseg.modeling.picture_files_refseg import PictureError
 
 from .original_files import read_picture
 

@@ -14,7 +14,7 @@ from PIL import Image
 from hf_refseg.data.rows import DataFormatError
 from hf_refseg.files import is_plain_path
 from hf_refseg.messages import short_text
-from hf_refseg.modeling.pictures_refseg import PictureError, open_picture, picture_faults
+from hf_refseg.modeling.picture_files_refseg import PictureError, open_picture, picture_faults
 
 from .records import AGAIN, list_folder
 

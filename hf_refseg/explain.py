@@ -26,7 +26,7 @@ from .modeling.explanations_refseg import (
 )
 from .modeling.inference_refseg import evaluation_mode, to_model
 from .modeling.modeling_outputs_refseg import require_finite
-from .modeling.pictures_refseg import upright_rgb
+from .modeling.picture_files_refseg import upright_rgb
 from .visualization import (
     MaskedImage,
     MaskedWords,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from .messages import BadInputError
-from .modeling.saved_files_refseg import SavedFileError, read_mapping
+from .modeling.json_files_refseg import SavedFileError, read_mapping
 
 if TYPE_CHECKING:
     from PIL import Image

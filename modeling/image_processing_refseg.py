@@ -28,7 +28,8 @@ from transformers.utils import ModelOutput, TensorType, logging
 from .inference_refseg import as_probability, find_masks
 from .messages_refseg import nearest_names
 from .modeling_outputs_refseg import ReferringSegmentationOutput
-from .pictures_refseg import as_mask, as_pixels, load_picture, read_image, upright_rgb
+from .picture_files_refseg import load_picture, upright_rgb
+from .pictures_refseg import as_mask, as_pixels, fetch_picture
 
 logger = logging.get_logger(__name__)
 
@@ -195,14 +196,14 @@ class RefSegImageProcessor(TorchvisionBackend):
         """Paths and URLs, also in lists, as upright RGB images (PIL), by `read_image`; all else stays as it is."""
         if isinstance(image_url_or_urls, list | tuple):
             return [self.fetch_images(each) for each in image_url_or_urls]
-        return _fetched(image_url_or_urls)
+        return fetch_picture(image_url_or_urls)
 
     def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> list[ImageInput]:
         """Single images, fetched, or masks where `expected_ndims` is 2."""
         several = list(_one_by_one(images, expected_ndims))
         if not several:
             raise ValueError(f"There is no {'image' if expected_ndims == 3 else 'mask'}: pass one at least.")
-        return [_fetched(image) for image in several] if expected_ndims == 3 else several
+        return [fetch_picture(image) for image in several] if expected_ndims == 3 else several
 
     def process_image(
         self,
@@ -471,10 +472,6 @@ def _as_size(size: Any) -> tuple[int, int]:
             f"together, not {reprlib.repr(size)}."
         )
     return height, width
-
-
-def _fetched(image: Any) -> Image.Image | np.ndarray | Tensor:
-    return image if isinstance(image, Image.Image | np.ndarray | Tensor) else read_image(image)
 
 
 def _one_by_one(images: Any, ndims: int) -> Iterator[Any]:

@@ -21,7 +21,7 @@ from transformers import BatchFeature
 from transformers.utils import ModelOutput
 
 from .modeling_outputs_refseg import ReferringSegmentationOutput, require_finite
-from .pictures_refseg import upright_rgb
+from .picture_files_refseg import upright_rgb
 from .precision_refseg import at_least_float32
 
 

@@ -1,104 +1,33 @@
-"""Pictures on their way in: files, URLs and arrays of every kind, checked and brought to RGB of 8 bits, and masks.
-
-Whatever Pillow and its decoders stumble over is the fault of the picture, and says so.
-"""
+"""Pictures on their way in: paths, URLs, arrays and tensors of every kind as RGB images or pixels, and masks."""
 
 import base64
 import math
 import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.client import HTTPException
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from transformers.image_transforms import to_channel_dimension_format
 from transformers.image_utils import ChannelDimension, infer_channel_dimension_format
 
 from .messages_refseg import reason_of
+from .picture_files_refseg import (
+    FRACTION_LEVELS,
+    as_8_bit,
+    decode_upright,
+    load_picture,
+    open_image,
+    upright_rgb,
+    white_level,
+)
 from .precision_refseg import at_least_float32
-
-# The value of white in integers of 8, 12 or 16 bits, and in fractions.
-INTEGER_LEVELS = (255, 4095, 65535)
-FRACTION_LEVELS = (1, *INTEGER_LEVELS)
-# So much of white, a quarter of a level of 8 bits, floats may lie beside black and white: an image that was normalized
-# and brought back is rounded.
-ROUNDING = 1e-3
-
-
-class PictureError(ValueError):
-    """What a picture is that cannot be read, such as "damaged or no image (...)"."""
-
-
-class LargePictureError(PictureError):
-    """A picture has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`."""
-
-
-def open_picture(file: Path | BinaryIO) -> Image.Image:
-    """As `PIL.Image.open`, for every format but EPS, a program that Pillow would have Ghostscript run."""
-    # Common formats are tried first, as Pillow does, those of its plugins after them.
-    Image.preinit()
-    Image.init()
-    return Image.open(file, formats=[name for name in Image.ID if name != "EPS"])
-
-
-@contextmanager
-def picture_faults() -> Iterator[None]:
-    """A context that opens and decodes a picture.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        LargePictureError: it has too many pixels.
-        PictureError: it is damaged or no picture.
-    """
-    try:
-        with warnings.catch_warnings():
-            # Of what is up to twice as large Pillow only warns.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield
-    except (FileNotFoundError, PictureError):
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise LargePictureError(f"too large to open: {reason_of(error).rstrip('.')}") from error
-    except UnidentifiedImageError as error:
-        # Of what is no file its own message says a place in memory.
-        raise PictureError("damaged or no image (it is in no known format)") from error
-    except Exception as error:
-        # On damaged data decoders raise errors of any class, each its own.
-        raise PictureError(f"damaged or no image ({reason_of(error)})") from error
-
-
-@contextmanager
-def naming_picture(name: str) -> Iterator[None]:
-    """As `picture_faults`, with errors that say `name` and what to do."""
-    try:
-        with picture_faults():
-            yield
-    except LargePictureError as error:
-        raise ValueError(f"{name} is {error}. Scale it down first.") from error
-    except PictureError as error:
-        raise ValueError(f"{name} is {error}. Replace it with the complete file.") from error
-
-
-def load_picture(image: Image.Image) -> Image.Image:
-    """The image, decoded where it was only opened; raises ValueError, naming its file, where that is damaged."""
-    with naming_picture(picture_name(image)):
-        image.load()
-    return image
-
-
-def picture_name(image: Image.Image) -> str:
-    """The name of the file that an image was opened from and may still be read from."""
-    is_from_file = isinstance(image, ImageFile.ImageFile) and image.filename
-    return os.fsdecode(image.filename) if is_from_file else "The image"
 
 
 def check_array(values: np.ndarray | Tensor) -> None:
@@ -128,48 +57,6 @@ def _check_numbers(values: np.ndarray | Tensor) -> None:
         )
 
 
-def _white_level(lowest: float, largest: float, levels: tuple[int, ...]) -> float:
-    """The value of white: the smallest level that holds the largest value, or, beyond all of them, this value.
-
-    Values may lie by `ROUNDING` beside black and white, where 1 is a level.
-
-    Raises:
-        ValueError: negative values, NaN or infinity, or a largest value between 1 and 2, where 1 is a level.
-    """
-    rounding = ROUNDING if 1 in levels else 0
-    white = next((level for level in levels if largest <= level * (1 + rounding)), largest)
-    if not (lowest >= -rounding * white and largest < math.inf):
-        raise ValueError(
-            f"An image has values from {lowest:g} to {largest:g}: pass levels from 0 to 255, or fractions of white "
-            "from 0 to 1, before they are normalized (or pass what is ready with do_rescale=False)."
-        )
-    # So dark is no picture of 8 bits: these are fractions that overshoot, as those that were resized do.
-    if 1 in levels and white != 1 and largest < 2:
-        raise ValueError(
-            f"An image has values from {lowest:g} to {largest:g}, neither fractions of white nor levels from 0 to "
-            "255: cut fractions off at 1."
-        )
-    return white
-
-
-def as_8_bit(values: np.ndarray) -> np.ndarray:
-    """Gray values or colors of any type as uint8, of the same shape.
-
-    They are scaled by the smallest range that holds them, so that data of 12 bits in files of 16 bits are not black:
-    that of 8, 12 or 16 bits, 0 ... 1 as well where they are no integers, or, beyond all of these, up to the largest
-    value.
-
-    Raises:
-        ValueError: negative values, NaN or infinity, or, of no integers, a largest value between 1 and 2.
-    """
-    if values.dtype == np.uint8 or not values.size:
-        return values.astype(np.uint8)
-    is_whole = values.dtype.kind in "iu"
-    white = _white_level(values.min().item(), values.max().item(), INTEGER_LEVELS if is_whole else FRACTION_LEVELS)
-    scaled = values.astype(np.float64).clip(0, white) * 255 / white
-    return (scaled if is_whole else np.rint(scaled)).astype(np.uint8)
-
-
 def as_pixels(values: np.ndarray | Tensor, do_rescale: bool) -> Tensor:
     """An image in an array or tensor as a tensor of the same shape, uint8 or fractions.
 
@@ -188,7 +75,7 @@ def as_pixels(values: np.ndarray | Tensor, do_rescale: bool) -> Tensor:
     numbers = at_least_float32(values)
     lowest, largest = numbers.min().item(), numbers.max().item()
     if do_rescale:
-        white = _white_level(lowest, largest, FRACTION_LEVELS)
+        white = white_level(lowest, largest, FRACTION_LEVELS)
         return numbers.clamp(0, white) * (255 / white)
     if not (math.isfinite(lowest) and math.isfinite(largest)):
         raise ValueError(f"An image has values from {lowest:g} to {largest:g}: pass finite ones.")
@@ -222,55 +109,6 @@ def as_mask(mask: Any) -> Tensor:
     return torch.as_tensor(is_target)
 
 
-def stored_rgb(image: Image.Image) -> Image.Image:
-    """A PIL image of any mode as a new one in RGB, in the orientation in which its pixels are stored.
-
-    Raises:
-        ValueError: it has no pixel, or values that are no picture; or it was opened, but not decoded yet, and its file
-            is damaged, which is named.
-    """
-    return decode_rgb(load_picture(image).copy())
-
-
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """A PIL image of any mode as RGB, turned the way its EXIF orientation says; itself where there is nothing to do.
-
-    Raises as `stored_rgb`.
-    """
-    with naming_picture(picture_name(image)):
-        image.load()
-        if is_turned(image):
-            image = ImageOps.exif_transpose(image)
-    return decode_rgb(image)
-
-
-def is_turned(image: Image.Image) -> bool:
-    """Whether the EXIF orientation says that an image is to be turned or mirrored."""
-    return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-
-
-def decode_rgb(image: Image.Image) -> Image.Image:
-    """As `stored_rgb`, but raises what the decoder does, for use inside of `picture_faults`; RGB stays as it is."""
-    if not all(image.size):
-        raise ValueError(f"An image of {image.width} x {image.height} pixels is empty: pass one with a pixel.")
-    if image.mode == "F" or image.mode.startswith("I"):
-        image = Image.fromarray(as_8_bit(np.asarray(image)))
-    image.load()
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def open_image(path: Path) -> Image.Image:
-    """A photograph as RGB, upright.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged or too large; the file is named.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such image file.")
-    return _decode(path, str(path))
-
-
 def read_image(source: str | PathLike[str] | Image.Image | np.ndarray | Tensor) -> Image.Image:
     """A picture from wherever it comes, as an upright RGB image.
 
@@ -294,16 +132,21 @@ def read_image(source: str | PathLike[str] | Image.Image | np.ndarray | Tensor) 
         raise TypeError(f"An image is a path, a URL, a PIL image, an array or a tensor, not {kind}.")
     name = os.fspath(source)
     if name.startswith(("http://", "https://")):
-        return _decode(BytesIO(_download(name)), name)
+        return decode_upright(BytesIO(_download(name)), name)
     if os.path.isfile(name):
         return open_image(Path(name))
     try:
         file = BytesIO(base64.decodebytes(name.removeprefix("data:image/").rpartition("base64,")[2].encode()))
-        return _decode(file, "The image in base64")
+        return decode_upright(file, "The image in base64")
     except ValueError as error:
         raise FileNotFoundError(
             f"{reason_of(name[:100])}: there is no such image file, and it is no URL and no image in base64."
         ) from error
+
+
+def fetch_picture(image: Any) -> Image.Image | np.ndarray | Tensor:
+    """A PIL image, array or tensor as it is; what else `read_image` reads, by it."""
+    return image if isinstance(image, Image.Image | np.ndarray | Tensor) else read_image(image)
 
 
 def _download(url: str) -> bytes:
@@ -314,11 +157,6 @@ def _download(url: str) -> bytes:
             return response.read()
     except (OSError, HTTPException) as error:
         raise ConnectionError(f"{url} cannot be downloaded: {error}") from error
-
-
-def _decode(file: Path | BinaryIO, name: str) -> Image.Image:
-    with naming_picture(name), open_picture(file) as image:
-        return decode_rgb(ImageOps.exif_transpose(image))
 
 
 def _from_array(values: np.ndarray | Tensor) -> Image.Image:
@@ -332,22 +170,4 @@ def _from_array(values: np.ndarray | Tensor) -> Image.Image:
     return Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).convert("RGB")
 
 
-__all__ = [
-    "LargePictureError",
-    "PictureError",
-    "as_8_bit",
-    "as_mask",
-    "as_pixels",
-    "check_array",
-    "decode_rgb",
-    "is_turned",
-    "load_picture",
-    "naming_picture",
-    "open_image",
-    "open_picture",
-    "picture_faults",
-    "picture_name",
-    "read_image",
-    "stored_rgb",
-    "upright_rgb",
-]
+__all__ = ["as_mask", "as_pixels", "check_array", "fetch_picture", "read_image"]

@@ -1,6 +1,5 @@
 """What is wrong with the files of a saved model: most errors of the libraries that read them do not name the file."""
 
-import json
 import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,9 +21,9 @@ from transformers.utils import (
     cached_file,
 )
 
+from .json_files_refseg import AGAIN, SavedFileError, read_mapping
 from .messages_refseg import reason_of
 
-AGAIN = "Save or download it again."
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 # In the order in which transformers looks for them.
 WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
@@ -32,10 +31,6 @@ WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_IND
 PLACE = ("cache_dir", "local_files_only", "revision", "subfolder", "token")
 # What says that a file cannot be had, or that a package is missing; nothing is wrong with the files then.
 OUT_OF_REACH = (OSError, ImportError, HTTPError)
-
-
-class SavedFileError(ValueError):
-    """A file of a saved model or processor is missing, damaged, or does not belong to the others; it is named."""
 
 
 def may_be_damage(error: Exception, name: str | PathLike[str]) -> bool:
@@ -54,17 +49,6 @@ def find_file(name: str | PathLike[str], file_name: str, options: Mapping[str, A
         **{option: options[option] for option in PLACE if option in options},
     )
     return None if found is None else Path(found)
-
-
-def read_mapping(path: Path, remedy: str = AGAIN) -> dict[str, Any]:
-    """The mapping in a JSON file; SavedFileError, with a remedy, where it is damaged or holds something else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise SavedFileError(f"{path} is damaged ({reason_of(error)}). {remedy}") from error
-    if not isinstance(content, dict):
-        raise SavedFileError(f"{path} is damaged: it should hold a mapping, not a {type(content).__name__}. {remedy}")
-    return content
 
 
 def check_mappings(name: str | PathLike[str], file_names: Iterable[str], options: Mapping[str, Any]) -> None:

@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers.utils import logging
 
 from .messages_refseg import reason_of
-from .pictures_refseg import check_array, open_image, upright_rgb
+from .picture_files_refseg import open_image, upright_rgb
+from .pictures_refseg import check_array
 
 logger = logging.get_logger(__name__)
 

@@ -33,7 +33,7 @@ def explain(
     from ..files import require_writable, write_picture
     from ..hub.saved_models import load_model
     from ..modeling.inference_refseg import SOME_FRAMES
-    from ..modeling.pictures_refseg import open_image
+    from ..modeling.picture_files_refseg import open_image
     from ..modeling.video_refseg import VideoFrames
     from .sources import is_video_file, name_of_pictures
 

@@ -131,7 +131,7 @@ def predict_image(
     import numpy as np
 
     from ..files import slug, write_picture
-    from ..modeling.pictures_refseg import open_image
+    from ..modeling.picture_files_refseg import open_image
     from ..visualization import can_draw, draw_masks
 
     image = open_image(source.path)

@@ -8,7 +8,7 @@ from glob import glob
 from pathlib import Path
 
 from ..files import slug, unique_names
-from ..modeling.pictures_refseg import open_image
+from ..modeling.picture_files_refseg import open_image
 from ..modeling.video_refseg import IMAGE_SUFFIXES, VideoFrames
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")

@@ -15,7 +15,7 @@ from transformers import BatchFeature
 from transformers.image_utils import SizeDict
 
 from ..modeling.image_processing_refseg import RefSegImageProcessor, size_when_resized
-from ..modeling.pictures_refseg import upright_rgb
+from ..modeling.picture_files_refseg import upright_rgb
 from ..modeling.processing_refseg import RefSegProcessor
 
 

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from hf_refseg.data.masks import InvalidMaskError, decode_mask
 from hf_refseg.data.rows import DataFormatError, InvalidRowError
 from hf_refseg.messages import name_text
-from hf_refseg.modeling.pictures_refseg import PictureError, decode_rgb, is_turned, open_picture, picture_faults
+from hf_refseg.modeling.picture_files_refseg import PictureError, decode_rgb, is_turned, open_picture, picture_faults
 
 ReadImage = Callable[[dict[str, Any]], Any]
 

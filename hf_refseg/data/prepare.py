@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from ..files import begin_folder, only_writer, require_writable, write_picture, write_whole
 from ..messages import name_text
-from ..modeling.pictures_refseg import LargePictureError, PictureError, decode_rgb, open_picture, picture_faults
+from ..modeling.picture_files_refseg import LargePictureError, PictureError, decode_rgb, open_picture, picture_faults
 from .catalog import DATASETS, data_options
 from .findings import FILE as FINDINGS
 from .findings import Findings

@@ -27,8 +27,8 @@ from transformers.utils import cached_file, find_adapter_config_file
 
 from ..auto import AutoModelForReferringSegmentation
 from ..files import may_be_on_hub
+from ..modeling.json_files_refseg import AGAIN, SavedFileError, read_mapping
 from ..modeling.messages_refseg import reason_of
-from ..modeling.saved_files_refseg import AGAIN, SavedFileError, read_mapping
 
 ENCODERS = ("backbone", "text_encoder")
 # What encoders call the linear layer that their attention ends with. All others in it make queries, keys and values,

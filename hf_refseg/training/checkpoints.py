@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from ..files import require_writable, write_whole
-from ..modeling.saved_files_refseg import SavedFileError, read_mapping
+from ..modeling.json_files_refseg import SavedFileError, read_mapping
 
 if TYPE_CHECKING:
     from .arguments import RefSegTrainingArguments

@@ -19,7 +19,7 @@ from transformers.utils import cached_file
 
 from ..data.catalog import data_options
 from ..files import may_be_on_hub, public_name, write_json
-from ..modeling.saved_files_refseg import read_mapping
+from ..modeling.json_files_refseg import read_mapping
 
 RUN_OPTIONS = "run_options.json"
 # Where the data lies on this machine. Trainer uploads nothing whose name begins like this one.

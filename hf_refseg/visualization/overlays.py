@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from ..modeling.pictures_refseg import stored_rgb
+from ..modeling.picture_files_refseg import stored_rgb
 from .layout import (
     BACKGROUND,
     TEXT_COLOR,

@@ -42,7 +42,7 @@ from hf_refseg.data.prepare import prepare_dataset
 from hf_refseg.data.rows import DataFormatError, InvalidRowError
 from hf_refseg.evaluation import ScoredMask, coco_statistics
 from hf_refseg.modeling.modeling_outputs_refseg import ReferringSegmentationOutput
-from hf_refseg.modeling.pictures_refseg import open_image
+from hf_refseg.modeling.picture_files_refseg import open_image
 
 HEIGHT, WIDTH = 12, 20
 # People's own pictures, by the formats of their folders, which say nothing of splits.

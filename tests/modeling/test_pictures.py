@@ -19,7 +19,8 @@ from hf_refseg.data.examples import open_image as open_row_image
 from hf_refseg.data.prepare import verify_image
 from hf_refseg.datasets_scripts.original_files import picture_size
 from hf_refseg.datasets_scripts.video import read_labels
-from hf_refseg.modeling.pictures_refseg import open_image, read_image, upright_rgb
+from hf_refseg.modeling.picture_files_refseg import open_image, upright_rgb
+from hf_refseg.modeling.pictures_refseg import read_image
 from hf_refseg.visualization import draw_masks, draw_overlay
 
 

@@ -35,7 +35,8 @@ from hf_refseg.data.examples import ImageExamples, ReferentExamples
 from hf_refseg.data.masks import encode_mask
 from hf_refseg.modeling.inference_refseg import segment_video
 from hf_refseg.modeling.modeling_outputs_refseg import ReferringSegmentationOutput
-from hf_refseg.modeling.pictures_refseg import open_image, read_image
+from hf_refseg.modeling.picture_files_refseg import open_image
+from hf_refseg.modeling.pictures_refseg import read_image
 from hf_refseg.visualization import draw_overlay
 
 
