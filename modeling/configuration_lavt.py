@@ -1,6 +1,6 @@
 """Configuration of LAVT (https://huggingface.co/papers/2112.02244)."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -13,8 +13,10 @@ from .configuration_refseg import RefSegConfig
 @strict
 class LavtConfig(RefSegConfig):
     r"""
-    Configuration of [`LavtForReferringSegmentation`]. With no arguments it is the main model of the paper: Swin-B with
-    window 12 and BERT base. Each ablation of the paper's tables 5 and 6 is a field.
+    Configuration of [`LavtForReferringSegmentation`]. With no arguments it is the main model of the journal version:
+    Swin-B with window 12, BERT base and the Dice loss. Where released weights differ from what is printed, the
+    defaults are theirs; as printed, it is `fusion_activation="relu"`, `fusion_hidden_size=512` and
+    `decoder_norm="none"`. Each ablation of the paper's tables 5 and 6 is a field.
 
     Args:
         backbone_config (`PreTrainedConfig` or `dict`, *optional*):
@@ -28,6 +30,11 @@ class LavtConfig(RefSegConfig):
         fusion_type (`str`, *optional*, defaults to `"pixel_word"`):
             `"pixel_word"`: the pixel-word attention module (section 3.1.2). `"pooled_sentence"`: its language maps are
             replaced by the mean of all words (table 5, row 3).
+        fusion_hidden_size (`int`, *optional*):
+            The number of channels C_i of the pixel-word attention module: of queries, keys, values, language maps and
+            projected visual features (equations 1 to 6). `None` is the width of the stage, as in released weights.
+            Section 3.3 says 512 for every stage, where V_i and F_i, which equation 9 adds, are as wide as the stage:
+            with a number, the projection omega_o of equation 7 leads back to that width.
         fusion_num_heads (`list[int]`, *optional*, defaults to `(1, 1, 1, 1)`):
             Attention heads of the pixel-word attention, per stage.
         fusion_activation (`str`, *optional*, defaults to `"gelu"`):
@@ -37,18 +44,24 @@ class LavtConfig(RefSegConfig):
             (table 6 b).
         fusion_dropout (`float`, *optional*, defaults to 0.0):
             Dropout after the output projection of equation 7.
-        language_pathway (`bool`, *optional*, defaults to `True`):
-            Whether fused features go on into the next stage (equations 8 and 9; table 5, row 2).
+        language_pathway (`str`, *optional*, defaults to `"sum"`):
+            How fused features go on into the next stage: by the `"sum"` of equation 9, by `"replacement"` of the
+            visual features, by `"concatenation"` with them (section 3.1.3, end), or `"none"`: they do not (table 5,
+            row 2). `True` and `False` are other names of `"sum"` and `"none"`.
         gate_activation (`str`, *optional*, defaults to `"tanh"`):
             Last nonlinearity of the language gate: `"tanh"`, `"sigmoid"`, or `"none"` for a pathway without a gate
             (table 6 a and c).
         decoder_features (`str`, *optional*, defaults to `"F"`):
             Features the decoder reads: `"F"` (fused), `"E"` (after the language pathway) or `"V"` (visual, stages 2 to
             4) (table 6 c).
+        decoder_norm (`str`, *optional*, defaults to `"layer"`):
+            What stands between these features and the decoder: a `"layer"` normalization of each stage, as in released
+            weights, or `"none"`: equation 10 as printed, on F_i itself.
         decoder_hidden_size (`int`, *optional*):
-            Width of the decoder; defaults to half the width of the last stage.
-        loss_type (`str`, *optional*, defaults to `"cross_entropy"`):
-            `"cross_entropy"` (conference), `"dice"` (journal), `"dice_focal"` or `"dice_boundary"`.
+            Width of the decoder; defaults to half the width of the last stage, which is 512 for Swin-B.
+        loss_type (`str`, *optional*, defaults to `"dice"`):
+            `"dice"` (journal, sections 3.1.4 and 3.3), `"cross_entropy"` (conference), `"dice_focal"` or
+            `"dice_boundary"`.
         class_weights (`list[float]`, *optional*, defaults to `(0.9, 1.1)`):
             Weights of background and foreground in the cross-entropy.
         boundary_loss_weight (`float`, *optional*, defaults to 0.05):
@@ -78,7 +91,10 @@ class LavtConfig(RefSegConfig):
         **RefSegConfig.effective_with,
         "text_dropout": ("with freeze_text_encoder=False", lambda config: not config.freeze_text_encoder),
         "fusion_norm": ('with fusion_type="pixel_word"', lambda config: config.fusion_type == "pixel_word"),
-        "gate_activation": ("with language_pathway=True", lambda config: config.language_pathway),
+        "gate_activation": (
+            'with a language_pathway other than "none"',
+            lambda config: config.language_pathway != "none",
+        ),
         "class_weights": ('with loss_type="cross_entropy"', lambda config: config.loss_type == "cross_entropy"),
         "boundary_loss_weight": ('with loss_type="dice_boundary"', lambda config: config.loss_type == "dice_boundary"),
     }
@@ -87,15 +103,17 @@ class LavtConfig(RefSegConfig):
     text_config: PreTrainedConfig | dict | None = None
     text_dropout: bool = True
     fusion_type: Literal["pixel_word", "pooled_sentence"] = "pixel_word"
+    fusion_hidden_size: int | None = None
     fusion_num_heads: list[int] | tuple[int, ...] = (1, 1, 1, 1)
     fusion_activation: Literal["gelu", "relu"] = "gelu"
     fusion_norm: Literal["instance", "layer", "batch", "none"] = "instance"
     fusion_dropout: float | int = 0.0
-    language_pathway: bool = True
+    language_pathway: bool | Literal["sum", "replacement", "concatenation", "none"] = "sum"
     gate_activation: Literal["tanh", "sigmoid", "none"] = "tanh"
     decoder_features: Literal["F", "E", "V"] = "F"
+    decoder_norm: Literal["layer", "none"] = "layer"
     decoder_hidden_size: int | None = None
-    loss_type: Literal["cross_entropy", "dice", "dice_focal", "dice_boundary"] = "cross_entropy"
+    loss_type: Literal["cross_entropy", "dice", "dice_focal", "dice_boundary"] = "dice"
     class_weights: list[float | int] | tuple[float | int, ...] = (0.9, 1.1)
     boundary_loss_weight: float | int = 0.05
     initializer_range: float = 0.02
@@ -106,6 +124,12 @@ class LavtConfig(RefSegConfig):
         if self.decoder_hidden_size is None:
             self.decoder_hidden_size = self.stage_widths[-1] // 2
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # The field was a bool in earlier versions, whose files hold it.
+        if name == "language_pathway" and isinstance(value, bool):
+            value = "sum" if value else "none"
+        super().__setattr__(name, value)
+
     def check_backbone(self):
         """Raises ValueError where the image encoder is of a kind that the model cannot cut into stages."""
         require_stages(self.backbone_config, "LAVT")
@@ -114,6 +138,13 @@ class LavtConfig(RefSegConfig):
     def stage_widths(self) -> list[int]:
         """Channels of the visual features of each stage."""
         return stage_widths(self.backbone_config)
+
+    @property
+    def fusion_widths(self) -> list[int]:
+        """The channels C_i inside the pixel-word attention module of each stage."""
+        if self.fusion_hidden_size is None:
+            return self.stage_widths
+        return [self.fusion_hidden_size] * len(self.stage_widths)
 
     @property
     def num_decoder_stages(self) -> int:
@@ -131,16 +162,18 @@ class LavtConfig(RefSegConfig):
                 f"fusion_num_heads: one number per stage is needed, {len(self.stage_widths)} in all, "
                 f"got {list(self.fusion_num_heads)}."
             )
-        for width, heads in zip(self.stage_widths, self.fusion_num_heads, strict=True):
+        require_at_least_one(self, "decoder_hidden_size")
+        if self.fusion_hidden_size is not None:
+            require_at_least_one(self, "fusion_hidden_size")
+        for width, heads in zip(self.fusion_widths, self.fusion_num_heads, strict=True):
             if heads < 1 or width % heads:
                 raise ValueError(f"fusion_num_heads: {heads} heads do not divide a stage of {width} channels.")
-        require_at_least_one(self, "decoder_hidden_size")
         if len(self.class_weights) != 2 or min(self.class_weights) <= 0:
             raise ValueError(f"class_weights: two positive numbers are needed, got {list(self.class_weights)}.")
-        if self.decoder_features in ("E", "V") and not self.language_pathway:
+        if self.decoder_features in ("E", "V") and self.language_pathway == "none":
             raise ValueError(
                 f'decoder_features="{self.decoder_features}" holds no language without the language pathway: set '
-                'language_pathway=True, or decoder_features="F".'
+                'language_pathway="sum", or decoder_features="F".'
             )
 
 

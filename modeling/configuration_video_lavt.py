@@ -87,6 +87,13 @@ class VideoLavtConfig(LavtConfig):
                 f"model_type '{self.backbone_config.model_type}'. Pass a VideoSwinConfig."
             )
 
+    def validate_fusion_width(self):
+        """Checks that the 3D pixel-word attention module is as wide as its stage; called on construction."""
+        if self.fusion_hidden_size is not None:
+            raise ValueError(
+                "fusion_hidden_size: the 3D pixel-word attention module is as wide as its stage: leave it at None."
+            )
+
     def validate_structure(self):
         """Checks the number of the structure; called on construction."""
         if not 1 <= self.pwam_structure <= 12:

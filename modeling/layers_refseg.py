@@ -173,22 +173,32 @@ def split_heads(features: Tensor, num_heads: int) -> Tensor:
 
 
 class PixelWordAttention(nn.Module):
-    """For every pixel, the words that matter to it: the language maps (LAVT, section 3.1.2, equations 1 to 5).
+    """For every pixel, the words that matter to it: the language maps G_i (LAVT, section 3.1.2, equations 1 to 5).
 
-    Shapes: `pixels` (batch, ..., channels), `text_features` (batch, tokens, text_channels), `text_mask` (batch,
-    tokens) with 1 = word. Returns the shape of `pixels`. The configuration says which kernel computes the attention.
+    Shapes: `pixels` V_i (batch, ..., channels), `text_features` L (batch, tokens, text_channels), `text_mask` (batch,
+    tokens) with 1 = word. Returns (batch, ..., hidden_size), which is that of `pixels` unless a number is given. The
+    configuration says which kernel computes the attention.
     """
 
-    def __init__(self, config: PreTrainedConfig, channels: int, text_channels: int, num_heads: int, norm: str) -> None:
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        channels: int,
+        text_channels: int,
+        num_heads: int,
+        norm: str,
+        hidden_size: int | None = None,
+    ) -> None:
         super().__init__()
+        width = channels if hidden_size is None else hidden_size
         self.kernel = AttentionKernel(config)
         self.num_heads = num_heads
-        self.query = nn.Linear(channels, channels)
-        self.query_norm = build_fusion_norm(norm, channels)
-        self.key = nn.Linear(text_channels, channels)
-        self.value = nn.Linear(text_channels, channels)
-        self.output = nn.Linear(channels, channels)
-        self.output_norm = build_fusion_norm(norm, channels)
+        self.query = nn.Linear(channels, width)  # omega_q, with the normalization behind it
+        self.query_norm = build_fusion_norm(norm, width)
+        self.key = nn.Linear(text_channels, width)  # omega_k
+        self.value = nn.Linear(text_channels, width)  # omega_v
+        self.output = nn.Linear(width, width)  # omega_w, with the normalization behind it
+        self.output_norm = build_fusion_norm(norm, width)
 
     def forward(self, pixels: Tensor, text_features: Tensor, text_mask: Tensor) -> Tensor:
         query = self.query_norm(self.query(pixels)).flatten(1, -2)  # equation 1
@@ -197,8 +207,8 @@ class PixelWordAttention(nn.Module):
         of_heads = (split_heads(features, self.num_heads) for features in (query, key, value))
         added_scores = (1e4 * text_mask - 1e4)[:, None, None, :]
         # The scale is that of all channels, also with several heads.
-        attended, _ = self.kernel(*of_heads, added_scores, pixels.shape[-1] ** -0.5)  # equation 4
-        return self.output_norm(self.output(attended.reshape(pixels.shape)))  # equation 5
+        attended, _ = self.kernel(*of_heads, added_scores, query.shape[-1] ** -0.5)  # equation 4
+        return self.output_norm(self.output(attended.reshape(*pixels.shape[:-1], -1)))  # equation 5
 
 
 class CrossModalAttention(nn.Module):

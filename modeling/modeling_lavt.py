@@ -39,38 +39,47 @@ ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.
 class PooledSentence(nn.Module):
     """The mean of all words at every pixel, in the place of `PixelWordAttention` (table 5, row 3); same shapes."""
 
-    def __init__(self, config: PreTrainedConfig, channels: int, text_channels: int, num_heads: int, norm: str) -> None:
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        channels: int,
+        text_channels: int,
+        num_heads: int,
+        norm: str,
+        hidden_size: int | None = None,
+    ) -> None:
         super().__init__()
-        self.value = nn.Linear(text_channels, channels)
+        self.value = nn.Linear(text_channels, channels if hidden_size is None else hidden_size)
 
     def forward(self, pixels: Tensor, text_features: Tensor, text_mask: Tensor) -> Tensor:
         sentence = self.value(masked_mean(text_features, text_mask))
-        return sentence.view(-1, *[1] * (pixels.ndim - 2), sentence.shape[1]).expand_as(pixels)
+        return sentence.view(-1, *[1] * (pixels.ndim - 2), sentence.shape[1]).expand(*pixels.shape[:-1], -1)
 
 
 class MultiModalFusion(nn.Module):
-    """The multi-modal features F_i of a stage: visual features times language maps (equations 6 and 7).
+    """The pixel-word attention module: the multi-modal features F_i of a stage (section 3.1.2, equations 1 to 7).
 
-    Shapes as in `PixelWordAttention`.
+    Shapes as in `PixelWordAttention`; returns the shape of `pixels`, whatever the width inside.
     """
 
     LANGUAGE_MAPS = {"pixel_word": PixelWordAttention, "pooled_sentence": PooledSentence}
 
     def __init__(self, config: LavtConfig, stage: int) -> None:
         super().__init__()
-        channels = config.stage_widths[stage]
+        channels, width = config.stage_widths[stage], config.fusion_widths[stage]
         activation = ACTIVATIONS[config.fusion_activation]
         self.language_maps = self.LANGUAGE_MAPS[config.fusion_type](
-            config, channels, config.text_config.hidden_size, config.fusion_num_heads[stage], config.fusion_norm
+            config, channels, config.text_config.hidden_size, config.fusion_num_heads[stage], config.fusion_norm, width
         )
-        self.project_pixels = nn.Sequential(nn.Linear(channels, channels), activation())
+        self.project_pixels = nn.Sequential(nn.Linear(channels, width), activation())  # omega_m
         self.project_fused = nn.Sequential(
-            nn.Linear(channels, channels), activation(), nn.Dropout(config.fusion_dropout)
-        )
+            nn.Linear(width, channels), activation(), nn.Dropout(config.fusion_dropout)
+        )  # omega_o
 
     def forward(self, pixels: Tensor, text_features: Tensor, text_mask: Tensor) -> Tensor:
-        language = self.language_maps(pixels, text_features, text_mask)
-        return self.project_fused(self.project_pixels(pixels) * language)  # equations 6 and 7
+        language = self.language_maps(pixels, text_features, text_mask)  # G_i
+        visual = self.project_pixels(pixels)  # equation 6
+        return self.project_fused(visual * language)  # equation 7
 
 
 class LanguageGate(nn.Module):
@@ -86,22 +95,65 @@ class LanguageGate(nn.Module):
         return self.activation(self.expand(F.relu(self.reduce(fused))))
 
 
+class Sum(nn.Module):
+    """Language supplements what the encoder sees (equation 9). Takes and gives (batch, ..., channels)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+
+    def forward(self, visual: Tensor, language: Tensor) -> Tensor:
+        return visual + language
+
+
+class Replacement(nn.Module):
+    """Language stands in the place of what the encoder sees (section 3.1.3, end). Shapes as in `Sum`."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+
+    def forward(self, visual: Tensor, language: Tensor) -> Tensor:
+        return language
+
+
+class Concatenation(nn.Module):
+    """Language stands beside what the encoder sees (section 3.1.3, end). Shapes as in `Sum`.
+
+    The paper does not say how the channels, then twice as many, fit into the next stage; here a linear layer
+    reduces them.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(2 * channels, channels)
+
+    def forward(self, visual: Tensor, language: Tensor) -> Tensor:
+        return self.reduce(torch.cat([visual, language], -1))
+
+
+PATHWAYS = {"sum": Sum, "replacement": Replacement, "concatenation": Concatenation}
+
+
 class GatedPathway(nn.Module):
-    """Language features on their way into the next stage: E_i (equation 9)."""
+    """Language features on their way into the next stage: E_i of V_i and S_i times F_i (equation 9)."""
 
     def __init__(self, config: LavtConfig, channels: int) -> None:
         super().__init__()
         self.gate = LanguageGate(channels, config.gate_activation)
+        self.combine = PATHWAYS[config.language_pathway](channels)
 
     def forward(self, visual: Tensor, fused: Tensor) -> Tensor:
-        return visual + self.gate(fused) * fused
+        return self.combine(visual, self.gate(fused) * fused)
 
 
 class UngatedPathway(nn.Module):
-    """Equation 9 without the gate (table 6 c, "NG")."""
+    """E_i of V_i and F_i: equation 9 without the gate (table 6 c, "NG")."""
+
+    def __init__(self, config: LavtConfig, channels: int) -> None:
+        super().__init__()
+        self.combine = PATHWAYS[config.language_pathway](channels)
 
     def forward(self, visual: Tensor, fused: Tensor) -> Tensor:
-        return visual + fused
+        return self.combine(visual, fused)
 
 
 class ClosedPathway(nn.Module):
@@ -112,19 +164,27 @@ class ClosedPathway(nn.Module):
 
 
 def build_pathway(config: LavtConfig, stage: int) -> nn.Module:
+    """The language pathway behind a stage; that of the last one is E_4, which the decoder alone reads (table 6 c)."""
     is_last = stage == len(config.stage_widths) - 1
-    if not config.language_pathway or (is_last and config.decoder_features != "E"):
+    if config.language_pathway == "none" or (is_last and config.decoder_features != "E"):
         return ClosedPathway()
-    if config.gate_activation == "none":
-        return UngatedPathway()
-    return GatedPathway(config, config.stage_widths[stage])
+    pathway = UngatedPathway if config.gate_activation == "none" else GatedPathway
+    return pathway(config, config.stage_widths[stage])
+
+
+def build_decoder_norm(config: LavtConfig, stage: int) -> nn.Module:
+    """What stands between the features of a stage and the decoder; nothing where the decoder does not read them."""
+    is_decoded = stage >= len(config.stage_widths) - config.num_decoder_stages
+    if config.decoder_norm == "none" or not is_decoded:
+        return nn.Identity()
+    return nn.LayerNorm(config.stage_widths[stage])
 
 
 class FusionStage(nn.Module):
     """What follows the transformer layers of a stage: fusion, language pathway, and the features for the decoder.
 
-    `fusion` is the multi-modal fusion of the stage. Returns E_i and the normalized decoder features (F_i unless the
-    configuration says otherwise), both of the shape of the visual features.
+    `fusion` is the multi-modal fusion of the stage. Returns E_i and the decoder's features (F_i, normalized, unless
+    the configuration says otherwise), both of the shape of the visual features V_i.
     """
 
     def __init__(self, config: LavtConfig, stage: int, fusion: nn.Module) -> None:
@@ -132,8 +192,7 @@ class FusionStage(nn.Module):
         self.fusion = fusion
         self.pathway = build_pathway(config, stage)
         self.decoder_features = "VFE".index(config.decoder_features)
-        is_decoded = stage >= len(config.stage_widths) - config.num_decoder_stages
-        self.decoder_norm = nn.LayerNorm(config.stage_widths[stage]) if is_decoded else nn.Identity()
+        self.decoder_norm = build_decoder_norm(config, stage)
 
     def forward(self, visual: Tensor, text_features: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
         fused = self.fusion(visual, text_features, text_mask)
@@ -146,7 +205,7 @@ class VisualStage(nn.Module):
 
     def __init__(self, config: LavtConfig, stage: int) -> None:
         super().__init__()
-        self.decoder_norm = nn.LayerNorm(config.stage_widths[stage])
+        self.decoder_norm = build_decoder_norm(config, stage)
 
     def forward(self, visual: Tensor, text_features: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
         return visual, self.decoder_norm(visual)

@@ -34,12 +34,14 @@ KEPT_FIELDS = (
     "backbone_config",
     "text_config",
     "fusion_type",
+    "fusion_hidden_size",
     "fusion_num_heads",
     "fusion_activation",
     "fusion_norm",
     "language_pathway",
     "gate_activation",
     "decoder_features",
+    "decoder_norm",
     "decoder_hidden_size",
 )
 

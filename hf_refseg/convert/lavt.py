@@ -50,7 +50,8 @@ def convert_lavt_checkpoint(
         checkpoint: what `hf_refseg.convert.load_checkpoint` returns for a released file.
         text_config: configuration of the text encoder; if absent it is read off the tensors, with heads of 64 channels
             as in BERT (the tensors do not tell the number of heads).
-        config_overrides: fields of [`LavtConfig`] that tensors do not tell, such as `fusion_num_heads`.
+        config_overrides: fields of [`LavtConfig`] that tensors do not tell, such as `fusion_num_heads`. Without a
+            `loss_type` it is that of the released training, the conference's cross-entropy.
 
     Returns:
         The model, in evaluation mode.
@@ -71,6 +72,7 @@ def convert_lavt_checkpoint(
                 "backbone_config": read_swin_config(tensors),
                 "text_config": read_text_config(tensors, text_config),
                 "text_dropout": has_own_text_encoder,
+                "loss_type": "cross_entropy",
                 **config_overrides,
             }
         )

@@ -1,6 +1,7 @@
 """LAVT's own behavior: ablations, encoders, windows, text encoder, configuration."""
 
 import copy
+import json
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,7 @@ from types import FrameType
 
 import pytest
 import torch
+import torch.nn.functional as F
 from method_tests import MethodTests
 from PIL import Image
 from tiny_configs import BERT, SHORT_BERT, SWIN, THREE_STAGES, TWO_STAGES
@@ -32,7 +34,12 @@ from hf_refseg.modeling.swin_refseg import SwinStages, WindowLayer
 
 TINY_SWIN = TinyLavt.fields["backbone_config"]
 ABLATIONS = [
-    {"language_pathway": False},
+    {"language_pathway": "none"},
+    {"language_pathway": "replacement"},
+    {"language_pathway": "concatenation"},
+    {"language_pathway": "concatenation", "gate_activation": "none"},
+    {"fusion_hidden_size": 12},
+    {"decoder_norm": "none"},
     {"fusion_type": "pooled_sentence"},
     {"gate_activation": "sigmoid"},
     {"gate_activation": "none"},
@@ -47,7 +54,7 @@ ABLATIONS = [
     {"fusion_activation": "relu"},
     {"fusion_dropout": 0.1},
     {"text_dropout": False},
-    {"loss_type": "dice"},
+    {"loss_type": "cross_entropy"},
     {"loss_type": "dice_focal"},
     {"loss_type": "dice_boundary", "boundary_loss_weight": 0.1},
 ]
@@ -91,9 +98,7 @@ class TestLavt(TinyLavt, MethodTests):
             assert torch.equal(loaded(**self.inputs()).logits, model(**self.inputs()).logits)
 
     @torch.no_grad()
-    @pytest.mark.parametrize(
-        "ablation", [ablation for ablation in ABLATIONS[:13] if "loss" not in str(ablation)], ids=str
-    )
+    @pytest.mark.parametrize("ablation", ABLATIONS[:18], ids=str)
     def test_every_ablation_changes_the_logits(self, ablation: dict) -> None:
         plain, changed = self.build(**self.three_stages), self.build(**{**self.three_stages, **ablation})
         for name, weight in plain.named_parameters():
@@ -183,6 +188,76 @@ class TestLavt(TinyLavt, MethodTests):
         assert isinstance(self.build().stages[0].fusion.language_maps, PixelWordAttention)
         pooled = self.build(fusion_type="pooled_sentence").stages[0].fusion.language_maps
         assert isinstance(pooled, PooledSentence)
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("gate", ["tanh", "sigmoid", "none"])
+    @pytest.mark.parametrize("pathway", ["sum", "replacement", "concatenation"])
+    def test_pathways_compute_what_they_are_called(self, pathway: str, gate: str) -> None:
+        """E_i of equations 8 and 9, and of the two that the paper names beside them."""
+        stage = self.build(**self.three_stages, language_pathway=pathway, gate_activation=gate).stages[1]
+        for parameter in stage.pathway.parameters():
+            nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+        visual, text = torch.randn(2, 15, 32), torch.randn(2, 4, 32)
+        fused = stage.fusion(visual, text, torch.ones(2, 4))
+        weights = dict(stage.pathway.named_parameters())
+        language = fused
+        if gate != "none":
+            scores = (fused @ weights["gate.reduce.weight"].T).clamp(min=0) @ weights["gate.expand.weight"].T
+            language = (scores.tanh() if gate == "tanh" else scores.sigmoid()) * fused
+        expected = {"sum": visual + language, "replacement": language}
+        if pathway == "concatenation":
+            of_visual, of_language = weights["combine.reduce.weight"].split(32, 1)
+            bias = weights["combine.reduce.bias"]
+            expected["concatenation"] = visual @ of_visual.T + language @ of_language.T + bias
+        enhanced, features = stage(visual, text, torch.ones(2, 4))
+        assert_close(enhanced, expected[pathway])
+        assert_close(features, F.layer_norm(fused, [32]))
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("features", ["F", "V"])
+    def test_the_decoder_reads_the_features_themselves(self, features: str) -> None:
+        """Equation 10 as printed, also of the last stage, which holds no fusion where V_i is read."""
+        model, inputs = self.build(**self.three_stages, decoder_features=features, decoder_norm="none"), self.inputs()
+        seen: list[Tensor] = []
+        for stage in model.stages:
+            if features == "F":
+                stage.fusion.register_forward_hook(lambda module, inputs, output: seen.append(output))
+            else:
+                stage.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        text = model.encode_text(inputs["input_ids"], inputs["attention_mask"])
+        fused = model.fuse(model.encode_image(inputs["pixel_values"]), text, inputs["attention_mask"].float())
+        for maps, tokens in zip(fused.maps, seen, strict=True):
+            assert torch.equal(maps.flatten(2).transpose(1, 2), tokens)
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("hidden_size", [None, 12])
+    def test_fusion_equals_equations_1_to_7_pixel_by_pixel(self, hidden_size: int | None) -> None:
+        fusion = self.build(**self.three_stages, fusion_norm="none", fusion_hidden_size=hidden_size).stages[1].fusion
+        pixels, text = torch.randn(2, 3, 32), torch.randn(2, 5, 32)
+        mask = torch.tensor([[1.0, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+        maps, width = fusion.language_maps, hidden_size or 32
+        expected = torch.zeros(2, 3, 32)
+        for index, (image, words) in enumerate(zip(pixels, (text[0], text[1, :3]), strict=True)):
+            for place, pixel in enumerate(image):
+                key, value = maps.key(words), maps.value(words)  # equations 2 and 3
+                scores = torch.tensor([maps.query(pixel) @ each for each in key]) / width**0.5
+                language = sum(weight * each for weight, each in zip(scores.softmax(0), value, strict=True))
+                visual = F.gelu(fusion.project_pixels[0](pixel))
+                expected[index, place] = F.gelu(fusion.project_fused[0](visual * maps.output(language)))
+                assert language.shape == visual.shape == (width,)
+        assert_close(fusion(pixels, text, mask), expected)
+
+    def test_pathways_of_earlier_versions_are_read(self, tmp_path) -> None:
+        """Which were True or False, in files and in code."""
+        for before, now in ((True, "sum"), (False, "none")):
+            config = self.tiny_config(language_pathway=before)
+            assert config.language_pathway == now and config == self.tiny_config(language_pathway=now)
+            config.save_pretrained(tmp_path)
+            fields = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+            assert fields["language_pathway"] == now
+            (tmp_path / "config.json").write_text(json.dumps({**fields, "language_pathway": before}), encoding="utf-8")
+            assert LavtConfig.from_pretrained(tmp_path).language_pathway == now
+            assert LavtConfig.from_pretrained(tmp_path, language_pathway=not before).language_pathway != now
 
     @torch.no_grad()
     @pytest.mark.parametrize("size", [(40, 40), (67, 90), (99, 33)])
@@ -370,8 +445,13 @@ class TestLavt(TinyLavt, MethodTests):
             ({"decoder_features": "G"}, "'F', 'E', 'V'"),
             ({"fusion_num_heads": [1, 1]}, "4 in all"),
             ({"fusion_num_heads": [3, 1, 1, 1]}, "3 heads do not divide"),
-            ({"class_weights": [1.0]}, "two positive numbers"),
-            ({"decoder_features": "E", "language_pathway": False}, "language_pathway=True"),
+            ({"class_weights": [1.0], "loss_type": "cross_entropy"}, "two positive numbers"),
+            ({"language_pathway": "product"}, "'sum', 'replacement', 'concatenation', 'none'"),
+            ({"language_pathway": "none", "gate_activation": "sigmoid"}, "gate_activation: .*language_pathway"),
+            ({"decoder_norm": "batch"}, "'layer', 'none'"),
+            ({"fusion_hidden_size": 0}, "fusion_hidden_size: at least 1"),
+            ({"fusion_hidden_size": 18, "fusion_num_heads": [4, 4, 4, 4]}, "4 heads do not divide"),
+            ({"decoder_features": "E", "language_pathway": False}, 'language_pathway="sum"'),
             ({"backbone_config": {"model_type": "resnet"}}, "Pass a SwinConfig"),
         ],
         ids=str,
@@ -387,6 +467,7 @@ def test_the_default_configuration_is_the_paper_s_main_model() -> None:
     assert (config.backbone_config.window_size, config.backbone_config.drop_path_rate) == (12, 0.3)
     assert (config.text_config.num_hidden_layers, config.text_config.hidden_size) == (12, 768)
     assert config.decoder_hidden_size == 512
+    assert config.loss_type == "dice"
     with torch.device("meta"):
         model = LavtForReferringSegmentation(config)
     assert 210e6 < model.num_parameters() < 230e6
