@@ -24,6 +24,7 @@ A paper is a file `<name>.yaml` here, which looks so:
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,9 +76,18 @@ class RecipeRun:
         options = {**({"config": self.config} if self.config else {}), **self.options}
         return [self.recipe, *(text for name, value in options.items() for text in as_arguments(name, value))]
 
+    def with_options(self, options: Mapping[str, Any]) -> "RecipeRun":
+        """The run with further options; of those that are mappings single entries are replaced, as by a recipe."""
+        joined = {
+            name: {**self.options.get(name, {}), **value} if name in MAPPINGS else value
+            for name, value in options.items()
+            if name != "config"
+        }
+        return RecipeRun(self.recipe, {**self.config, **options.get("config", {})}, {**self.options, **joined})
+
     def model_type(self) -> str | None:
         """The method; None where only the saved model that the run goes on from knows."""
-        return self.options.get("model_type", read_recipe(find_recipe(self.recipe)).get("model_type"))
+        return self.options.get("model_type", _options_of(self.recipe).get("model_type"))
 
 
 @strict
@@ -250,6 +260,12 @@ def check_published(row: Row, where: str) -> None:
             one_of(metrics, metric, f"{where}: metric of protocol {row.protocol}")
 
 
+@cache
+def _options_of(recipe: str) -> dict[str, Any]:
+    """The options of a recipe; rows of many tables start from the same few."""
+    return read_recipe(find_recipe(recipe))
+
+
 def check_runs(row: Row, where: str) -> None:
     """Raises ValueError where a row cannot be run, as an option or a field does not exist, or no recipe is named."""
     if not row.recipes:
@@ -258,7 +274,7 @@ def check_runs(row: Row, where: str) -> None:
         one_of(DATASETS, dataset, f"{where}: data set")
         run, place = row.run_on(dataset), f"{where}, on {dataset}"
         try:
-            recipe = read_recipe(find_recipe(run.recipe))
+            recipe = _options_of(run.recipe)
         except FileNotFoundError as error:
             raise ValueError(f"{place}: {error}") from error
         for option in run.options:
