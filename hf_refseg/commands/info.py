@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 def info(
@@ -19,6 +16,13 @@ def info(
             metavar="NAME", help="Folder of a model or of a prepared data set, or a model's id on the Hub."
         ),
     ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Count the FLOPs of a model for a square image of so many pixels, and one sentence."),
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="With --image-size: the FLOPs of a clip of so many frames.")
+    ] = None,
     leakage: Annotated[
         bool, typer.Option("--leakage", help="Check that no training image of a prepared data set is on a list.")
     ] = False,
@@ -27,22 +31,30 @@ def info(
     ] = None,
 ) -> None:
     """Tell about a model or a prepared data set; without a name about this installation."""
-    typer.echo(check_leakage(name, leakage_list) if leakage else describe(name))
+    typer.echo(check_leakage(name, leakage_list) if leakage else describe(name, image_size, frames))
 
 
-def describe(name: str | None) -> str:
-    """What is installed, what a folder holds, or what a model on the Hub is."""
+def describe(name: str | None, image_size: int | None = None, frames: int | None = None) -> str:
+    """What is installed, what a folder holds, or what a model on the Hub is; arguments as of `describe_model`.
+
+    Raises:
+        ValueError: there is nothing of that name, or no model whose FLOPs could be counted.
+    """
     from ..data.prepared import is_prepared
     from ..files import may_be_on_hub, what_is_in
     from ..training.adapters import is_adapter
 
+    if frames is not None and image_size is None:
+        raise ValueError("--frames says how long the clip is whose FLOPs --image-size counts: pass that as well.")
+    if image_size is not None and (name is None or is_prepared(Path(name))):
+        raise ValueError("--image-size counts the FLOPs of a model: name one.")
     if name is None:
         return describe_installation()
     folder = Path(name)
     if is_prepared(folder):
         return describe_dataset(folder)
     if may_be_on_hub(name) or (folder / "config.json").is_file() or is_adapter(name):
-        return describe_model(name)
+        return describe_model(name, image_size, frames)
     raise ValueError(
         f"{folder} is neither a model (config.json, or adapter_config.json) nor a prepared data set (README.md and "
         f"data/*.parquet), nor can it be the id user/name of a model on the Hub: {what_is_in(folder)}."
@@ -72,11 +84,17 @@ def describe_installation() -> str:
     return align(lines.items())
 
 
-def describe_model(name: str) -> str:
-    """Method, options that differ from the paper's, parts and their parameters, input size; loads no weights.
+def describe_model(name: str, image_size: int | None = None, frames: int | None = None) -> str:
+    """Method, options that differ from the paper's, parts and what they cost, input size; loads no weights.
 
     Args:
         name: folder or Hub id of a model or an adapter.
+        image_size: height and width of the image whose FLOPs are counted, with a sentence as long as the processor
+            permits; None = no FLOPs.
+        frames: of a clip in the place of the image.
+
+    Raises:
+        ValueError: the model takes no image of that size, or no clips.
     """
     import torch
     from peft import PeftModel
@@ -84,6 +102,7 @@ def describe_model(name: str) -> str:
     from ..auto import AutoModelForReferringSegmentation
     from ..hub.saved_models import check_processor, load_config, load_processor, naming_config
     from ..messages import align
+    from ..model_costs import count_flops, count_parameters
     from ..training.adapters import is_adapter, read_adapter_config
     from ..training.run_options import SAVED_WITH_A_MODEL
 
@@ -112,24 +131,30 @@ def describe_model(name: str) -> str:
         **encoders,
         **differing,
     }
-    sizes = count_parameters(model)
+    if frames is not None and not config.takes_clips:
+        raise ValueError(f"{name} takes images, no clips: leave --frames away.")
+    flops = None
+    if image_size is not None:
+        flops = count_flops(model.eval(), (image_size, image_size), processor.max_text_length, frames)
     if adapter:
         # What an adapter trains is what it would train further.
         adapter_config = read_adapter_config(name)
         adapter_config.inference_mode = False
         PeftModel(model, adapter_config)
-    trainable = count_parameters(model, trainable=True)
-    parameters = [("part", "parameters", "trainable")]
-    parameters += [(part, f"{size:,}", f"{trainable[part]:,}") for part, size in sizes.items()]
-    return f"{align(header.items())}\n\n{align(parameters)}"
+    return f"{align(header.items())}\n\n{align(rows_of_costs(count_parameters(model), flops))}"
 
 
-def count_parameters(model: nn.Module, trainable: bool = False) -> dict[str, int]:
-    """Numbers of all parameters, or of those that are trained, in each part of a model and in "total"."""
-    return {
-        name: sum(parameter.numel() for parameter in part.parameters() if parameter.requires_grad or not trainable)
-        for name, part in (*model.named_children(), ("total", model))
-    }
+def rows_of_costs(parameters: dict[str, tuple[int, int]], flops: dict[str, int] | None) -> list[tuple[str, ...]]:
+    """The header and a row for each part, of what `model_costs` counted."""
+    rows = [("part", "parameters", "trained", "frozen")]
+    rows += [
+        (part, f"{trained + frozen:,}", f"{trained:,}", f"{frozen:,}")
+        for part, (trained, frozen) in parameters.items()
+    ]
+    if flops is None:
+        return rows
+    header, *rows = rows
+    return [(*header, "GFLOPs"), *((*row, f"{flops[row[0]] / 1e9:,.2f}") for row in rows)]
 
 
 def describe_adapter_of(name: str) -> dict[str, str]:

@@ -39,6 +39,7 @@ from hf_refseg.data.loading import load_refseg, option_names
 from hf_refseg.data.masks import decode_mask
 from hf_refseg.data.prepare import prepare_dataset
 from hf_refseg.evaluation import evaluate_model, with_shuffled_sentences
+from hf_refseg.model_costs import count_flops
 from hf_refseg.training.run_options import write_run_options
 from hf_refseg_cli import app
 
@@ -768,8 +769,8 @@ def test_info_of_a_model(model_folder):
     assert ["method", "lavt", "(LavtForReferringSegmentation)"] in lines
     assert ["loss_type", "dice"] in lines
     assert ["input", "64", "x", "64", "pixels"] in [line[:5] for line in lines]
-    assert ["total", f"{total:,}", f"{total:,}"] in lines
-    assert ["decoder", f"{decoder:,}", f"{decoder:,}"] in lines
+    assert ["total", f"{total:,}", f"{total:,}", "0"] in lines
+    assert ["decoder", f"{decoder:,}", f"{decoder:,}", "0"] in lines
     assert not any(line[:1] == ["fusion_type"] for line in lines)
 
 
@@ -784,10 +785,28 @@ def test_info_of_an_adapter_counts_what_it_trains(model_folder, rank):
     held = load_file("adapter/adapter_model.safetensors")
     in_backbone = sum(tensor.numel() for name, tensor in held.items() if ".backbone." in name)
     assert (in_backbone > 0) == (rank is not None)
-    assert counted["backbone"] == [f"{sizes['backbone']:,}", f"{in_backbone:,}"]
-    assert counted["decoder"] == [f"{sizes['decoder']:,}"] * 2
+    frozen = sizes["backbone"]
+    assert counted["backbone"] == [f"{each:,}" for each in (frozen + in_backbone, in_backbone, frozen)]
+    assert counted["decoder"] == [f"{sizes['decoder']:,}"] * 2 + ["0"]
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    assert counted["total"] == [f"{plain.num_parameters():,}", f"{trained:,}"]
+    frozen += sizes["text_encoder"]
+    assert counted["total"] == [f"{each:,}" for each in (frozen + trained, trained, frozen)]
+
+
+def test_info_counts_flops_by_part(model_folder):
+    header, *lines = output_of("info", model_folder, "--image-size", "64").split("\n\n")[1].splitlines()
+    assert header.split() == ["part", "parameters", "trained", "frozen", "GFLOPs"]
+    flops = count_flops(tiny_lavt().to("meta"), (64, 64), tokens=20)
+    assert {line.split()[0]: line.split()[-1] for line in lines} == {
+        part: f"{count / 1e9:,.2f}" for part, count in flops.items()
+    }
+
+
+def test_info_refuses_to_count_flops_of_what_has_none(model_folder, shapes_folder):
+    assert "takes images, no clips" in error_of("info", model_folder, "--image-size", "64", "--frames", "2")
+    assert "pass that as well" in error_of("info", model_folder, "--frames", "2")
+    for name in ([], [shapes_folder]):
+        assert "counts the FLOPs of a model: name one" in error_of("info", *name, "--image-size", "64")
 
 
 @pytest.mark.slow_process

@@ -1,0 +1,87 @@
+"""What a model costs: parameters and floating-point operations by part, without computing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
+
+# What adapters keep of a module that they train as a whole: it takes part in nothing.
+REPLACED = ".original_module."
+TOTAL = "total"
+
+
+def count_parameters(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Numbers of trained and of frozen parameters in each part of a model, and in "total".
+
+    What an adapter adds counts where it was added; what it has replaced does not count.
+    """
+    counts = {name: [0, 0] for name, _ in model.named_children()}
+    for name, parameter in model.named_parameters():
+        if REPLACED not in name:
+            counts[name.partition(".")[0]][not parameter.requires_grad] += parameter.numel()
+    return {part: tuple(pair) for part, pair in counts.items()} | {
+        TOTAL: tuple(map(sum, zip(*counts.values(), strict=True)))
+    }
+
+
+def count_flops(
+    model: PreTrainedModel, image_size: tuple[int, int], tokens: int, frames: int | None = None
+) -> dict[str, int]:
+    """FLOPs of one image and one sentence in each part of a model, and in "total".
+
+    They are those of matrix products, attention and convolutions, a multiplication and an addition counting as two,
+    as `torch.utils.flop_counter` knows them. Parts are the model's modules; what a method computes
+    outside of them is part of the total alone. Nothing is computed, so that a model of any size is counted in seconds.
+
+    Args:
+        model: on the device "meta", in evaluation mode or not; training tasks take no part.
+        image_size: height and width of the image in pixels.
+        tokens: of the sentence.
+        frames: of a clip in the place of the image; None = an image.
+
+    Raises:
+        ValueError: the model does not take such images or so many tokens.
+    """
+    shape = (1, 3, *image_size) if frames is None else (1, frames, 3, *image_size)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.device("meta"), torch.no_grad():
+        ids = torch.zeros(1, tokens, dtype=torch.long)
+        with FlopCounterMode(display=False) as counter, _by_part(model, counter) as flops:
+            model(pixel_values=torch.zeros(shape), input_ids=ids, attention_mask=torch.ones_like(ids))
+    return {**flops, TOTAL: counter.get_total_flops()}
+
+
+@contextmanager
+def _by_part(model: nn.Module, counter: FlopCounterMode) -> Iterator[dict[str, int]]:
+    """Collects in each part's number the FLOPs that `counter` counts while one of the part's modules runs.
+
+    A method may call the modules of its image encoder one by one, so that no hook of the encoder itself would see it.
+    """
+    flops = {name: 0 for name, _ in model.named_children()}
+    started: list[int] = []
+
+    def begin(module: nn.Module, _: object) -> None:
+        started.append(counter.get_total_flops())
+
+    def end_of(part: str) -> Callable[[nn.Module, object, object], None]:
+        def end(module: nn.Module, _: object, __: object) -> None:
+            before = started.pop()
+            if not started:
+                flops[part] += counter.get_total_flops() - before
+
+        return end
+
+    handles = []
+    for name, part in model.named_children():
+        for module in part.modules():
+            handles += [module.register_forward_pre_hook(begin), module.register_forward_hook(end_of(name))]
+    try:
+        yield flops
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,60 @@
+"""What a model costs: FLOPs against convolutions counted by hand, and against those of a pass that is computed."""
+
+import pytest
+import torch
+from tiny_methods import TinyLavt, TinyMethod, TinyRisam, TinyVideoLavt
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from hf_refseg.model_costs import count_flops, count_parameters
+
+
+def flops_of_a_pass(model: nn.Module, inputs: dict[str, Tensor]) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(**inputs)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("tiny", [TinyLavt(), TinyRisam()], ids=["lavt", "risam"])
+def test_the_total_is_that_of_a_pass(tiny: TinyMethod) -> None:
+    # The fused kernel of attention on CPUs is none that the counter knows.
+    model = tiny.build(attn_implementation="eager")
+    computed = flops_of_a_pass(model, tiny.inputs(batch=1))
+    assert count_flops(model.to("meta"), tiny.size, tokens=6)["total"] == computed > 0
+
+
+def test_the_total_of_a_clip_is_that_of_a_pass() -> None:
+    tiny = TinyVideoLavt()
+    model = tiny.build(attn_implementation="eager")
+    computed = flops_of_a_pass(model, tiny.clips(batch=1))
+    counted = count_flops(model.to("meta"), (40, 48), tokens=6, frames=3)
+    assert counted["total"] == computed > 0
+    assert counted["total"] > 2 * count_flops(model, (40, 48), tokens=6)["total"]
+
+
+def test_parts_have_the_flops_of_their_modules() -> None:
+    tiny = TinyLavt()
+    model = tiny.build(attn_implementation="eager")
+    by_hand = 0
+
+    def count(layer: nn.Conv2d, _: tuple, output: Tensor) -> None:
+        nonlocal by_hand
+        by_hand += 2 * layer.weight.numel() * output[0, 0].numel()
+
+    handles = [each.register_forward_hook(count) for each in model.decoder.modules() if isinstance(each, nn.Conv2d)]
+    model(**tiny.inputs(batch=1))
+    for handle in handles:
+        handle.remove()
+    model.to("meta")
+    counted = count_flops(model, tiny.size, tokens=6)
+    assert counted["decoder"] == by_hand > 0
+    assert counted["backbone"] > 0 and counted["stages"] > 0
+    assert counted["total"] == sum(count for part, count in counted.items() if part != "total")
+    twice = count_flops(model, tiny.size, tokens=12)
+    assert twice["text_encoder"] > 2 * counted["text_encoder"] and twice["decoder"] == counted["decoder"]
+
+
+def test_frozen_parameters_are_counted_as_such() -> None:
+    counted = count_parameters(TinyLavt().build(freeze_text_encoder=True))
+    trained, frozen = counted["text_encoder"]
+    assert trained == 0 < frozen == counted["total"][1]
