@@ -335,7 +335,7 @@ class MultiHeadAttention(nn.Module):
 
 
 class DecoderStep(nn.Module):
-    """Joins the coarser map Y_{i+1} with the features of a stage (LAVT, section 3.1.4, equation 10).
+    """rho_i: joins the coarser map Y_{i+1} with the features of a stage to Y_i (LAVT, section 3.1.4, equation 10).
 
     Both, and the result, are maps (batch, channels, height, width), or those of clips (batch, frames, channels,
     height, width), whose frames are joined one by one.
@@ -356,7 +356,7 @@ class DecoderStep(nn.Module):
 
 
 class LavtDecoder(nn.Module):
-    """From the features of the stages, finest first, to background and foreground maps (LAVT, section 3.1.4).
+    """From the features of the stages, finest first, to background and foreground maps (LAVT, equation 10).
 
     `features`: maps as in `DecoderStep`. Returns (images, 2, height, width) at the finest map's size, where the frames
     of all clips are images in a row.
@@ -381,5 +381,5 @@ class LavtDecoder(nn.Module):
     def forward(self, features: list[Tensor]) -> Tensor:
         *finer, maps = features  # Y_4 = F_4
         for step, skip in zip(self.steps, reversed(finer), strict=True):
-            maps = step(maps, skip)
+            maps = step(maps, skip)  # Y_i, equation 10
         return self.classifier(maps.flatten(0, -4))

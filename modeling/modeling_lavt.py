@@ -1,7 +1,26 @@
 """LAVT: language-aware vision transformer for referring segmentation (https://huggingface.co/papers/2112.02244).
 
+| paper | here |
+| --- | --- |
+| figure 2 | `LavtForReferringSegmentation` |
+| section 3.1.1, the transformer layers phi_i | `SwinStages` (swin_refseg) |
+| section 3.1.1, fusion theta_i and gating unit psi_i | `FusionStage` |
+| equations 1 to 5, figure 3 | `PixelWordAttention` (layers_refseg) |
+| equations 6 and 7 | `MultiModalFusion` |
+| equation 8, figure 4 | `LanguageGate` |
+| equation 9 | `GatedPathway`, `Sum` |
+| section 3.1.3, replacement and concatenation | `Replacement`, `Concatenation` |
+| equation 10 | `DecoderStep` (layers_refseg), `LavtDecoder` (layers_refseg) |
+| section 3.1.4, the Dice loss of two classes | `two_class_dice_loss` (losses_refseg) |
+| section 3.3 | `LavtConfig` |
+| table 5, without LP and without PWAM | `ClosedPathway`, `PooledSentence` |
+| table 6 a | `LanguageGate` |
+| table 6 b | `build_fusion_norm` (layers_refseg) |
+| table 6 c | `build_pathway`, `UngatedPathway`, `FusionStage`, `VisualStage` |
+| figure 8 | `LavtForReferringSegmentation` |
+
 Equations, sections and tables are those of the journal version. Where the released weights differ from the paper,
-they are followed and a configuration field gives the paper's form.
+they are followed and a configuration field gives the paper's form (`LavtConfig`).
 """
 
 from functools import partial
@@ -83,7 +102,10 @@ class MultiModalFusion(nn.Module):
 
 
 class LanguageGate(nn.Module):
-    """How much of each fused feature goes on, per element (section 3.1.3, equation 8); keeps the shape."""
+    """S_i: how much of each fused feature goes on, per element (section 3.1.3, equation 8); keeps the shape.
+
+    gamma_i is the perceptron of `reduce` and `expand`, with a tanh behind it or what table 6 a compares.
+    """
 
     def __init__(self, channels: int, activation: str) -> None:
         super().__init__()
@@ -92,7 +114,7 @@ class LanguageGate(nn.Module):
         self.activation = ACTIVATIONS[activation]()
 
     def forward(self, fused: Tensor) -> Tensor:
-        return self.activation(self.expand(F.relu(self.reduce(fused))))
+        return self.activation(self.expand(F.relu(self.reduce(fused))))  # S_i, equation 8
 
 
 class Sum(nn.Module):
@@ -102,7 +124,7 @@ class Sum(nn.Module):
         super().__init__()
 
     def forward(self, visual: Tensor, language: Tensor) -> Tensor:
-        return visual + language
+        return visual + language  # equation 9
 
 
 class Replacement(nn.Module):
@@ -280,7 +302,10 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         return self.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
     def fuse(self, image: ImageFeatures, text: Tensor, text_mask: Tensor) -> FusedFeatures:
-        """Language-aware visual encoding (section 3.1.1): the decoder's feature maps."""
+        """Language-aware visual encoding (section 3.1.1): the decoder's feature maps.
+
+        Each stage is phi_i, the encoder's layers (V_i), then theta_i and psi_i, a `FusionStage` (F_i and E_i).
+        """
         (visual,) = image.maps
         size, visual = tuple(visual.shape[-2:]), to_tokens(visual)
         enhanced, features = self.stages[0](visual, text, text_mask)
