@@ -8,14 +8,18 @@ Each number format is measured with the fused attention kernel ("sdpa") and with
 Which of the four is the fastest depends on the processor: the line "fastest" says which one it is on which.
 
 There are two floors: that of the published computation, in which Swin also projects the padding of its windows (as
-transformers' `SwinModel` does), and that of what the model here really computes, which leaves the padding out.
+transformers' `SwinModel` does), and that of what the model here really computes, which leaves the padding out where
+language enters between Swin's stages. For other image encoders both are the same.
 
     python benchmarks/latency.py --threads 2 --rounds 9
+    python benchmarks/latency.py --method m3att --config '{"language_reconstruction": null}'
+    python benchmarks/latency.py --method video_lavt --frames 8
     python benchmarks/latency.py --trained runs/demo    # also: how far bfloat16 masks agree with float32 masks
 """
 
 import argparse
 import copy
+import json
 import statistics
 import time
 from collections.abc import Callable
@@ -24,11 +28,13 @@ import torch
 import torch.nn.functional as F
 from json_lines import write_line
 from processor import describe_processor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import trange
-from transformers import SwinModel
+from transformers import AutoConfig, PreTrainedModel, SwinModel
 
-from hf_refseg import AutoModelForReferringSegmentation, LavtConfig, LavtForReferringSegmentation, RefSegProcessor
+from hf_refseg import AutoModelForReferringSegmentation, RefSegProcessor
+from hf_refseg.auto import registered_methods
 from hf_refseg.data.examples import ImageExamples
 from hf_refseg.data.loading import load_refseg
 from hf_refseg.evaluation.protocols import mask_counts, per_sample_iou
@@ -40,7 +46,12 @@ PEAK_FLOPS = {"matmul": 2 * 2048**3, "convolution": 2 * 60 * 60 * 512 * 512 * 9}
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=480, help="height and width of the image in pixels")
+    parser.add_argument("--method", choices=list(registered_methods()), default="lavt", help="its paper's main model")
+    parser.add_argument("--config", type=json.loads, default={}, help="further fields of the configuration, as JSON")
+    parser.add_argument(
+        "--size", type=int, help="height and width of the image in pixels; that of the method if absent"
+    )
+    parser.add_argument("--frames", type=int, help="of a clip in the place of the image")
     parser.add_argument("--tokens", type=int, default=20, help="tokens of the text")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9, help="measurements of each figure")
@@ -56,20 +67,26 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 
 def count_flops(work: Callable[[], object]) -> dict[str, int]:
-    """FLOPs of convolutions and of everything else that is a matrix product (attention included)."""
-    with FlopCounterMode(display=False) as counter:
+    """FLOPs of convolutions and of everything else that is a matrix product (attention included).
+
+    `work` is done by models on the device "meta", of which nothing is computed.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter:
         work()
     by_operation = counter.get_flop_counts()["Global"]
     convolutions = sum(flops for operation, flops in by_operation.items() if "conv" in str(operation))
     return {"matmul": sum(by_operation.values()) - convolutions, "convolution": convolutions}
 
 
-def count_both_flops(
-    model: LavtForReferringSegmentation, inputs: dict[str, torch.Tensor]
-) -> dict[str, dict[str, int]]:
+def count_both_flops(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> dict[str, dict[str, int]]:
     """As `count_flops` of the model, and of the same with transformers' own Swin in the place of its image encoder."""
-    swin = SwinModel(model.config.backbone_config, add_pooling_layer=False).eval()
+    model = copy.deepcopy(model).to("meta")
+    inputs = {name: tensor.to("meta") for name, tensor in inputs.items()}
     own = count_flops(lambda: model(**inputs))
+    if not isinstance(model.backbone, SwinStages):
+        return {"published": own, "own": own}
+    with torch.device("meta"):
+        swin = SwinModel(model.config.backbone_config, add_pooling_layer=False).eval()
     encoder = count_flops(lambda: run_encoder(model.backbone, inputs["pixel_values"]))
     published = count_flops(lambda: swin(inputs["pixel_values"], always_partition=True))
     return {"published": {name: own[name] - encoder[name] + published[name] for name in own}, "own": own}
@@ -92,16 +109,29 @@ def peak_workloads(dtype: torch.dtype) -> dict[str, Callable[[], object]]:
     return {"matmul": lambda: left @ right, "convolution": lambda: F.conv2d(image, kernel, padding=1)}
 
 
-def make_inputs(arguments: argparse.Namespace) -> dict[str, torch.Tensor]:
+def build_model(arguments: argparse.Namespace) -> PreTrainedModel:
+    """The main model of the method's paper, with random weights, in evaluation mode."""
+    config = AutoConfig.for_model(arguments.method, **arguments.config)
+    if config.backbone_config.model_type == "sam_vision_model":
+        # SAM's own 1e-10 would leave almost nothing but numbers too small for fast arithmetic.
+        config.backbone_config.initializer_range = 0.02
+    torch.manual_seed(0)
+    return AutoModelForReferringSegmentation.from_config(config).eval()
+
+
+def make_inputs(model: PreTrainedModel, arguments: argparse.Namespace) -> dict[str, torch.Tensor]:
+    sides = model.config.image_processor_defaults.get("size", {"height": 480})
+    size = arguments.size or next(iter(sides.values()))
+    frames = [] if arguments.frames is None else [arguments.frames]
     return {
-        "pixel_values": torch.randn(1, 3, arguments.size, arguments.size),
+        "pixel_values": torch.randn(1, *frames, 3, size, size),
         "input_ids": torch.randint(1000, 20000, (1, arguments.tokens)),
         "attention_mask": torch.ones(1, arguments.tokens, dtype=torch.long),
     }
 
 
 def build_workloads(
-    model: LavtForReferringSegmentation, inputs: dict[str, torch.Tensor], dtype: torch.dtype, attention: str
+    model: PreTrainedModel, inputs: dict[str, torch.Tensor], dtype: torch.dtype, attention: str
 ) -> dict[str, Callable[[], object]]:
     """What is measured of a model in this number format, each run once to warm up."""
     model = copy.deepcopy(model).to(dtype)
@@ -113,9 +143,9 @@ def build_workloads(
     return workloads
 
 
-def measure(model: LavtForReferringSegmentation, arguments: argparse.Namespace) -> list[dict]:
+def measure(model: PreTrainedModel, arguments: argparse.Namespace) -> list[dict]:
     """A row for each of `VARIANTS`, the first of which the others are compared with; all of them do the same FLOPs."""
-    inputs = make_inputs(arguments)
+    inputs = make_inputs(model, arguments)
     flops = count_both_flops(model, inputs)
     built = [build_workloads(model, inputs, *variant) for variant in VARIANTS]
     times = [{name: [] for name in workloads} for workloads in built]
@@ -130,8 +160,10 @@ def measure(model: LavtForReferringSegmentation, arguments: argparse.Namespace) 
         floors = {kind: sum(counted[name] / rate for name, rate in rates.items()) for kind, counted in flops.items()}
         rows.append(
             {
-                "model": "LAVT, Swin-B window 12, BERT base",
-                "size": arguments.size,
+                "method": arguments.method,
+                "config": arguments.config,
+                "size": inputs["pixel_values"].shape[-1],
+                "frames": arguments.frames,
                 "threads": arguments.threads,
                 "dtype": str(dtype).removeprefix("torch."),
                 "attention": attention,
@@ -184,9 +216,7 @@ def measure_agreement(folder: str) -> dict:
 def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    model = LavtForReferringSegmentation(LavtConfig()).eval()
-    rows = measure(model, arguments)
+    rows = measure(build_model(arguments), arguments)
     rows.append(find_fastest(rows))
     if arguments.trained:
         rows.append(measure_agreement(arguments.trained))

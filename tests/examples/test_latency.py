@@ -1,9 +1,12 @@
-"""The latency benchmark says which number format is the fastest on which processor."""
+"""The latency benchmark counts any method's FLOPs, and says which number format is the fastest on which processor."""
 
 from pathlib import Path
 
 import latency
 import processor
+from tiny_methods import TinyLavt, TinyRisam
+
+from hf_refseg.model_costs import count_flops
 
 CPUINFO = """processor\t: 0
 model name\t: Some(R) Processor 9
@@ -41,3 +44,14 @@ def test_the_fastest_is_named_with_its_processor() -> None:
     assert {(str(dtype), attention) for dtype, attention in latency.VARIANTS} == {
         (f"torch.{dtype}", attention) for dtype in ("float32", "bfloat16") for attention in ("eager", "sdpa")
     }
+
+
+def test_the_floors_are_those_of_what_a_method_computes() -> None:
+    for tiny in (TinyLavt(), TinyRisam()):
+        model = tiny.build()
+        flops = latency.count_both_flops(model, tiny.inputs(batch=1))
+        assert sum(flops["own"].values()) == count_flops(model.to("meta"), tiny.size, tokens=6)["total"]
+        assert flops["own"]["convolution"] > 0 and flops["own"]["matmul"] > 0
+        # Images of 64 x 72 pixels have windows that reach over the edge; Swin alone is published with those.
+        projects_padding = sum(flops["published"].values()) > sum(flops["own"].values())
+        assert projects_padding == isinstance(tiny, TinyLavt)
