@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import math
-import multiprocessing
 import os
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,22 +14,22 @@ from tqdm.auto import tqdm
 
 from ..files import begin_folder, only_writer, require_writable, write_picture, write_whole
 from ..messages import name_text
-from ..modeling.picture_files_refseg import LargePictureError, PictureError, decode_rgb, open_picture, picture_faults
 from .catalog import DATASETS, data_options
 from .findings import FILE as FINDINGS
 from .findings import Findings
 from .loading import load_with_findings
 from .prepared import preview_name
 from .rows import DataFormatError, require_literal_name
+from .shard_processes import write_in_processes
+from .shards import stored_rows, write_shard
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 MANIFEST = ".prepare.json"
 
-# Rows per Parquet file. A row group is what a writer holds in memory and a reader streams at once.
+# Rows per Parquet file.
 SHARD_ROWS = {"image": 1000, "video": 100}
-IMAGE_GROUP_ROWS, VIDEO_GROUP_ROWS = 100, 4
 
 
 def prepare_dataset(
@@ -201,49 +195,6 @@ def fingerprint_rows(dataset: Mapping[str, Dataset]) -> str:
     return digest.hexdigest()
 
 
-def stored_rows(rows: Dataset) -> Iterator[dict[str, Any]]:
-    """The rows with images as `{"path", "bytes"}`: neither decoded nor, as a cast of frames would, copied."""
-    for table in rows.with_format("arrow").iter(batch_size=1):
-        yield from table.to_pylist()
-
-
-def verify_row(row: Mapping[str, Any]) -> None:
-    """Verify the image, or all frames, of one of `stored_rows`; frames without a mask have any size."""
-    if "frames" not in row:
-        verify_image(row["image"], row["mask"]["size"], f"ref {name_text(row['ref_id'])}")
-        return
-    sizes = {
-        number: mask["size"]
-        for referent in row["referents"]
-        for number, mask in zip(referent["annotated_frames"], referent["masks"], strict=True)
-    }
-    for number, (image, name) in enumerate(zip(row["frames"], row["frame_names"], strict=True)):
-        verify_image(image, sizes.get(number), f"video {name_text(row['video_id'])}, frame {name_text(name)}")
-
-
-def verify_image(image: Mapping[str, Any], size: Sequence[int] | None, where: str) -> None:
-    """Decode an image `{"path", "bytes"}` wholly; raises `DataFormatError` unless it is sound and of `size` (H, W)."""
-    path = image["path"] if image["bytes"] is None else "the embedded image"
-    try:
-        file = Path(path) if image["bytes"] is None else io.BytesIO(image["bytes"])
-        # As training will need it: the stored pixels, which masks outline, whatever their EXIF orientation.
-        with picture_faults(), open_picture(file) as picture:
-            decoded = decode_rgb(picture)
-    except FileNotFoundError as error:
-        raise DataFormatError(f"{path} ({where}) does not exist. Download it.") from error
-    except LargePictureError as error:
-        raise DataFormatError(f"{path} ({where}) is {error}. Replace it with the original.") from error
-    except PictureError as error:
-        raise DataFormatError(
-            f"{path} ({where}) is {error}. Download it again, then run prepare again: finished shards are kept."
-        ) from error
-    if size is not None and decoded.size != (size[1], size[0]):
-        raise DataFormatError(
-            f"{path} ({where}) has {decoded.width} x {decoded.height} pixels, its mask {size[1]} x {size[0]}. "
-            "Replace it with the original, not a resized or rotated copy."
-        )
-
-
 def upload_dataset(folder: Path, repo_id: str) -> None:
     """Upload a prepared folder to the Hub's data set `repo_id`, replacing shards and pictures that are there."""
     from huggingface_hub import HfApi
@@ -285,32 +236,8 @@ def _write_shards(shards: Mapping[Path, Dataset], num_proc: int | None, usual_ro
                 _check_shard(path, len(rows))
                 progress.update(len(rows))
         in_one = num_proc < 2
-        for rows in map(_write_shard, missing.values(), missing) if in_one else _write_in_processes(missing, num_proc):
+        for rows in map(write_shard, missing.values(), missing) if in_one else write_in_processes(missing, num_proc):
             progress.update(rows)
-
-
-def _write_in_processes(shards: Mapping[Path, Dataset], num_proc: int) -> Iterator[int]:
-    """Writes shards as `_write_shard` does, and gives the rows of each in order; raises the first error in order."""
-    executor = ProcessPoolExecutor(num_proc, initializer=_end_with_parent)
-    try:
-        yield from executor.map(_write_shard, shards.values(), shards)
-    except BrokenProcessPool as error:
-        raise ChildProcessError(
-            "A process that wrote shards was ended from outside, perhaps for lack of memory. Start the same command "
-            "again, with num_proc=1 if need be: what is finished is kept."
-        ) from error
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """Ends this process when the one that started it is gone: it would hold the lock of the folder on and on."""
-
-    def watch() -> None:
-        connection.wait([multiprocessing.parent_process().sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _check_shard(path: Path, rows: int) -> None:
@@ -323,30 +250,6 @@ def _check_shard(path: Path, rows: int) -> None:
         raise DataFormatError(f"{path} is damaged ({error}). Delete it and run prepare again.") from error
     if found != rows:
         raise DataFormatError(f"{path} has {found} rows instead of {rows}. Delete it and run prepare again.")
-
-
-def _write_shard(shard: Dataset, path: Path) -> int:
-    """Checks the images of a shard and writes it; returns the number of its rows."""
-    import pyarrow.parquet as parquet
-    from datasets.table import embed_table_storage
-
-    previous = None
-    for row in stored_rows(shard):
-        # Rows of one image follow each other.
-        source = None if "frames" in row else (row["image"]["path"], row["mask"]["size"])
-        if source is None or source[0] is None or source != previous:
-            verify_row(row)
-        previous = source
-    group_rows = VIDEO_GROUP_ROWS if "frames" in shard.column_names else IMAGE_GROUP_ROWS
-
-    def write(partial: Path) -> None:
-        with parquet.ParquetWriter(partial, shard.features.arrow_schema) as writer:
-            for table in shard.with_format("arrow").iter(batch_size=group_rows):
-                # The rows hold the paths of the images.
-                writer.write_table(embed_table_storage(table))
-
-    write_whole(path, write)
-    return len(shard)
 
 
 def _write_previews(dataset: Mapping[str, Dataset], folder: Path, title: str) -> None:

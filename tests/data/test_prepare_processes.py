@@ -3,29 +3,29 @@
 import multiprocessing
 import os
 import shutil
-import signal
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import datasets
 import pytest
+from PIL import Image
 from places import FIXTURES
 
-from hf_refseg.data import prepare as module
 from hf_refseg.data.loading import load_refseg
 from hf_refseg.data.prepare import prepare_dataset
 from hf_refseg.data.rows import DataFormatError
+from hf_refseg.data.shard_processes import _ShardProcess
 
 GOLDEN = FIXTURES / "refer_api"
 # Only reached where something hangs.
 SECONDS = 20
-# What is patched here has to be patched there.
-FORKED = multiprocessing.get_context("fork")
-WRITE_SHARD = module._write_shard
+WRITE = _ShardProcess.write
+
 
 pytestmark = pytest.mark.skipif(
-    multiprocessing.get_start_method() != "fork", reason="the functions that are replaced here are so in forks alone"
+    not Path("/proc/self/task").exists(), reason="what processes start and load is asked of Linux"
 )
 
 
@@ -42,75 +42,115 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.rglob("*.parquet")}
 
 
+def copy_with_cache(tmp_path: Path) -> tuple[Path, dict[str, list[Path]]]:
+    """A copy of the tree whose rows are in its cache already, and the images of each split."""
+    tree = tmp_path / "tree"
+    shutil.copytree(GOLDEN, tree)
+    dataset = load_refseg("refcoco", tree, cache_dir=tree / "cache").cast_column("image", datasets.Image(decode=False))
+    return tree, {split: [Path(image["path"]) for image in rows["image"]] for split, rows in dataset.items()}
+
+
 def test_several_processes_write_what_one_writes(cache, tmp_path, monkeypatch, capsys) -> None:
     one = prepare(tmp_path / "one", cache, 1)
-    written = FORKED.SimpleQueue()
+    written, libraries = [], []
 
-    def note_process(shard: datasets.Dataset, path: Path) -> int:
-        written.put(os.getpid())
-        # So that the others find something to do.
-        time.sleep(0.02)
-        return WRITE_SHARD(shard, path)
+    def note_process(process: _ShardProcess, shard: datasets.Dataset, path: Path) -> int:
+        rows = WRITE(process, shard, path)
+        written.append(process._process.pid)
+        libraries.append(Path(f"/proc/{process._process.pid}/maps").read_text())
+        return rows
 
-    monkeypatch.setattr(module, "_write_shard", note_process)
-    note_process.__module__, note_process.__qualname__ = module.__name__, "_write_shard"
+    monkeypatch.setattr(_ShardProcess, "write", note_process)
     capsys.readouterr()
-    several = prepare(tmp_path / "several", cache, 3)
+    several = prepare(tmp_path / "several", cache, 2)
     assert files_of(several) == files_of(one) and len(files_of(one)) == 10
-    processes = [written.get() for _ in range(10)]
-    assert len(set(processes)) > 1 and os.getpid() not in processes
+    assert len(written) == 10 and len(set(written)) == 2 and os.getpid() not in written
+    # It would take several times as much memory as all else.
+    assert all("arrow" in each and "torch" not in each for each in libraries)
     assert "35/35" in capsys.readouterr().err
 
 
+def test_a_process_has_the_limit_of_pixels_of_the_one_that_started_it(cache, tmp_path, monkeypatch) -> None:
+    rows = load_refseg("refcoco", GOLDEN, cache_dir=cache)["val"]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 7)
+    with _ShardProcess() as process, pytest.raises(DataFormatError, match="exceeds limit of 14 pixels") as error:
+        process.write(rows, tmp_path / "val.parquet")
+    assert "in verify_image" in error.value.__notes__[0]
+
+
 def test_the_first_bad_image_is_the_error_of_several_processes(cache, tmp_path) -> None:
-    tree = tmp_path / "tree"
-    shutil.copytree(GOLDEN, tree)
-    dataset = load_refseg("refcoco", tree, cache_dir=tree / "cache")
-    paths = [row["image"]["path"] for row in dataset["testA"].cast_column("image", datasets.Image(decode=False))]
-    for path in paths:
-        Path(path).write_bytes(b"")
+    tree, images = copy_with_cache(tmp_path)
+    for path in images["testA"]:
+        path.write_bytes(b"")
     with pytest.raises(DataFormatError, match=r"is damaged or no image.*Download it again") as error:
         prepare(tmp_path / "output", tree / "cache", 2, tree)
-    assert paths[0] in str(error.value) and "\n" not in str(error.value)
+    assert str(images["testA"][0]) in str(error.value) and "\n" not in str(error.value)
     assert {name.split("-")[0] for name in files_of(tmp_path / "output")} >= {"train", "val"}
     assert not list(tmp_path.glob("output/**/*.partial"))
 
 
 @pytest.mark.slow_process
-def test_a_killed_run_leaves_no_process_that_holds_its_folder(cache, tmp_path, monkeypatch) -> None:
-    started = FORKED.SimpleQueue()
-
-    def hang(shard: datasets.Dataset, path: Path) -> int:
-        started.put(os.getpid())
-        time.sleep(10 * SECONDS)
-        return 0
-
-    hang.__module__, hang.__qualname__ = module.__name__, "_write_shard"
-    monkeypatch.setattr(module, "_write_shard", hang)
-    run = FORKED.Process(target=prepare, args=(tmp_path / "output", cache, 2))
+def test_a_killed_run_leaves_no_process_that_writes(cache, tmp_path) -> None:
+    tree, images = copy_with_cache(tmp_path)
+    paths = {path for paths in images.values() for path in paths}
+    for path in paths:
+        path.rename(f"{path}.whole")
+        # Who reads it waits for somebody to write it.
+        os.mkfifo(path)
+    fork = multiprocessing.get_context("fork")
+    run = fork.Process(target=prepare, args=(tmp_path / "output", tree / "cache", 2, tree))
     run.start()
-    workers = [started.get() for _ in range(2)]
-    run.kill()
-    run.join(SECONDS)
-    monkeypatch.undo()
-    again = FORKED.Process(target=prepare, args=(tmp_path / "output", cache, 1))
-    again.start()
-    again.join(SECONDS)
-    # What is still there would stay for ever.
-    for process in (again.pid, *workers):
-        with suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
-    assert again.exitcode == 0 and len(files_of(tmp_path / "output")) == 10
+    with held_open(paths) as is_read:
+        assert await_true(lambda: len(is_read()) == 2)
+        workers = children_of(run.pid)
+        run.kill()
+        run.join(SECONDS)
+        assert len(workers) == 2
+        assert await_true(lambda: not any(worker.exists() for worker in workers))
+    for path in paths:
+        Path(f"{path}.whole").replace(path)
+    prepare(tmp_path / "output", tree / "cache", 1, tree)
+    assert len(files_of(tmp_path / "output")) == 10
 
 
-@pytest.mark.slow_process
+@contextmanager
+def held_open(pipes: Iterable[Path]) -> Iterator[Callable[[], Iterable[Path]]]:
+    """A function that tells which of the named pipes others read; they find nothing there, and no end."""
+    opened = {}
+
+    def is_read() -> Iterable[Path]:
+        for path in pipes:
+            # Raised where nobody has opened it for reading.
+            with suppress(OSError):
+                opened[path] = opened.get(path) or os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        return opened.keys()
+
+    try:
+        yield is_read
+    finally:
+        for number in opened.values():
+            os.close(number)
+
+
+def await_true(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + SECONDS
+    while not (is_true := condition()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return is_true
+
+
+def children_of(process: int) -> list[Path]:
+    """The folders in `/proc` of the processes that one has started."""
+    threads = Path(f"/proc/{process}/task").iterdir()
+    return [Path("/proc", child) for thread in threads for child in (thread / "children").read_text().split()]
+
+
 def test_a_process_that_was_ended_is_an_error_that_says_so(cache, tmp_path, monkeypatch) -> None:
-    def end(shard: datasets.Dataset, path: Path) -> int:
-        os.kill(os.getpid(), signal.SIGKILL)
-        return 0
+    def end(process: _ShardProcess, shard: datasets.Dataset, path: Path) -> int:
+        process._process.kill()
+        return WRITE(process, shard, path)
 
-    end.__module__, end.__qualname__ = module.__name__, "_write_shard"
-    monkeypatch.setattr(module, "_write_shard", end)
+    monkeypatch.setattr(_ShardProcess, "write", end)
     with pytest.raises(ChildProcessError, match=r"ended from outside.*num_proc=1.*is kept"):
         prepare(tmp_path / "output", cache, 2)
 

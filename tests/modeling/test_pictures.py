@@ -16,7 +16,7 @@ from transformers import pipeline
 
 from hf_refseg import VideoFrames
 from hf_refseg.data.examples import open_image as open_row_image
-from hf_refseg.data.prepare import verify_image
+from hf_refseg.data.shards import verify_image
 from hf_refseg.datasets_scripts.original_files import picture_size
 from hf_refseg.datasets_scripts.video import read_labels
 from hf_refseg.modeling.picture_files_refseg import open_image, upright_rgb
