@@ -33,6 +33,8 @@ HIERARCHICAL_ENCODERS = (
     "swinv2",
 )
 TIMM = "timm_backbone"
+# The text encoder that is ours.
+RECURRENT_TEXT = "refseg_recurrent_text"
 # Which maps these give is not said by `out_indices`.
 WITHOUT_INDICES = ("clip_vision_model", "sam2_vision_model", "sam_vision_model", "siglip_vision_model", "swin")
 # Text encoders whose first position lies one behind the number of the padding token.

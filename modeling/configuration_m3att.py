@@ -31,8 +31,9 @@ class M3AttConfig(RefSegConfig):
             Height and width of the images in pixels. Layers of the attention are made for the map of this size, so
             images of another size are an error.
         max_text_length (`int`, *optional*, defaults to 20):
-            Most tokens of a text, special ones included; the mask decoder has a channel for each. The paper takes 15
-            words for RefCOCO and RefCOCO+, 20 for RefCOCOg. Not less than that of the processor.
+            Most tokens N_t of a text, special ones included; the mask decoder has a channel for each. The paper takes
+            15 words for RefCOCO and RefCOCO+, 20 for RefCOCOg. Not less than that of the processor, nor more than the
+            text encoder has positions for.
         fusion_stride (`int`, *optional*, defaults to 16):
             The stages' maps are joined at 1 / `fusion_stride` of the image's size.
         hidden_size (`int`, *optional*, defaults to 256):
@@ -47,7 +48,8 @@ class M3AttConfig(RefSegConfig):
             Layers of the mutual decoder (table I).
         attention_type (`str`, *optional*, defaults to `"shared"`):
             `"shared"`: mutual attention whose two directions share one matrix of scores. `"independent"`: with one
-            each. `"generic"`: language-attended vision features alone (table I).
+            each. `"generic"`: language-attended vision features (LAV) alone (table I). `"language"`: vision-attended
+            language features (VAL) alone, with which training fails, as the paper says (section IV-B).
         residual_connections (`bool`, *optional*, defaults to `True`):
             Whether the result of each part of a decoder layer is added to its input, before it is normalized.
         interaction_type (`str`, *optional*, defaults to `"iterative"`):
@@ -58,6 +60,11 @@ class M3AttConfig(RefSegConfig):
         mask_decoder (`str`, *optional*, defaults to `"kernels"`):
             `"kernels"`: section III-D. `"concatenation"`: the sum of the decoder's words beside each pixel.
             `"decoder_output"`: the decoder's words alone, without the encoded image (table III).
+        mask_decoder_convolutions (`int`, *optional*, defaults to 5):
+            How many the mask decoder stacks, the last one to a single channel included: 4 as in the paper, three of
+            them behind an upsampling each (figure 6); or 5, with one more before the first upsampling. All but the
+            last see 3 x 3 pixels: of a map that was upsampled for 1 x 1, as figure 6 draws them, nothing would become
+            finer.
         decoder_hidden_size (`int`, *optional*, defaults to 512):
             Width of the mask decoder.
         cross_entropy_weight (`float`, *optional*, defaults to 1.0):
@@ -104,14 +111,25 @@ class M3AttConfig(RefSegConfig):
     num_encoder_layers: int = 2
     encoder_feedforward: int = 1024
     num_decoder_layers: int = 3
-    attention_type: Literal["shared", "independent", "generic"] = "shared"
+    attention_type: Literal["shared", "independent", "generic", "language"] = "shared"
     residual_connections: bool = True
     interaction_type: Literal["iterative", "plain", "none"] = "iterative"
     interaction_scale: float | int = 1.0
     mask_decoder: Literal["kernels", "concatenation", "decoder_output"] = "kernels"
+    mask_decoder_convolutions: Literal[4, 5] = 5
     decoder_hidden_size: int = 512
     cross_entropy_weight: float | int = 1.0
     language_reconstruction: LanguageReconstructionConfig | dict | None = field(default_factory=dict)
+
+    def __post_init__(self, is_saved: bool = False, **kwargs):
+        super().__post_init__(is_saved=is_saved, **kwargs)
+        positions = super().longest_text
+        # Earlier versions saved models with more channels than their texts can have tokens.
+        if not is_saved and self.max_text_length > positions:
+            raise ValueError(
+                f"max_text_length: {self.max_text_length}, but the text encoder takes texts of at most {positions} "
+                "tokens: lower it."
+            )
 
     @property
     def longest_text(self) -> int:

@@ -22,7 +22,7 @@ from .checks_refseg import (
     unknown_among,
     values_of,
 )
-from .configuration_encoders_refseg import longest_text, require_text_encoder
+from .configuration_encoders_refseg import RECURRENT_TEXT, longest_text, require_text_encoder
 from .messages_refseg import nearest_names
 
 logger = logging.get_logger(__name__)
@@ -149,8 +149,9 @@ class LanguageReconstructionConfig(TaskConfig):
 
     Args:
         sentence_vector (`str`, *optional*, defaults to `"attention"`):
-            The vector of the whole sentence that stands beside its words: an `"attention"`-weighted sum of them, or
-            the `"last_word"`.
+            The vector F'_t of the whole sentence that stands beside its words: an `"attention"`-weighted sum of them;
+            `"final_state"`, that of a recurrent text encoder, as in the paper; or the features of the `"last_word"`,
+            of which a recurrent encoder's backward direction has read that word alone.
         num_layers (`int`, *optional*, defaults to 3):
             Linear layers of the reconstruction.
         loss_weight (`float`, *optional*, defaults to 0.1):
@@ -159,7 +160,7 @@ class LanguageReconstructionConfig(TaskConfig):
 
     task = "language_reconstruction"
 
-    sentence_vector: Literal["attention", "last_word"] = "attention"
+    sentence_vector: Literal["attention", "final_state", "last_word"] = "attention"
     num_layers: int = 3
     loss_weight: float | int = 0.1
 
@@ -343,6 +344,15 @@ class RefSegConfig(CheckedConfig):
             encoder = getattr(self, key)
             require_encoder(key, type(encoder), values_of(encoder))
         require_text_encoder(self.text_config)
+
+    def validate_sentence_vector(self):
+        """Checks that the text encoder has the state that a task reads; called on construction."""
+        task, kind = self.language_reconstruction, self.text_config.model_type
+        if task is not None and task.sentence_vector == "final_state" and kind != RECURRENT_TEXT:
+            raise ValueError(
+                f'language_reconstruction: sentence_vector="final_state" is that of a recurrent text encoder, and '
+                f"text_config is '{kind}': take \"attention\", or a text_config of model_type '{RECURRENT_TEXT}'."
+            )
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Not in `__post_init__`: `from_pretrained(path, mask_grounding={...})` sets the field of a finished object.

@@ -1,6 +1,25 @@
 """M3Att: multi-modal mutual attention (Liu et al., "Multi-Modal Mutual Attention and Iterative Interaction for
 Referring Image Segmentation", 2023).
 
+| paper | here |
+| --- | --- |
+| section III: F_vis | `FeatureFusion` |
+| section III: F_t, F'_t | `RecurrentTextEncoder` (recurrent_text_refseg) |
+| section III: F_enc | `EncoderLayer` |
+| equation 1: A_mut | `scaled_scores` (mutual_decoder_m3att) |
+| equation 2: F_V^a, F_L^a, F_mul | `MutualAttention` (mutual_decoder_m3att) |
+| table I, independent | `IndependentMutualAttention` (mutual_decoder_m3att) |
+| table I, generic (LAV only) | `GenericAttention` (mutual_decoder_m3att) |
+| section IV-B, VAL only | `LanguageAttention` (mutual_decoder_m3att) |
+| figure 3 c: a layer of M3Dec | `MutualDecoderLayer` (mutual_decoder_m3att) |
+| equation 3, figure 4: IMI, F_l, F'_dec | `IterativeInteraction` (mutual_decoder_m3att) |
+| table II, IMI* | `PlainInteraction` (mutual_decoder_m3att) |
+| figure 2: M3Dec, F_dec | `MutualDecoder` (mutual_decoder_m3att) |
+| equation 4, figure 5: LFR, F_proj, F_rec | `LanguageReconstruction` (tasks_refseg) |
+| section III-D, figure 6 | `KernelMaps`, `MaskDecoder` |
+| table III: VLT, concatenation | `DecoderOutputMaps`, `ConcatenatedMaps` |
+| equation 5: L_mask | `M3AttForReferringSegmentation.compute_losses` |
+
 Equations, sections, figures and tables are those of the paper. Words are padded: `text_mask` (batch, tokens) with
 1 = word goes with them everywhere, and what stands where there is no word has no influence.
 """
@@ -26,6 +45,7 @@ from .modeling_refseg import RefSegPreTrainedModel
 from .mutual_decoder_m3att import (
     GenericAttention,
     IterativeInteraction,
+    LanguageAttention,
     MutualAttention,
     MutualDecoder,
     MutualDecoderLayer,
@@ -126,12 +146,14 @@ class MaskDecoder(nn.Module):
 
     def __init__(self, config: M3AttConfig) -> None:
         super().__init__()
-        width = config.decoder_hidden_size
+        width, has_five = config.decoder_hidden_size, config.mask_decoder_convolutions == 5
         self.attention = MultiHeadAttention(config)
         self.join = ResidualNorm(config.hidden_size)
         self.maps = self.MAPS[config.mask_decoder](config)
-        self.first_convolution = build_convolution(self.maps.out_channels, width, 3)
-        self.convolutions = nn.ModuleList(build_convolution(width, width, 3) for _ in range(3))
+        channels = self.maps.out_channels
+        self.first_convolution = build_convolution(channels, width, 3) if has_five else nn.Identity()
+        widths = (width if has_five else channels, width, width)
+        self.convolutions = nn.ModuleList(build_convolution(each, width, 3) for each in widths)
         self.classifier = nn.Conv2d(width, 1, 1)
 
     def forward(self, text_features: Tensor, text_mask: Tensor, pixels: Tensor) -> Tensor:
@@ -150,9 +172,9 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel, Explainable):
     Encoders and transformer encoder do not depend on the sentence: several sentences about one image share them.
 
     `hidden_states` are F_enc as a map and, of each decoder layer, F_dec, (batch, tokens, channels). `attentions` are,
-    layer by layer, those of the words to the pixels, (batch, 1, tokens, positions), and, but for the generic
-    attention, those of the pixels to the words; between two layers those of the iterative interaction, of the words of
-    the decoder to the language, (batch, 1, tokens, tokens). They are there with every `attn_implementation`.
+    layer by layer, those of the words to the pixels, (batch, 1, tokens, positions), and those of the pixels to the
+    words, as far as the type of attention has them; between two layers those of the iterative interaction, of the
+    words of the decoder to the language, (batch, 1, tokens, tokens). They are there with every `attn_implementation`.
 
     Example:
 
@@ -171,11 +193,12 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             OutputRecorder(MutualAttention, index=1),
             OutputRecorder(MutualAttention, index=2),
             OutputRecorder(GenericAttention, index=1),
+            OutputRecorder(LanguageAttention, index=1),
             OutputRecorder(IterativeInteraction, index=2),
         ],
     }
     maps_hold_language = False
-    _no_split_modules = ["WindowLayer", "EncoderLayer", "MutualDecoderLayer", "MaskDecoder"]
+    _no_split_modules = ["WindowLayer", "EncoderLayer", "MutualDecoderLayer", "LanguageDecoderLayer", "MaskDecoder"]
 
     def __init__(self, config: M3AttConfig) -> None:
         super().__init__(config)
@@ -183,7 +206,7 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         self.text_encoder = build_text_encoder(config.text_config)
         self.feature_fusion = FeatureFusion(self.backbone.widths, config.hidden_size)
         self.transformer_encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
-        self.project_words = nn.Linear(config.text_config.hidden_size, config.hidden_size)
+        self.project_words = nn.Linear(config.text_config.hidden_size, config.hidden_size)  # F_t to C channels
         self.mutual_decoder = MutualDecoder(config)
         self.mask_decoder = MaskDecoder(config)
         self.loss_weights = {"cross_entropy": config.cross_entropy_weight}
@@ -222,7 +245,7 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         return ImageFeatures(maps=(to_map(pixels, size),), image_size=image.image_size)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """The words' features, (batch, tokens, text channels)."""
+        """The words' features F_t, (batch, tokens, text channels)."""
         return self.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
     def fuse(self, image: ImageFeatures, text: Tensor, text_mask: Tensor) -> FusedFeatures:
@@ -246,7 +269,7 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         return DecoderOutput(logits=resize(logits.unsqueeze(1), image_size, align_corners=False).squeeze(1))
 
     def compute_losses(self, output: DecoderOutput, mask_labels: Tensor) -> dict[str, Tensor]:
-        """Binary cross-entropy (equation 5; its other loss is that of a task which any method can carry)."""
+        """L_mask, binary cross-entropy (equation 5); L_rec is that of a task which any method can carry."""
         return {"cross_entropy": cross_entropy(output.logits, mask_labels)}
 
     def explain_output(self, output: ReferringSegmentationOutput, text_mask: Tensor) -> dict[str, Explanation]:
@@ -256,7 +279,8 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         for layer in range(1, config.num_decoder_layers + 1):
             if layer > 1 and config.interaction_type == "iterative":
                 explanations[f"interaction_{layer - 1}"] = WordWeights(next(attentions)[0, 0])
-            explanations[f"words_to_pixels_{layer}"] = pixels_of_words(next(attentions), maps, text_mask)
+            if config.attention_type != "language":
+                explanations[f"words_to_pixels_{layer}"] = pixels_of_words(next(attentions), maps, text_mask)
             if config.attention_type != "generic":
                 explanations[f"word_attention_{layer}"] = words_of_pixels(next(attentions), maps)
         return explanations

@@ -34,18 +34,18 @@ class MutualAttention(nn.Module):
     def __init__(self, config: M3AttConfig) -> None:
         super().__init__()
         channels = config.hidden_size
-        self.word_key = nn.Linear(channels, channels)
-        self.word_value = nn.Linear(channels, channels)
-        self.pixel_key = nn.Linear(channels, channels)
-        self.pixel_value = nn.Linear(channels, channels)
+        self.word_key = nn.Linear(channels, channels)  # F_L^k
+        self.word_value = nn.Linear(channels, channels)  # F_L^v
+        self.pixel_key = nn.Linear(channels, channels)  # F_V^k
+        self.pixel_value = nn.Linear(channels, channels)  # F_V^v
         self.output = nn.Linear(config.map_size**2, channels)
 
     def forward(self, query: Tensor, pixels: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         scores = scaled_scores(self.word_key(query), self.pixel_key(pixels))  # equation 1
         of_words = scores.softmax(-1)
-        vision = of_words @ self.pixel_value(pixels)  # equation 2a
+        vision = of_words @ self.pixel_value(pixels)  # F_V^a, equation 2a
         of_pixels = softmax_over_words(self.scores_for_language(scores, query, pixels).transpose(1, 2), text_mask)
-        language = of_pixels @ self.word_value(query)  # equation 2b
+        language = of_pixels @ self.word_value(query)  # F_L^a, equation 2b
         return self.output(vision @ language.transpose(1, 2)), of_words[:, None], of_pixels[:, None]  # F_mul
 
     def scores_for_language(self, scores: Tensor, query: Tensor, pixels: Tensor) -> Tensor:
@@ -82,6 +82,26 @@ class GenericAttention(nn.Module):
         return self.output(of_words @ self.pixel_value(pixels)), of_words[:, None]
 
 
+class LanguageAttention(nn.Module):
+    """Vision-attended language features alone (VAL, section IV-B): for each pixel what it gathers from the words.
+
+    Inputs as in `MutualAttention`; returns (batch, positions, channels), and the weights of words for each pixel.
+    """
+
+    def __init__(self, config: M3AttConfig) -> None:
+        super().__init__()
+        channels = config.hidden_size
+        self.word_key = nn.Linear(channels, channels)  # F_L^k
+        self.word_value = nn.Linear(channels, channels)  # F_L^v
+        self.pixel_key = nn.Linear(channels, channels)  # F_V^k
+        self.output = nn.Linear(channels, channels)
+
+    def forward(self, query: Tensor, pixels: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
+        scores = scaled_scores(self.word_key(query), self.pixel_key(pixels))
+        of_pixels = softmax_over_words(scores.transpose(1, 2), text_mask)
+        return self.output(of_pixels @ self.word_value(query)), of_pixels[:, None]  # F_L^a
+
+
 class ResidualNorm(nn.Module):
     """What a part makes of its input is added to it and normalized; both and the result have the same shape."""
 
@@ -100,7 +120,12 @@ class PlainNorm(ResidualNorm):
         return self.norm(update)
 
 
-ATTENTION = {"shared": MutualAttention, "independent": IndependentMutualAttention, "generic": GenericAttention}
+ATTENTION = {
+    "shared": MutualAttention,
+    "independent": IndependentMutualAttention,
+    "generic": GenericAttention,
+    "language": LanguageAttention,
+}
 
 
 class MutualDecoderLayer(GradientCheckpointingLayer):
@@ -122,6 +147,26 @@ class MutualDecoderLayer(GradientCheckpointingLayer):
         mutual, *_ = self.mutual_attention(query, pixels, text_mask)
         multimodal = self.mutual_join(query, mutual)
         return self.cross_join(query, self.cross_attention(query, multimodal, text_mask))
+
+
+class LanguageDecoderLayer(MutualDecoderLayer):
+    """A layer that reads vision-attended language features alone, one of each pixel (VAL, section IV-B).
+
+    They are not added to the pixels, whose visual features would come along.
+    """
+
+    def __init__(self, config: M3AttConfig) -> None:
+        super().__init__(config)
+        self.mutual_join = nn.LayerNorm(config.hidden_size)
+
+    def forward(self, query: Tensor, pixels: Tensor, text_mask: Tensor) -> Tensor:
+        query = self.self_join(query, self.self_attention(query, query, text_mask))  # F_q
+        language, _ = self.mutual_attention(query, pixels, text_mask)
+        return self.cross_join(query, self.cross_attention(query, self.mutual_join(language)))
+
+
+def build_decoder_layer(config: M3AttConfig) -> MutualDecoderLayer:
+    return (LanguageDecoderLayer if config.attention_type == "language" else MutualDecoderLayer)(config)
 
 
 class NoInteraction(nn.Module):
@@ -170,7 +215,7 @@ class IterativeInteraction(PlainInteraction):
     def __init__(self, config: M3AttConfig) -> None:
         super().__init__(config)
         channels = config.hidden_size
-        self.transform = nn.Linear(channels, channels)
+        self.transform = nn.Linear(channels, channels)  # F_l^{n-1} to F_l^n
         self.query = nn.Linear(channels, channels, bias=False)  # W_a
         self.value = nn.Linear(channels, channels, bias=False)  # W'
 
@@ -193,21 +238,22 @@ class MutualDecoder(nn.Module):
     def __init__(self, config: M3AttConfig) -> None:
         super().__init__()
         interaction = INTERACTION[config.interaction_type]
-        self.first_layer = MutualDecoderLayer(config)
+        self.first_layer = build_decoder_layer(config)
         self.interactions = nn.ModuleList(interaction(config) for _ in range(config.num_decoder_layers - 1))
-        self.layers = nn.ModuleList(MutualDecoderLayer(config) for _ in range(config.num_decoder_layers - 1))
+        self.layers = nn.ModuleList(build_decoder_layer(config) for _ in range(config.num_decoder_layers - 1))
 
     def forward(self, text_features: Tensor, pixels: Tensor, text_mask: Tensor) -> Tensor:
         decoded, language = self.first_layer(text_features, pixels, text_mask), text_features
         for interact, layer in zip(self.interactions, self.layers, strict=True):
-            decoded, language, *_ = interact(decoded, language, text_mask)
-            decoded = layer(decoded, pixels, text_mask)
+            decoded, language, *_ = interact(decoded, language, text_mask)  # F'_dec, F_l
+            decoded = layer(decoded, pixels, text_mask)  # F_dec
         return decoded
 
 
 __all__ = [
     "GenericAttention",
     "IterativeInteraction",
+    "LanguageAttention",
     "MutualAttention",
     "MutualDecoder",
     "MutualDecoderLayer",

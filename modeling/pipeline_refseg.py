@@ -55,6 +55,7 @@ class ReferringSegmentationPipeline(Pipeline):
             image_processor = AutoImageProcessor.from_pretrained(image_processor)
         self.processor = self._assemble(processor, tokenizer, image_processor)
         self.model.config.check_vocabulary(len(self.processor.tokenizer))
+        self.model.config.check_text_length(self.processor.max_text_length)
         self.tokenizer, self.image_processor = self.processor.tokenizer, self.processor.image_processor
 
     def _assemble(self, processor: Any, tokenizer: Any, image_processor: Any) -> RefSegProcessor:
@@ -72,7 +73,9 @@ class ReferringSegmentationPipeline(Pipeline):
                 "There is no processor that can be loaded (`AutoProcessor.from_pretrained` tells why): pass a "
                 "`processor`, or a `tokenizer` and an `image_processor`."
             )
-        return RefSegProcessor(image_processor, tokenizer, max_text_length=self.model.config.max_text_length)
+        config = self.model.config
+        max_text_length = min(config.max_text_length, config.longest_text)
+        return RefSegProcessor(image_processor, tokenizer, max_text_length=max_text_length)
 
     def save_pretrained(self, save_directory: str | PathLike[str], **kwargs) -> None:
         """Saves model, processor and this pipeline's code, all that `pipeline(model=save_directory)` needs."""

@@ -1,4 +1,4 @@
-"""A recurrent text encoder over word vectors, and its configuration."""
+"""A recurrent text encoder over word vectors (M3Att, section III), and its configuration."""
 
 from typing import Literal
 
@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from .configuration_encoders_refseg import RECURRENT_TEXT
 from .configuration_refseg import CheckedConfig
 
 
@@ -42,7 +43,7 @@ class RecurrentTextConfig(CheckedConfig):
             Standard deviation of the word vectors at the start, by default about that of GloVe's.
     """
 
-    model_type = "refseg_recurrent_text"
+    model_type = RECURRENT_TEXT
 
     vocab_size: int = 10000
     embedding_size: int = 300
@@ -67,7 +68,7 @@ class RecurrentTextConfig(CheckedConfig):
 
 
 class DirectionSum(nn.Module):
-    """The sum of the two directions' states, (batch, tokens, 2 * channels) to (batch, tokens, channels)."""
+    """The sum of the two directions' states, (..., 2 * channels) to (..., channels)."""
 
     def forward(self, states: Tensor) -> Tensor:
         return states.unflatten(-1, (2, -1)).sum(-2)
@@ -124,8 +125,11 @@ class RecurrentTextEncoder(PreTrainedModel):
             )
         self.embeddings.weight.copy_(vectors)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutput:
-        """Word features, `last_hidden_state` (batch, tokens, hidden_size), 0 where there is no word.
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutputWithPooling:
+        """Word features F_t, `last_hidden_state` (batch, tokens, hidden_size), 0 where there is no word; and F'_t.
+
+        F'_t, `pooler_output` (batch, hidden_size), is the final state: that of each direction once it has read the
+        whole text.
 
         Args:
             input_ids: (batch, tokens); padding stands behind the words.
@@ -139,7 +143,18 @@ class RecurrentTextEncoder(PreTrainedModel):
             lengths = attention_mask.sum(1).clamp(min=1).cpu()
         packed = pack_padded_sequence(vectors, lengths, batch_first=True, enforce_sorted=False)
         states, _ = pad_packed_sequence(self.recurrent(packed)[0], batch_first=True, total_length=tokens)
-        return BaseModelOutput(last_hidden_state=self.join(states))
+        final = self.join(final_states(states, lengths.to(states.device)))
+        return BaseModelOutputWithPooling(last_hidden_state=self.join(states), pooler_output=final)
+
+
+def final_states(states: Tensor, lengths: Tensor) -> Tensor:
+    """Of both directions' states (batch, tokens, 2 * channels) those behind the last word and before the first one.
+
+    `lengths` (batch,) are those of the texts in words; returns (batch, 2 * channels).
+    """
+    forward, backward = states.chunk(2, -1)
+    last = (lengths - 1)[:, None, None].expand(-1, 1, forward.shape[-1])
+    return torch.cat([forward.gather(1, last).squeeze(1), backward[:, 0]], -1)
 
 
 __all__ = ["RecurrentTextConfig", "RecurrentTextEncoder"]

@@ -62,7 +62,8 @@ class PresenceHead(TrainingTask):
 class AttendedSentence(nn.Module):
     """The sentence as the words' features, weighted by an attention that they give themselves.
 
-    `text_features` (batch, tokens, channels), `text_mask` (batch, tokens) with 1 = word; returns (batch, channels).
+    `text_features` (batch, tokens, channels) are those of the words once the text encoder is through; the model and
+    its pass are what a task's loss is given. Returns (batch, channels).
     """
 
     def __init__(self, channels: int) -> None:
@@ -70,8 +71,9 @@ class AttendedSentence(nn.Module):
         # A bias would be the same for all words: the softmax takes it out.
         self.score = nn.Linear(channels, 1, bias=False)
 
-    def forward(self, text_features: Tensor, text_mask: Tensor) -> Tensor:
-        scores = self.score(text_features).masked_fill(text_mask.unsqueeze(-1) == 0, -math.inf)
+    def forward(self, text_features: Tensor, model: PreTrainedModel, forward_pass: ForwardPass) -> Tensor:
+        is_padding = (forward_pass.text_mask == 0).unsqueeze(-1)
+        scores = self.score(text_features).masked_fill(is_padding, -math.inf)
         return (scores.softmax(1) * text_features).sum(1)
 
 
@@ -81,9 +83,28 @@ class LastWord(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
 
-    def forward(self, text_features: Tensor, text_mask: Tensor) -> Tensor:
-        last = (text_mask != 0).sum(1).clamp(min=1) - 1
+    def forward(self, text_features: Tensor, model: PreTrainedModel, forward_pass: ForwardPass) -> Tensor:
+        last = (forward_pass.text_mask != 0).sum(1).clamp(min=1) - 1
         return text_features[torch.arange(text_features.shape[0], device=text_features.device), last]
+
+
+class FinalState(nn.Module):
+    """The sentence as the final state of a recurrent text encoder, F'_t (section III); as in `AttendedSentence`.
+
+    The encoder runs once more for it: what a method knows of a text are its words.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+
+    def forward(self, text_features: Tensor, model: PreTrainedModel, forward_pass: ForwardPass) -> Tensor:
+        """Raises ValueError where the pass has no `input_ids`."""
+        if forward_pass.input_ids is None:
+            raise ValueError(
+                'language_reconstruction with sentence_vector="final_state" reads the text itself: pass `input_ids` '
+                "instead of `text_embeds` along with masks."
+            )
+        return model.text_encoder(forward_pass.input_ids, forward_pass.attention_mask).pooler_output
 
 
 class ReconstructionLayer(nn.Module):
@@ -111,12 +132,12 @@ class LanguageReconstruction(TrainingTask):
 
     name = "language_reconstruction"
     loss_name = "language_reconstruction"
-    SENTENCE_VECTORS = {"attention": AttendedSentence, "last_word": LastWord}
+    SENTENCE_VECTORS = {"attention": AttendedSentence, "final_state": FinalState, "last_word": LastWord}
 
     def __init__(self, config: LanguageReconstructionConfig, word_channels: int, feature_channels: int) -> None:
         super().__init__()
         self.sentence_vector = self.SENTENCE_VECTORS[config.sentence_vector](word_channels)
-        self.projection = nn.Linear(word_channels, feature_channels, bias=False)
+        self.projection = nn.Linear(word_channels, feature_channels, bias=False)  # W_proj
         self.layers = nn.ModuleList(ReconstructionLayer(feature_channels) for _ in range(config.num_layers))
 
     @classmethod
@@ -131,27 +152,33 @@ class LanguageReconstruction(TrainingTask):
         if model.maps_hold_language:
             features = to_tokens(fused.maps[-1])
             feature_mask = features.new_ones(features.shape[:2])
-        return self(model.finish_text(forward_pass.text, text_mask), text_mask, features, feature_mask)
+        text = model.finish_text(forward_pass.text, text_mask)  # F_t
+        sentences = self.sentence_vector(text, model, forward_pass)  # F'_t
+        return self(text, sentences, text_mask, features, feature_mask)
 
-    def forward(self, text_features: Tensor, text_mask: Tensor, features: Tensor, feature_mask: Tensor) -> Tensor:
-        """The loss: the mean squared difference of both sides, a scalar.
+    def forward(
+        self, text_features: Tensor, sentences: Tensor, text_mask: Tensor, features: Tensor, feature_mask: Tensor
+    ) -> Tensor:
+        """The loss: the mean squared difference of F_proj and F_rec (section III-C), a scalar.
 
         Args:
             text_features: the encoded words F_t, (batch, tokens, word channels).
+            sentences: the encoded sentences F'_t, (batch, word channels).
             text_mask: (batch, tokens), 1 = word.
             features: multi-modal features, those of words or of pixels, (batch, positions, feature channels).
             feature_mask: (batch, positions), 1 = a feature.
         """
-        projected = self.project(text_features, self.sentence_vector(text_features, text_mask), text_mask)
+        projected = self.project(text_features, sentences, text_mask)
         return F.mse_loss(at_least_float32(self.reconstruct(features, feature_mask)), at_least_float32(projected))
 
     def project(self, text_features: Tensor, sentences: Tensor, text_mask: Tensor) -> Tensor:
         """F_proj of the words F_t and the sentence F'_t (equation 4), (batch, feature channels)."""
-        language = torch.cat([text_features + sinusoidal_positions(text_features), sentences.unsqueeze(1)], 1)
-        return masked_mean(F.relu(self.projection(language)), F.pad(text_mask, (0, 1), value=1))
+        words = text_features + sinusoidal_positions(text_features)  # F_t + e
+        projected = F.relu(self.projection(torch.cat([words, sentences.unsqueeze(1)], 1)))
+        return masked_mean(projected, F.pad(text_mask, (0, 1), value=1))  # equation 4
 
     def reconstruct(self, features: Tensor, feature_mask: Tensor) -> Tensor:
-        """F_rec, (batch, feature channels)."""
+        """F_rec: stacked linear layers and the mean over what they read (figure 5), (batch, feature channels)."""
         for layer in self.layers:
             features = layer(features, feature_mask)
         return masked_mean(features, feature_mask)

@@ -27,7 +27,11 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def build_new_model(arguments: ModelArguments, sentences: Iterable[str]) -> tuple[PreTrainedModel, RefSegProcessor]:
-    """A new model and its processor; a tokenizer of words reads the sentences, those of the training split."""
+    """A new model and its processor; a tokenizer of words reads the sentences, those of the training split.
+
+    Raises:
+        ValueError: options that do not fit each other, such as texts that are longer than the model takes them.
+    """
     tokenizer = build_tokenizer(arguments, sentences)
     model_class = model_class_of(arguments.model_type)
     config_class = model_class.config_class
@@ -45,6 +49,7 @@ def build_new_model(arguments: ModelArguments, sentences: Iterable[str]) -> tupl
     else:
         config = AutoConfig.for_model(arguments.model_type, **{**values, "text_config": text_config})
         model = AutoModelForReferringSegmentation.from_config(config)
+    model.config.check_text_length(max_text_length)
     if arguments.word_vectors:
         if not isinstance(model.text_encoder, RecurrentTextEncoder):
             raise ValueError("word_vectors goes with a recurrent text encoder: leave it out, or change text_config.")

@@ -138,12 +138,14 @@ def test_magnet_tells_the_alignment_of_each_stage(cam_language: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("ablation", [{}, {"attention_type": "generic", "interaction_type": "plain"}], ids=str)
-def test_m3att_tells_mutual_attention_and_interaction(ablation: dict) -> None:
-    model, inputs = build(TinyM3Att, **ablation), inputs_of(tiny_processor())
+@pytest.mark.parametrize("attention_type", ["shared", "generic", "language"])
+def test_m3att_tells_mutual_attention_and_interaction(attention_type: str) -> None:
+    directions = {"generic": "words_to_pixels", "language": "word_attention"}
+    ablation = {"interaction_type": "plain"} if attention_type in directions else {}
+    model, inputs = build(TinyM3Att, attention_type=attention_type, **ablation), inputs_of(tiny_processor())
     explanations = model.explain(**inputs)
     if ablation:
-        assert list(explanations) == [f"words_to_pixels_{layer}" for layer in (1, 2, 3)]
+        assert list(explanations) == [f"{directions[attention_type]}_{layer}" for layer in (1, 2, 3)]
         return
     decoder, tokens = model.mutual_decoder, inputs["input_ids"].shape[1]
     of_layers = [[f"words_to_pixels_{layer}", f"word_attention_{layer}"] for layer in (1, 2, 3)]

@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from hf_refseg.data.vocabulary import train_word_tokenizer
 from hf_refseg.modeling.configuration_refseg import LanguageReconstructionConfig
 from hf_refseg.modeling.layers_refseg import TokenBatchNorm, map_positions
 from hf_refseg.modeling.modeling_m3att import MaskDecoder
+from hf_refseg.modeling.modeling_outputs_refseg import ForwardPass
 from hf_refseg.modeling.mutual_decoder_m3att import IterativeInteraction, MutualDecoder, PlainInteraction
 from hf_refseg.modeling.recurrent_text_refseg import RecurrentTextConfig, RecurrentTextEncoder
 from hf_refseg.modeling.tasks_refseg import LanguageReconstruction
@@ -36,6 +38,7 @@ RECURRENT = {"model_type": "refseg_recurrent_text", "vocab_size": 97, "embedding
 ABLATIONS = [
     {"attention_type": "independent"},
     {"attention_type": "generic"},
+    {"attention_type": "language"},
     {"num_decoder_layers": 1},
     {"num_decoder_layers": 4},
     {"interaction_type": "none"},
@@ -44,6 +47,7 @@ ABLATIONS = [
     {"residual_connections": False},
     {"mask_decoder": "concatenation"},
     {"mask_decoder": "decoder_output"},
+    {"mask_decoder_convolutions": 4},
     {"fusion_stride": 8},
     {"num_encoder_layers": 0},
     {"backbone_config": TIMM},
@@ -51,6 +55,7 @@ ABLATIONS = [
     {"text_config": {**RECURRENT, "cell": "lstm", "directions": "concatenate"}},
     {"language_reconstruction": None},
     {"language_reconstruction": {"sentence_vector": "last_word", "num_layers": 1}},
+    {"language_reconstruction": {"sentence_vector": "final_state"}, "text_config": RECURRENT},
 ]
 
 
@@ -118,7 +123,7 @@ class TestM3Att(TinyM3Att, MethodTests):
         assert torch.equal(first.logits, second.logits) and torch.equal(first.loss, second.loss)
 
     @torch.no_grad()
-    @pytest.mark.parametrize("ablation", ABLATIONS[:-2], ids=str)
+    @pytest.mark.parametrize("ablation", ABLATIONS[:-3], ids=str)
     def test_every_ablation_changes_the_logits(self, ablation: dict) -> None:
         plain, changed = self.build(), self.build(**ablation)
         shapes = {name: value.shape for name, value in changed.state_dict().items()}
@@ -145,6 +150,30 @@ class TestM3Att(TinyM3Att, MethodTests):
         probabilities = output.logits.sigmoid()
         of_pixels = torch.where(self.labels() == 1, probabilities, 1 - probabilities).log()
         assert_close(output.loss_components["cross_entropy"], -of_pixels.mean().detach())
+
+    def test_the_final_state_of_the_text_encoder_is_what_equation_4_reads(self) -> None:
+        fields = {"text_config": RECURRENT, "language_reconstruction": {"sentence_vector": "final_state"}}
+        model, inputs = self.build(**fields), self.inputs()
+        inputs["attention_mask"][1, 4:] = 0
+        output = model(**inputs, mask_labels=self.labels())
+        encoded = model.text_encoder(inputs["input_ids"], inputs["attention_mask"])
+        task, mask = model.language_reconstruction, inputs["attention_mask"].float()
+        decoded = model(**inputs, output_hidden_states=True).hidden_states[-1]
+        expected = task(encoded.last_hidden_state, encoded.pooler_output, mask, decoded, mask)
+        assert_close(output.loss_components["language_reconstruction"], expected.detach())
+        words = model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
+        inputs = {name: value for name, value in inputs.items() if name != "input_ids"}
+        with pytest.raises(ValueError, match="pass `input_ids` instead of `text_embeds`"):
+            model(**inputs, text_embeds=words, mask_labels=self.labels())
+
+    def test_a_model_that_was_saved_with_more_channels_than_positions_still_loads(self, tmp_path) -> None:
+        short = {**TINY_BERT, "max_position_embeddings": 8}
+        with pytest.raises(ValueError, match="max_text_length: 20, but the text encoder takes texts of at most 8"):
+            self.tiny_config(text_config=short)
+        self.build(text_config=short, max_text_length=8).config.save_pretrained(tmp_path)
+        path = tmp_path / "config.json"
+        path.write_text(path.read_text().replace('"max_text_length": 8', '"max_text_length": 20'))
+        assert AutoConfig.from_pretrained(tmp_path).longest_text == 8
 
     def test_the_reconstruction_can_be_switched_off_after_loading(self, tmp_path) -> None:
         self.build().save_pretrained(tmp_path, save_auxiliary=False)
@@ -278,7 +307,9 @@ class TestM3Att(TinyM3Att, MethodTests):
     @pytest.mark.parametrize(
         ("overrides", "message"),
         [
-            ({"attention_type": "mutual"}, "'shared', 'independent', 'generic'"),
+            ({"attention_type": "mutual"}, "'shared', 'independent', 'generic', 'language'"),
+            ({"mask_decoder_convolutions": 6}, "4, 5"),
+            ({"max_text_length": 33}, "max_text_length: 33, but the text encoder takes texts of at most 32 tokens"),
             ({"interaction_type": "off"}, "'iterative', 'plain', 'none'"),
             ({"mask_decoder": "vlt"}, "'kernels', 'concatenation', 'decoder_output'"),
             ({"hidden_size": 30}, "multiple of 4 and of num_attention_heads, 4"),
@@ -297,7 +328,11 @@ class TestM3Att(TinyM3Att, MethodTests):
             ({"text_config": {**RECURRENT, "vocab_size": 0}}, "vocab_size: at least 1"),
             ({"language_reconstruction": {"layers": 2}}, "has no field layers, only sentence_vector, num_layers"),
             ({"language_reconstruction": {"num_layers": 0}}, "num_layers: at least 1"),
-            ({"language_reconstruction": {"sentence_vector": "mean"}}, "'attention', 'last_word'"),
+            ({"language_reconstruction": {"sentence_vector": "mean"}}, "'attention', 'final_state', 'last_word'"),
+            (
+                {"language_reconstruction": {"sentence_vector": "final_state"}},
+                '"final_state" is that of a recurrent text encoder, and text_config is \'bert\': take "attention"',
+            ),
         ],
         ids=str,
     )
@@ -383,6 +418,24 @@ def test_the_decoder_equals_the_equations(attention_type: str) -> None:
 
 
 @torch.no_grad()
+def test_vision_attended_language_features_hold_nothing_of_the_pixels_but_their_places() -> None:
+    """VAL alone (section IV-B): each pixel gathers words, then each word gathers what the pixels gathered."""
+    torch.manual_seed(0)
+    (layer,) = [in_use(MutualDecoder(configuration(attention_type="language", num_decoder_layers=1))).first_layer]
+    words, pixels = 2 * torch.randn(4, 8), 2 * torch.randn(9, 8)
+    attention = layer.mutual_attention
+    query = layer.self_join.norm(words + slow_heads(layer.self_attention, words, words))
+    language = []
+    for pixel in pixels:
+        key = attention.pixel_key(pixel)
+        weights = slow_softmax([float(attention.word_key(word) @ key) / math.sqrt(8) for word in query])
+        gathered = sum(w * attention.word_value(word) for w, word in zip(weights, query, strict=True))
+        language.append(layer.mutual_join(attention.output(gathered)))
+    expected = layer.cross_join.norm(query + slow_heads(layer.cross_attention, query, torch.stack(language)))
+    assert_close(layer(words[None], pixels[None], torch.ones(1, 4))[0], expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
 def test_plain_interaction_adds_the_same_words_each_time() -> None:
     torch.manual_seed(0)
     block = in_use(PlainInteraction(configuration()))
@@ -396,10 +449,13 @@ def test_plain_interaction_adds_the_same_words_each_time() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("convolutions", [4, 5])
 @pytest.mark.parametrize("mask_decoder", ["kernels", "concatenation", "decoder_output"])
-def test_the_mask_decoder_equals_figure_6(mask_decoder: str) -> None:
+def test_the_mask_decoder_equals_figure_6(mask_decoder: str, convolutions: int) -> None:
     torch.manual_seed(0)
-    decoder = in_use(MaskDecoder(configuration(mask_decoder=mask_decoder)))
+    fields = {"mask_decoder": mask_decoder, "mask_decoder_convolutions": convolutions}
+    decoder = in_use(MaskDecoder(configuration(**fields)))
+    assert sum(isinstance(module, nn.Conv2d) for module in decoder.modules()) == convolutions
     words, pixels = torch.randn(3, 8), torch.randn(8, 3, 3)
     attended = decoder.join.norm(words + slow_heads(decoder.attention, words, words))
     maps = torch.zeros({"kernels": 5, "concatenation": 16, "decoder_output": 5}[mask_decoder], 3, 3)
@@ -414,10 +470,10 @@ def test_the_mask_decoder_equals_figure_6(mask_decoder: str) -> None:
                 if mask_decoder == "decoder_output":
                     projected = decoder.maps.project.weight[3 * row + column] @ kernel
                 maps[number, row, column] = projected
-    stack = [decoder.first_convolution, *decoder.convolutions]
-    for index, (convolution, norm, activation) in enumerate(stack):
-        if index > 0:
-            maps = maps.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    if convolutions == 5:
+        maps = decoder.first_convolution(maps[None])[0]
+    for convolution, norm, activation in decoder.convolutions:
+        maps = maps.repeat_interleave(2, 1).repeat_interleave(2, 2)
         maps = activation(norm(convolution(maps[None])))[0]
     expected = decoder.classifier(maps)[0]
     actual = decoder(words[None], torch.ones(1, 3), pixels[None])
@@ -426,10 +482,12 @@ def test_the_mask_decoder_equals_figure_6(mask_decoder: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("part", ["shared", "independent", "generic", "kernels", "concatenation", "decoder_output"])
+@pytest.mark.parametrize(
+    "part", ["shared", "independent", "generic", "language", "kernels", "concatenation", "decoder_output"]
+)
 def test_padded_words_have_no_influence(part: str) -> None:
     torch.manual_seed(0)
-    is_attention = part in ("shared", "independent", "generic")
+    is_attention = part in ("shared", "independent", "generic", "language")
     fields = {"attention_type": part} if is_attention else {"mask_decoder": part}
     config = configuration(**fields)
     decoder, mask_decoder = in_use(MutualDecoder(config)), in_use(MaskDecoder(config))
@@ -446,15 +504,18 @@ def test_padded_words_have_no_influence(part: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("sentence_vector", ["attention", "last_word"])
+@pytest.mark.parametrize("sentence_vector", ["attention", "final_state", "last_word"])
 def test_the_reconstruction_equals_equation_4(sentence_vector: str) -> None:
     torch.manual_seed(0)
     task = LanguageReconstructionConfig(sentence_vector=sentence_vector)
     reconstruction = in_use(LanguageReconstruction(task, word_channels=6, feature_channels=8))
     words, features = torch.randn(4, 6), torch.randn(7, 8)
     lengths = (3, 5)
+    final = torch.randn(6)
     if sentence_vector == "last_word":
         sentence = words[2]
+    elif sentence_vector == "final_state":
+        sentence = final
     else:
         weights = slow_softmax([float(reconstruction.sentence_vector.score(word)) for word in words[:3]])
         sentence = sum(weight * word for weight, word in zip(weights, words, strict=False))
@@ -473,14 +534,23 @@ def test_the_reconstruction_equals_equation_4(sentence_vector: str) -> None:
     expected = sum((a - b) ** 2 for a, b in zip(sum(read) / 5, projected, strict=True)) / 8
     masks = [(torch.arange(total) < length).float()[None] for total, length in ((4, 3), (7, 5))]
     assert len(reconstruction.layers) == 3
-    assert_close(reconstruction(words[None], masks[0], features[None], masks[1]), expected)
+    encoder = SimpleNamespace(text_encoder=lambda ids, mask: SimpleNamespace(pooler_output=final[None]))
+    forward_pass = pass_of(words[None], masks[0])
+    sentences = reconstruction.sentence_vector(words[None], encoder, forward_pass)
+    assert_close(reconstruction(words[None], sentences, masks[0], features[None], masks[1]), expected)
+
+
+def pass_of(text: Tensor, text_mask: Tensor) -> ForwardPass:
+    """What a task knows of the texts of a pass."""
+    return ForwardPass(text_mask.long(), text_mask, None, text, text_mask, None, None)
 
 
 def test_the_reconstruction_trains_both_sides() -> None:
     torch.manual_seed(0)
     reconstruction = LanguageReconstruction(LanguageReconstructionConfig(), word_channels=6, feature_channels=8)
     words, features = torch.randn(4, 5, 6, requires_grad=True), torch.randn(4, 5, 8, requires_grad=True)
-    reconstruction(words, torch.ones(4, 5), features, torch.ones(4, 5)).backward()
+    sentences = reconstruction.sentence_vector(words, None, pass_of(words, torch.ones(4, 5)))
+    reconstruction(words, sentences, torch.ones(4, 5), features, torch.ones(4, 5)).backward()
     tensors = [words, features, *reconstruction.parameters()]
     assert all(tensor.grad.abs().sum() > 0 for tensor in tensors)
 
@@ -506,14 +576,14 @@ def test_the_recurrent_encoder_reads_each_sentence_from_both_ends(cell: str, dir
     encoder = text_encoder(cell=cell, directions=directions)
     input_ids = torch.tensor([[3, 4, 5, 6, 7], [8, 9, 10, 0, 0]])
     mask = (input_ids != 0).long()
-    features = encoder(input_ids, mask).last_hidden_state
-    assert features.shape == (2, 5, 8)
+    features, final = (encoder(input_ids, mask)[name] for name in ("last_hidden_state", "pooler_output"))
+    assert features.shape == (2, 5, 8) and final.shape == (2, 8)
     assert not features[1, 3:].any()
     width = encoder.recurrent.hidden_size
     weights = encoder.recurrent.state_dict()
     for index, length in enumerate((5, 3)):
         vectors = encoder.embeddings(input_ids[index, :length])
-        halves = []
+        halves, ends = [], []
         for suffix, order in (("", range(length)), ("_reverse", reversed(range(length)))):
             step = (nn.GRUCell if cell == "gru" else nn.LSTMCell)(6, width)
             step.load_state_dict({name: weights[f"{name}_l0{suffix}"] for name in step.state_dict()})
@@ -522,8 +592,10 @@ def test_the_recurrent_encoder_reads_each_sentence_from_both_ends(cell: str, dir
                 state = step(vectors[position : position + 1], state)
                 states[position] = state if cell == "gru" else state[0]
             halves.append(torch.cat([states[position] for position in range(length)]))
+            ends.append(states[position])
         expected = halves[0] + halves[1] if directions == "sum" else torch.cat(halves, 1)
         assert_close(features[index, :length], expected)
+        assert_close(final[index : index + 1], sum(ends) if directions == "sum" else torch.cat(ends, 1))
         assert_close(encoder(input_ids[index : index + 1, :length]).last_hidden_state[0], expected)
 
 

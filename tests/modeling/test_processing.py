@@ -978,6 +978,15 @@ def test_pipeline_takes_a_tokenizer_and_an_image_processor(tmp_path) -> None:
         pipeline(task, model=model, tokenizer=words)
 
 
+def test_pipeline_gives_no_texts_that_the_model_does_not_take() -> None:
+    task, model, whole = "referring-image-segmentation", tiny_lavt(), tiny_processor()
+    model.config.text_config.max_position_embeddings = 12
+    segment = pipeline(task, model=model, tokenizer=whole.tokenizer, image_processor=whole.image_processor)
+    assert segment.processor.max_text_length == 12
+    with pytest.raises(ValueError, match="max_text_length is 20, but the model takes texts of at most 12 tokens"):
+        pipeline(task, model=model, processor=whole)
+
+
 def test_pipeline_refuses_unknown_options(segment: ReferringImageSegmentationPipeline) -> None:
     with pytest.raises(TypeError, match="takes `text` and `threshold`"):
         segment(photograph(), text="red", treshold=0.3)
