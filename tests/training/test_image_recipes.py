@@ -242,7 +242,9 @@ def test_a_damaged_file_of_a_saved_model_is_one_line(finished, cache, tmp_path, 
 def test_a_text_length_that_does_not_fit_is_found_at_the_start(cache, tmp_path) -> None:
     config = {**TINY["config"], "text_config": {**TINY["config"]["text_config"], "max_position_embeddings": 30}}
     with pytest.raises(ValueError, match="max_text_length is 40, but the model takes texts of at most 30 tokens"):
-        run_recipe([str(write_recipe(tmp_path, cache, config=config, max_text_length=40, max_steps=1))])
+        build_model_and_processor(
+            ModelArguments(model_type="lavt", tokenizer_name_or_path="refshapes", config=config, max_text_length=40)
+        )
     with pytest.raises(ValueError, match="max_text_length is 21, but the model takes texts of at most 20 tokens"):
         M3AttConfig(**M3ATT).check_text_length(21)
 
@@ -346,7 +348,9 @@ def test_a_longer_training_by_epochs_is_not_finished_by_a_shorter_one(cache, tmp
 def test_each_recipe_parses_into_the_papers_setting(path) -> None:
     model, data, training = parse([str(path), "--use_cpu"])
     trained_on = data.dataset_name if isinstance(data.dataset_name, str) else "union"
-    assert path.stem in (f"{model.model_type}_{trained_on}", f"{model.model_type}_refcoco_{trained_on}")
+    # Method, variant, data set and, where it is not the usual one, who split it.
+    name = rf"{model.model_type}(_darknet|_refcoco)?_{re.escape(trained_on)}(_google)?"
+    assert re.fullmatch(name, path.stem) and path.stem.endswith("_google") == (data.split_by == ["google"])
     assert training.output_dir == f"runs/{path.stem}"
     if data.dataset_name == "refshapes":
         return
@@ -377,12 +381,21 @@ def check_risam(model, data, training) -> None:
 
 
 def check_m3att(model, data, training) -> None:
-    assert (training.learning_rate, training.weight_decay, training.num_train_epochs) == (5e-5, 0, 50)
+    """Swin-B and BERT, or Darknet-53 and GRU."""
+    is_first = model.text_name_or_path is not None
+    learning_rate, size, special_tokens = (5e-5, 480, 2) if is_first else (5e-3, 416, 0)
+    assert (training.learning_rate, training.weight_decay, training.num_train_epochs) == (learning_rate, 0, 50)
     assert training.learning_rate_drops and data.protocol == "vlt"
-    assert model.max_text_length == 2 + (20 if data.dataset_name == "refcocog" else 15)
-    assert model.config == {"image_size": 480, "max_text_length": model.max_text_length}
+    assert model.max_text_length == special_tokens + (20 if data.dataset_name == "refcocog" else 15)
+    sizes = {"image_size": size, "max_text_length": model.max_text_length, "mask_decoder_convolutions": 4}
+    recurrent = {
+        "text_config": {"model_type": "refseg_recurrent_text"},
+        "language_reconstruction": {"sentence_vector": "final_state"},
+    }
+    assert model.config == sizes | ({} if is_first else recurrent)
+    assert model.word_vectors == (None if is_first else "glove.6B.300d.txt")
     image_processor = build_image_processor(model)
-    assert (dict(image_processor.size), image_processor.mask_threshold) == ({"height": 480, "width": 480}, 0.35)
+    assert (dict(image_processor.size), image_processor.mask_threshold) == ({"height": size, "width": size}, 0.35)
 
 
 def check_btmae(model, data, training) -> None:
