@@ -188,26 +188,16 @@ def presence_loss(logits: Tensor, mask_labels: Tensor) -> Tensor:
     return (losses * is_known).sum() / is_known.sum().clamp(min=1)
 
 
-def masked_word_loss(logits: Tensor, input_ids: Tensor, is_masked: Tensor, is_counted: Tensor) -> Tensor:
-    """Cross-entropy of the masked words: a mean over those of each sentence, then over the sentences (MagNet, eq. 4).
+def reconstructed_word_loss(logits: Tensor, input_ids: Tensor, is_masked: Tensor) -> Tensor:
+    """Cross-entropy of the masked words: a mean over those of each sentence, then over the sentences.
 
-    A sentence that does not count or has no masked word is left out; 0 where none is left.
+    (MagNet, equation 4; BTMAE, equation 4.) A sentence without a masked word is left out; 0 where none is left. No
+    shape hangs on values.
 
     Args:
-        logits: (masked words, vocabulary), in the order of `is_masked.nonzero()`.
+        logits: those of all words, (batch, tokens, vocabulary).
         input_ids: the words as they were before they were masked, (batch, tokens).
         is_masked: (batch, tokens) bool.
-        is_counted: (batch,) bool.
-    """
-    losses = F.cross_entropy(at_least_float32(logits), input_ids[is_masked], reduction="none")
-    losses = losses.new_zeros(is_masked.shape).masked_scatter(is_masked, losses)
-    return _mean_over_sentences(losses, is_masked & is_counted[:, None])
-
-
-def reconstructed_word_loss(logits: Tensor, input_ids: Tensor, is_masked: Tensor) -> Tensor:
-    """`masked_word_loss` where `logits` are those of all words, (batch, tokens, vocabulary) (BTMAE, equation 4).
-
-    All sentences count, and no shape hangs on values.
     """
     losses = F.cross_entropy(at_least_float32(logits).transpose(1, 2), input_ids, reduction="none")
     return _mean_over_sentences(losses, is_masked)

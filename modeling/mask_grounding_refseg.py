@@ -1,6 +1,7 @@
 """Mask Grounding: masked words are named from the rest of the sentence, the image and the target's mask."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +12,17 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.bert.modeling_bert import BertEncoder, BertPreTrainedModel
 
 from .configuration_refseg import MaskGroundingConfig
-from .layers_refseg import VocabularyHead, generator_of_draws, independent_draws, ordinary_words, pixel_centers
-from .losses_refseg import masked_word_loss
+from .layers_refseg import (
+    VocabularyHead,
+    generator_of_draws,
+    independent_draws,
+    ordinary_words,
+    pixel_centers,
+    to_tokens,
+)
+from .losses_refseg import reconstructed_word_loss
 from .modeling_outputs_refseg import ForwardPass
+from .precision_refseg import at_least_float32
 from .training_task_refseg import TrainingTask
 
 
@@ -48,39 +57,45 @@ class WordTokens(nn.Module):
 
 
 class ImageTokens(nn.Module):
-    """The pixels of a map (batch, channels, h, w), averaged to at most `max_size` x `max_size`, with their places.
+    """The pixels P of a map (batch, channels, h, w), averaged to at most `max_size` x `max_size`, with their places.
 
-    Returns (batch, pixels, channels).
+    Returns (batch, pixels, size), projected where `size` differs from the channels of the map.
     """
 
-    def __init__(self, channels: int, max_size: int) -> None:
+    def __init__(self, channels: int, size: int, max_size: int) -> None:
         super().__init__()
         self.max_size = max_size
-        self.position = coordinate_mlp(channels)
+        self.projection = nn.Identity() if size == channels else nn.Linear(channels, size)
+        self.position = coordinate_mlp(size)
+
+    def grid(self, maps: Tensor) -> tuple[int, int]:
+        """Rows and columns of the tokens."""
+        height, width = (min(length, self.max_size) for length in maps.shape[-2:])
+        return height, width
 
     def forward(self, maps: Tensor, mask_labels: Tensor) -> Tensor:
-        size = [min(length, self.max_size) for length in maps.shape[-2:]]
-        pixels = F.adaptive_avg_pool2d(maps, size).flatten(2).transpose(1, 2)
-        return pixels + self.position(pixel_centers(*size, maps.device, maps.dtype).to(maps.dtype))
+        grid = self.grid(maps)
+        pixels = self.projection(to_tokens(F.adaptive_avg_pool2d(maps, grid)))
+        return pixels + self.position(pixel_centers(*grid, maps.device, maps.dtype).to(maps.dtype))
 
 
 class CenterToken(nn.Module):
-    """The center of the target's mask (section 3.2); returns (batch, 1, channels)."""
+    """C, the encoded center of the target's mask (section 3.2, equation 3); returns (batch, 1, size)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, size: int) -> None:
         super().__init__()
-        self.encoder = coordinate_mlp(channels)
+        self.encoder = coordinate_mlp(size)
 
     def forward(self, maps: Tensor, mask_labels: Tensor) -> Tensor:
         return self.encoder(mask_centers(mask_labels, maps.dtype).to(maps.dtype)).unsqueeze(1)
 
 
 class AverageToken(nn.Module):
-    """The mean of a map (batch, channels, h, w) inside the target's mask (table 3 b); returns (batch, 1, channels)."""
+    """The mean of a map (batch, channels, h, w) inside the target's mask (table 3 b); returns (batch, 1, size)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, size: int) -> None:
         super().__init__()
-        self.encoder = nn.Sequential(nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, channels))
+        self.encoder = nn.Sequential(nn.Linear(channels, size), nn.GELU(), nn.Linear(size, size))
 
     def forward(self, maps: Tensor, mask_labels: Tensor) -> Tensor:
         is_target = (mask_labels != 0).to(torch.promote_types(maps.dtype, torch.float32))
@@ -95,8 +110,8 @@ MASK_TOKENS = {"center": [CenterToken], "average": [AverageToken], "none": []}
 class MaskedTokenPredictor(BertPreTrainedModel):
     """A BERT-like encoder over tokens of any origin, and a classifier over the vocabulary (section 3.2, equation 4).
 
-    `tokens` (batch, tokens, channels), `token_mask` (batch, tokens) 1 = token, `is_masked` (batch, tokens) bool;
-    returns the logits (masked tokens, vocabulary) in the order of `is_masked.nonzero()`.
+    `tokens` (batch, tokens, channels), `token_mask` (batch, tokens) 1 = token; returns what the encoder makes of them,
+    (batch, tokens, channels), which `classifier` reads.
     """
 
     def __init__(self, config: BertConfig) -> None:
@@ -107,10 +122,10 @@ class MaskedTokenPredictor(BertPreTrainedModel):
         self.classifier = VocabularyHead(config.hidden_size, config.vocab_size)
         self.post_init()
 
-    def forward(self, tokens: Tensor, token_mask: Tensor, is_masked: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
         tokens = self.dropout(self.norm(tokens))
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=tokens, attention_mask=token_mask.bool())
-        return self.classifier(self.encoder(tokens, mask).last_hidden_state[is_masked])
+        return self.encoder(tokens, mask).last_hidden_state
 
 
 class MaskGrounding(TrainingTask):
@@ -148,16 +163,18 @@ class MaskGrounding(TrainingTask):
                 f"mask_grounding: mask_token_id is {config.mask_token_id}, but the vocabulary has "
                 f"{text_config.vocab_size} tokens."
             )
+        size = channels if config.predictor_size is None else config.predictor_size
         self.mask_token = MaskToken(embedding_size)
-        self.words = WordTokens(text_config.hidden_size, channels)
-        image = [ImageTokens(channels, config.max_map_size)] if config.image_tokens else []
-        self.context = nn.ModuleList([*image, *(token(channels) for token in MASK_TOKENS[config.mask_encoder])])
+        self.words = WordTokens(text_config.hidden_size, size)
+        image = [ImageTokens(channels, size, config.max_map_size)] if config.image_tokens else []
+        mask = [token(channels, size) for token in MASK_TOKENS[config.mask_encoder]]
+        self.context = nn.ModuleList([*image, *mask])
         predictor = BertConfig(
             vocab_size=text_config.vocab_size,
-            hidden_size=channels,
+            hidden_size=size,
             num_hidden_layers=config.predictor_layers,
-            num_attention_heads=channels // 64 if channels % 64 == 0 else 1,  # as in BERT
-            intermediate_size=4 * channels,
+            num_attention_heads=size // 64 if size % 64 == 0 else 1,  # as in BERT
+            intermediate_size=4 * size,
             attn_implementation=attention,
         )
         self.predictor = MaskedTokenPredictor(predictor)
@@ -165,7 +182,8 @@ class MaskGrounding(TrainingTask):
     @classmethod
     def build(cls, model: PreTrainedModel, map_channels: int, text_channels: int) -> "MaskGrounding":
         config, embedding_size = model.config, model.get_input_embeddings().embedding_dim
-        return cls(
+        kinds = {"words": MaskGrounding, "words_and_image": MaskedVisionLanguage}
+        return kinds[config.mask_grounding.reconstructs](
             config.mask_grounding, config.text_config, embedding_size, map_channels, config._attn_implementation
         )
 
@@ -177,23 +195,34 @@ class MaskGrounding(TrainingTask):
     def forward(
         self, text_features: Tensor, text_mask: Tensor, is_masked: Tensor, maps: Tensor, mask_labels: Tensor
     ) -> Tensor:
-        """Logits (masked words, vocabulary) of the masked words, in the order of `is_masked.nonzero()`.
+        """Logits (batch, tokens, vocabulary) of all words; those of the masked ones name them.
 
         Args:
-            text_features: those of the masked sentences, (batch, tokens, text channels).
+            text_features: O, those of the masked sentences (equation 1), (batch, tokens, text channels).
             text_mask: (batch, tokens), 1 = word.
             is_masked: (batch, tokens) bool, the words to name.
-            maps: image features (batch, channels, h, w).
-            mask_labels: (batch, height, width), not 0 = target; all 0 is legal and says nothing.
+            maps: P, image features (equation 2), (batch, channels, h, w).
+            mask_labels: M (batch, height, width), not 0 = target; all 0 is legal and says nothing.
+        """
+        words, _ = self.predict_tokens(text_features, text_mask, is_masked, maps, mask_labels)
+        return self.predictor.classifier(words)
+
+    def predict_tokens(
+        self, text_features: Tensor, text_mask: Tensor, is_masked: Tensor, maps: Tensor, mask_labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What the predictor makes of Concat([O, P, C]) (equation 4): of the words, and of what follows them.
+
+        Args as of `forward`; returns (batch, tokens, size) and (batch, others, size), the image's tokens first.
         """
         tokens = [self.words(text_features, is_masked), *(part(maps, mask_labels) for part in self.context)]
         others = sum(part.shape[1] for part in tokens[1:])
-        return self.predictor(
-            torch.cat(tokens, 1), F.pad(text_mask, (0, others), value=1), F.pad(is_masked, (0, others), value=False)
-        )
+        predicted = self.predictor(torch.cat(tokens, 1), F.pad(text_mask, (0, others), value=1))
+        return predicted.split([text_features.shape[1], others], 1)
 
     def loss(self, model: PreTrainedModel, forward_pass: ForwardPass) -> Tensor:
-        """`masked_word_loss` of words drawn at random, the same ones each time in evaluation mode.
+        """L_grounding (equation 4) of words drawn at random, the same ones each time in evaluation mode.
+
+        Samples without a target are left out.
 
         Raises:
             ValueError: the pass has no `input_ids`.
@@ -206,10 +235,10 @@ class MaskGrounding(TrainingTask):
             input_ids, forward_pass.attention_mask, task.special_token_ids, task.mask_probability, generator
         )
         logits = self.name_masked_words(model, forward_pass, is_masked)
-        return masked_word_loss(logits, input_ids, is_masked, targets.flatten(1).any(1))
+        return reconstructed_word_loss(logits, input_ids, is_masked & targets.flatten(1).any(1, keepdim=True))
 
     def name_masked_words(self, model: PreTrainedModel, forward_pass: ForwardPass, is_masked: Tensor) -> Tensor:
-        """Logits (masked words, vocabulary) of the words that `is_masked` (batch, tokens) takes out of the texts."""
+        """Logits (batch, tokens, vocabulary) where `is_masked` (batch, tokens) takes words out of the texts."""
         input_ids, attention_mask = forward_pass.input_ids, forward_pass.attention_mask
         fused, text_mask = forward_pass.fused, forward_pass.text_mask
         # Through frozen layers as well, for the gradient of the mask token.
@@ -238,8 +267,53 @@ class MaskGrounding(TrainingTask):
         """
         image, text, text_mask = model.encode_inputs(pixel_values, input_ids, attention_mask)
         fused = model.fuse(image, text, text_mask)
-        forward_pass = ForwardPass(input_ids, attention_mask, image, text, text_mask, fused, mask_labels)
-        return self.name_masked_words(model, forward_pass, is_masked).argmax(1)
+        forward_pass = ForwardPass(pixel_values, input_ids, attention_mask, image, text, text_mask, mask_labels, fused)
+        return self.name_masked_words(model, forward_pass, is_masked)[is_masked].argmax(1)
+
+
+class MaskedVisionLanguage(MaskGrounding):
+    """Masked words are named, and masked parts of the image painted, each with the help of the other (table 3 a).
+
+    "MaskedVLM", to which the paper compares Mask Grounding. The image is masked before it is encoded, and fused with
+    the whole sentence; what belongs to each image token is painted at `PART_SIZE` x `PART_SIZE` pixels.
+    """
+
+    PART_SIZE = 8
+
+    def __init__(self, config: MaskGroundingConfig, *others: Any) -> None:
+        super().__init__(config, *others)
+        self.paint = nn.Linear(self.predictor.config.hidden_size, 3 * self.PART_SIZE**2)
+
+    def loss(self, model: PreTrainedModel, forward_pass: ForwardPass) -> Tensor:
+        """As in Mask Grounding, and the mean absolute difference of the masked parts of the images.
+
+        Raises:
+            ValueError: as there; and where the pass has no `pixel_values`.
+        """
+        return super().loss(model, forward_pass) + self.painting_loss(model, forward_pass)
+
+    def painting_loss(self, model: PreTrainedModel, forward_pass: ForwardPass) -> Tensor:
+        """The masked parts of the images from the rest of them and the whole sentences."""
+        if forward_pass.pixel_values is None:
+            raise ValueError(
+                'Mask Grounding with reconstructs="words_and_image" masks the image: pass `pixel_values`, neither '
+                "`image_embeds` nor `encoder_features`, along with masks."
+            )
+        text, text_mask, targets = forward_pass.text, forward_pass.text_mask, forward_pass.mask_labels > 0
+        # One image for all texts, as `forward` takes it, is masked for each of them.
+        pixels = forward_pass.pixel_values.to(text.dtype)
+        pixels = pixels.expand(text.shape[0], *pixels.shape[1:])
+        grid = self.context[0].grid(forward_pass.fused.maps[-1])
+        everywhere = torch.ones(text.shape[0], grid[0] * grid[1], dtype=torch.bool, device=text.device)
+        is_masked = draw_masked(everywhere, self.config.image_mask_probability, generator_of_draws(self.training))
+        image = model.get_image_features(mask_parts(pixels, is_masked.unflatten(1, grid)), return_dict=True)
+        maps, labels = grounded_frame(model.fuse(image, text, text_mask).maps[-1], targets)
+        no_word = torch.zeros_like(text_mask, dtype=torch.bool)
+        _, others = self.predict_tokens(model.finish_text(text, text_mask), text_mask, no_word, maps, labels)
+        painted = self.paint(others[:, : is_masked.shape[1]])
+        parts = parts_of(grounded_frame(pixels, targets)[0], grid, self.PART_SIZE)
+        errors = (at_least_float32(painted) - at_least_float32(parts)).abs().mean(2)
+        return (errors * is_masked).sum() / is_masked.sum()
 
 
 def grounded_frame(maps: Tensor, mask_labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -266,9 +340,37 @@ def draw_masked_words(
     Special tokens and padding are no words; a sentence of nothing else has none masked. `generator` as in
     `independent_draws`.
     """
-    is_word = ordinary_words(input_ids, attention_mask, special_token_ids)
-    draws = independent_draws(is_word, generator).masked_fill(~is_word, 2)
-    return is_word & (draws <= draws.amin(1, keepdim=True).clamp(min=probability))
+    return draw_masked(ordinary_words(input_ids, attention_mask, special_token_ids), probability, generator)
+
+
+def draw_masked(can_be_masked: Tensor, probability: float, generator: torch.Generator | None) -> Tensor:
+    """Random places (batch, places), bool: each that can be masked with `probability`, one of a row at least."""
+    draws = independent_draws(can_be_masked, generator).masked_fill(~can_be_masked, 2)
+    return can_be_masked & (draws <= draws.amin(1, keepdim=True).clamp(min=probability))
+
+
+def mask_parts(pixel_values: Tensor, is_masked: Tensor) -> Tensor:
+    """Images (batch, 3, height, width) with 0 in the parts that `is_masked`, bool (batch, rows, columns), names.
+
+    Of clips (batch, frames, 3, height, width) the same parts of all frames.
+    """
+    hidden = F.interpolate(is_masked[:, None].to(pixel_values.dtype), pixel_values.shape[-2:], mode="nearest")
+    return pixel_values.masked_fill(hidden[(slice(None), *[None] * (pixel_values.ndim - 4))] != 0, 0)
+
+
+def parts_of(images: Tensor, grid: tuple[int, int], part_size: int) -> Tensor:
+    """What images (batch, 3, height, width) show in each part of a grid, averaged to `part_size` x `part_size` pixels.
+
+    Returns (batch, parts, 3 * part_size * part_size).
+    """
+    rows, columns = grid
+    pixels = F.adaptive_avg_pool2d(images, (rows * part_size, columns * part_size))
+    return (
+        pixels.unflatten(3, (columns, part_size))
+        .unflatten(2, (rows, part_size))
+        .permute(0, 2, 4, 1, 3, 5)
+        .reshape(images.shape[0], rows * columns, -1)
+    )
 
 
 def mask_centers(mask_labels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -44,6 +44,7 @@ from .losses_refseg import error_weighted_cross_entropy, iou_loss, reconstructed
 from .mask_decoder_btmae import MASK_DECODERS, BtmaeFeatures, ImpactTokenAttention, ImpactTokens
 from .modeling_outputs_refseg import (
     DecoderOutput,
+    ForwardPass,
     FusedAndDecoded,
     ImageFeatures,
     ReferringSegmentationOutput,
@@ -340,9 +341,8 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         if mask_labels is None:
             output = self.segment(image, text, text_mask, finish, **recorded)
         else:
-            output = self.forward_with_loss(
-                image, text, text_mask, input_ids, attention_mask, mask_labels, finish, losses, **recorded
-            )
+            given = ForwardPass(pixel_values, input_ids, attention_mask, image, text, text_mask, mask_labels)
+            output = self.forward_with_loss(given, finish, losses, **recorded)
         return BtmaeOutput(**output, **reconstructions)
 
     def reconstruct(

@@ -143,23 +143,27 @@ class ForwardPass:
     """What a task may read of a forward pass with labels.
 
     Args:
+        pixel_values: images or clips, as `forward` got them; None where it got features of them.
         input_ids: the texts, (batch, tokens); None where `forward` got their features.
         attention_mask: (batch, tokens), 1 = token, as `forward` got it; None if it got none.
         image: the features that `fuse` read, an image for each text.
         text: those of the texts that `fuse` read, (batch, tokens, channels).
         text_mask: (batch, tokens), 1 = token.
-        fused: what `fuse` returned.
         mask_labels: (batch, height, width), or (batch, frames, height, width); 1 = target, -100 = not annotated.
+        fused: what `fuse` returned.
+        decoded: what `decode` returned; None where nothing was decoded.
         output: what the model answers, the predictions of tasks included; None where nothing was decoded.
     """
 
+    pixel_values: Tensor | None
     input_ids: Tensor | None
     attention_mask: Tensor | None
     image: ImageFeatures
     text: Tensor
     text_mask: Tensor
-    fused: FusedFeatures
     mask_labels: Tensor
+    fused: FusedFeatures | None = None
+    decoded: DecoderOutput | None = None
     output: ReferringSegmentationOutput | None = None
 
 

@@ -1,6 +1,7 @@
 """What the models of all methods share: weights of losses, and the way from image and text to the mask."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from operator import itemgetter
 from typing import Any
 
@@ -203,9 +204,8 @@ class RefSegPreTrainedModel(TwoEncoderModel):
         )
         if mask_labels is None:
             return self.segment(image, text, text_mask, self.make_output, **recorded)
-        return self.forward_with_loss(
-            image, text, text_mask, input_ids, attention_mask, mask_labels, self.make_output, {}, **recorded
-        )
+        given = ForwardPass(pixel_values, input_ids, attention_mask, image, text, text_mask, mask_labels)
+        return self.forward_with_loss(given, self.make_output, {}, **recorded)
 
     def encode_inputs(
         self,
@@ -234,24 +234,18 @@ class RefSegPreTrainedModel(TwoEncoderModel):
         return image, text, text_mask
 
     def forward_with_loss(
-        self,
-        image: ImageFeatures,
-        text: Tensor,
-        text_mask: Tensor,
-        input_ids: Tensor | None,
-        attention_mask: Tensor | None,
-        mask_labels: Tensor,
-        finish: Finish,
-        further_losses: dict[str, Tensor],
-        **recorded: bool,
+        self, given: ForwardPass, finish: Finish, further_losses: dict[str, Tensor], **recorded: bool
     ) -> ReferringSegmentationOutput:
-        """What `finish` makes, and the losses, `further_losses` and those of all training tasks included."""
-        require_labels(mask_labels, self.config.takes_clips)
-        made = self.fuse_and_decode(image, text, text_mask, **recorded)
+        """What `finish` makes, and the losses, `further_losses` and those of all training tasks included.
+
+        `given` is the pass as far as `encode_inputs` goes.
+        """
+        require_labels(given.mask_labels, self.config.takes_clips)
+        made = self.fuse_and_decode(given.image, given.text, given.text_mask, **recorded)
         output = finish(made)
-        require_matching_labels(mask_labels, output.logits)
-        losses = further_losses | self.compute_losses(made.decoded, mask_labels)
-        forward_pass = ForwardPass(input_ids, attention_mask, image, text, text_mask, made.fused, mask_labels, output)
+        require_matching_labels(given.mask_labels, output.logits)
+        losses = further_losses | self.compute_losses(made.decoded, given.mask_labels)
+        forward_pass = replace(given, fused=made.fused, decoded=made.decoded, output=output)
         losses |= {task.loss_name: task.loss(self, forward_pass) for task in self.tasks}
         return type(output)(
             loss=sum(self.loss_weights[name] * value for name, value in losses.items()),

@@ -28,9 +28,12 @@ from hf_refseg.modeling.mask_grounding_refseg import (
     AverageToken,
     CenterToken,
     ImageTokens,
+    MaskedVisionLanguage,
     MaskGrounding,
     draw_masked_words,
     mask_centers,
+    mask_parts,
+    parts_of,
 )
 from hf_refseg.modeling.modeling_outputs_refseg import ForwardPass
 from hf_refseg.training.optimization import train_first_text_layers
@@ -39,6 +42,7 @@ SPECIAL = [0, 1, 2, 3, 4]
 SIZE = 32
 PLAIN_MLM = {"image_tokens": False, "mask_encoder": "none"}
 MASKED_VLM = {"mask_encoder": "none"}
+PAINTING = {**MASKED_VLM, "reconstructs": "words_and_image"}
 
 
 def task(**fields) -> dict:
@@ -158,10 +162,10 @@ def test_context_tokens_against_slow_loops():
         hidden = values @ first.weight.T + first.bias
         return (0.5 * hidden * (1 + torch.erf(hidden / math.sqrt(2)))) @ second.weight.T + second.bias
 
-    center = CenterToken(6)
+    center = CenterToken(6, 6)
     assert_close(center(maps, masks), perceptron(center.encoder, mask_centers(masks))[:, None])
 
-    average = AverageToken(6)
+    average = AverageToken(6, 6)
     for index in range(2):
         total, area = torch.zeros(6), 0.0
         for y in range(4):
@@ -171,7 +175,7 @@ def test_context_tokens_against_slow_loops():
         expected = perceptron(average.encoder, total / area)
         assert_close(average(maps, masks)[index, 0], expected)
 
-    image = ImageTokens(6, max_size=4)
+    image = ImageTokens(6, 6, max_size=4)
     tokens = image(maps, masks)
     assert tokens.shape == (2, 16, 6)
     for y in range(4):
@@ -234,7 +238,7 @@ def test_a_masked_word_shows_through_the_main_pass_alone(batch):
         for ids in (batch["input_ids"], other):
             text, text_mask = model.get_text_features(ids).last_hidden_state, torch.ones(4, 5)
             fused = model.fuse(image, text, text_mask)
-            forward_pass = ForwardPass(ids, None, image, text, text_mask, fused, batch["mask_labels"])
+            forward_pass = ForwardPass(None, ids, None, image, text, text_mask, batch["mask_labels"], fused)
             logits.append(model.mask_grounding.name_masked_words(model, forward_pass, is_masked))
         assert torch.equal(*logits) != shows
 
@@ -417,6 +421,13 @@ def test_token_ids_come_from_the_tokenizer():
         ({"mask_probability": 1.5}, "mask_probability: a probability"),
         ({"predictor_layers": 0}, "predictor_layers: at least 1"),
         ({"max_map_size": 0}, "max_map_size: at least 1"),
+        ({"predictor_size": 0}, "predictor_size: at least 1"),
+        ({"reconstructs": "image"}, "'words', 'words_and_image'"),
+        ({"reconstructs": "words_and_image", "image_mask_probability": -0.1}, "image_mask_probability: a probability"),
+        ({"image_mask_probability": 0.5}, 'image_mask_probability: .* only with reconstructs="words_and_image"'),
+        ({"reconstructs": "words_and_image", "image_tokens": False}, "image_tokens=True"),
+        ({**PLAIN_MLM, "image_features": "masked_sentence"}, "image_features: it has an effect only"),
+        ({"image_tokens": False, "max_map_size": 4}, "max_map_size: it has an effect only with image_tokens=True"),
         ({"predictor_depth": 4}, "no field predictor_depth, only special_token_ids, mask_token_id"),
     ],
 )
@@ -430,13 +441,109 @@ def test_a_mask_token_outside_the_vocabulary_is_named():
         build(mask_token_id=12)
 
 
+def test_a_narrow_predictor_reads_projected_features(batch, tmp_path):
+    """Its size is that of all tokens; without one they are as wide as the map, and are not projected."""
+    for fields, size in (({"predictor_size": 24}, 24), ({"predictor_size": 64}, 64), ({}, 64)):
+        model = build(**fields, mask_encoder="average")
+        task, image = model.mask_grounding, model.mask_grounding.context[0]
+        assert task.predictor.config.hidden_size == task.predictor.classifier.in_features == size
+        assert isinstance(image.projection, torch.nn.Identity) == (size == 64)
+        maps, labels = torch.randn(4, 64, 2, 2), batch["mask_labels"]
+        place = image.position(torch.tensor([[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]))
+        assert_close(image(maps, labels), image.projection(maps.flatten(2).transpose(1, 2)) + place)
+        assert task.context[1](maps, labels).shape == (4, 1, size)
+        output = model.train()(**batch)
+        output.loss.backward()
+        assert all(parameter.grad is not None for parameter in task.parameters())
+        assert task.context[1].encoder[0].weight.grad.any()
+    model = build(predictor_size=24)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForReferringSegmentation.from_pretrained(tmp_path)
+    assert loaded.config.mask_grounding.predictor_size == 24
+    assert torch.equal(loaded(**batch).loss, model(**batch).loss)
+
+
+def test_the_parts_of_an_image_against_slow_loops():
+    images = torch.randn(2, 3, 12, 20, generator=torch.Generator().manual_seed(0))
+    is_masked = torch.rand(2, 3, 5, generator=torch.Generator().manual_seed(1)) > 0.5
+    masked, parts = mask_parts(images, is_masked), parts_of(images, (3, 5), part_size=2)
+    assert parts.shape == (2, 15, 12)
+    for row in range(3):
+        for column in range(5):
+            part = images[:, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
+            expected = torch.where(is_masked[:, row, column, None, None, None], 0, part)
+            assert torch.equal(masked[:, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4], expected)
+            means = part.unflatten(3, (2, 2)).unflatten(2, (2, 2)).mean((3, 5))
+            assert_close(parts[:, 5 * row + column], means.flatten(1))
+    # The same parts of all frames, and none of the image that is passed.
+    clips = images.unsqueeze(1).repeat(1, 3, 1, 1, 1)
+    assert torch.equal(mask_parts(clips, is_masked), masked.unsqueeze(1).repeat(1, 3, 1, 1, 1))
+    assert images.all()
+
+
+def test_masked_vision_language_modeling_paints_masked_parts(batch, count_calls, tmp_path):
+    model = build(**PAINTING)
+    task = model.mask_grounding
+    assert isinstance(task, MaskedVisionLanguage)
+    encoded = count_calls(model, "encode_image")
+    components = model(**batch).loss_components
+    whole, masked = (call[0] for call in encoded)
+    assert torch.equal(whole, batch["pixel_values"])
+    hidden = (masked == 0) & (whole != 0)
+    assert 0.2 < hidden.float().mean() < 0.9 and torch.equal(masked[~hidden], whole[~hidden])
+    # Beside the words, the mean absolute difference to what is hidden: to zeros where nothing is painted.
+    words = MaskGrounding.loss(task, model, forward_pass_of(model, batch))
+    with torch.no_grad():
+        task.paint.weight.zero_()
+        task.paint.bias.zero_()
+    image_loss = model(**batch).loss_components["mask_grounding"] - words
+    is_hidden = hidden.all(1).unflatten(1, (2, 16)).unflatten(3, (2, 16))[:, :, 0, :, 0].flatten(1)
+    parts = parts_of(whole, (2, 2), task.PART_SIZE).abs().mean(2)
+    assert_close(image_loss, (parts * is_hidden).sum() / is_hidden.sum())
+    model = build(**PAINTING).train()
+    model(**batch).loss.backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+    assert model.mask_grounding.paint.weight.grad.any()
+    model.eval().save_pretrained(tmp_path)
+    again = AutoModelForReferringSegmentation.from_pretrained(tmp_path)
+    assert_close(again(**batch).loss_components["mask_grounding"], components["mask_grounding"])
+
+
+def forward_pass_of(model: LavtForReferringSegmentation, batch: dict[str, Tensor]) -> ForwardPass:
+    image, text, text_mask = model.encode_inputs(batch["pixel_values"], batch["input_ids"], None)
+    given = (batch["pixel_values"], batch["input_ids"], None, image, text, text_mask, batch["mask_labels"])
+    return ForwardPass(*given, model.fuse(image, text, text_mask))
+
+
+def test_painting_reads_the_rest_of_the_image_and_the_whole_sentence(batch):
+    model = build(**PAINTING)
+
+    def painting_loss(**changed) -> Tensor:
+        return model.mask_grounding.painting_loss(model, forward_pass_of(model, {**batch, **changed}))
+
+    other = batch["input_ids"].clone()
+    other[:, 2] = 9
+    assert painting_loss(input_ids=other) != painting_loss()
+    assert painting_loss(pixel_values=batch["pixel_values"].flip(0)) != painting_loss()
+    # One image for several texts is masked for each of them.
+    alone = painting_loss(pixel_values=batch["pixel_values"][:1])
+    assert_close(alone, painting_loss(pixel_values=batch["pixel_values"][:1].repeat(4, 1, 1, 1)))
+
+
+def test_painting_needs_the_image_itself(batch):
+    model = build(**PAINTING)
+    features = model.get_encoder_features(batch.pop("pixel_values"))
+    with pytest.raises(ValueError, match="pass `pixel_values`, neither `image_embeds` nor `encoder_features`"):
+        model(**batch, encoder_features=features)
+
+
 @pytest.mark.parametrize("channels", [32, 96, 128, 1024])
 def test_the_predictor_fits_every_width(channels):
     config = MaskGroundingConfig(**task(predictor_layers=1))
     grounding = MaskGrounding(config, CLIPTextConfig(hidden_size=24, vocab_size=9), 24, channels, "sdpa")
     masked = torch.tensor([[True, False]])
     logits = grounding(torch.zeros(1, 2, 24), torch.ones(1, 2), masked, torch.zeros(1, channels, 2, 2), masked[None])
-    assert logits.shape == (1, 9)
+    assert logits.shape == (1, 2, 9)
 
 
 def test_a_loaded_model_can_take_up_the_task(tmp_path, batch):
