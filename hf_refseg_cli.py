@@ -75,6 +75,7 @@ def build_app() -> typer.Typer:
     from hf_refseg.commands.predict import predict
     from hf_refseg.commands.prepare import prepare
     from hf_refseg.commands.preview import preview
+    from hf_refseg.commands.table import table
     from hf_refseg.commands.train import CONTEXT, train
 
     app = typer.Typer(
@@ -89,6 +90,7 @@ def build_app() -> typer.Typer:
     app.command()(explain)
     app.command()(evaluate)
     app.command(context_settings=CONTEXT)(train)
+    app.command(context_settings=CONTEXT)(table)
     app.command()(prepare)
     app.command()(preview)
     app.add_typer(convert_app, name="convert")

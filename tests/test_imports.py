@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "evaluation": ("data", "visualization", "modeling", "files", "messages"),
     "convert": ("modeling", "files", "messages"),
     "training": ("data", "evaluation", "visualization", "hub", "auto", "modeling", "files", "messages"),
+    "papers": ("training", "evaluation", "hub", "data", "modeling", "files", "messages"),
     "hub": ("training", "convert", "data", "evaluation", "auto", "modeling", "files", "messages"),
 }
 MODELING = CHECKOUT / "modeling"

@@ -85,9 +85,12 @@ class RecipeRun:
         }
         return RecipeRun(self.recipe, {**self.config, **options.get("config", {})}, {**self.options, **joined})
 
-    def model_type(self) -> str | None:
-        """The method; None where only the saved model that the run goes on from knows."""
-        return self.options.get("model_type", _options_of(self.recipe).get("model_type"))
+    def merged(self) -> dict[str, Any]:
+        """All options, those of the recipe among them."""
+        recipe = _options_of(self.recipe)
+        given = {**self.options, **({"config": self.config} if self.config else {})}
+        joined = {name: {**(recipe.get(name) or {}), **given[name]} for name in MAPPINGS if name in given}
+        return {**recipe, **given, **joined}
 
 
 @strict
@@ -274,18 +277,18 @@ def check_runs(row: Row, where: str) -> None:
         one_of(DATASETS, dataset, f"{where}: data set")
         run, place = row.run_on(dataset), f"{where}, on {dataset}"
         try:
-            recipe = _options_of(run.recipe)
+            options = run.merged()
         except FileNotFoundError as error:
             raise ValueError(f"{place}: {error}") from error
         for option in run.options:
             one_of([name for name in OPTIONS if name not in NO_OVERRIDES], option, f"{place}: option")
-        options = {**recipe, **run.options}
-        if dataset not in dataset_names(options):
-            raise ValueError(f"{place}: the recipe {run.recipe} is for {', '.join(dataset_names(options))}.")
-        model_type = run.model_type()
-        if model_type is not None:
+        trained_on = [*dataset_names(options), *dataset_names(options.get("image_data") or {})]
+        if dataset not in trained_on:
+            raise ValueError(f"{place}: the recipe {run.recipe} is for {', '.join(trained_on)}.")
+        # Without a type the saved model that the run goes on from knows its fields.
+        if options.get("model_type") is not None:
             try:
-                check_fields(model_class_of(model_type), {**(recipe.get("config") or {}), **run.config})
+                check_fields(model_class_of(options["model_type"]), options.get("config") or {})
             except ValueError as error:
                 raise ValueError(f"{place}: {error}") from error
 

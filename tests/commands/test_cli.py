@@ -58,6 +58,8 @@ COMMANDS = (
     ["merge"],
     ["explain"],
     ["info"],
+    ["table"],
+    ["train"],
 )
 
 

@@ -11,7 +11,6 @@ from train_tiny import build_processor
 from hf_refseg.modeling.checks_refseg import names_of
 from hf_refseg.papers.reader import is_generated
 from hf_refseg.training.new_models import model_class_of, with_token_ids
-from hf_refseg.training.recipe_files import find_recipe, read_recipe
 
 ROWS = possible_rows()
 TABLES = list(dict.fromkeys((row.paper, row.number) for row in ROWS))
@@ -48,9 +47,9 @@ def test_a_row_fits_its_real_recipes(row: PaperRow, tmp_path: Path) -> None:
     for dataset in (name for name in row.row.recipes if not is_generated(name)):
         run = row.row.run_on(dataset)
         parse(run, str(tmp_path))
-        if run.model_type() is not None:
-            recipe = read_recipe(find_recipe(run.recipe))
-            build_configuration(run.model_type(), {**(recipe.get("config") or {}), **run.config})
+        options = run.merged()
+        if options.get("model_type") is not None:
+            build_configuration(options["model_type"], options.get("config") or {})
 
 
 @cache

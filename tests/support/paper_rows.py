@@ -20,7 +20,6 @@ from hf_refseg.training.arguments import ModelArguments, RefSegTrainingArguments
 from hf_refseg.training.building import adapt, build_model_and_processor
 from hf_refseg.training.data_arguments import ImageDataArguments, VideoDataArguments
 from hf_refseg.training.options import find_data_class, parse_options
-from hf_refseg.training.recipe_files import find_recipe, read_recipe
 from hf_refseg.training.recipes import build_trainer, load_data
 from hf_refseg.training.run_data import RunData
 from hf_refseg.training.run_options import given_options
@@ -109,10 +108,8 @@ def parse(run: RecipeRun, folder: str) -> Parsed:
 
 def on_few_scenes(run: RecipeRun) -> RecipeRun:
     """The run with a step and scenes of a test in the place of its own."""
-    recipe = read_recipe(find_recipe(run.recipe))
     options = {**ONE_STEP, "dataset_options": FEW_SCENES}
-    images = run.options.get("image_data", recipe.get("image_data"))
-    if images:
+    if images := run.merged().get("image_data"):
         options["image_data"] = {"dataset_options": {**images.get("dataset_options", {}), **FEW_SCENES}}
     return run.with_options(options)
 

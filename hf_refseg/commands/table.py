@@ -1,0 +1,137 @@
+"""`hf-refseg table`: the tables of the papers, shown, and run row by row."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ..papers import Table
+    from ..papers.running import TableRun
+
+OUTPUT = Path("runs", "tables")
+USAGE = (
+    "hf-refseg table PAPER TABLE --dataset DATASET [--rows NAME ...] [--seeds N ...] [--output DIR] "
+    "[further options of hf-refseg train]"
+)
+
+
+def table(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PAPER [TABLE [--dataset DATASET] [--option value]]",
+            help="A paper, such as lavt, the number of a table, such as 5 or 'figure 7', and how to run it.",
+            show_default=False,
+        ),
+    ] = None,
+    show_list: Annotated[bool, typer.Option("--list", help="List the tables of all papers, and end.")] = False,
+) -> None:
+    """Show a table of a paper, or train and score its rows and print them beside the published numbers.
+
+    With `--dataset`, such as refshapes (generated scenes, small models) or refcoco, each row is trained and scored:
+    `--rows NAME ...` runs these alone, `--seeds 0 1 2` each row three times, `--output DIR` says where (runs/tables).
+    All other options are those of `hf-refseg train` and go before those of every row, such as `--data_dir data` or
+    `--max_steps 500`. What is finished is not run again; what was cut off goes on from its newest checkpoint; several
+    processes may share the output.
+    """
+    if show_list:
+        typer.echo(list_tables())
+        return
+    if not arguments or arguments[0].startswith("-"):
+        raise typer.BadParameter("Name a paper first; --list shows all tables.", param_hint="PAPER")
+    from ..papers import read_paper
+
+    paper, *rest = arguments
+    if not rest or rest[0].startswith("-"):
+        read_options(rest)
+        typer.echo(list_tables([paper]))
+        return
+    number, *rest = rest
+    given, further = read_options(rest)
+    found = read_paper(paper).table(number)
+    if given.dataset is None:
+        typer.echo(show_table(paper, number, found))
+        return
+    from ..papers.running import TableRun, run_table
+
+    chosen = TableRun.of(paper, number, given.dataset, further, given.output)
+    run_table(chosen, given.rows, given.seeds, typer.echo)
+    typer.echo(show_results(chosen))
+
+
+def read_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options of the command, of which some have several values, and those that are for `hf-refseg train`."""
+    parser = argparse.ArgumentParser(prog="hf-refseg table", usage=USAGE, allow_abbrev=False)
+    parser.add_argument("--dataset", help="data set to train and score the rows on")
+    parser.add_argument("--rows", nargs="+", help="run these alone; all if absent")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="each is a run of each row; 0 if absent")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder of runs and results")
+    return parser.parse_known_args(list(arguments))
+
+
+def list_tables(papers: Sequence[str] | None = None) -> str:
+    """A line for each table: paper, number, how many rows can be run, on what data, and what it asks."""
+    from ..messages import align
+    from ..papers import paper_names, read_paper
+
+    rows = [
+        (name, number, f"{len(runnable(table))} of {len(table.rows)}", ", ".join(table.datasets()), table.title)
+        for name in papers or paper_names()
+        for number, table in read_paper(name).tables.items()
+    ]
+    return align([("paper", "table", "rows that run", "on", "what it asks"), *rows])
+
+
+def runnable(table: Table) -> list[str]:
+    """The names of the rows that are not impossible."""
+    return [row.name for row in table.rows if row.impossible is None]
+
+
+def show_table(paper: str, number: str, table: Table) -> str:
+    """A table as it was published, what its rows change, and how it is run."""
+    from ..messages import align
+    from ..papers.results import describe_overrides, describe_source, explanations, table_cells
+
+    heading, *rows = table_cells(table.rows, {})
+    changes = [describe_overrides(row) for row in table.rows]
+    lines = [[*cells, change] for cells, change in zip(rows, changes, strict=True)]
+    datasets = table.datasets()
+    run = [f"Run it: hf-refseg table {paper} {quoted(number)} --dataset {' | '.join(datasets)}"] if datasets else []
+    return "\n".join(
+        [
+            f"Table {number} of {paper}: {table.title}",
+            f"Published: {describe_source(table.rows)}",
+            align([[*heading, "over the recipe"], *lines]),
+            *explanations(table, table.rows, None),
+            *run,
+        ]
+    )
+
+
+def show_results(run: TableRun) -> str:
+    """The rows of a data set with published numbers and ours."""
+    from ..messages import align
+    from ..papers.results import describe_runs, describe_source, explanations, table_cells
+
+    rows = run.rows()
+    measured = {row["name"]: row["runs"] for row in run.results()["rows"]}
+    runs = [each for of_row in measured.values() for each in of_row]
+    return "\n".join(
+        [
+            f"\nTable {run.number} of {run.paper}: {run.table.title}",
+            f"Published: {describe_source(rows)}",
+            *([f"Ours: {describe_runs(run.dataset, runs)}"] if runs else []),
+            align(table_cells(rows, measured)),
+            *explanations(run.table, rows, run.dataset),
+            f"Results: {run.file}",
+        ]
+    )
+
+
+def quoted(number: str) -> str:
+    return f'"{number}"' if " " in number else number

@@ -1,0 +1,398 @@
+"""Trains and scores the rows of a table, each with each seed in a folder of its own, and keeps what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import platform
+import re
+import shlex
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from filelock import FileLock, Timeout
+
+from ..evaluation import EvaluationResult, evaluate_model, with_shuffled_sentences
+from ..files import require_writable, slug, write_json
+from ..hub.saved_models import load_model
+from ..modeling.json_files_refseg import read_mapping
+from ..modeling.modeling_outputs_refseg import NotFiniteError
+from ..training.arguments import RefSegTrainingArguments
+from ..training.data_arguments import ImageDataArguments, VideoDataArguments, to_mapping
+from ..training.options import MAPPINGS, find_data_class, parse_options
+from ..training.recipe_files import dataset_names
+from ..training.recipes import load_data, run_recipe
+from ..training.run_data import RunData
+from ..training.run_options import PLACES, without_paths
+from .reader import RecipeRun, Row, Table, is_generated, one_of, read_paper
+
+# What the run of a row leaves when it is finished, and nothing before.
+RESULT = "row.json"
+# What the command calls the options of `hf-refseg train` that each row has its own of.
+OWN_OPTIONS = {"output_dir": "--output", "seed": "--seeds", "dataset_name": "--dataset"}
+# What the same model may be scored by, and where files lie.
+NOT_TRAINED = {*PLACES, "test_splits", "protocol"}
+SPLIT_OF_SCENES = "val"
+
+
+@dataclass(frozen=True)
+class FurtherOptions:
+    """Options of `hf-refseg train` for every row.
+
+    Attributes:
+        mappings: those that are mappings, of which rows may hold other entries.
+        others: all others by name, each as it stands on the command line.
+    """
+
+    mappings: dict[str, dict[str, Any]]
+    others: dict[str, list[str]]
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str]) -> FurtherOptions:
+        """Raises ValueError for an option that the command has under another name, and for what is no option."""
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        for name in MAPPINGS:
+            parser.add_argument(*dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")))
+        mappings, rest = parser.parse_known_args(list(arguments))
+        others: dict[str, list[str]] = {}
+        for argument in rest:
+            if argument.startswith("--"):
+                name = argument.removeprefix("--").partition("=")[0].replace("-", "_")
+                others[name] = [argument]
+            elif others:
+                others[name].append(argument)
+            else:
+                raise ValueError(f"{argument} is no option: behind the table options of hf-refseg train may follow.")
+        for name in OWN_OPTIONS.keys() & others.keys():
+            raise ValueError(f"--{name}: each row has its own. Give {OWN_OPTIONS[name]} in its place.")
+        given = {name: to_mapping(name, value) for name, value in vars(mappings).items() if value is not None}
+        return cls(given, others)
+
+    def over(self, row: Row, run: RecipeRun) -> RecipeRun:
+        """The run with the mappings; raises ValueError where an option would replace what the row itself says."""
+        replaced = [name for name in self.others if name in run.options]
+        for name, given in self.mappings.items():
+            said = run.config if name == "config" else run.options.get(name, {})
+            replaced += [f"{entry} in {name}" for entry in given if entry in said]
+        if replaced:
+            raise ValueError(f"The row {row.name!r} has its own {replaced[0]}: leave this option out.")
+        return run.with_options(self.mappings)
+
+    def trained(self) -> dict[str, Any]:
+        """Those that a trained model depends on."""
+        others = {name: value for name, value in self.others.items() if name not in NOT_TRAINED}
+        return without_paths({**self.mappings, **others})
+
+
+@dataclass(frozen=True)
+class RowRun:
+    """What is run for a row on a data set: its recipe with all options, and the folder of its seeds."""
+
+    name: str
+    dataset: str
+    run: RecipeRun
+    further: FurtherOptions
+    folder: Path
+
+    def seed_folder(self, seed: int) -> Path:
+        return self.folder / f"seed-{seed}"
+
+    def arguments(self, seed: int) -> list[str]:
+        """What stands behind `hf-refseg train`."""
+        others = [argument for option in self.further.others.values() for argument in option]
+        return [*self.run.arguments(), *others, "--seed", str(seed), "--output_dir", str(self.seed_folder(seed))]
+
+    def command(self, seed: int) -> str:
+        """What trains the same on any machine, without where files lie."""
+        run = RecipeRun(self.run.recipe, self.run.config, without_paths(self.run.options))
+        kept = (option for name, option in self.further.others.items() if name not in PLACES)
+        others = [argument for option in kept for argument in option]
+        return shlex.join(["hf-refseg", "train", *run.arguments(), *others, "--seed", str(seed)])
+
+    def parse(self, seed: int) -> tuple[ImageDataArguments | VideoDataArguments, RefSegTrainingArguments]:
+        """Raises ValueError for an option that does not exist, or has no such value."""
+        _, data, training = parse_options(self.arguments(seed), find_data_class(self.arguments(seed)), "")
+        return data, training
+
+    def scored(self, seed: int) -> tuple[str, list[str] | None]:
+        """Protocol and splits of the scores; None = those that training scores."""
+        data, _ = self.parse(seed)
+        scored = data.image_arguments() if is_beside(self.dataset, self.run) else data
+        splits = scored.test_splits
+        return scored.protocol, None if splits is None else [self.own_name(split) for split in splits]
+
+    def own_name(self, split: str) -> str:
+        """Of several data sets, splits are told as refcoco/val."""
+        return split.removeprefix(f"{self.dataset}/")
+
+    def result(self, seed: int) -> dict[str, Any] | None:
+        """What is finished; None as long as nothing is."""
+        path = self.seed_folder(seed) / RESULT
+        return read_mapping(path, "Delete it, and the row is run again.") if path.is_file() else None
+
+    def results(self) -> list[dict[str, Any]]:
+        """What is finished of each seed, in order."""
+        seeds = sorted(int(path.parent.name.removeprefix("seed-")) for path in self.folder.glob(f"seed-*/{RESULT}"))
+        return [{"seed": seed, **self.result(seed)} for seed in seeds]
+
+
+@dataclass(frozen=True)
+class TableRun:
+    """A table of a paper on a data set, with the options for all of its rows."""
+
+    paper: str
+    number: str
+    table: Table
+    dataset: str
+    further: FurtherOptions
+    output: Path
+
+    @classmethod
+    def of(cls, paper: str, number: str, dataset: str, further: Sequence[str], output: Path) -> TableRun:
+        """Raises ValueError for a table that does not exist, or has no recipe for the data set."""
+        table = read_paper(paper).table(number)
+        if dataset not in table.datasets():
+            there_are = ", ".join(table.datasets()) or "none, as no row of it can be run"
+            raise ValueError(f"Table {number} of {paper} has no recipe for {dataset!r}. It has those for {there_are}.")
+        return cls(paper, number, table, dataset, FurtherOptions.parse(further), output)
+
+    @property
+    def file(self) -> Path:
+        """Where the results of all rows lie."""
+        return self.output / results_name(self.paper, self.number, self.dataset)
+
+    def rows(self) -> list[Row]:
+        """The rows whose numbers are of this data set; on one that no row's are of, all."""
+        return [row for row in self.table.rows if row.dataset == self.dataset] or self.table.rows
+
+    def row_run(self, row: Row) -> RowRun | None:
+        """What is run for a row, or for the one that it repeats; None where nothing can be."""
+        if row.same_as is not None:
+            return self.row_run(self.table.row(row.same_as))
+        if row.impossible is not None or self.dataset not in row.recipes:
+            return None
+        run = self.further.over(row, row.run_on(self.dataset))
+        # Rows that train the same share a folder, of whatever table they are.
+        trained = without_paths({name: value for name, value in run.merged().items() if name not in NOT_TRAINED})
+        text = json.dumps([run.recipe, trained, self.further.trained()], sort_keys=True)
+        words = slug(json.dumps(run.config)) if run.config else ""
+        name = "-".join(filter(None, [run.recipe, words, hashlib.sha256(text.encode()).hexdigest()[:8]]))
+        scored = run.with_options(self.scoring(row, run))
+        return RowRun(row.name, self.dataset, scored, self.further, self.output / name)
+
+    def scoring(self, row: Row, run: RecipeRun) -> dict[str, Any]:
+        """Splits and protocol: the published ones on their data, `val` on scenes that are generated."""
+        options: dict[str, Any] = {}
+        if row.dataset == self.dataset and row.published:
+            options = {"test_splits": list(row.published), "protocol": row.protocol}
+        elif is_generated(self.dataset):
+            options = {"test_splits": [SPLIT_OF_SCENES]}
+        if is_beside(self.dataset, run):
+            return {"image_data": options}
+        if options and len(dataset_names(run.merged())) > 1:
+            options["test_splits"] = [f"{self.dataset}/{split}" for split in options["test_splits"]]
+        said = {*run.options, *self.further.others}
+        return {name: value for name, value in options.items() if name not in said}
+
+    def runs(self, names: Iterable[str] | None = None) -> list[RowRun]:
+        """What is run for the rows of these names, None = all; once what several rows come to."""
+        rows = {row.name: row for row in self.rows()}
+        chosen = rows.values() if names is None else [rows[one_of(rows, name, "Row")] for name in names]
+        found: dict[Path, RowRun] = {}
+        for run in filter(None, map(self.row_run, chosen)):
+            found.setdefault(run.folder, run)
+        return list(found.values())
+
+    def results(self) -> dict[str, Any]:
+        """What is finished of each row, that of other processes as well."""
+        runs = [(row.name, self.row_run(row)) for row in self.rows()]
+        return {
+            "paper": self.paper,
+            "table": self.number,
+            "dataset": self.dataset,
+            "options": self.further.trained(),
+            "rows": [{"name": name, "runs": [] if run is None else run.results()} for name, run in runs],
+        }
+
+    def write_results(self) -> None:
+        with FileLock(self.output / f".{self.file.name}.lock"):
+            write_json(self.file, self.results())
+
+
+def results_name(paper: str, number: str, dataset: str) -> str:
+    """The name of the file with the results of a table."""
+    return f"{paper}_{slug(number)}_{dataset}.json"
+
+
+def is_beside(dataset: str, run: RecipeRun) -> bool:
+    """Whether a data set is that of the images beside the videos of a run."""
+    return dataset not in dataset_names(run.merged())
+
+
+def run_table(table: TableRun, names: Iterable[str] | None, seeds: Sequence[int], say: Callable[[str], None]) -> None:
+    """Trains and scores the rows of these names (None = all) with each seed, but for what is finished.
+
+    Several processes may share the output: none runs what another one runs. What these still run in the end is waited
+    for, and finished if they are killed.
+
+    Args:
+        table: the table.
+        names: of rows.
+        seeds: each is a run of each row.
+        say: is told what is run, and how much is left.
+
+    Raises:
+        ValueError: options that do not exist or do not fit a row, before anything is trained.
+        OutputError: the output cannot be written.
+    """
+    runs = [(run, seed) for seed in seeds for run in table.runs(names)]
+    for run, seed in runs:
+        run.parse(seed)
+    require_writable(table.output)
+    table.output.mkdir(parents=True, exist_ok=True)
+    seconds: list[float] = []
+    left_to_others = []
+    for number, (run, seed) in enumerate(runs, start=1):
+        minutes = statistics.mean(seconds) * (len(runs) - number + 1) / 60 if seconds else None
+        left = "" if minutes is None else f", about {minutes:.0f} minutes left"
+        heading = f"Run {number} of {len(runs)}{left}: {run.name}, seed {seed}"
+        begun = time.monotonic()
+        try:
+            if finish(table, run, seed, partial(say, heading), timeout=0):
+                seconds.append(time.monotonic() - begun)
+        except Timeout:
+            left_to_others.append((run, seed, heading))
+    for run, seed, heading in left_to_others:
+        say(f"Another process has it in hand, and is waited for: {heading}")
+        finish(table, run, seed, partial(say, heading), timeout=-1)
+    table.write_results()
+
+
+def finish(table: TableRun, run: RowRun, seed: int, begin: Callable[[], None], timeout: float) -> bool:
+    """Trains and scores what is not finished, and says whether there was any; calls `begin` before.
+
+    Raises:
+        Timeout: another process has it in hand, after `timeout` seconds still; -1 = it is waited for.
+    """
+    run.seed_folder(seed).mkdir(parents=True, exist_ok=True)
+    with FileLock(run.folder / f".seed-{seed}.lock").acquire(timeout=timeout):
+        result = run.result(seed)
+        missing = None if result is None else missing_splits(run, seed, result)
+        if missing == []:
+            return False
+        begin()
+        if result is None:
+            result = train(run, seed)
+        else:
+            protocol, splits = run.scored(seed)
+            scores = evaluate(run, seed, None if splits is None else missing)
+            result["scores"].setdefault(protocol, {}).update(scores)
+        write_json(run.seed_folder(seed) / RESULT, result)
+        table.write_results()
+        return True
+
+
+def missing_splits(run: RowRun, seed: int, result: dict[str, Any]) -> list[str]:
+    """What a finished run was not scored on, as another table asked for it."""
+    protocol, splits = run.scored(seed)
+    scored = result["scores"].get(protocol, {})
+    if result["failed"]:
+        return []
+    if splits is None:
+        return [] if scored else ["all"]
+    return [split for split in splits if split not in scored]
+
+
+def train(run: RowRun, seed: int) -> dict[str, Any]:
+    """What came of a run: scores by protocol and split, and of what steps, in what time, on what machine."""
+    folder = run.seed_folder(seed)
+    # Of a run that goes on from a checkpoint the time of its last part alone is known.
+    goes_on = any(folder.glob("checkpoint-*"))
+    about = {
+        "command": run.command(seed),
+        "data_options": without_paths(run.run.merged().get("dataset_options") or {}),
+        "torch": torch.__version__,
+        "machine": machine_name(),
+        "threads": torch.get_num_threads(),
+        "date": date.today().isoformat(),
+    }
+    try:
+        report = run_recipe(run.arguments(seed))
+    except NotFiniteError as error:
+        return {"failed": str(error), "scores": {}, **about}
+    scored = report["images"] if is_beside(run.dataset, run.run) else report
+    return {
+        "failed": None,
+        "scores": {
+            scored["protocol"]: {run.own_name(split): each["metrics"] for split, each in scored["splits"].items()}
+        },
+        "shuffled": evaluate_shuffled(run, seed),
+        "steps": report["training"]["steps"],
+        "seconds": None if goes_on else report["training"]["train_runtime"],
+        "parameters": load_model(str(folder), "cpu", None)[0].num_parameters(),
+        **about,
+    }
+
+
+def evaluate(run: RowRun, seed: int, splits: Sequence[str] | None) -> dict[str, dict[str, float]]:
+    """The scores of a finished run on these splits (None = those that training scores)."""
+    data, training = run.parse(seed)
+    loaded = load_data(data)[1 if is_beside(run.dataset, run.run) else 0]
+    tested = {run.own_name(split): rows for split, rows in loaded.tested.items()}
+    return {
+        split: score(run, seed, tested[split], loaded, training).metrics
+        for split in (tested if splits is None else splits)
+    }
+
+
+def evaluate_shuffled(run: RowRun, seed: int) -> dict[str, float] | None:
+    """The scores of the first split with the sentences of other images or videos; None where it has too few."""
+    data, training = run.parse(seed)
+    loaded = load_data(data)[1 if is_beside(run.dataset, run.run) else 0]
+    rows = next(iter(loaded.tested.values()), None)
+    if rows is None:
+        return None
+    if "no_target" in rows.column_names:
+        # Where nothing is meant, other sentences say nothing about reading.
+        rows = rows.filter(lambda no_target: not no_target, input_columns="no_target").flatten_indices()
+    try:
+        shuffled = with_shuffled_sentences(rows)
+    except ValueError:
+        # One image holds more than half of the sentences.
+        return None
+    return score(run, seed, shuffled, loaded, training).metrics
+
+
+def score(run: RowRun, seed: int, rows: Dataset, data: RunData, training: RefSegTrainingArguments) -> EvaluationResult:
+    """The scores of a finished run on rows, as training scores them."""
+    model, processor = load_model(str(run.seed_folder(seed)), None, None)
+    return evaluate_model(
+        model,
+        processor,
+        rows,
+        data.arguments.protocol,
+        window=data.window,
+        batch_size=training.per_device_eval_batch_size,
+        bootstrap_samples=0,
+        max_examples=data.most_tested,
+        progress=not training.disable_tqdm,
+    )
+
+
+def machine_name() -> str:
+    """The processor, and the accelerator where there is one, by the names of their makers."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    information = Path("/proc/cpuinfo")
+    text = information.read_text(encoding="utf-8") if information.is_file() else ""
+    named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return named[1] if named else platform.processor() or platform.machine()

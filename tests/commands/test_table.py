@@ -1,0 +1,271 @@
+"""`hf-refseg table` shows the tables of papers, and runs their rows."""
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from filelock import FileLock
+from tiny_recipes import UNSCORED, write_recipe
+from typer.testing import CliRunner
+
+from hf_refseg.modeling.modeling_outputs_refseg import NotFiniteError
+from hf_refseg.papers import paper_names, reader, running
+from hf_refseg.papers.running import TableRun, run_table
+from hf_refseg.training import recipe_files
+from hf_refseg_cli import app
+
+PAPER = {
+    "title": "A tiny paper",
+    "url": "https://example.org",
+    "tables": {
+        "1": {
+            "title": "What the pathway gives.",
+            "dataset": "refcoco",
+            "protocol": "lavt",
+            "recipes": {"refcoco": "lavt_refcoco", "refshapes": "tiny"},
+            "note": "Numbers of others are left out.",
+            "rows": [
+                {"name": "whole", "published": {"val": {"oIoU": 73.5}, "testA": {"oIoU": 75.25}}},
+                {"name": "without", "config": {"language_pathway": False}, "published": {"val": {"oIoU": 72}}},
+                {"name": "again", "same_as": "whole", "published": {"val": {"oIoU": 73.5}}},
+                {"name": "others", "impossible": "It is another system."},
+            ],
+        },
+        "figure 2": {
+            "title": "The same, once more.",
+            "recipes": {"refshapes": "tiny"},
+            "rows": [{"name": "whole"}, {"name": "wide", "options": {"mask_overlap": "union"}, "generated": {}}],
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("papers")
+    recipe = write_recipe(
+        folder, folder / "cache", **UNSCORED, model_type="lavt", dataset_name="refshapes", max_steps=1
+    )
+    recipe.rename(folder / "tiny.yaml")
+    for path in recipe_files.RECIPES.glob("lavt_refcoco*.yaml"):
+        (folder / path.name).write_text(path.read_text())
+    (folder / "papers").mkdir()
+    (folder / "papers" / "paper.yaml").write_text(yaml.safe_dump(PAPER, sort_keys=False))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def tiny_paper(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library as if the tiny paper were its only one."""
+    monkeypatch.setattr(reader, "FOLDER", places / "papers")
+    monkeypatch.setattr(recipe_files, "RECIPES", places)
+
+
+def invoke(*arguments: object) -> tuple[int, str, str]:
+    """Exit status, standard output and error."""
+    result = CliRunner().invoke(app, ["table", *map(str, arguments)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Rows that were trained; it takes no time, and each comes to the number of its seed."""
+    names: list[str] = []
+
+    def train(run: running.RowRun, seed: int) -> dict[str, Any]:
+        names.append(f"{run.name} {seed}")
+        scores = {"original": {"val": {"oIoU": 50.0 + seed, "mIoU": 1.0}}}
+        about = {"data_options": {}, "machine": "a machine", "torch": "2", "date": "today"}
+        shuffled = {"oIoU": 10.0}
+        return {"failed": None, "scores": scores, "shuffled": shuffled, "steps": 5, "seconds": 1.5, **about}
+
+    monkeypatch.setattr(running, "train", train)
+    return names
+
+
+def test_tables_are_listed_and_shown_without_running_anything() -> None:
+    status, listed, _ = invoke("--list")
+    assert status == 0
+    assert [line.split()[:5] for line in listed.splitlines()[1:]] == [
+        ["paper", "1", "3", "of", "4"],
+        ["paper", "figure", "2", "2", "of"],
+    ]
+    assert invoke("paper")[1] == listed
+    status, shown, _ = invoke("paper", "1")
+    lines = shown.splitlines()
+    assert status == 0 and lines[:2] == [
+        "Table 1 of paper: What the pathway gives.",
+        "Published: refcoco, protocol lavt",
+    ]
+    assert lines[2].split("  ")[0] == "row" and "val oIoU  testA oIoU" in lines[2]
+    assert lines[4].split() == ["without", "72", "-", "language_pathway:", "false"]
+    assert "others: not run: It is another system." in lines and "again: the same as whole." in lines
+    assert lines[-1] == "Run it: hf-refseg table paper 1 --dataset refcoco | refshapes"
+    assert invoke("paper", "figure 2")[1].splitlines()[-1].endswith('paper "figure 2" --dataset refshapes')
+
+
+def test_rows_are_trained_scored_and_printed_beside_the_published_numbers(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(running, "machine_name", lambda: "a machine")
+    status, printed, error = invoke("paper", 1, "--dataset", "refshapes", "--rows", "whole", "--output", tmp_path)
+    assert status == 0, error
+    assert "Run 1 of 1: whole, seed 0" in printed
+    content = json.loads((tmp_path / "paper_1_refshapes.json").read_text())
+    assert (content["paper"], content["table"], content["dataset"]) == ("paper", "1", "refshapes")
+    rows = {row["name"]: row["runs"] for row in content["rows"]}
+    assert list(map(len, rows.values())) == [1, 0, 1, 0] and rows["whole"] == rows["again"]
+    (run,) = rows["whole"]
+    assert (
+        (run["seed"], run["steps"], run["failed"]) == (0, 1, None) and run["seconds"] > 0 and run["parameters"] > 1000
+    )
+    assert str(tmp_path) not in json.dumps(content) and "cache_dir" not in json.dumps(content)
+    metrics = run["scores"]["original"]["val"]
+    table = printed.partition("Published: refcoco, protocol lavt")[2]
+    assert (
+        'Ours: refshapes {"image_size": 64, "test_size": 2' in table and "protocol original; a machine, torch" in table
+    )
+    line = next(line for line in table.splitlines() if line.startswith("whole"))
+    assert line.split() == [
+        "whole",
+        "73.5",
+        "75.25",
+        f"{metrics['oIoU']:.2f}",
+        f"{run['shuffled']['oIoU']:.2f}",
+        "1",
+        "1",
+    ]
+    # Nothing is trained again, by whatever table, and what was not asked for yet is scored.
+    monkeypatch.setattr(running, "run_recipe", None)
+    assert invoke("paper", 1, "--dataset", "refshapes", "--rows", "again", "--output", tmp_path)[1].endswith(table)
+    split = ("--test_splits", "test")
+    status, printed, error = invoke(
+        "paper", "figure 2", "--dataset", "refshapes", "--rows", "whole", "--output", tmp_path, *split
+    )
+    assert status == 0, error
+    assert "ours, val oIoU" in printed and "ours, test oIoU" in printed
+
+
+def test_what_is_finished_is_not_run_again_and_seeds_add_up(tmp_path: Path, trained: list[str]) -> None:
+    options = ("--dataset", "refshapes", "--output", tmp_path)
+    invoke("paper", 1, *options)
+    assert trained == ["whole 0", "without 0"]
+    status, printed, error = invoke("paper", 1, *options, "--seeds", 0, 1, 2, "--rows", "whole")
+    assert status == 0, error
+    assert trained == ["whole 0", "without 0", "whole 1", "whole 2"]
+    lines = {line.split("  ")[0]: line.split() for line in printed.splitlines()}
+    assert lines["whole"] == ["whole", "73.5", "75.25", "51.00", "±", "1.00", "10.00", "5", "3"]
+    assert lines["without"] == ["without", "72", "-", "50.00", "10.00", "5", "1"]
+    assert lines["others"] == ["others", *"-----", "0"]
+    # Rows of other tables that come to the same run are those.
+    invoke("paper", "figure 2", *options)
+    assert trained[4:] == []
+    # Another number of steps is another run, another place for the data is not.
+    invoke("paper", 1, *options, "--rows", "whole", "--max_steps", 7, "--data-dir", "elsewhere")
+    invoke("paper", 1, *options, "--rows", "whole", "--max_steps", 7, "--data_dir", "somewhere")
+    assert trained[4:] == ["whole 0"]
+
+
+def test_two_processes_share_the_rows(tmp_path: Path, trained: list[str]) -> None:
+    table = TableRun.of("paper", "1", "refshapes", [], tmp_path)
+    whole, without = table.runs()
+    whole.folder.mkdir(parents=True)
+    said: list[str] = []
+    waits = threading.Event()
+
+    def say(line: str) -> None:
+        said.append(line)
+        if line.startswith("Another process"):
+            waits.set()
+
+    with FileLock(whole.folder / ".seed-0.lock", thread_local=False):
+        worker = threading.Thread(target=run_table, args=(table, None, [0], say))
+        worker.start()
+        assert waits.wait(30)
+        assert trained == ["without 0"]
+        whole.seed_folder(0).mkdir(exist_ok=True)
+        running.write_json(
+            whole.seed_folder(0) / "row.json", {"failed": None, "scores": {"original": {"val": {"oIoU": 1}}}}
+        )
+    worker.join(30)
+    assert trained == ["without 0"]
+    assert [line.partition(":")[0] for line in said] == [
+        "Run 2 of 2",
+        "Another process has it in hand, and is waited for",
+    ]
+    written = json.loads(table.file.read_text())["rows"]
+    assert [len(row["runs"]) for row in written] == [1, 1, 1, 0] and without.results()
+
+
+def test_a_run_that_is_not_finite_is_a_result_and_the_others_follow(tmp_path: Path, monkeypatch) -> None:
+    def run_recipe(arguments: list[str]) -> None:
+        raise NotFiniteError("Step 3: the loss is NaN.")
+
+    monkeypatch.setattr(running, "run_recipe", run_recipe)
+    status, printed, _ = invoke("paper", 1, "--dataset", "refshapes", "--output", tmp_path)
+    assert status == 0
+    assert ["without", "72", "-", "-", "-", "1,", "1", "not", "finite"] in [
+        line.split() for line in printed.splitlines()
+    ]
+    runs = json.loads((tmp_path / "paper_1_refshapes.json").read_text())["rows"][0]["runs"]
+    assert runs[0]["failed"] == "Step 3: the loss is NaN."
+
+
+def test_rows_of_real_data_are_scored_as_published() -> None:
+    table = TableRun.of(
+        "paper", "1", "refcoco", ["--data_dir", "data", "--config", '{"fusion_norm": "layer"}'], Path("runs")
+    )
+    whole, without = table.runs()
+    assert whole.arguments(3) == [
+        *(
+            "lavt_refcoco",
+            "--config",
+            '{"fusion_norm": "layer"}',
+            "--test_splits",
+            "val",
+            "testA",
+            "--protocol",
+            "lavt",
+        ),
+        *("--data_dir", "data", "--seed", "3", "--output_dir", str(whole.folder / "seed-3")),
+    ]
+    assert without.scored(0) == ("lavt", ["val"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("papre", 1), "Paper 'papre' does not exist; did you mean paper?"),
+        (("paper", 3), "Table '3' does not exist: choose one of 1, figure 2."),
+        (("paper", "figure", "--dataset", "refshapes"), "Table 'figure' does not exist; did you mean figure 2?"),
+        (("paper", 1, "--dataset", "refcoco+"), "has no recipe for 'refcoco+'. It has those for refcoco, refshapes."),
+        (
+            ("paper", 1, "--dataset", "refshapes", "--rows", "withuot"),
+            "Row 'withuot' does not exist; did you mean without?",
+        ),
+        (("paper", 1, "--dataset", "refshapes", "--seed", 1), "--seed: each row has its own. Give --seeds"),
+        (
+            ("paper", 1, "--dataset", "refshapes", "--output_dir=x"),
+            "--output_dir: each row has its own. Give --output ",
+        ),
+        (("paper", 1, "--dataset", "refshapes", "--max_step", 1), "There is no option --max_step 1; did you mean"),
+        (("paper", 1, "--dataset", "refshapes", "--max_steps", "many"), "many"),
+        (
+            ("paper", 1, "--dataset", "refshapes", "--config", '{"language_pathway": true}'),
+            "The row 'without' has its own language_pathway in config: leave this option out.",
+        ),
+        (("paper", 1, "extra", "--dataset", "refshapes"), "extra is no option"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_is_trained(
+    arguments: tuple, message: str, tmp_path: Path, trained: list[str]
+) -> None:
+    status, _, error = invoke(*arguments, "--output", tmp_path)
+    assert status != 0 and message in error and trained == []
+
+
+def test_a_paper_has_to_be_named() -> None:
+    status, _, error = invoke()
+    assert status == 2 and "Name a paper first" in error
+    assert paper_names() == ["paper"]
