@@ -38,8 +38,7 @@ def test_rows_of_a_table_differ_in_what_they_are_compute_or_train(paper: str, nu
 def data_of(row: PaperRow) -> set[tuple[str, str]]:
     """The published data sets that its recipes train on, and who split them."""
     runs = [(name, row.row.run_on(name)) for name in row.row.recipes if not is_generated(name)]
-    recipes = [(name, {**read_recipe(find_recipe(run.recipe)), **run.options}) for name, run in runs]
-    return {(name, str(recipe.get("split_by"))) for name, recipe in recipes}
+    return {(name, str(run.merged().get("split_by"))) for name, run in runs}
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
