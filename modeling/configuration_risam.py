@@ -35,11 +35,15 @@ class RisamConfig(RefSegConfig):
         num_attention_heads (`int`, *optional*, defaults to 8):
             Heads of the mask decoder's attention.
         feature_enhancement (`str`, *optional*, defaults to `"cascade"`):
-            `"cascade"`: equations 1 and 2. `"none"`: the deepest features alone (table 2, row 1).
+            `"cascade"`: equations 1 and 2. `"none"`: the deepest features alone (table 2, row 1). `"vit_det"`:
+            equations 1 and 2 on three scales of the deepest features (table 6, row 11). `"neck"`: what SAM's own neck,
+            which is frozen with the encoder, makes of the last block (table 11, SAM).
         fusion_type (`str`, *optional*, defaults to `"mutual_attention"`):
             `"mutual_attention"`: section 3.3. `"convolution"`: convolutions over pixels and sentence (table 2, row 2).
+            `"transformer_encoder"`, `"spatial_dynamic"`, `"bidirectional"`: TE of ReSTR, SDF of VLT, BCM of BRINet
+            (table 3, rows 5 to 7). `"none"`: pixels and words enter the mask decoder as they are (table 11, SAM).
         num_attention_blocks (`int`, *optional*, defaults to 2):
-            Mutual-aware attention blocks, or convolutions in their place (table 4).
+            Mutual-aware attention blocks, or what stands in their place (table 4).
         relevance_threshold (`float`, *optional*, defaults to 0.35):
             Pairs of pixel and word whose relevance is lower are masked out (equation 4 and figure 8); `None` = no mask
             (table 3, row 8).
@@ -47,8 +51,10 @@ class RisamConfig(RefSegConfig):
             What the attention from words to pixels is normalized over: `"pixels"`, or `"shared"` for the transposed
             attention of pixels to words, as equation 5 is printed.
         mask_decoder (`str`, *optional*, defaults to `"mutual_aware"`):
-            `"mutual_aware"`: section 3.4. `"sam"`: SAM's mask decoder, from random weights, with the mean word as its
-            prompt (table 2, row 3).
+            `"mutual_aware"`: section 3.4. `"sam_words"`: SAM's mask decoder with the words as its prompts (table 2,
+            row 3, and table 11); `from_encoders` takes its weights from the SAM model that the image encoder is part
+            of. `"sam"`: the same with one output token, with the mean word alone as its prompt and from random
+            weights.
         num_decoder_blocks (`int`, *optional*, defaults to 2):
             Blocks of the mask decoder.
         token_to_image_attention (`bool`, *optional*, defaults to `False`):
@@ -91,6 +97,10 @@ class RisamConfig(RefSegConfig):
             ("relevance_threshold", "language_attention"),
             ('with fusion_type="mutual_attention"', lambda config: config.fusion_type == "mutual_attention"),
         ),
+        "num_attention_blocks": (
+            'with another fusion_type than "none"',
+            lambda config: config.fusion_type != "none",
+        ),
         **dict.fromkeys(
             ("token_to_image_attention", "linguistic_guidance"),
             ('with mask_decoder="mutual_aware"', lambda config: config.mask_decoder == "mutual_aware"),
@@ -116,12 +126,14 @@ class RisamConfig(RefSegConfig):
     freeze_text_encoder: bool = True
     hidden_size: int = 256
     num_attention_heads: int = 8
-    feature_enhancement: Literal["cascade", "none"] = "cascade"
-    fusion_type: Literal["mutual_attention", "convolution"] = "mutual_attention"
+    feature_enhancement: Literal["cascade", "none", "vit_det", "neck"] = "cascade"
+    fusion_type: Literal[
+        "mutual_attention", "convolution", "transformer_encoder", "spatial_dynamic", "bidirectional", "none"
+    ] = "mutual_attention"
     num_attention_blocks: int = 2
     relevance_threshold: float | None = 0.35
     language_attention: Literal["pixels", "shared"] = "pixels"
-    mask_decoder: Literal["mutual_aware", "sam"] = "mutual_aware"
+    mask_decoder: Literal["mutual_aware", "sam", "sam_words"] = "mutual_aware"
     num_decoder_blocks: int = 2
     token_to_image_attention: bool = False
     linguistic_guidance: bool = True
@@ -132,7 +144,12 @@ class RisamConfig(RefSegConfig):
     @property
     def reads_final_words(self) -> bool:
         """Whether anything reads the words that the last attention block makes."""
-        return self.linguistic_guidance or self.mask_decoder == "sam" or self.presence_head
+        return self.linguistic_guidance or self.mask_decoder != "mutual_aware" or self.presence_head
+
+    @property
+    def num_fusion_modules(self) -> int:
+        """Fusion modules one after the other; a transformer encoder is one, with so many layers."""
+        return 1 if self.fusion_type in ("transformer_encoder", "none") else self.num_attention_blocks
 
     def validate_architecture(self):
         """Checks that the parts fit together; called on construction."""
@@ -143,6 +160,26 @@ class RisamConfig(RefSegConfig):
                 f"relevance_threshold: a probability below 1, or None, is needed; got {self.relevance_threshold}."
             )
         require_at_least_one(self, "num_attention_blocks", "num_decoder_blocks")
+        if self.feature_enhancement == "neck":
+            self.require_neck()
+        if self.fusion_type == "none" and not self.reads_final_words:
+            raise ValueError(
+                'fusion_type="none": with linguistic_guidance=False nothing would read the text. Choose a fusion, or '
+                "leave linguistic_guidance at True."
+            )
+
+    def require_neck(self) -> None:
+        """Raises ValueError where the image encoder has no neck, or one that is not as wide as all that follows."""
+        if self.backbone_config.model_type != "sam_vision_model":
+            raise ValueError(
+                f'feature_enhancement="neck": the neck is that of SAM\'s image encoder, got model_type '
+                f"'{self.backbone_config.model_type}'. Pass a SamVisionConfig, or choose \"none\"."
+            )
+        if self.backbone_config.output_channels != self.hidden_size:
+            raise ValueError(
+                f'feature_enhancement="neck": hidden_size has to be that of the neck, '
+                f"{self.backbone_config.output_channels} (output_channels of backbone_config), got {self.hidden_size}."
+            )
 
 
 __all__ = ["RisamConfig"]

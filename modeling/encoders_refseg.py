@@ -7,7 +7,12 @@ from itertools import pairwise
 from torch import Tensor, nn
 from transformers import AutoBackbone, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING
-from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionEncoder, SamVisionSdpaAttention
+from transformers.models.sam.modeling_sam import (
+    SamVisionAttention,
+    SamVisionEncoder,
+    SamVisionNeck,
+    SamVisionSdpaAttention,
+)
 
 from .checks_refseg import names_of
 from .configuration_encoders_refseg import (
@@ -67,6 +72,18 @@ class SamStages(SamVisionEncoder):
         return maps
 
 
+class SamStagesWithNeck(SamStages):
+    """All of transformers' SAM image encoder; `forward` returns what the neck makes of the last block, in a list."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__(config, [config.num_hidden_layers - 1])
+        self.neck = SamVisionNeck(config)
+
+    def forward(self, pixel_values: Tensor) -> list[Tensor]:
+        (features,) = super().forward(pixel_values)
+        return [self.neck(features.permute(0, 2, 3, 1))]
+
+
 class MapEncoder(nn.Module):
     """An image encoder of transformers' or timm's, called `model`, that gives feature maps.
 
@@ -82,19 +99,8 @@ class MapEncoder(nn.Module):
         load_encoder_weights(self.model, pretrained)
 
 
-class SamMaps(MapEncoder):
-    """transformers' SAM image encoder up to its fourth global-attention block, without the neck.
-
-    It takes images of the configured size; its maps are the outputs of the last `number` of the first four blocks
-    with global attention, each (batch, channels, height / patch, width / patch).
-    """
-
-    def __init__(self, config: PreTrainedConfig, number: int) -> None:
-        super().__init__()
-        self.model = AutoModel.from_config(config)
-        blocks = list(config.global_attn_indexes[4 - number : 4])
-        self.widths = [config.hidden_size] * number
-        self.model.vision_encoder = SamStages(config, blocks)
+class SamImages(MapEncoder):
+    """transformers' SAM image encoder, cut or whole; it takes images of the configured size alone."""
 
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
         expected = self.model.vision_encoder.image_size
@@ -104,6 +110,31 @@ class SamMaps(MapEncoder):
                 f'{pixel_values.shape[-1]}: set the image processor\'s size to {{"longest_edge": {expected}}}.'
             )
         return self.model.vision_encoder(pixel_values)
+
+
+class SamMaps(SamImages):
+    """transformers' SAM image encoder up to its fourth global-attention block, without the neck.
+
+    Its maps are the outputs of the last `number` of the first four blocks with global attention, each (batch,
+    channels, height / patch, width / patch).
+    """
+
+    def __init__(self, config: PreTrainedConfig, number: int) -> None:
+        super().__init__()
+        self.model = AutoModel.from_config(config)
+        blocks = list(config.global_attn_indexes[4 - number : 4])
+        self.widths = [config.hidden_size] * number
+        self.model.vision_encoder = SamStages(config, blocks)
+
+
+class SamNeckMap(SamImages):
+    """transformers' whole SAM image encoder: the one map that its neck makes of the last block."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.model = AutoModel.from_config(config)
+        self.widths = [config.output_channels]
+        self.model.vision_encoder = SamStagesWithNeck(config)
 
 
 class Sam2Maps(MapEncoder):

@@ -1,26 +1,54 @@
 """RISAM: mutual-aware attention on frozen SAM and CLIP (Zhang et al., "Referring Image Segmentation via Mutual-Aware
 Attention Features", 2024).
 
-Equations, sections and tables are those of the paper.
+| paper | here |
+| --- | --- |
+| figure 3 | `RisamForReferringSegmentation` |
+| equations 1, 2 | `MapFusion`, `FeatureEnhancement` |
+| equations 3 to 5, figure 4 | `MutualAwareAttention` |
+| F_c, section 3.4 | `GuidedQueryToken` |
+| equations 6, 8, 9, figure 5 | `MutualAwareDecoderBlock`, `MutualAwareMaskDecoder` |
+| equation 7 | `MultiHeadAttention` (layers_refseg) |
+| equation 10 | `focal_loss` (losses_refseg) |
+| equation 11 | `dice_loss` (losses_refseg) |
+| equation 12 | `RisamForReferringSegmentation` |
+| table 2, row 1 | `DeepestFeatures` |
+| table 2, row 2 | `ConvolutionalFusion` |
+| table 2, row 3 | `WordPromptedSamDecoder` (sam_decoder_risam) |
+| table 3, row 5 | `JointTransformerEncoder` (comparisons_risam) |
+| table 3, row 6 | `SpatialDynamicFusion` (comparisons_risam) |
+| table 3, row 7 | `BidirectionalCrossModal` (comparisons_risam) |
+| table 5, row 9 | `TwoWayDecoderBlock` |
+| table 5, row 10 | `QueryToken` |
+| table 6, row 11 | `PyramidEnhancement` |
+| table 11, SAM | `NeckFeatures`, `Unfused` (comparisons_risam) |
+| figure 7 | `explain_fusion` (explanations_risam) |
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import SamMaskDecoderConfig
 from transformers import initialization as init
-from transformers.models.sam.configuration_sam import SamVisionConfig
-from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPositionalEmbedding
+from transformers.models.sam.modeling_sam import SamPositionalEmbedding
 from transformers.utils.output_capturing import OutputRecorder
 
+from .comparisons_risam import (
+    BidirectionalCrossModal,
+    JointTransformerEncoder,
+    SimplePyramid,
+    SpatialDynamicFusion,
+    Unfused,
+)
 from .configuration_risam import RisamConfig
-from .encoders_refseg import build_map_encoder
-from .explanations_refseg import Explainable, Explanation, PixelWords, pixels_of_words, strongest_places
+from .encoders_refseg import SamNeckMap, build_map_encoder
+from .explanations_refseg import Explainable, Explanation
+from .explanations_risam import explain_fusion
 from .layers_refseg import (
+    AttentionKernel,
     MultiHeadAttention,
     masked_mean,
-    pixel_centers,
     resize,
     sinusoidal_positions,
     to_map,
@@ -29,6 +57,7 @@ from .layers_refseg import (
 from .losses_refseg import dice_loss, focal_loss
 from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures, ReferringSegmentationOutput
 from .modeling_refseg import RefSegPreTrainedModel
+from .sam_decoder_risam import SamDecoder, WordPromptedSamDecoder, load_sam_model
 from .text_encoders_refseg import build_text_encoder
 
 
@@ -87,6 +116,27 @@ class DeepestFeatures(nn.Module):
         return self.project(maps[-1].movedim(1, -1)).movedim(-1, 1)
 
 
+class PyramidEnhancement(FeatureEnhancement):
+    """Equations 1 and 2 on three scales of F_v3 alone, those of ViT-Det, in the place of F_v1 to F_v3 (table 6)."""
+
+    def __init__(self, widths: list[int], hidden_size: int) -> None:
+        super().__init__([hidden_size] * 3, hidden_size)
+        self.pyramid = SimplePyramid(widths[-1], hidden_size)
+
+    def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
+        return super().forward(self.pyramid(maps[-1]))
+
+
+class NeckFeatures(nn.Module):
+    """The map of SAM's neck as it is, with nothing to train (table 11, SAM)."""
+
+    def __init__(self, widths: list[int], hidden_size: int) -> None:
+        super().__init__()
+
+    def forward(self, maps: tuple[Tensor]) -> Tensor:
+        return maps[0]
+
+
 class PixelNormalizedAttention(nn.Module):
     """The attention of words to pixels, normalized over the pixels.
 
@@ -125,8 +175,8 @@ class MutualAwareAttention(nn.Module):
     def __init__(self, config: RisamConfig, text_channels: int) -> None:
         super().__init__()
         channels = config.hidden_size
-        self.project_pixels = nn.Linear(channels, channels, bias=False)
-        self.project_words = nn.Linear(text_channels, channels, bias=False)
+        self.project_pixels = nn.Linear(channels, channels, bias=False)  # W_v
+        self.project_words = nn.Linear(text_channels, channels, bias=False)  # W_l
         self.language_attention = self.LANGUAGE_ATTENTION[config.language_attention]()
         self.pixel_norm = nn.LayerNorm(channels)
         self.word_norm = nn.LayerNorm(channels)
@@ -137,7 +187,7 @@ class MutualAwareAttention(nn.Module):
     def forward(
         self, pixels: Tensor, text_features: Tensor, text_mask: Tensor, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        pixels, text_features = self.project_pixels(pixels), self.project_words(text_features)  # Z_v and Z_l
+        pixels, text_features = self.project_pixels(pixels), self.project_words(text_features)  # Z_v, Z_l
         to_words, to_pixels = self.mutual_attention(pixels, text_features, text_mask)
         language_aware = self.pixel_norm(to_words @ text_features + pixels)  # equation 5
         vision_aware = self.word_norm(to_pixels @ pixels + text_features)
@@ -184,7 +234,7 @@ class QueryToken(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.query = nn.Parameter(torch.zeros(1, 1, channels))
+        self.query = nn.Parameter(torch.zeros(1, 1, channels))  # F_m
 
     def forward(self, text_features: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (batch, tokens, channels) and their mask (batch, tokens), 1 = token."""
@@ -202,7 +252,7 @@ class GuidedQueryToken(QueryToken):
 
 
 class MutualAwareDecoderBlock(nn.Module):
-    """A block of the mask decoder (equations 6 to 9).
+    """A block of the mask decoder (equations 6, 8 and 9; MHSA and MHCA are equation 7 in several heads).
 
     `pixels` (batch, positions, channels), `tokens` (batch, tokens, channels) with the query in front, `token_mask`
     (batch, tokens); returns both anew.
@@ -211,9 +261,9 @@ class MutualAwareDecoderBlock(nn.Module):
     def __init__(self, config: RisamConfig) -> None:
         super().__init__()
         channels = config.hidden_size
-        self.pixel_attention = MultiHeadAttention(config)
-        self.token_attention = MultiHeadAttention(config)
-        self.cross_attention = MultiHeadAttention(config)
+        self.pixel_attention = MultiHeadAttention(config)  # MHSA of F_lav
+        self.token_attention = MultiHeadAttention(config)  # MHSA of F_c
+        self.cross_attention = MultiHeadAttention(config)  # MHCA
         self.pixel_norm = nn.LayerNorm(channels)
         self.token_norm = nn.LayerNorm(channels)
         self.cross_norm = nn.LayerNorm(channels)
@@ -280,49 +330,28 @@ class MutualAwareMaskDecoder(nn.Module):
         return torch.einsum("bchw,bc->bhw", maps, self.project_query(tokens[:, 0]))
 
 
-class SamDecoder(nn.Module):
-    """SAM's own mask decoder with the mean word as prompt (table 2, row 3); shapes as in `MutualAwareMaskDecoder`."""
-
-    def __init__(self, config: RisamConfig) -> None:
-        super().__init__()
-        channels = config.hidden_size
-        self.decoder = SamMaskDecoder(
-            SamMaskDecoderConfig(
-                hidden_size=channels,
-                mlp_dim=8 * channels,
-                num_attention_heads=config.num_attention_heads,
-                num_multimask_outputs=0,
-                attn_implementation=config._attn_implementation,
-            )
-        )
-        self.decoder.iou_prediction_head = nn.Identity()
-        positions = SamVisionConfig(num_pos_feats=channels // 2)
-        # SAM's own; the configuration's is meant for weights that are loaded over it.
-        positions.scale = 1.0
-        self.positions = SamPositionalEmbedding(positions)
-
-    def forward(self, pixels: Tensor, text_features: Tensor, text_mask: Tensor) -> Tensor:
-        masks, _ = self.decoder(
-            image_embeddings=pixels,
-            image_positional_embeddings=self.image_positions(pixels),
-            sparse_prompt_embeddings=masked_mean(text_features, text_mask)[:, None, None],
-            dense_prompt_embeddings=pixels.new_zeros(1),
-            multimask_output=False,
-        )
-        return masks[:, 0, 0]
-
-    def image_positions(self, pixels: Tensor) -> Tensor:
-        """Position of each pixel's center, (batch, channels, h, w)."""
-        size = pixels.shape[-2:]
-        grid = pixel_centers(*size, pixels.device, pixels.dtype).unflatten(0, size).to(pixels.dtype)
-        return self.positions(grid).permute(2, 0, 1).expand_as(pixels)
+FEATURE_ENHANCEMENT = {
+    "cascade": FeatureEnhancement,
+    "none": DeepestFeatures,
+    "vit_det": PyramidEnhancement,
+    "neck": NeckFeatures,
+}
+FUSION = {
+    "mutual_attention": MutualAwareAttention,
+    "convolution": ConvolutionalFusion,
+    "transformer_encoder": JointTransformerEncoder,
+    "spatial_dynamic": SpatialDynamicFusion,
+    "bidirectional": BidirectionalCrossModal,
+    "none": Unfused,
+}
+MASK_DECODER = {"mutual_aware": MutualAwareMaskDecoder, "sam": SamDecoder, "sam_words": WordPromptedSamDecoder}
 
 
-# Of how many pixels an explanation shows the words.
-SHOWN_PIXELS = 4
-FEATURE_ENHANCEMENT = {"cascade": FeatureEnhancement, "none": DeepestFeatures}
-FUSION = {"mutual_attention": MutualAwareAttention, "convolution": ConvolutionalFusion}
-MASK_DECODER = {"mutual_aware": MutualAwareMaskDecoder, "sam": SamDecoder}
+def build_backbone(config: RisamConfig) -> nn.Module:
+    """The image encoder: F_v1, F_v2 and F_v3, or SAM's whole with its neck."""
+    if config.feature_enhancement == "neck":
+        return SamNeckMap(config.backbone_config)
+    return build_map_encoder(config.backbone_config, config.num_image_maps)
 
 
 class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
@@ -346,25 +375,52 @@ class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
     config: RisamConfig
     _can_record_outputs = {
         "multimodal_hidden_states": MutualAwareDecoderBlock,
-        "multimodal_attentions": [OutputRecorder(MutualAwareAttention, index=index) for index in (2, 3)],
+        "multimodal_attentions": [
+            *(OutputRecorder(MutualAwareAttention, index=index) for index in (2, 3)),
+            OutputRecorder(SpatialDynamicFusion, index=2),
+            OutputRecorder(AttentionKernel, index=1, layer_name="layers"),
+        ],
     }
-    _no_split_modules = ["SamVisionLayer", "MutualAwareAttention", "MutualAwareDecoderBlock"]
+    _no_split_modules = [
+        "SamVisionLayer",
+        "MutualAwareAttention",
+        "SpatialDynamicFusion",
+        "BidirectionalCrossModal",
+        "JointEncoderLayer",
+        "MutualAwareDecoderBlock",
+    ]
 
     def __init__(self, config: RisamConfig) -> None:
         super().__init__(config)
-        self.backbone = build_map_encoder(config.backbone_config, config.num_image_maps)
+        self.backbone = build_backbone(config)
         self.text_encoder = build_text_encoder(config.text_config)
         self.feature_enhancement = FEATURE_ENHANCEMENT[config.feature_enhancement](
             self.backbone.widths, config.hidden_size
         )
-        text_widths = [config.text_config.hidden_size] + [config.hidden_size] * (config.num_attention_blocks - 1)
+        text_widths = [config.text_config.hidden_size] + [config.hidden_size] * (config.num_fusion_modules - 1)
         self.fusion = nn.ModuleList(FUSION[config.fusion_type](config, width) for width in text_widths)
         if not config.reads_final_words and config.fusion_type == "mutual_attention":
             self.fusion[-1].word_norm = nn.Identity()
         self.mask_decoder = MASK_DECODER[config.mask_decoder](config)
+        # omega_f and omega_d of equation 12.
         self.loss_weights = {"focal": config.focal_loss_weight, "dice": config.dice_loss_weight}
+        self.maps_hold_language = config.fusion_type != "none"
         self.add_tasks(config.hidden_size, config.hidden_size)
         self.post_init()
+
+    @classmethod
+    def from_encoders(
+        cls,
+        vision_name_or_path: str,
+        text_name_or_path: str | None,
+        drop_path_rate: float | None = None,
+        **config: Any,
+    ) -> "RisamForReferringSegmentation":
+        """As of all methods; with `mask_decoder="sam_words"` the mask decoder is that of the same SAM model."""
+        model = super().from_encoders(vision_name_or_path, text_name_or_path, drop_path_rate, **config)
+        if model.config.mask_decoder == "sam_words":
+            model.mask_decoder.load_sam(load_sam_model(str(vision_name_or_path)))
+        return model
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -375,9 +431,9 @@ class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             init.normal_(module.positional_embedding, std=module.scale)
 
     def encode_image(self, pixel_values: Tensor) -> ImageFeatures:
-        """F_v1, F_v2 and F_v3, all at the size of F_v2."""
+        """F_v1, F_v2 and F_v3, all at the size of F_v2; with `feature_enhancement="neck"` SAM's one map."""
         maps = self.backbone(pixel_values)
-        size = tuple(maps[1].shape[-2:])
+        size = tuple(maps[len(maps) // 2].shape[-2:])
         maps = tuple(resize(each, size, align_corners=False) for each in maps)
         return ImageFeatures(maps=maps, image_size=tuple(pixel_values.shape[-2:]))
 
@@ -403,20 +459,12 @@ class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         return DecoderOutput(logits=resize(logits.unsqueeze(1), image_size, align_corners=False).squeeze(1))
 
     def compute_losses(self, output: DecoderOutput, mask_labels: Tensor) -> dict[str, Tensor]:
-        """Focal and dice loss (equations 10 and 11)."""
+        """L_f and L_d (equations 10 and 11), which `loss_weights` adds up (equation 12)."""
         return {"focal": focal_loss(output.logits, mask_labels), "dice": dice_loss(output.logits, mask_labels)}
 
     def explain_output(self, output: ReferringSegmentationOutput, text_mask: Tensor) -> dict[str, Explanation]:
-        """The attention of each block (figure 7): of words to pixels, and of the pixels that words look at most."""
-        explanations: dict[str, Explanation] = {}
-        of_pixels, of_words = output.attentions[::2], output.attentions[1::2]
-        for block, (to_words, to_pixels) in enumerate(zip(of_pixels, of_words, strict=True), start=1):
-            looks = pixels_of_words(to_pixels, output.hidden_states[0], text_mask)
-            places = strongest_places(looks.maps.amax(0), SHOWN_PIXELS).to(to_words.device)
-            centers = pixel_centers(*looks.maps.shape[-2:], to_words.device)
-            explanations[f"words_to_pixels_{block}"] = looks
-            explanations[f"pixels_to_words_{block}"] = PixelWords(centers[places], to_words[0, 0, places])
-        return explanations
+        """The attention of each fusion module (figure 7)."""
+        return explain_fusion(self.config.fusion_type, output.attentions, output.hidden_states[0], text_mask)
 
 
 __all__ = ["RisamConfig", "RisamForReferringSegmentation"]

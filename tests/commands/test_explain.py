@@ -187,6 +187,39 @@ def test_risam_tells_both_directions_of_attention(language_attention: str) -> No
 
 
 @torch.no_grad()
+def test_risam_tells_the_attention_of_the_fusion_modules_that_it_is_compared_with() -> None:
+    inputs = inputs_of(padding_processor())
+    tokens, is_word = inputs["input_ids"].shape[1], inputs["attention_mask"][0].bool()
+    told = {}
+    for kind in ("transformer_encoder", "spatial_dynamic", "bidirectional", "convolution", "none"):
+        told[kind] = build(TinyRisam, fusion_type=kind).explain(**inputs)
+    assert list(told["transformer_encoder"]) == ["words_to_pixels_1", "words_to_pixels_2"]
+    assert list(told["spatial_dynamic"]) == list(told["bidirectional"]) == ["words_of_pixels_1", "words_of_pixels_2"]
+    assert told["convolution"] == told["none"] == {}
+    for kind in ("spatial_dynamic", "bidirectional"):
+        model = build(TinyRisam, fusion_type=kind)
+        with record_calls(model.fusion) as calls:
+            model(**inputs)
+        for explanation, (_, _, (*_, weights)) in zip(told[kind].values(), calls, strict=True):
+            assert_close(explanation.maps.flatten(1).T, weights[0, 0])
+            assert_close(explanation.maps.sum(0), torch.ones(8, 8))
+    model = build(TinyRisam, fusion_type="transformer_encoder")
+    with record_calls([layer.attention for layer in model.fusion[0].layers]) as calls:
+        model(**inputs)
+    for explanation, (attention, (query, memory, mask), _) in zip(
+        told["transformer_encoder"].values(), calls, strict=True
+    ):
+        projected = (attention.query(query), attention.key(memory))
+        query, key = (each.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for each in projected)
+        scores = (query @ key.transpose(2, 3) / query.shape[-1] ** 0.5).masked_fill(
+            mask[:, None, None] == 0, -torch.inf
+        )
+        expected = scores.softmax(-1)[0].mean(0)[64:, :64] * is_word[:, None]
+        assert explanation.maps.shape == (tokens, 8, 8)
+        assert_close(explanation.maps.flatten(1), expected)
+
+
+@torch.no_grad()
 def test_btmae_tells_its_reconstructions_and_impact_tokens() -> None:
     model, inputs = build(TinyBtmae), inputs_of(tiny_processor())
     model.set_attn_implementation("eager")

@@ -15,6 +15,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, SamVisionConfig, SamVisi
 from hf_refseg import RisamConfig, RisamForReferringSegmentation
 from hf_refseg.modeling.modeling_risam import FeatureEnhancement, MutualAwareAttention, MutualAwareMaskDecoder
 
+# SAM's neck as wide as all that follows it, as in the pretrained model.
+NECK = {"feature_enhancement": "neck", "backbone_config": {**SAM, "output_channels": 32}}
 TIMM = {"model_type": "timm_backbone", "backbone": "resnet10t", "out_indices": [-3, -2, -1]}
 ABLATIONS = [
     {"feature_enhancement": "none"},
@@ -28,6 +30,14 @@ ABLATIONS = [
     {"token_to_image_attention": True},
     {"linguistic_guidance": False},
     {"num_decoder_blocks": 1},
+    {"feature_enhancement": "vit_det"},
+    {"fusion_type": "transformer_encoder"},
+    {"fusion_type": "spatial_dynamic"},
+    {"fusion_type": "bidirectional"},
+    {"fusion_type": "none", "num_attention_blocks": 2},
+    {"mask_decoder": "sam_words"},
+    NECK,
+    {**NECK, "fusion_type": "none", "mask_decoder": "sam_words"},
     {"backbone_config": TIMM},
     {"focal_loss_weight": 1.0, "dice_loss_weight": 0.0},
 ]
@@ -133,9 +143,9 @@ class TestRisam(TinyRisam, MethodTests):
         ("overrides", "message"),
         [
             ({"language_attention": "words"}, "'pixels', 'shared'"),
-            ({"mask_decoder": "mask2former"}, "'mutual_aware', 'sam'"),
-            ({"fusion_type": "concat"}, "'mutual_attention', 'convolution'"),
-            ({"feature_enhancement": "fpn"}, "'cascade', 'none'"),
+            ({"mask_decoder": "mask2former"}, "'mutual_aware', 'sam', 'sam_words'"),
+            ({"fusion_type": "concat"}, "'mutual_attention', 'convolution', 'transformer_encoder'"),
+            ({"feature_enhancement": "fpn"}, "'cascade', 'none', 'vit_det', 'neck'"),
             ({"relevance_threshold": 1.0}, "a probability below 1"),
             ({"num_attention_blocks": 0}, "at least 1"),
             ({"hidden_size": 36}, "multiple of 8"),
@@ -145,6 +155,12 @@ class TestRisam(TinyRisam, MethodTests):
                 {"backbone_config": {"model_type": "bert"}},
                 r"RISAM reads three maps .* got model_type 'bert'",
             ),
+            ({"feature_enhancement": "neck", "backbone_config": TIMM}, "neck is that of SAM's .* 'timm_backbone'"),
+            ({**NECK, "hidden_size": 24}, "hidden_size has to be that of the neck, 32 .* got 24"),
+            ({"fusion_type": "none", "linguistic_guidance": False}, "nothing would read the text"),
+            ({"fusion_type": "none", "num_attention_blocks": 3}, 'another fusion_type than "none"'),
+            ({"fusion_type": "spatial_dynamic", "relevance_threshold": None}, 'fusion_type="mutual_attention"'),
+            ({"mask_decoder": "sam_words", "token_to_image_attention": True}, 'mask_decoder="mutual_aware"'),
             ({"text_config": {"model_type": "clip"}}, "holds an encoder of images as well"),
         ],
         ids=str,
