@@ -29,7 +29,8 @@ class LavtConfig(RefSegConfig):
             the one-module variant ("lavt_one") with `True`.
         fusion_type (`str`, *optional*, defaults to `"pixel_word"`):
             `"pixel_word"`: the pixel-word attention module (section 3.1.2). `"pooled_sentence"`: its language maps are
-            replaced by the mean of all words (table 5, row 3).
+            replaced by the mean of all words (table 5, row 3). `"bidirectional"`: they are those of BCAM, where each
+            pixel attends to all pixels as well (table 6 d).
         fusion_hidden_size (`int`, *optional*):
             The number of channels C_i of the pixel-word attention module: of queries, keys, values, language maps and
             projected visual features (equations 1 to 6). `None` is the width of the stage, as in released weights.
@@ -90,7 +91,10 @@ class LavtConfig(RefSegConfig):
     effective_with: ClassVar[Conditions] = {
         **RefSegConfig.effective_with,
         "text_dropout": ("with freeze_text_encoder=False", lambda config: not config.freeze_text_encoder),
-        "fusion_norm": ('with fusion_type="pixel_word"', lambda config: config.fusion_type == "pixel_word"),
+        "fusion_norm": (
+            'with a fusion_type other than "pooled_sentence"',
+            lambda config: config.fusion_type != "pooled_sentence",
+        ),
         "gate_activation": (
             'with a language_pathway other than "none"',
             lambda config: config.language_pathway != "none",
@@ -102,7 +106,7 @@ class LavtConfig(RefSegConfig):
     backbone_config: PreTrainedConfig | dict | None = None
     text_config: PreTrainedConfig | dict | None = None
     text_dropout: bool = True
-    fusion_type: Literal["pixel_word", "pooled_sentence"] = "pixel_word"
+    fusion_type: Literal["pixel_word", "pooled_sentence", "bidirectional"] = "pixel_word"
     fusion_hidden_size: int | None = None
     fusion_num_heads: list[int] | tuple[int, ...] = (1, 1, 1, 1)
     fusion_activation: Literal["gelu", "relu"] = "gelu"

@@ -17,6 +17,7 @@
 | table 6 a | `LanguageGate` |
 | table 6 b | `build_fusion_norm` (layers_refseg) |
 | table 6 c | `build_pathway`, `UngatedPathway`, `FusionStage`, `VisualStage` |
+| table 6 d, BCAM | `BidirectionalAttention` |
 | figure 8 | `LavtForReferringSegmentation` |
 
 Equations, sections and tables are those of the journal version. Where the released weights differ from the paper,
@@ -43,6 +44,7 @@ from .layers_refseg import (
     PixelWordAttention,
     masked_mean,
     resize,
+    split_heads,
     to_map,
     to_tokens,
 )
@@ -75,13 +77,49 @@ class PooledSentence(nn.Module):
         return sentence.view(-1, *[1] * (pixels.ndim - 2), sentence.shape[1]).expand(*pixels.shape[:-1], -1)
 
 
+class BidirectionalAttention(PixelWordAttention):
+    """Pixels ask the words, and with what these say they ask all pixels: BCAM in the place of PWAM (table 6 d).
+
+    The paper gives no equation of BCAM, the module of another one (Hu et al., CVPR 2020). Here its two attentions
+    stand in the frame of PWAM, with projections as there, so that two rows of the table differ in what is attended to.
+    Shapes as in `PixelWordAttention`.
+    """
+
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        channels: int,
+        text_channels: int,
+        num_heads: int,
+        norm: str,
+        hidden_size: int | None = None,
+    ) -> None:
+        super().__init__(config, channels, text_channels, num_heads, norm, hidden_size)
+        width = channels if hidden_size is None else hidden_size
+        self.pixel_kernel = AttentionKernel(config)
+        self.context_query = nn.Linear(width, width)
+        self.pixel_key = nn.Linear(channels, width)
+        self.pixel_value = nn.Linear(channels, width)
+
+    def forward(self, pixels: Tensor, text_features: Tensor, text_mask: Tensor) -> Tensor:
+        contexts = super().forward(pixels, text_features, text_mask)  # vision guides language
+        projected = (self.context_query(contexts), self.pixel_key(pixels), self.pixel_value(pixels))
+        of_heads = (split_heads(features.flatten(1, -2), self.num_heads) for features in projected)
+        attended, _ = self.pixel_kernel(*of_heads, None, contexts.shape[-1] ** -0.5)  # language guides vision
+        return contexts + attended.reshape(contexts.shape)
+
+
 class MultiModalFusion(nn.Module):
     """The pixel-word attention module: the multi-modal features F_i of a stage (section 3.1.2, equations 1 to 7).
 
     Shapes as in `PixelWordAttention`; returns the shape of `pixels`, whatever the width inside.
     """
 
-    LANGUAGE_MAPS = {"pixel_word": PixelWordAttention, "pooled_sentence": PooledSentence}
+    LANGUAGE_MAPS = {
+        "pixel_word": PixelWordAttention,
+        "pooled_sentence": PooledSentence,
+        "bidirectional": BidirectionalAttention,
+    }
 
     def __init__(self, config: LavtConfig, stage: int) -> None:
         super().__init__()
@@ -243,7 +281,8 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
     """LAVT for images (figure 2): language enters the visual encoder after each of its stages.
 
     `hidden_states` are the fused maps F_1 to F_4, then the decoder's maps Y_3 to Y_1; Y_4 is F_4. `attentions` are
-    those of the pixels to the words in each stage, (batch, heads, height * width, tokens).
+    those of the pixels to the words in each stage, (batch, heads, height * width, tokens), each followed by those of
+    the pixels to all pixels where `fusion_type="bidirectional"`.
 
     Example:
 
@@ -344,7 +383,8 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
 
     def explain_output(self, output: ReferringSegmentationOutput, text_mask: Tensor) -> dict[str, Explanation]:
         """The decoder's maps Y_i (figure 8), and the words that each pixel attends to in each stage."""
-        attended = enumerate(zip(output.attentions, output.hidden_states, strict=False), start=1)
+        of_words = output.attentions[:: 2 if self.config.fusion_type == "bidirectional" else 1]
+        attended = enumerate(zip(of_words, output.hidden_states, strict=False), start=1)
         words = {f"word_attention_{stage}": words_of_pixels(weights, maps) for stage, (weights, maps) in attended}
         return self.explain_decoder(output) | words
 

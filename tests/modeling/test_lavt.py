@@ -41,6 +41,7 @@ ABLATIONS = [
     {"fusion_hidden_size": 12},
     {"decoder_norm": "none"},
     {"fusion_type": "pooled_sentence"},
+    {"fusion_type": "bidirectional"},
     {"gate_activation": "sigmoid"},
     {"gate_activation": "none"},
     {"fusion_norm": "layer"},
@@ -98,7 +99,7 @@ class TestLavt(TinyLavt, MethodTests):
             assert torch.equal(loaded(**self.inputs()).logits, model(**self.inputs()).logits)
 
     @torch.no_grad()
-    @pytest.mark.parametrize("ablation", ABLATIONS[:18], ids=str)
+    @pytest.mark.parametrize("ablation", ABLATIONS[:19], ids=str)
     def test_every_ablation_changes_the_logits(self, ablation: dict) -> None:
         plain, changed = self.build(**self.three_stages), self.build(**{**self.three_stages, **ablation})
         for name, weight in plain.named_parameters():
@@ -246,6 +247,29 @@ class TestLavt(TinyLavt, MethodTests):
                 expected[index, place] = F.gelu(fusion.project_fused[0](visual * maps.output(language)))
                 assert language.shape == visual.shape == (width,)
         assert_close(fusion(pixels, text, mask), expected)
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("hidden_size", [None, 12])
+    def test_bidirectional_attention_asks_words_then_pixels(self, hidden_size: int | None) -> None:
+        options = {"fusion_type": "bidirectional", "fusion_norm": "none", "fusion_hidden_size": hidden_size}
+        maps = self.build(**self.three_stages, **options).stages[1].fusion.language_maps
+        pixels, text, width = torch.randn(1, 3, 32), torch.randn(1, 4, 32), hidden_size or 32
+        contexts = PixelWordAttention.forward(maps, pixels, text, torch.ones(1, 4))[0]
+        expected = []
+        for context in contexts:
+            scores = [maps.context_query(context) @ maps.pixel_key(pixel) / width**0.5 for pixel in pixels[0]]
+            weights = torch.stack(scores).softmax(0)
+            expected.append(context + sum(w * maps.pixel_value(p) for w, p in zip(weights, pixels[0], strict=True)))
+        assert_close(maps(pixels, text, torch.ones(1, 4))[0], torch.stack(expected))
+
+    def test_bidirectional_attention_is_explained_by_that_of_the_words(self) -> None:
+        model = self.build(**self.three_stages, fusion_type="bidirectional")
+        explained = model.explain(**self.inputs(batch=1))
+        assert set(explained) == {"decoder_maps", *(f"word_attention_{stage}" for stage in (1, 2, 3))}
+        for stage, size in ((1, (16, 18)), (2, (8, 9)), (3, (4, 5))):
+            maps = explained[f"word_attention_{stage}"].maps
+            assert maps.shape == (6, *size)
+            assert_close(maps.sum(0), torch.ones(size))
 
     def test_pathways_of_earlier_versions_are_read(self, tmp_path) -> None:
         """Which were True or False, in files and in code."""
@@ -441,7 +465,7 @@ class TestLavt(TinyLavt, MethodTests):
             ({"loss_type": "iou"}, "'cross_entropy', 'dice', 'dice_focal', 'dice_boundary'"),
             ({"gate_activation": "relu"}, "'tanh', 'sigmoid', 'none'"),
             ({"fusion_norm": "group"}, "'instance', 'layer', 'batch', 'none'"),
-            ({"fusion_type": "concat"}, "'pixel_word', 'pooled_sentence'"),
+            ({"fusion_type": "concat"}, "'pixel_word', 'pooled_sentence', 'bidirectional'"),
             ({"decoder_features": "G"}, "'F', 'E', 'V'"),
             ({"fusion_num_heads": [1, 1]}, "4 in all"),
             ({"fusion_num_heads": [3, 1, 1, 1]}, "3 heads do not divide"),
