@@ -55,6 +55,13 @@ class ImageDataArguments:
         },
     )
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    max_train_sentences: int | None = field(
+        default=None,
+        metadata={
+            "help": "Train on so many sentences, drawn from those of train_split of one data set; the same ones in "
+            "each run, whatever its seed."
+        },
+    )
     eval_split: str = field(default="val", metadata={"help": "Split that is scored during training."})
     test_splits: list[str] | None = field(
         default=None,
@@ -90,14 +97,26 @@ class ImageDataArguments:
                 f"split_by has {len(self.split_by)} values for {len(names)} data sets: give one for all, or one each."
             )
         get_protocol(self.protocol)
+        if self.max_train_sentences is not None:
+            self._check_subset()
         if self.streaming:
             self._check_streaming()
+
+    def _check_subset(self) -> None:
+        if self.max_train_sentences < 1:
+            raise ValueError(f"max_train_sentences has to be 1 at least, got {self.max_train_sentences}.")
+        if len(self.dataset_names) > 1 or self.leakage_list is not None:
+            raise ValueError(
+                "max_train_sentences draws from one data set as it is: it goes neither with several of them nor with "
+                "leakage_list."
+            )
 
     def _check_streaming(self) -> None:
         random_access = {
             "several data sets, whose images are compared": len(self.dataset_names) > 1,
             "leakage_list, which is compared with all images": self.leakage_list is not None,
             "cache_image_features, which encodes all images before": self.cache_image_features is not None,
+            "max_train_sentences, which draws from all of them": self.max_train_sentences is not None,
         }
         for what, is_given in random_access.items():
             if is_given:

@@ -15,6 +15,7 @@ from ..data.examples import ReferentExamples, RefSegCollator, SentenceExamples
 from ..data.leakage import TrainingPart, drop_images, join_training_splits, read_leakage_list
 from ..data.loading import load_refseg
 from ..data.streams import StreamedReferents
+from ..data.subsets import draw_sentences
 from ..evaluation import ImageEvaluationResult
 from ..modeling.image_processing_refseg import RefSegImageProcessor
 from ..modeling.processing_refseg import RefSegProcessor
@@ -212,5 +213,8 @@ def select_training_rows(
     ((name, splits),) = data.items()
     if arguments.streaming:
         return splits[arguments.train_split], {}
-    train, part = drop_images(splits[arguments.train_split], frozenset())
+    rows = splits[arguments.train_split]
+    if arguments.max_train_sentences is not None:
+        rows = draw_sentences(rows, arguments.max_train_sentences)
+    train, part = drop_images(rows, frozenset())
     return train, {name: part}

@@ -239,6 +239,24 @@ def test_a_damaged_file_of_a_saved_model_is_one_line(finished, cache, tmp_path, 
         assert error.splitlines()[-1].startswith(f"Error: {folder / name}")
 
 
+def test_a_run_trains_on_a_part_of_the_sentences(cache, tmp_path) -> None:
+    options = {"max_train_sentences": 5, "per_device_train_batch_size": 1, "num_train_epochs": 1, **UNSCORED}
+    report = run_recipe([str(write_recipe(tmp_path, cache, **options, save_strategy="no"))])
+    part = report["training_data"]["refshapes"]
+    # A referent is a step of an epoch, and has a sentence at least.
+    assert report["training"]["steps"] == part["rows"] <= 5 and part["dropped_rows"] == 0
+    for wrong, message in (
+        ({"max_train_sentences": 0}, "max_train_sentences has to be 1 at least, got 0"),
+        ({"max_train_sentences": 3, "dataset_name": ["refcoco", "refcoco+"]}, "draws from one data set as it is"),
+        (
+            {"max_train_sentences": 3, "leakage_list": "list.json"},
+            "neither with several of them nor with leakage_list",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ImageDataArguments(**wrong)
+
+
 def test_a_text_length_that_does_not_fit_is_found_at_the_start(cache, tmp_path) -> None:
     config = {**TINY["config"], "text_config": {**TINY["config"]["text_config"], "max_position_embeddings": 30}}
     with pytest.raises(ValueError, match="max_text_length is 40, but the model takes texts of at most 30 tokens"):

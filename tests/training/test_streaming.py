@@ -69,6 +69,7 @@ def test_a_training_on_a_stream_goes_on_exactly_where_it_was(shapes, tmp_path):
         ({"learning_rate_drops": [1.0]}, "learning_rate_drops are epochs.*leave it out"),
         ({"leakage_list": "list.json"}, "streaming does not go with leakage_list.*leave one of them out"),
         ({"cache_image_features": "cache"}, "streaming does not go with cache_image_features"),
+        ({"max_train_sentences": 4}, "streaming does not go with max_train_sentences"),
         ({"dataset_name": ["refcoco", "refcoco+"]}, "streaming does not go with several data sets"),
         ({"test_splits": ["train"]}, "train is streamed to train on it, but also scored"),
         ({"dataset_name": "refshapes"}, "refshapes cannot be streamed.*hf-refseg prepare refshapes"),
