@@ -55,6 +55,27 @@ class BtmaeBlock(GradientCheckpointingLayer):
         return tokens + self.feed_forward(tokens)
 
 
+class SingleModalBlock(GradientCheckpointingLayer):
+    """A block of a traditional masked autoencoder, which never meets the other modality (table 3, "Patch").
+
+    Inputs and result as in `BtmaeBlock`.
+    """
+
+    def __init__(self, config: BtmaeConfig) -> None:
+        super().__init__()
+        channels = config.hidden_size
+        self.self_attention = MultiHeadAttention(config)
+        self.self_norm = nn.LayerNorm(channels)
+        self.feed_forward = FeedForward(channels, config.intermediate_size)
+
+    def forward(self, tokens: Tensor, token_mask: Tensor | None, other: Tensor, other_mask: Tensor | None) -> Tensor:
+        tokens = self.self_norm(tokens + self.self_attention(tokens, tokens, token_mask))
+        return tokens + self.feed_forward(tokens)
+
+
+BLOCKS = {"cross_modal": BtmaeBlock, "single_modal": SingleModalBlock}
+
+
 class BTMAE(nn.Module):
     """The masked autoencoder of one modality's tokens, which reads the whole of the other one (section 3.2).
 
@@ -69,8 +90,9 @@ class BTMAE(nn.Module):
 
     def __init__(self, config: BtmaeConfig, projection: nn.Module) -> None:
         super().__init__()
-        self.encoder = nn.ModuleList(BtmaeBlock(config) for _ in range(config.num_encoder_layers))
-        self.decoder = nn.ModuleList(BtmaeBlock(config) for _ in range(config.num_decoder_layers))
+        block = BLOCKS[config.autoencoder_blocks]
+        self.encoder = nn.ModuleList(block(config) for _ in range(config.num_encoder_layers))
+        self.decoder = nn.ModuleList(block(config) for _ in range(config.num_decoder_layers))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         self.projection = projection
 
@@ -157,9 +179,16 @@ class AttentionRefinement(nn.Module):
 
 
 class NoRefinement(nn.Module):
-    """The tokens as they are, in the place of BTMAE(v->l) (table 2); shapes as in `BTMAE.forward`."""
+    """The tokens as they are, in the place of an autoencoder (table 2); shapes as in `BTMAE.forward`."""
+
+    def __init__(self, config: BtmaeConfig) -> None:
+        super().__init__()
 
     def forward(
         self, tokens: Tensor, positions: Tensor, token_mask: Tensor | None, other: Tensor, other_mask: Tensor | None
     ) -> Tensor:
         return tokens
+
+
+# What stands in the place of BTMAE(l->v); where language enters between the stages of the image encoder, nothing more.
+ATTENTION_REFINEMENTS = {"tokens": AttentionRefinement, "stages": NoRefinement}

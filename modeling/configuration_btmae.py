@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .checks_refseg import Conditions, require_at_least_one, require_even_heads
-from .configuration_encoders_refseg import BERT_BASE, require_maps, swin_b
+from .configuration_encoders_refseg import BERT_BASE, require_maps, require_stages, swin_b
 from .configuration_refseg import RefSegConfig
 
 
@@ -16,7 +16,7 @@ class BtmaeConfig(RefSegConfig):
     r"""
     Configuration of [`BtmaeForReferringSegmentation`]. With no arguments it is the main model of the paper: Swin-B
     with window 12 and BERT base. Each ablation of the paper's tables 2 and 3 and of its figure 7 is a field; training
-    in two stages is a schedule of the loss weights.
+    in two stages is a schedule of the loss weights. Row (a) of table 2 is LAVT, `model_type="lavt"`.
 
     Args:
         backbone_config (`PreTrainedConfig` or `dict`, *optional*):
@@ -43,10 +43,17 @@ class BtmaeConfig(RefSegConfig):
         num_decoder_layers (`int`, *optional*, defaults to 4):
             Decoder blocks D of each autoencoder.
         image_autoencoder (`bool`, *optional*, defaults to `True`):
-            Whether there is BTMAE(l->v). Without it, each visual token adds what a pixel-word attention as in LAVT
-            gathers from the words (table 2).
+            Whether there is BTMAE(l->v). Without it there is `attention_encoder` (table 2).
         word_autoencoder (`bool`, *optional*, defaults to `True`):
             Whether there is BTMAE(v->l). Without it the word tokens stay as they are (table 2).
+        attention_encoder (`str`, *optional*, defaults to `"tokens"`):
+            What stands in the place of BTMAE(l->v). `"tokens"`: each visual token adds what a pixel-word attention as
+            in LAVT gathers from the words, once. `"stages"`: LAVT's encoder, in which language enters behind each
+            stage of the image encoder; it goes without BTMAE(v->l), which would reconstruct words from an image that
+            has met them (table 2, row e).
+        autoencoder_blocks (`str`, *optional*, defaults to `"cross_modal"`):
+            `"cross_modal"`: blocks that attend to the other modality as well. `"single_modal"`: those of a traditional
+            masked autoencoder, which never meet it (table 3, the rows that mask patches).
         image_mask_ratio (`float`, *optional*, defaults to 0.5):
             Share of the visual tokens that are masked (figure 7).
         word_mask_ratio (`float`, *optional*, defaults to 0.5):
@@ -65,14 +72,17 @@ class BtmaeConfig(RefSegConfig):
             The pixels that the impact tokens of the first layer are spread over: the encoder's features X_e
             (`"encoder"`), or the refined tokens T_v^r (`"refined"`). The layers after it go on with its result.
         image_reconstruction_weight (`float`, *optional*, defaults to 1.0):
-            Weight of the reconstruction of the image (equation 4), a mean over pixels and channels of the normalized
-            image.
+            Weight of the reconstruction of the normalized image (equation 4).
         word_reconstruction_weight (`float`, *optional*, defaults to 1.0):
             Weight of the reconstruction of the masked words.
         iou_loss_weight (`float`, *optional*, defaults to 1.0):
             Weight of the IoU loss (equation 5).
         cross_entropy_weight (`float`, *optional*, defaults to 1.0):
             Weight of the weighted binary cross-entropy (equation 5).
+        loss_reduction (`str`, *optional*, defaults to `"mean"`):
+            Of the reconstruction of the image and of the weighted cross-entropy: `"mean"`, over all pixels, or
+            `"sum"`, over those of each sample, as equations 4 and 5 are printed. The paper does not say what weighs
+            such sums against the IoU loss, which is at most 1.
         cross_entropy_sigma (`float`, *optional*, defaults to 1.0):
             The sigma of its pixel weights.
         initializer_range (`float`, *optional*, defaults to 0.02):
@@ -107,6 +117,14 @@ class BtmaeConfig(RefSegConfig):
             ("word_mask_ratio", "word_reconstruction_weight"),
             ("with word_autoencoder=True", lambda config: config.word_autoencoder),
         ),
+        "attention_encoder": (
+            "with image_autoencoder=False and word_autoencoder=False",
+            lambda config: not config.image_autoencoder and not config.word_autoencoder,
+        ),
+        "autoencoder_blocks": (
+            "with an autoencoder",
+            lambda config: config.image_autoencoder or config.word_autoencoder,
+        ),
         "impact_queries": (
             'with mask_decoder="impact_tokens"',
             lambda config: config.mask_decoder == "impact_tokens",
@@ -125,6 +143,8 @@ class BtmaeConfig(RefSegConfig):
     num_decoder_layers: int = 4
     image_autoencoder: bool = True
     word_autoencoder: bool = True
+    attention_encoder: Literal["tokens", "stages"] = "tokens"
+    autoencoder_blocks: Literal["cross_modal", "single_modal"] = "cross_modal"
     image_mask_ratio: float = 0.5
     word_mask_ratio: float = 0.5
     image_masking: Literal["token", "patch"] = "token"
@@ -136,11 +156,14 @@ class BtmaeConfig(RefSegConfig):
     iou_loss_weight: float | int = 1.0
     cross_entropy_weight: float | int = 1.0
     cross_entropy_sigma: float | int = 1.0
+    loss_reduction: Literal["mean", "sum"] = "mean"
     initializer_range: float = 0.02
 
     def validate_architecture(self):
         """Checks that the parts fit together; called on construction."""
         require_maps(self.backbone_config, "BTMAE", self.num_image_maps)
+        if self.attention_encoder == "stages":
+            require_stages(self.backbone_config, 'BTMAE with attention_encoder="stages"')
         unknown = [number for number in self.special_token_ids if not 0 <= number < self.text_config.vocab_size]
         if unknown:
             raise ValueError(

@@ -6,7 +6,7 @@ Every loss is a scalar. Where there is `is_counted`, bool (batch,), the samples 
 as weights, not as a choice, so that no shape hangs on values.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -71,14 +71,24 @@ def iou_loss(logits: Tensor, mask_labels: Tensor, epsilon: float = 1e-6) -> Tens
     return (1 - overlap / union.clamp(min=epsilon)).mean()
 
 
-def error_weighted_cross_entropy(logits: Tensor, mask_labels: Tensor, sigma: float = 1.0) -> Tensor:
-    """Binary cross-entropy, each pixel weighted by w = sigma |p - g|; the mean over all pixels (BTMAE, equation 5).
+def error_weighted_cross_entropy(
+    logits: Tensor, mask_labels: Tensor, sigma: float = 1.0, reduction: Literal["mean", "sum"] = "mean"
+) -> Tensor:
+    """Binary cross-entropy, each pixel weighted by w = sigma |p - g| (BTMAE, equation 5).
 
-    p is the probability of the foreground. No gradient flows through w.
+    p is the probability of the foreground. No gradient flows through w. `reduction` as in `_mean_or_sum`.
     """
     logits, labels = _precise(logits, mask_labels)
     weights = sigma * (logits.detach().sigmoid() - labels).abs()
-    return F.binary_cross_entropy_with_logits(logits, labels, weights)
+    return _mean_or_sum(F.binary_cross_entropy_with_logits(logits, labels, weights, reduction="none"), reduction)
+
+
+def image_reconstruction_loss(
+    pixel_values: Tensor, targets: Tensor, reduction: Literal["mean", "sum"] = "mean"
+) -> Tensor:
+    """Squared difference of images (batch, 3, height, width) (BTMAE, equation 4); `reduction` as in `_mean_or_sum`."""
+    losses = F.mse_loss(at_least_float32(pixel_values), at_least_float32(targets), reduction="none")
+    return _mean_or_sum(losses, reduction)
 
 
 def two_class_dice_loss(
@@ -191,7 +201,7 @@ def presence_loss(logits: Tensor, mask_labels: Tensor) -> Tensor:
 def reconstructed_word_loss(logits: Tensor, input_ids: Tensor, is_masked: Tensor) -> Tensor:
     """Cross-entropy of the masked words: a mean over those of each sentence, then over the sentences.
 
-    (MagNet, equation 4; BTMAE, equation 4.) A sentence without a masked word is left out; 0 where none is left. No
+    (MagNet, equation 4; BTMAE, section 3.4.) A sentence without a masked word is left out; 0 where none is left. No
     shape hangs on values.
 
     Args:
@@ -242,6 +252,14 @@ def _contrast(pixels: _Pixels, anchors: Tensor, others: _Pixels, temperature: fl
 def _mean_over_contrasted(losses: Tensor, target: _Pixels, background: _Pixels) -> Tensor:
     has_both = target.is_drawn.any(1) & background.is_drawn.any(1)
     return (losses * has_both).sum() / has_both.sum().clamp(min=1)
+
+
+def _mean_or_sum(losses: Tensor, reduction: Literal["mean", "sum"]) -> Tensor:
+    """The mean of losses (batch, ...); or, as the paper of BTMAE prints it, the sum of each sample, the mean of those.
+
+    A sum grows with the image: at 480 x 480 it is the mean of a mask's pixels times 230,400.
+    """
+    return losses.mean() if reduction == "mean" else losses.flatten(1).sum(1).mean()
 
 
 def _mean_over_samples(losses: Tensor, is_counted: Tensor | None) -> Tensor:

@@ -81,11 +81,11 @@ class ImpactTokenAttention(nn.Module):
         super().__init__()
         channels = config.hidden_size
         self.kernel = AttentionKernel(config)
-        self.query = nn.Linear(channels, channels, bias=False)
-        self.key = nn.Linear(channels, channels, bias=False)
-        self.value = nn.Linear(channels, channels, bias=False)
+        self.query = nn.Linear(channels, channels, bias=False)  # w_Q
+        self.key = nn.Linear(channels, channels, bias=False)  # w_K
+        self.value = nn.Linear(channels, channels, bias=False)  # w_V
         self.feed_forward = FeedForward(channels, config.intermediate_size)
-        self.sampling = nn.Linear(channels, num_tokens)
+        self.sampling = nn.Linear(channels, num_tokens)  # f_1x1, to X_v^r
         self.transformer = ImpactTokenTransformer(config)
 
     def forward(
@@ -100,7 +100,7 @@ class ImpactTokenAttention(nn.Module):
         one_head = (self.query(refined)[:, None], self.key(text_features)[:, None], self.value(text_features)[:, None])
         is_word = (text_mask != 0)[:, None, None, :]
         attended, _ = self.kernel(*one_head, is_word, refined.shape[-1] ** -0.5)
-        features = self.feed_forward(attended.squeeze(2) + refined)  # equation 2
+        features = self.feed_forward(attended.squeeze(2) + refined)  # f_FFN(X_att), equation 2
         masks = at_least_float32(self.sampling(features)).softmax(-1)  # equation 1
         weights = masks / masks.sum(1, keepdim=True).clamp(min=1e-6)
         return masks, weights.to(features.dtype).transpose(1, 2) @ features  # equation 3

@@ -1,5 +1,27 @@
-"""BTMAE: two autoencoders that mask the tokens of one modality and read the other, and impact token attention (Lee et
-al., "Synchronizing Vision and Language: Bidirectional Token-Masking AutoEncoder for Referring Image Segmentation").
+"""BTMAE: two autoencoders that mask the tokens of one modality and read the other, and impact token attention
+(https://huggingface.co/papers/2311.17952).
+
+| paper | here |
+| --- | --- |
+| figure 2 | `BtmaeForReferringSegmentation` |
+| section 3.1: X_v, X_e | `VisualFeatures` (visual_features_btmae) |
+| section 3.1: T_v, T_l | `PixelTokens` |
+| section 3.2: T_v^m | `draw_masked_tokens` (autoencoder_btmae) |
+| section 3.2, figure 3 a and b: steps 1 and 2, T_v^r, T_l^r | `BTMAE` (autoencoder_btmae) |
+| figure 3: a block of encoder or decoder | `BtmaeBlock` (autoencoder_btmae) |
+| figure 3 c | `BtmaeForReferringSegmentation.forward` |
+| equations 1 to 3: S_v, X_v^r, T_v^i | `ImpactTokenAttention` (mask_decoder_btmae) |
+| section 3.3: ITT | `ImpactTokenTransformer` (mask_decoder_btmae) |
+| equation 4 | `image_reconstruction_loss` (losses_refseg) |
+| section 3.4: the loss of words | `reconstructed_word_loss` (losses_refseg) |
+| equation 5 | `iou_loss` (losses_refseg), `error_weighted_cross_entropy` (losses_refseg) |
+| equation 6 | `BtmaeForReferringSegmentation` |
+| table 2, LAVT's encoder | `LanguageAwareEncoding` (visual_features_btmae) |
+| table 2, LAVT's decoder | `SimpleDecoder` (mask_decoder_btmae) |
+| table 3, patches | `tokens_of_masked_image` |
+| table 3, traditional MAE | `SingleModalBlock` (autoencoder_btmae) |
+| figure 5 | `BtmaeForReferringSegmentation.reconstruct` |
+| figure 6 | `BtmaeForReferringSegmentation.make_output_with_impact_maps` |
 
 Equations, sections, tables and figures are those of the paper.
 """
@@ -19,18 +41,18 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder
 
 from .autoencoder_btmae import (
+    ATTENTION_REFINEMENTS,
     BTMAE,
-    AttentionRefinement,
     NoRefinement,
     count_kept,
     draw_masked_tokens,
 )
 from .configuration_btmae import BtmaeConfig
-from .encoders_refseg import build_map_encoder
 from .explanations_refseg import Explainable, Explanation, ImpactMaps, Reconstruction
 from .input_checks_refseg import check_keywords
 from .layers_refseg import (
     AttentionKernel,
+    GateProjection,
     VocabularyHead,
     generator_of_draws,
     map_positions,
@@ -40,7 +62,12 @@ from .layers_refseg import (
     to_map,
     to_tokens,
 )
-from .losses_refseg import error_weighted_cross_entropy, iou_loss, reconstructed_word_loss
+from .losses_refseg import (
+    error_weighted_cross_entropy,
+    image_reconstruction_loss,
+    iou_loss,
+    reconstructed_word_loss,
+)
 from .mask_decoder_btmae import MASK_DECODERS, BtmaeFeatures, ImpactTokenAttention, ImpactTokens
 from .modeling_outputs_refseg import (
     DecoderOutput,
@@ -51,10 +78,8 @@ from .modeling_outputs_refseg import (
     what_to_record,
 )
 from .modeling_refseg import RefSegPreTrainedModel
-from .precision_refseg import at_least_float32
 from .text_encoders_refseg import build_text_encoder
-
-STRIDES = (4, 8, 16, 32)
+from .visual_features_btmae import ENCODINGS, VisualFeatures
 
 
 @dataclass
@@ -96,12 +121,6 @@ class BtmaeDecoderOutput(DecoderOutput):
     impact_tokens: tuple[ImpactTokens, ...] | None = None
 
 
-def size_at(image_size: tuple[int, int], stride: int) -> tuple[int, int]:
-    """Height and width of the map of this stride."""
-    height, width = image_size
-    return math.ceil(height / stride), math.ceil(width / stride)
-
-
 class PixelTokens(NamedTuple):
     """The visual features as tokens.
 
@@ -114,26 +133,6 @@ class PixelTokens(NamedTuple):
     encoder_pixels: Tensor
     tokens: Tensor
     positions: Tensor
-
-
-class VisualFeatures(nn.Module):
-    """The maps of the encoder's stages, normalized and projected (section 3.1).
-
-    `maps` (batch, channels, h, w) of strides 4, 8, 16 and 32; returns the first two with `hidden_size` channels, for
-    the mask head, and the sum of the last three at `size` with `feature_size` channels: X_v, which is X_e.
-    """
-
-    def __init__(self, config: BtmaeConfig, widths: list[int]) -> None:
-        super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths)
-        self.fine = nn.ModuleList(nn.Linear(width, config.hidden_size) for width in widths[:2])
-        self.fused = nn.ModuleList(nn.Linear(width, config.feature_size) for width in widths[1:])
-
-    def forward(self, maps: tuple[Tensor, ...], size: tuple[int, int]) -> tuple[Tensor, ...]:
-        maps = [norm(each.permute(0, 2, 3, 1)) for norm, each in zip(self.norms, maps, strict=True)]
-        fine = [project(each).permute(0, 3, 1, 2) for project, each in zip(self.fine, maps[:2], strict=True)]
-        fused = [project(each).permute(0, 3, 1, 2) for project, each in zip(self.fused, maps[1:], strict=True)]
-        return *fine, sum(resize(each, size, align_corners=False) for each in fused)
 
 
 def tokens_of_image(
@@ -201,34 +200,39 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
     _can_record_outputs = {
         "multimodal_hidden_states": ImpactTokenAttention,
         "multimodal_attentions": [
-            # Of the autoencoders' encoders, of what replaces one of them or the decoder, and of the decoder's layers.
+            # Of the autoencoders' encoders, of what replaces one of them or the decoder, of the decoder's layers, and
+            # of the stages of LAVT's encoder.
             OutputRecorder(AttentionKernel, index=1, layer_name=name)
-            for name in ("cross_attention", "attention", "layers")
+            for name in ("cross_attention", "attention", "layers", "stages")
         ],
     }
-    _no_split_modules = ["WindowLayer", "BtmaeBlock", "ImpactTokenAttention", "MaskHead"]
+    _no_split_modules = [
+        *("WindowLayer", "BtmaeBlock", "SingleModalBlock", "FusionStage", "ImpactTokenAttention", "MaskHead")
+    ]
 
     def __init__(self, config: BtmaeConfig) -> None:
         super().__init__(config)
-        self.backbone = build_map_encoder(config.backbone_config, config.num_image_maps, STRIDES)
+        self.encoding = ENCODINGS[config.attention_encoder](config)
+        self.backbone, widths = self.encoding.build_backbone(config)
         self.text_encoder = build_text_encoder(config.text_config)
-        self.visual_features = VisualFeatures(config, self.backbone.widths)
-        self.pixel_tokens = nn.Linear(config.feature_size, config.hidden_size)
-        self.word_tokens = nn.Linear(config.text_config.hidden_size, config.hidden_size)
+        self.visual_features = VisualFeatures(config, widths)
+        self.pixel_tokens = nn.Linear(config.feature_size, config.hidden_size)  # X_v to T_v
+        self.word_tokens = nn.Linear(config.text_config.hidden_size, config.hidden_size)  # X_t to T_l
         self.masked_tokens = IMAGE_MASKING[config.image_masking]
+        # Equation 6.
         self.loss_weights = {"iou": config.iou_loss_weight, "cross_entropy": config.cross_entropy_weight}
         if config.image_autoencoder:
             pixels = nn.Linear(config.hidden_size, 3 * config.token_stride**2)
             self.language_to_vision = BTMAE(config, pixels)
             self.loss_weights["image_reconstruction"] = config.image_reconstruction_weight
         else:
-            self.language_to_vision = AttentionRefinement(config)
+            self.language_to_vision = ATTENTION_REFINEMENTS[config.attention_encoder](config)
         if config.word_autoencoder:
             words = VocabularyHead(config.hidden_size, config.text_config.vocab_size)
             self.vision_to_language = BTMAE(config, words)
             self.loss_weights["word_reconstruction"] = config.word_reconstruction_weight
         else:
-            self.vision_to_language = NoRefinement()
+            self.vision_to_language = NoRefinement(config)
         self.mask_decoder = MASK_DECODERS[config.mask_decoder](config)
         self.add_tasks(config.hidden_size, config.hidden_size)
         self.post_init()
@@ -238,30 +242,27 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         super()._init_weights(module)
         if isinstance(module, BTMAE):
             init.normal_(module.mask_token, std=self.config.initializer_range)
+        if isinstance(module, GateProjection):
+            init.trunc_normal_(module.weight, std=self.config.initializer_range)
 
     def encode_image(self, pixel_values: Tensor) -> ImageFeatures:
-        """The maps of strides 4, 8, 16 and 32, and the image itself, which is to be reconstructed."""
-        maps, image_size = self.backbone(pixel_values), tuple(pixel_values.shape[-2:])
-        sizes = [tuple(each.shape[-2:]) for each in maps]
-        expected = [size_at(image_size, stride) for stride in STRIDES]
-        if sizes != expected:
-            raise ValueError(
-                f"BTMAE reads maps of strides {STRIDES}, here {expected}, but the image encoder gives {sizes}: choose "
-                "other stages (out_indices) or another encoder."
-            )
-        return ImageFeatures(maps=tuple(maps), image_size=image_size, pixel_values=pixel_values)
+        """The maps of strides 4, 8, 16 and 32, and the image itself, which is to be reconstructed.
+
+        Where language enters between the stages, the map of the first of them alone.
+        """
+        maps = self.encoding.encode(self.backbone, pixel_values)
+        return ImageFeatures(maps=maps, image_size=tuple(pixel_values.shape[-2:]), pixel_values=pixel_values)
 
     def project_image(self, image: ImageFeatures) -> ImageFeatures:
-        """The maps for the mask head and, behind them, X_e (section 3.1); with the image itself."""
-        maps = self.visual_features(image.maps, size_at(image.image_size, self.config.token_stride))
-        return ImageFeatures(maps=maps, image_size=image.image_size, pixel_values=image.pixel_values)
+        """The maps for the mask head and, behind them, X_v, which is X_e (section 3.1); with the image itself."""
+        return self.encoding.project(self.visual_features, image)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """The word features X_t, (batch, tokens, text channels)."""
         return self.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
     def embed_pixels(self, image: ImageFeatures) -> PixelTokens:
-        """The tokens of the image that `project_image` gave."""
+        """The tokens T_v of the image, of whose maps the last is X_e."""
         encoder_map = image.maps[-1]
         encoder_pixels = to_tokens(encoder_map)
         tokens = self.pixel_tokens(encoder_pixels)
@@ -274,6 +275,7 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
 
     def fuse(self, image: ImageFeatures, text: Tensor, text_mask: Tensor) -> BtmaeFeatures:
         """Step 2 of both autoencoders: T_v^r and T_l^r (section 3.2)."""
+        image = self.encoding.fuse(self.backbone, self.visual_features, image, text, text_mask)
         *finer, encoder_map = image.maps
         encoder_pixels, pixels, pixel_positions = self.embed_pixels(image)
         words, word_positions = self.embed_words(text)
@@ -294,10 +296,10 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
 
     def compute_losses(self, output: BtmaeDecoderOutput, mask_labels: Tensor) -> dict[str, Tensor]:
         """Equation 5."""
-        logits, sigma = output.logits, self.config.cross_entropy_sigma
+        logits, sigma, reduction = output.logits, self.config.cross_entropy_sigma, self.config.loss_reduction
         return {
             "iou": iou_loss(logits, mask_labels),
-            "cross_entropy": error_weighted_cross_entropy(logits, mask_labels, sigma),
+            "cross_entropy": error_weighted_cross_entropy(logits, mask_labels, sigma, reduction),
         }
 
     @can_return_tuple
@@ -348,13 +350,15 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
     def reconstruct(
         self, image: ImageFeatures, text: Tensor, text_mask: Tensor, input_ids: Tensor | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Step 1 (section 3.2): the losses by name (equation 4), and the reconstructions as fields of [`BtmaeOutput`].
+        """Step 1 (section 3.2): the losses by name, and the reconstructions as fields of [`BtmaeOutput`].
 
         Arguments as those of `fuse`, and `input_ids` (batch, tokens).
 
         Raises:
             ValueError: there is an autoencoder for words, but `input_ids` is None.
         """
+        if not (self.config.image_autoencoder or self.config.word_autoencoder):
+            return {}, {}
         generator = generator_of_draws(self.training)
         _, pixels, pixel_positions = self.embed_pixels(image)
         words, word_positions = self.embed_words(text)
@@ -366,8 +370,8 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             kept = count_kept(pixels.shape[1], self.config.image_mask_ratio)
             patches = self.language_to_vision(masked, pixel_positions, None, words, text_mask, is_masked, kept)
             pixel_values = self.join_patches(patches, image)
-            losses["image_reconstruction"] = F.mse_loss(
-                at_least_float32(pixel_values), at_least_float32(image.pixel_values)
+            losses["image_reconstruction"] = image_reconstruction_loss(
+                pixel_values, image.pixel_values, self.config.loss_reduction
             )
             fields["reconstructed_pixels"] = pixel_values.detach()
             fields["masked_patches"] = is_masked.unflatten(1, image.maps[-1].shape[-2:])

@@ -277,6 +277,23 @@ def build_stage(config: LavtConfig, stage: int, fusion_class: type[MultiModalFus
     return FusionStage(config, stage, fusion_class(config, stage))
 
 
+def encode_with_language(
+    backbone: nn.Module, stages: nn.ModuleList, first: Tensor, text: Tensor, text_mask: Tensor
+) -> tuple[Tensor, ...]:
+    """Language-aware visual encoding (section 3.1.1): the decoder's feature maps, from V_1 as a map.
+
+    Each stage is phi_i, layers of the `backbone` (V_i), then theta_i and psi_i, one of `stages` (F_i and E_i).
+    """
+    size, visual = tuple(first.shape[-2:]), to_tokens(first)
+    enhanced, features = stages[0](visual, text, text_mask)
+    maps = [to_map(features, size)]
+    for index in range(1, len(stages)):
+        visual, size = backbone.next_stage(index, enhanced, size)
+        enhanced, features = stages[index](visual, text, text_mask)
+        maps.append(to_map(features, size))
+    return tuple(maps)
+
+
 class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
     """LAVT for images (figure 2): language enters the visual encoder after each of its stages.
 
@@ -341,19 +358,9 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         return self.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
     def fuse(self, image: ImageFeatures, text: Tensor, text_mask: Tensor) -> FusedFeatures:
-        """Language-aware visual encoding (section 3.1.1): the decoder's feature maps.
-
-        Each stage is phi_i, the encoder's layers (V_i), then theta_i and psi_i, a `FusionStage` (F_i and E_i).
-        """
-        (visual,) = image.maps
-        size, visual = tuple(visual.shape[-2:]), to_tokens(visual)
-        enhanced, features = self.stages[0](visual, text, text_mask)
-        maps = [to_map(features, size)]
-        for index in range(1, len(self.stages)):
-            visual, size = self.backbone.next_stage(index, enhanced, size)
-            enhanced, features = self.stages[index](visual, text, text_mask)
-            maps.append(to_map(features, size))
-        return FusedFeatures(maps=tuple(maps), text_features=text, text_mask=text_mask)
+        """Language-aware visual encoding (section 3.1.1): the decoder's feature maps."""
+        maps = encode_with_language(self.backbone, self.stages, image.maps[0], text, text_mask)
+        return FusedFeatures(maps=maps, text_features=text, text_mask=text_mask)
 
     def decode(self, fused: FusedFeatures, image_size: tuple[int, int]) -> DecoderOutput:
         """Foreground minus background at the input size, (batch, height, width)."""

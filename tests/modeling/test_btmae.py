@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import BertConfig, BertModel, SwinConfig, SwinModel
 
-from hf_refseg import BtmaeConfig, BtmaeForReferringSegmentation
+from hf_refseg import BtmaeConfig, BtmaeForReferringSegmentation, LavtConfig, LavtForReferringSegmentation
 from hf_refseg.modeling.autoencoder_btmae import BTMAE, count_kept, draw_masked_tokens
 from hf_refseg.modeling.layers_refseg import map_positions
 from hf_refseg.modeling.mask_decoder_btmae import ImpactTokenAttention
@@ -27,6 +27,8 @@ ABLATIONS = [
     {"image_autoencoder": False, "mask_decoder": "simple"},
     {"word_autoencoder": False, "mask_decoder": "simple"},
     {"image_autoencoder": False, "word_autoencoder": False, "mask_decoder": "simple"},
+    {"image_autoencoder": False, "word_autoencoder": False, "attention_encoder": "stages"},
+    {"autoencoder_blocks": "single_modal"},
     {"num_impact_tokens": [4, 2]},
     {"impact_queries": "refined"},
     {"token_stride": 32},
@@ -40,6 +42,7 @@ TRAINING_ABLATIONS = [
     {"word_mask_ratio": 0.2},
     {"num_decoder_layers": 2},
     {"cross_entropy_sigma": 2.0},
+    {"loss_reduction": "sum"},
 ]
 
 
@@ -165,6 +168,57 @@ class TestBtmae(TinyBtmae, MethodTests):
         assert after < 0.9 * before
 
     @torch.no_grad()
+    def test_losses_as_printed_are_sums_over_the_pixels_of_each_sample(self) -> None:
+        """Equations 4 and 5."""
+        inputs, labels = self.inputs(), self.labels()
+        mean, summed = (self.build(loss_reduction=name) for name in ("mean", "sum"))
+        before, after = (model(**inputs, mask_labels=labels).loss_components for model in (mean, summed))
+        output = summed(**inputs, mask_labels=labels)
+        squares = (output.reconstructed_pixels - inputs["pixel_values"]).square()
+        assert_close(after["image_reconstruction"], squares.sum() / 2)
+        probabilities = output.logits.sigmoid()
+        of_right = torch.where(labels == 1, probabilities, 1 - probabilities)
+        assert_close(after["cross_entropy"], -((1 - of_right) * of_right.log()).sum() / 2)
+        pixels = labels[0].numel()
+        assert_close(after["cross_entropy"], pixels * before["cross_entropy"])
+        assert_close(after["image_reconstruction"], 3 * pixels * before["image_reconstruction"])
+        assert all(torch.equal(after[name], before[name]) for name in ("iou", "word_reconstruction"))
+
+    @torch.no_grad()
+    def test_the_language_aware_encoder_is_that_of_lavt(self) -> None:
+        """Row e of table 2: LAVT's encoder with impact token attention."""
+        fields = {"image_autoencoder": False, "word_autoencoder": False, "attention_encoder": "stages"}
+        model, inputs = self.build(**fields), self.inputs()
+        shared = {name: self.fields[name] for name in ("backbone_config", "text_config")}
+        lavt = LavtForReferringSegmentation(LavtConfig(**shared, decoder_norm="none")).eval()
+        lavt.backbone.load_state_dict(model.backbone.state_dict())
+        lavt.text_encoder.load_state_dict(model.text_encoder.state_dict())
+        lavt.stages.load_state_dict(model.encoding.stages.state_dict())
+        expected = lavt(**inputs, output_hidden_states=True).hidden_states[:4]
+        features = model.get_encoder_features(inputs["pixel_values"])
+        assert len(features.maps) == 1
+        features.maps = expected
+        seen = model.visual_features(features).maps
+        assert_close(model(**inputs, output_hidden_states=True).hidden_states[:2], seen[:2])
+        tokens = model.pixel_tokens(seen[2].permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        assert_close(model(**inputs, output_hidden_states=True).hidden_states[2], tokens)
+        assert model(**inputs, mask_labels=self.labels()).reconstructed_pixels is None
+        # Language enters while the image is encoded, so that it reaches all maps.
+        other = {**inputs, "input_ids": inputs["input_ids"].flip(1)}
+        changed = model(**other, output_hidden_states=True).hidden_states[0]
+        assert (changed - seen[0]).abs().max() > 1e-4
+
+    @torch.no_grad()
+    def test_blocks_of_one_modality_never_meet_the_other(self) -> None:
+        model = self.build(autoencoder_blocks="single_modal")
+        image, tokens = model.get_image_features(self.inputs()["pixel_values"]), torch.randn(2, 6, 24)
+        first, second = (model.fuse(image, text, torch.ones(2, 6)) for text in (tokens, tokens.flip(1)))
+        assert torch.equal(first.maps[-1], second.maps[-1])
+        assert not torch.equal(first.text_features, second.text_features)
+        other = image.apply_to_tensors(lambda tensor: tensor + 1)
+        assert torch.equal(model.fuse(other, tokens, torch.ones(2, 6)).text_features, first.text_features)
+
+    @torch.no_grad()
     def test_impact_maps_come_from_the_pass_that_makes_the_mask(self, count_calls) -> None:
         model, inputs = self.build(), self.inputs(batch=9)
         inputs["pixel_values"] = inputs["pixel_values"][:1]
@@ -288,6 +342,26 @@ class TestBtmae(TinyBtmae, MethodTests):
             ({"image_masking": "pixel"}, "'token', 'patch'"),
             ({"impact_queries": "all"}, "'encoder', 'refined'"),
             ({"token_stride": 4}, "8, 16, 32"),
+            ({"loss_reduction": "none"}, "'mean', 'sum'"),
+            ({"attention_encoder": "lavt"}, "'tokens', 'stages'"),
+            ({"autoencoder_blocks": "mae"}, "'cross_modal', 'single_modal'"),
+            (
+                {"attention_encoder": "stages", "image_autoencoder": False},
+                "only with image_autoencoder=False and word",
+            ),
+            (
+                {"autoencoder_blocks": "single_modal", "image_autoencoder": False, "word_autoencoder": False},
+                "autoencoder_blocks: it has an effect only with an autoencoder",
+            ),
+            (
+                {
+                    "backbone_config": {"model_type": "resnet", "out_indices": [1, 2, 3, 4]},
+                    "attention_encoder": "stages",
+                    "image_autoencoder": False,
+                    "word_autoencoder": False,
+                },
+                "between the stages of the image encoder, got model_type 'resnet'",
+            ),
             ({"image_mask_ratio": 1.0}, "image_mask_ratio: a share between 0 and 1"),
             ({"word_mask_ratio": 0.0}, "word_mask_ratio: a share between 0 and 1"),
             ({"num_decoder_layers": 0}, "num_decoder_layers: at least 1"),
