@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
+
+from .modeling.modeling_outputs_refseg import ForwardPass, FusedAndDecoded
 
 # What adapters keep of a module that they train as a whole: it takes part in nothing.
 REPLACED = ".original_module."
@@ -48,12 +50,56 @@ def count_flops(
     Raises:
         ValueError: the model does not take such images or so many tokens.
     """
-    shape = (1, 3, *image_size) if frames is None else (1, frames, 3, *image_size)
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.device("meta"), torch.no_grad():
-        ids = torch.zeros(1, tokens, dtype=torch.long)
+    with _without_values():
+        inputs = _inputs(image_size, tokens, frames)
         with FlopCounterMode(display=False) as counter, _by_part(model, counter) as flops:
-            model(pixel_values=torch.zeros(shape), input_ids=ids, attention_mask=torch.ones_like(ids))
+            model(**inputs)
     return {**flops, TOTAL: counter.get_total_flops()}
+
+
+def count_task_flops(
+    model: PreTrainedModel, image_size: tuple[int, int], tokens: int, frames: int | None = None
+) -> dict[str, int]:
+    """FLOPs that each training task of a model adds to the pass forward of a training step, by the task's name.
+
+    "total" are those of that pass without any of them: of what `encode_inputs`, `fuse` and `decode` compute in
+    training. Arguments and errors as of `count_flops`; a sentence has no padding.
+    """
+    was_training = model.training
+    counts = {}
+    try:
+        model.train()
+        with _without_values():
+            pixel_values, input_ids, attention_mask = _inputs(image_size, tokens, frames).values()
+            with FlopCounterMode(display=False) as counter:
+                image, text, text_mask = model.encode_inputs(pixel_values, input_ids, attention_mask)
+                fused = model.fuse(image, text, text_mask)
+                decoded = model.decode(fused, image.image_size)
+            labels = torch.ones_like(decoded.logits, dtype=torch.long)
+            output = model.make_output(FusedAndDecoded(fused=fused, decoded=decoded))
+            given = (pixel_values, input_ids, attention_mask, image, text, text_mask, labels)
+            for task in model.tasks:
+                with FlopCounterMode(display=False) as of_task:
+                    task.predict(fused)
+                    task.loss(model, ForwardPass(*given, fused, decoded, output))
+                counts[task.name] = of_task.get_total_flops()
+    finally:
+        model.train(was_training)
+    return {**counts, TOTAL: counter.get_total_flops()}
+
+
+@contextmanager
+def _without_values() -> Iterator[None]:
+    """Inside it tensors are made on the device "meta", and nothing is computed but their shapes."""
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.device("meta"), torch.no_grad():
+        yield
+
+
+def _inputs(image_size: tuple[int, int], tokens: int, frames: int | None) -> dict[str, Tensor]:
+    """One image, or clip, and one sentence, as `forward` takes them."""
+    shape = (1, 3, *image_size) if frames is None else (1, frames, 3, *image_size)
+    ids = torch.zeros(1, tokens, dtype=torch.long)
+    return {"pixel_values": torch.zeros(shape), "input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 @contextmanager

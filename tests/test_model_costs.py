@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from tiny_methods import TinyLavt, TinyMethod, TinyRisam, TinyVideoLavt
+from tiny_methods import TinyLavt, TinyMethod, TinyRisam, TinyUnifiedLavt, TinyVideoLavt
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hf_refseg.model_costs import count_flops, count_parameters
+from hf_refseg import LavtConfig, LavtForReferringSegmentation
+from hf_refseg.model_costs import count_flops, count_parameters, count_task_flops
 
 
 def flops_of_a_pass(model: nn.Module, inputs: dict[str, Tensor]) -> int:
@@ -58,3 +59,39 @@ def test_frozen_parameters_are_counted_as_such() -> None:
     counted = count_parameters(TinyLavt().build(freeze_text_encoder=True))
     trained, frozen = counted["text_encoder"]
     assert trained == 0 < frozen == counted["total"][1]
+
+
+TASK = {"special_token_ids": [0], "mask_token_id": 4, "predictor_layers": 2}
+
+
+@pytest.mark.parametrize("image_features", ["sentence", "masked_sentence"])
+def test_a_task_costs_what_a_pass_with_it_costs_more(image_features: str) -> None:
+    tiny = TinyLavt()
+    fields = {"mask_grounding": {**TASK, "image_features": image_features, "predictor_size": 24}}
+    model, alone = (tiny.build(attn_implementation="eager", **each) for each in (fields, {}))
+    inputs = {**tiny.inputs(batch=1), "mask_labels": tiny.labels(batch=1)}
+    more = flops_of_a_pass(model, inputs) - flops_of_a_pass(alone, inputs)
+    counted = count_task_flops(model.to("meta"), tiny.size, tokens=6)
+    assert counted["mask_grounding"] == more > 0
+    assert counted["total"] == count_flops(model, tiny.size, tokens=6)["total"] and not model.training
+
+
+def test_every_task_has_its_costs() -> None:
+    tiny = TinyUnifiedLavt()
+    tasks = {"presence_head": True, "language_reconstruction": {}, "mask_grounding": TASK}
+    model = tiny.build(**tasks).to("meta")
+    counted = count_task_flops(model, (40, 48), tokens=6, frames=3)
+    assert list(counted) == ["presence_head", "mask_grounding", "language_reconstruction", "total"]
+    assert min(counted.values()) > 0
+    # In training both of its encoders read a clip.
+    assert counted["total"] > count_flops(model, (40, 48), tokens=6, frames=3)["total"]
+
+
+@pytest.mark.slow_process
+def test_the_width_of_the_predictor_that_costs_what_magnets_paper_says() -> None:
+    """4.76 % more than LAVT with Swin-B and BERT at 480 pixels."""
+    task = {**TASK, "predictor_layers": 8, "predictor_size": 512}
+    with torch.device("meta"):
+        model = LavtForReferringSegmentation(LavtConfig(mask_grounding=task))
+    counted = count_task_flops(model, (480, 480), tokens=20)
+    assert 100 * counted["mask_grounding"] / counted["total"] == pytest.approx(4.76, abs=0.1)

@@ -102,7 +102,7 @@ def describe_model(name: str, image_size: int | None = None, frames: int | None 
     from ..auto import AutoModelForReferringSegmentation
     from ..hub.saved_models import check_processor, load_config, load_processor, naming_config
     from ..messages import align
-    from ..model_costs import count_flops, count_parameters
+    from ..model_costs import count_flops, count_parameters, count_task_flops
     from ..training.adapters import is_adapter, read_adapter_config
     from ..training.run_options import SAVED_WITH_A_MODEL
 
@@ -133,15 +133,20 @@ def describe_model(name: str, image_size: int | None = None, frames: int | None 
     }
     if frames is not None and not config.takes_clips:
         raise ValueError(f"{name} takes images, no clips: leave --frames away.")
-    flops = None
+    flops = task_flops = None
     if image_size is not None:
-        flops = count_flops(model.eval(), (image_size, image_size), processor.max_text_length, frames)
+        asked = ((image_size, image_size), processor.max_text_length, frames)
+        flops, task_flops = count_flops(model.eval(), *asked), count_task_flops(model, *asked)
     if adapter:
         # What an adapter trains is what it would train further.
         adapter_config = read_adapter_config(name)
         adapter_config.inference_mode = False
         PeftModel(model, adapter_config)
-    return f"{align(header.items())}\n\n{align(rows_of_costs(count_parameters(model), flops))}"
+    parameters = count_parameters(model)
+    tables = [header.items(), rows_of_costs(parameters, flops)]
+    if task_flops is not None and len(task_flops) > 1:
+        tables.append(rows_of_tasks(parameters, task_flops))
+    return "\n\n".join(map(align, tables))
 
 
 def rows_of_costs(parameters: dict[str, tuple[int, int]], flops: dict[str, int] | None) -> list[tuple[str, ...]]:
@@ -155,6 +160,19 @@ def rows_of_costs(parameters: dict[str, tuple[int, int]], flops: dict[str, int] 
         return rows
     header, *rows = rows
     return [(*header, "GFLOPs"), *((*row, f"{flops[row[0]] / 1e9:,.2f}") for row in rows)]
+
+
+def rows_of_tasks(parameters: dict[str, tuple[int, int]], flops: dict[str, int]) -> list[tuple[str, ...]]:
+    """The header and a row for each training task, of what `model_costs` counted."""
+    from ..model_costs import TOTAL
+
+    rows = [("training task", "parameters", "GFLOPs in training", "of a pass without tasks")]
+    rows += [
+        (task, f"{sum(parameters[task]):,}", f"{count / 1e9:,.2f}", f"{100 * count / flops[TOTAL]:.2f} %")
+        for task, count in flops.items()
+        if task != TOTAL
+    ]
+    return rows
 
 
 def describe_adapter_of(name: str) -> dict[str, str]:

@@ -39,7 +39,7 @@ from hf_refseg.data.loading import load_refseg, option_names
 from hf_refseg.data.masks import decode_mask
 from hf_refseg.data.prepare import prepare_dataset
 from hf_refseg.evaluation import evaluate_model, with_shuffled_sentences
-from hf_refseg.model_costs import count_flops
+from hf_refseg.model_costs import count_flops, count_task_flops
 from hf_refseg.training.run_options import write_run_options
 from hf_refseg_cli import app
 
@@ -802,6 +802,23 @@ def test_info_counts_flops_by_part(model_folder):
     assert {line.split()[0]: line.split()[-1] for line in lines} == {
         part: f"{count / 1e9:,.2f}" for part, count in flops.items()
     }
+
+
+def test_info_tells_what_training_tasks_cost(tmp_path):
+    config = tiny_lavt().config
+    config.mask_grounding = {"special_token_ids": [0], "mask_token_id": 4, "predictor_layers": 1}
+    model = LavtForReferringSegmentation(config)
+    for part in (model, tiny_processor()):
+        part.save_pretrained(tmp_path)
+    header, line = output_of("info", tmp_path, "--image-size", "64").split("\n\n")[2].splitlines()
+    assert header.split("  ")[0] == "training task"
+    counted = count_task_flops(model.to("meta"), (64, 64), tokens=20)
+    name, parameters, flops, share, _ = line.split()
+    assert (name, parameters) == (
+        "mask_grounding",
+        f"{sum(each.numel() for each in model.mask_grounding.parameters()):,}",
+    )
+    assert flops == f"{counted[name] / 1e9:.2f}" and share == f"{100 * counted[name] / counted['total']:.2f}"
 
 
 def test_info_refuses_to_count_flops_of_what_has_none(model_folder, shapes_folder):
