@@ -1,6 +1,6 @@
 """Configuration of unified LAVT (https://huggingface.co/papers/2112.02244, journal version, section 3.2.3)."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -19,6 +19,11 @@ class UnifiedLavtConfig(VideoLavtConfig):
         image_backbone_config (`PreTrainedConfig` or `dict`, *optional*):
             Swin configuration of the encoder of images, with stages as many and as wide as those of `backbone_config`;
             defaults to Swin-B, window 12, drop path 0.3.
+        image_streams_in_training (`str`, *optional*, defaults to `"both"`):
+            What encodes images in training; at inference it is the encoder of images alone, as the paper says.
+            `"both"`: the sum of both encoders, as of the central frame of clips (figure 7), so that inference meets
+            features that no training showed. `"single"`: the encoder of images alone. `"mixed"`: one or the other,
+            drawn for each image.
 
     Example:
 
@@ -43,6 +48,7 @@ class UnifiedLavtConfig(VideoLavtConfig):
     }
 
     image_backbone_config: PreTrainedConfig | dict | None = None
+    image_streams_in_training: Literal["both", "single", "mixed"] = "both"
 
     def validate_image_backbone(self):
         """Checks that the two encoders fit together; called on construction."""

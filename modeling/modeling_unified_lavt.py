@@ -3,24 +3,50 @@
 What differs from video LAVT is the encoder (section 3.2.3, figure 7): in training a Swin transformer for images
 encodes the central frame beside the Video Swin transformer, and the two are added up; afterwards images pass through
 the one alone, clips through the other. Fusion, language gates and decoder are those of video LAVT, shared by both.
+
+| paper | here |
+| --- | --- |
+| section 3.2.3, the two parallel paths | `TwoStreamEncoder` |
+| V_t, V_c | `UnifiedLavtForReferringSegmentation.run_stream` |
+| their sum | `add_streams`, `add_to_center` |
+| single streams at inference | `UnifiedLavtForReferringSegmentation.streams_of` |
+| figure 7 | `UnifiedLavtForReferringSegmentation.encode_stage` |
 """
 
 import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .configuration_unified_lavt import UnifiedLavtConfig
+from .layers_refseg import independent_draws
 from .modeling_lavt import LavtForReferringSegmentation
 from .modeling_outputs_refseg import ImageFeatures
 from .modeling_video_lavt import VideoLavtForReferringSegmentation, as_clips, size_of, to_features, to_maps
 from .swin_refseg import SwinStages
 from .video_swin_refseg import VideoSwinModel
 
+CLIPS, IMAGES, BOTH = ("clips",), ("images",), ("clips", "images")
+
+
+@dataclass
+class UnifiedImageFeatures(ImageFeatures):
+    """V_1.
+
+    Args:
+        clip_weights (`torch.FloatTensor` of shape `(images,)`):
+            By what the encoder of clips counts in the sum of both, where this is drawn for each image; `None` = fully.
+    """
+
+    clip_weights: Tensor | None = None
+
 
 class TwoStreamEncoder(nn.Module):
-    """The two encoders side by side: `clips` and `images`."""
+    """The two encoders side by side: `clips` and `images` (figure 7)."""
 
     def __init__(self, clips: VideoSwinModel, image_config: PreTrainedConfig) -> None:
         super().__init__()
@@ -45,7 +71,8 @@ class TwoStreamEncoder(nn.Module):
 
 class UnifiedLavtForReferringSegmentation(VideoLavtForReferringSegmentation):
     """Unified LAVT (figure 7). `pixel_values` are clips (batch, frames, 3, height, width) or images (batch, 3, height,
-    width). In training mode both encoders run; in evaluation mode the one for images or the one for clips.
+    width). In training mode both encoders run, on images where `image_streams_in_training` says so; in evaluation mode
+    the one for images or the one for clips.
 
     Example:
 
@@ -107,44 +134,73 @@ class UnifiedLavtForReferringSegmentation(VideoLavtForReferringSegmentation):
         model.backbone.images.load_state_dict(image_model.backbone.state_dict())
         return model
 
+    def streams_of(self, image_size: tuple[int, ...]) -> tuple[str, ...]:
+        """The streams that inputs of this size pass through: `BOTH`, `CLIPS` or `IMAGES`.
+
+        In evaluation images and clips have one each; in training clips have both, and images as
+        `image_streams_in_training` says.
+        """
+        if len(image_size) == 3:
+            return BOTH if self.training else CLIPS
+        return BOTH if self.training and self.config.image_streams_in_training != "single" else IMAGES
+
+    def run_stream(self, stream: str, index: int, features: Tensor) -> Tensor:
+        """A stage of one stream: V_t of all frames, or V_c of the central one, with a frame axis of length 1.
+
+        `features` (batch, frames, height, width, channels), for the first stage (batch, frames, 3, height, width).
+        """
+        if stream == "clips":
+            return self.backbone.clips.encode_stage(index, features)
+        return self.backbone.encode_frame(index, features[:, center_of(features)]).unsqueeze(1)
+
+    def encode_streams(self, pixel_values: Tensor, streams: tuple[str, ...]) -> ImageFeatures:
+        """The first stage of these streams, a map each."""
+        image_size, clips = size_of(pixel_values), as_clips(pixel_values)
+        encoded = (self.run_stream(stream, 0, clips) for stream in streams)
+        return ImageFeatures(maps=tuple(to_maps(each, image_size) for each in encoded), image_size=image_size)
+
     def encode_image(self, pixel_values: Tensor) -> ImageFeatures:
-        """In training V_t of all frames and V_c of the central one; afterwards the one of them that is needed."""
-        return self.encode_with_both(pixel_values) if self.training else super().encode_image(pixel_values)
+        """V_t of all frames and V_c of the central one, or the one of them that is needed."""
+        return self.encode_streams(pixel_values, self.streams_of(size_of(pixel_values)))
 
     def get_encoder_features(self, pixel_values: Tensor) -> ImageFeatures:
         """V_t of all frames and V_c of the central one, in either mode; args and errors as in all methods."""
-        return self._run_image_encoder(self.encode_with_both, pixel_values)
+        return self._run_image_encoder(partial(self.encode_streams, streams=BOTH), pixel_values)
 
-    def encode_with_both(self, pixel_values: Tensor) -> ImageFeatures:
-        """The first stage of both encoders: V_t, and V_c, which of clips has a frame axis of length 1."""
-        clips, image_size = as_clips(pixel_values), size_of(pixel_values)
-        encoded = self.backbone.clips.encode_stage(0, clips)  # V_t
-        local = self.backbone.encode_frame(0, clips[:, center_of(clips)]).unsqueeze(1)  # V_c
-        maps = (to_maps(encoded, image_size), to_maps(local, image_size))
-        return ImageFeatures(maps=maps, image_size=image_size)
+    def project_image(self, image: ImageFeatures) -> UnifiedImageFeatures:
+        """V_1: the sum of both streams, or the one that is needed."""
+        image_size, streams = image.image_size, self.streams_of(image.image_size)
+        if streams != BOTH:
+            visual = image.maps[0 if streams == CLIPS else -1]
+            return UnifiedImageFeatures(maps=(visual,), image_size=image_size)
+        clips, local = map(to_features, image.maps)
+        is_mixed = len(image_size) == 2 and self.config.image_streams_in_training == "mixed"
+        weights = draw_clip_weights(clips) if is_mixed else None
+        visual = to_maps(add_streams([clips, local], weights), image_size)
+        return UnifiedImageFeatures(maps=(visual,), image_size=image_size, clip_weights=weights)
 
-    def project_image(self, image: ImageFeatures) -> ImageFeatures:
-        """V_1: in training the sum of both encoders; afterwards that of the one for images or the one for clips."""
-        image_size = image.image_size
-        if self.training:
-            visual = to_maps(add_to_center(*map(to_features, image.maps)), image_size)
-        else:
-            visual = image.maps[0] if len(image_size) == 3 else image.maps[-1]
-        return ImageFeatures(maps=(visual,), image_size=image_size)
-
-    def encode_stage(self, index: int, features: Tensor, image_size: tuple[int, ...]) -> Tensor:
-        """V_i, (batch, frames, height, width, channels): a stage of both encoders, or of the one that is needed.
+    def encode_stage(self, index: int, features: Tensor, image: UnifiedImageFeatures) -> Tensor:
+        """V_i, (batch, frames, height, width, channels): a stage of both streams, or of the one that is needed.
 
         Args as in video LAVT.
         """
-        is_image = len(image_size) == 2
-        if is_image and not self.training:
-            return self.backbone.encode_frame(index, features.squeeze(1)).unsqueeze(1)
-        encoded = self.backbone.clips.encode_stage(index, features)  # V_t
-        if not self.training:
-            return encoded
-        local = self.backbone.encode_frame(index, features[:, center_of(features)])
-        return add_to_center(encoded, local.unsqueeze(1))
+        encoded = [self.run_stream(stream, index, features) for stream in self.streams_of(image.image_size)]
+        return add_streams(encoded, image.clip_weights)
+
+
+def draw_clip_weights(features: Tensor) -> Tensor:
+    """For each image of features (batch, ...) 1 or 0 with equal chance, (batch,): whether V_t is added to its V_c."""
+    return (independent_draws(features[:, 0, 0, 0, 0].detach(), None) < 0.5).to(features.dtype)
+
+
+def add_streams(encoded: Sequence[Tensor], clip_weights: Tensor | None) -> Tensor:
+    """V_t, each clip times its weight where there are any, plus V_c at the central frame; a single stream as it is."""
+    if len(encoded) == 1:
+        return encoded[0]
+    clips, local = encoded
+    if clip_weights is not None:
+        clips = clips * clip_weights[:, None, None, None, None]
+    return add_to_center(clips, local)
 
 
 def center_of(clips: Tensor) -> int:

@@ -374,16 +374,16 @@ class VideoLavtForReferringSegmentation(LavtForReferringSegmentation):
     def encode_image(self, pixel_values: Tensor) -> ImageFeatures:
         """V_1: all that the encoder computes before language enters."""
         image_size = size_of(pixel_values)
-        visual = self.encode_stage(0, as_clips(pixel_values), image_size)
+        visual = self.backbone.encode_stage(0, as_clips(pixel_values))
         return ImageFeatures(maps=(to_maps(visual, image_size),), image_size=image_size)
 
-    def encode_stage(self, index: int, features: Tensor, image_size: tuple[int, ...]) -> Tensor:
-        """V_i, (batch, frames, height, width, channels): the transformer layers of a stage.
+    def encode_stage(self, index: int, features: Tensor, image: ImageFeatures) -> Tensor:
+        """V_i, (batch, frames, height, width, channels): the transformer layers of a stage after the first.
 
         Args:
             index: of the stage, from 0.
-            features: E_{i-1}; in the first stage the clips (batch, frames, 3, height, width).
-            image_size: that of [`ImageFeatures`]: two numbers for images, three for clips.
+            features: E_{i-1}, (batch, frames, height, width, channels).
+            image: what `project_image` returned.
         """
         return self.backbone.encode_stage(index, features)
 
@@ -395,7 +395,7 @@ class VideoLavtForReferringSegmentation(LavtForReferringSegmentation):
             text = update(text, visual)
             maps.append(to_maps(features, image.image_size))
             if index + 1 < len(self.stages):
-                visual = self.encode_stage(index + 1, enhanced, image.image_size)
+                visual = self.encode_stage(index + 1, enhanced, image)
         return FusedFeatures(maps=tuple(maps), text_features=text, text_mask=text_mask)
 
     def compute_losses(self, output: DecoderOutput, mask_labels: Tensor) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from transformers import BertConfig, BertModel, SwinConfig, SwinModel
 
 from hf_refseg import UnifiedLavtConfig, UnifiedLavtForReferringSegmentation
+from hf_refseg.modeling.modeling_unified_lavt import UnifiedImageFeatures
 from hf_refseg.modeling.swin_refseg import SwinStages, WindowLayer
 from hf_refseg.modeling.video_swin_refseg import VideoSwinBlock, VideoSwinConfig, VideoSwinModel
 
@@ -92,10 +93,11 @@ class TestUnifiedLavt(TinyUnifiedLavt, MethodTests):
     def test_in_training_the_central_frame_is_encoded_twice_and_added_up(self) -> None:
         for frames, center in ((5, 2), (4, 2), (1, 0)):
             model, features = self.build(), self.clips(frames=frames)["pixel_values"]
+            clip, image = (UnifiedImageFeatures(image_size=size) for size in ((frames, 40, 48), (40, 48)))
             for stage in range(4):
-                both = model.train().encode_stage(stage, features, (frames, 40, 48))
-                alone = model.eval().encode_stage(stage, features, (frames, 40, 48))
-                frame = model.encode_stage(stage, features[:, center : center + 1], (40, 48))
+                both = model.train().encode_stage(stage, features, clip)
+                alone = model.eval().encode_stage(stage, features, clip)
+                frame = model.encode_stage(stage, features[:, center : center + 1], image)
                 expected = alone.clone()
                 expected[:, center] += frame[:, 0]
                 assert_close(both, expected, atol=1e-5, rtol=0)
@@ -108,11 +110,12 @@ class TestUnifiedLavt(TinyUnifiedLavt, MethodTests):
         stages.load_state_dict(model.backbone.images.state_dict())
         tokens, size = stages.eval().embed(pixels)
         features = stages.run_stage(0, tokens, size)
-        (visual,) = model.get_image_features(pixels).maps
+        image = model.get_image_features(pixels)
+        (visual,) = image.maps
         expected = visual.movedim(1, -1).unsqueeze(1)
         assert_close(features.unflatten(1, size).unsqueeze(1), expected)
         tokens, size = stages.merge(0, features, size)
-        second = model.encode_stage(1, expected, tuple(pixels.shape[-2:]))
+        second = model.encode_stage(1, expected, image)
         assert_close(stages.run_stage(1, tokens, size).unflatten(1, size).unsqueeze(1), second)
 
     @torch.no_grad()
