@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from hf_refseg.data.examples import DrawnExamples, checked_sentences, open_image, open_mask
+from hf_refseg.data.examples import DrawnExamples, checked_sentences, decode_row_mask, open_image, open_mask
 from hf_refseg.data.rows import MAX_FRAMES, VOID, DataFormatError, InvalidRowError, video_features
 from hf_refseg.messages import name_text, short_text
 from hf_refseg.modeling.losses_refseg import NOT_ANNOTATED
@@ -55,8 +55,10 @@ class ClipExamples(_VideoReferents):
 
     A clip has a target frame, drawn among the annotated ones, one frame 1 to 3 before it, one 1 to 3 after it and
     random others of the video, in order, without repetition; at the ends of the video random ones take the place of
-    those that do not exist. A video of fewer frames is one whole clip whose last frame is repeated. Sentence and
-    frames depend on nothing but `seed`, the epoch and the index; `set_epoch` as in `ReferentExamples`.
+    those that do not exist. A video of fewer frames is one whole clip whose last frame is repeated. A clip whose
+    annotated frames all have an empty mask is drawn again, once, around a frame that shows the target; where no
+    annotated frame does, as of sentences without any target, it stays. Sentence and frames depend on nothing but
+    `seed`, the epoch and the index; `set_epoch` as in `ReferentExamples`.
 
     An item is {"frames": list of PIL images (RGB), "text": str (the raw sentence), "masks": bool (num_frames, H, W),
     "annotated": bool (num_frames,), "video_id": str, "ref_id": str, "sent_id": str}; the masks of frames that are not
@@ -75,7 +77,7 @@ class ClipExamples(_VideoReferents):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row, referent, sentence, target, drawn = self._draw(index)
-        chosen = choose_clip(len(row["frames"]), target, self.num_frames, drawn)
+        chosen = self._choose_frames(row, referent, target, drawn)
         frames = RowFrames(row)
         images = [frames[number] for number in chosen]
         annotated = set(referent["annotated_frames"])
@@ -98,11 +100,24 @@ class ClipExamples(_VideoReferents):
             "sent_id": sentence["sent_id"],
         }
 
+    def _choose_frames(
+        self, row: dict[str, Any], referent: dict[str, Any], target: int, drawn: random.Random
+    ) -> list[int]:
+        """The numbers of the frames of a clip around the target frame, or around one that shows the target."""
+        length = len(row["frames"])
+        chosen = choose_clip(length, target, self.num_frames, drawn)
+        annotated = referent["annotated_frames"]
+        if any(shows_target(row, referent, number) for number in annotated if number in chosen):
+            return chosen
+        shown = [number for number in annotated if shows_target(row, referent, number)]
+        return choose_clip(length, drawn.choice(shown), self.num_frames, drawn) if shown else chosen
+
 
 class FrameExamples(_VideoReferents):
     """For training an image method on videos: one item per referent, on one of its annotated frames.
 
-    Sentence and frame are drawn as in `ClipExamples`, which has as many items. An item has the form of those of
+    Sentence and frame are drawn as in `ClipExamples`, which has as many items, but a frame that does not show the
+    target stays: such frames teach an image method when to answer with nothing. An item has the form of those of
     `ReferentExamples`; its "image_id" is "<video id>/<frame name>", and "no_target" tells an empty mask. Errors as in
     `ClipExamples`.
     """
@@ -285,6 +300,12 @@ def check_annotations(row: dict[str, Any], referent: dict[str, Any]) -> None:
             f"{len(referent['masks'])} masks for the frames {short_text(numbers)} of {len(row['frames'])}. "
             "Correct the row: ascending numbers from 0, a mask for each."
         )
+
+
+def shows_target(row: dict[str, Any], referent: dict[str, Any], number: int) -> bool:
+    """Whether a referent has a mask that is not empty on an annotated frame; raises `InvalidMaskError`."""
+    rle = referent["masks"][referent["annotated_frames"].index(number)]
+    return bool(decode_row_mask(_as_image_row(row, referent, number, rle)).any())
 
 
 def open_frame_mask(row: dict[str, Any], referent: dict[str, Any], number: int, image: Image.Image) -> np.ndarray:

@@ -251,13 +251,18 @@ def _unreadable(row: dict[str, Any], reason: str) -> InvalidRowError:
 
 def open_mask(row: dict[str, Any], image: Image.Image) -> np.ndarray:
     """The mask of a row, bool (H, W), of the image's size; raises `InvalidMaskError` or `InvalidRowError`."""
-    try:
-        mask = decode_mask(row["mask"])
-    except InvalidMaskError as error:
-        raise InvalidMaskError(f"The mask of row {name_text(row['ref_id'])} cannot be decoded: {error}") from error
+    mask = decode_row_mask(row)
     if mask.shape != (image.height, image.width):
         raise InvalidRowError(
             f"The mask of row {name_text(row['ref_id'])} is {mask.shape[0]} x {mask.shape[1]} (height x width), its "
             f"image {image.height} x {image.width}. Use the image that was annotated, in its original size."
         )
     return mask
+
+
+def decode_row_mask(row: dict[str, Any]) -> np.ndarray:
+    """The mask of a row, bool (H, W), of whatever size; raises `InvalidMaskError`, which names the row."""
+    try:
+        return decode_mask(row["mask"])
+    except InvalidMaskError as error:
+        raise InvalidMaskError(f"The mask of row {name_text(row['ref_id'])} cannot be decoded: {error}") from error

@@ -5,6 +5,7 @@ import itertools
 import json
 import pickle
 import random
+import sys
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -136,6 +137,62 @@ def test_targets_are_annotated_frames_drawn_evenly(rows):
         assert item["annotated"].all()
         seen += numbers_of(item)
     assert set(seen) == {4, 20} and 70 < seen.count(4) < 130
+
+
+def short_lived(shown: set[int], length: int = 30) -> datasets.Dataset:
+    """A video whose target is in sight in these frames alone; every frame is annotated."""
+    video = make_video("v", length, [list(range(length))])
+    masks = video["referents"][0]["masks"]
+    empty = encode_mask(np.zeros((HEIGHT, WIDTH), bool))
+    video["referents"][0]["masks"] = [mask if number in shown else empty for number, mask in enumerate(masks)]
+    return dataset_of(video)
+
+
+def items_of_epochs(examples: ClipExamples, epochs: int = 60) -> list[dict]:
+    items = []
+    for epoch in range(epochs):
+        examples.set_epoch(epoch)
+        items.append(examples[0])
+    return items
+
+
+def test_clips_that_do_not_show_the_target_are_drawn_again_once(monkeypatch):
+    """Of the first draws about half show nothing: three of thirty frames have the target, and a clip has four."""
+    clips, first_draws, calls = sys.modules[ClipExamples.__module__], [], []
+
+    def recording(*args) -> list[int]:
+        calls.append(choose_clip(*args))
+        return calls[-1]
+
+    monkeypatch.setattr(clips, "choose_clip", recording)
+    examples = ClipExamples(short_lived({10, 11, 12}), 4)
+    for epoch in range(60):
+        examples.set_epoch(epoch)
+        calls.clear()
+        item = examples[0]
+        first_draws.append(not {10, 11, 12}.isdisjoint(calls[0]))
+        assert len(calls) == (1 if first_draws[-1] else 2) and numbers_of(item) == calls[-1]
+        assert item["masks"].any() and item["annotated"].all() and len(set(calls[-1])) == 4
+    assert 0.2 < np.mean(first_draws) < 0.8
+
+
+def test_clips_drawn_again_depend_on_seed_and_epoch_and_reach_every_frame():
+    rows = short_lived({3, 20})
+    drawn = [numbers_of(item) for item in items_of_epochs(ClipExamples(rows, 3, seed=5))]
+    assert drawn == [numbers_of(item) for item in items_of_epochs(ClipExamples(rows, 3, seed=5))]
+    assert drawn != [numbers_of(item) for item in items_of_epochs(ClipExamples(rows, 3, seed=6))]
+    # Both frames with the target are drawn around, and single clips of a frame show it as well.
+    assert 10 < sum(3 in numbers for numbers in drawn) < 50
+    assert {numbers_of(item)[0] for item in items_of_epochs(ClipExamples(rows, 1))} == {3, 20}
+
+
+def test_what_has_no_target_in_the_whole_video_stays():
+    rows = short_lived(set())
+    items = items_of_epochs(ClipExamples(rows, 4), epochs=5)
+    assert all(item["annotated"].all() and not item["masks"].any() for item in items)
+    # As before: the first draw, of the frames of a video that shows its target all the time.
+    everywhere = ClipExamples(short_lived(set(range(30))), 4)
+    assert [numbers_of(item) for item in items] == [numbers_of(item) for item in items_of_epochs(everywhere, epochs=5)]
 
 
 def test_draws_depend_on_seed_epoch_and_index_alone(rows):
