@@ -4,7 +4,7 @@ At inference images pass through their own encoder alone ("images"); "images, bo
 where the encoder of clips is added, as in a training with "both". Clips are scored as at inference.
 
     python benchmarks/unified_streams.py --steps 2400 --seeds 0 1 2
-    python benchmarks/unified_streams.py --steps 20          # tries it out
+    python benchmarks/unified_streams.py --steps 600 --fields '{"pwam_structure": 2}' --examples 100
 
 Lines of JSON go to `--output`, so that an interrupted table goes on where it was; the table is that of all its lines.
 """
@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 import yaml
 from json_lines import read_lines, write_line
-from transformers import PreTrainedModel
 
 from hf_refseg import AutoModelForReferringSegmentation, RefSegProcessor, load_refseg
 from hf_refseg.evaluation import evaluate_model
@@ -42,7 +41,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=2400, help="steps of each training, half of them on images")
     parser.add_argument("--values", nargs="+", choices=VALUES, default=list(VALUES))
+    parser.add_argument("--fields", type=json.loads, default={}, help="other fields of the configuration, as JSON")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--examples", type=int, default=200, help="images and videos that are scored")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("runs/unified_streams"))
     parser.add_argument("--output", type=Path, default=Path("runs/unified_streams/table.jsonl"))
@@ -52,7 +53,7 @@ def parse_arguments() -> argparse.Namespace:
 def train_and_score(value: str, seed: int, arguments: argparse.Namespace) -> dict:
     folder = arguments.folder / f"{value}_{seed}_{arguments.steps}"
     recipe = read_recipe(find_recipe(RECIPE))
-    recipe["config"]["image_streams_in_training"] = value
+    recipe["config"] |= {**arguments.fields, "image_streams_in_training": value}
     videos = load_refseg(recipe["dataset_name"], **recipe["dataset_options"])["test"]
     images = load_refseg(recipe["image_data"]["dataset_name"], **recipe["image_data"]["dataset_options"])["test"]
     quiet = {"eval_strategy": "no", "save_strategy": "no", "pictures": 0, "disable_tqdm": True}
@@ -66,22 +67,18 @@ def train_and_score(value: str, seed: int, arguments: argparse.Namespace) -> dic
     processor = RefSegProcessor.from_pretrained(folder)
     model = AutoModelForReferringSegmentation.from_pretrained(folder)
     added = BothStreams.from_pretrained(folder, image_streams_in_training="both")
-    alone, both = (score_images(each, processor, images) for each in (model, added))
-    clips = evaluate_model(model, processor, videos, bootstrap_samples=0, progress=False)
+    scored = {"bootstrap_samples": 0, "progress": False, "max_examples": arguments.examples}
+    alone, both = (evaluate_model(each, processor, images, **scored).metrics for each in (model, added))
+    clips = evaluate_model(model, processor, videos, **scored).metrics
     return {
         "value": value,
         "seed": seed,
         "steps": arguments.steps,
-        **{f"images {name}": score for name, score in alone.items()},
-        **{f"images, both {name}": score for name, score in both.items()},
-        "clips J&F": round(clips.metrics["J&F"], 2),
+        **{f"images {name}": round(alone[name], 2) for name in ("oIoU", "mIoU")},
+        **{f"images, both {name}": round(both[name], 2) for name in ("oIoU", "mIoU")},
+        "clips J&F": round(clips["J&F"], 2),
         "seconds": round(report["training"]["train_runtime"]),
     }
-
-
-def score_images(model: PreTrainedModel, processor: RefSegProcessor, images) -> dict[str, float]:
-    result = evaluate_model(model, processor, images, bootstrap_samples=0, progress=False)
-    return {name: round(result.metrics[name], 2) for name in ("oIoU", "mIoU")}
 
 
 def print_table(rows: list[dict]) -> None:
