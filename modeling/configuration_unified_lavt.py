@@ -7,6 +7,7 @@ from transformers import PreTrainedConfig
 
 from .configuration_encoders_refseg import stage_widths, swin_b
 from .configuration_video_lavt import VideoLavtConfig
+from .video_swin_refseg import VideoSwinConfig
 
 
 @strict
@@ -49,6 +50,15 @@ class UnifiedLavtConfig(VideoLavtConfig):
 
     image_backbone_config: PreTrainedConfig | dict | None = None
     image_streams_in_training: Literal["both", "single", "mixed"] = "both"
+
+    def check_backbone(self):
+        """Raises ValueError where the encoder of clips is no Video Swin transformer."""
+        if self.backbone_config.model_type != VideoSwinConfig.model_type:
+            raise ValueError(
+                "backbone_config: unified LAVT encodes clips by a Video Swin transformer, got model_type "
+                f"'{self.backbone_config.model_type}'. Pass a VideoSwinConfig, and that of images as "
+                "image_backbone_config."
+            )
 
     def validate_image_backbone(self):
         """Checks that the two encoders fit together; called on construction."""

@@ -7,9 +7,12 @@ from transformers import PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .checks_refseg import Conditions
-from .configuration_encoders_refseg import BERT_BASE
+from .configuration_encoders_refseg import BERT_BASE, require_stages
 from .configuration_lavt import LavtConfig
 from .video_swin_refseg import VideoSwinConfig
+
+# The rows of table 1 in which a projection function has two convolutions side by side.
+SIDE_BY_SIDE = (6, 7, 8, 10, 11, 12)
 
 
 @strict
@@ -22,10 +25,22 @@ class VideoLavtConfig(LavtConfig):
     Args:
         backbone_config (`VideoSwinConfig` or `dict`, *optional*):
             Video Swin configuration of the encoder; defaults to Video Swin-B, drop path 0.3.
-            `VideoSwinConfig.preset("tiny")` and `("small")` give the paper's smaller ones.
+            `VideoSwinConfig.preset("tiny")` and `("small")` give the paper's smaller ones. An image encoder as of
+            [`LavtConfig`] sees each frame by itself (table 8, `swin`); frames then meet in the convolutions over time
+            of the 3D pixel-word attention module and in the statistics of `fusion_norm` alone.
+        fusion_type (`str`, *optional*, defaults to `"pixel_word"`):
+            `"pixel_word"`: the 3D pixel-word attention module. `"pooled_sentence"`: its language maps are replaced by
+            the mean of all words. `"vision_language"`: self-attention and cross-attention, without its product of
+            language and visual features ("w/ VLF", table 9).
         pwam_structure (`int`, *optional*, defaults to 12):
             Row of the paper's table 1, from 1 to 12: which convolutions the four projection functions of the 3D
-            pixel-word attention module have.
+            pixel-word attention module have. Structure 1 is the "naive" video LAVT of table 4.
+        pwam_projection (`str`, *optional*, defaults to `"released"`):
+            Where nonlinearity and normalization of these functions stand where convolutions lie side by side.
+            `"released"`: behind each of them, before they are added, and nothing behind the concatenation of structure
+            8. `"paper"`: once, behind the sum or the concatenation (section 3.2.2: as in the original module). The
+            default is that of the released weights, which give other masks with the other. Structures 1 to 5 and 9
+            have nothing side by side.
         loss_type (`str`, *optional*, defaults to `"dice"`):
             As in [`LavtConfig`]; the paper trains some models with `"dice_boundary"`.
         bidirectional (`bool`, *optional*, defaults to `False`):
@@ -62,13 +77,26 @@ class VideoLavtConfig(LavtConfig):
             'with fusion_type="pixel_word" or bidirectional=True',
             lambda config: config.fusion_type == "pixel_word" or config.bidirectional,
         ),
+        "fusion_activation": (
+            'with a fusion_type other than "vision_language", or bidirectional=True',
+            lambda config: config.has_pwam or config.bidirectional,
+        ),
+        "fusion_dropout": ('with a fusion_type other than "vision_language"', lambda config: config.has_pwam),
+        "pwam_structure": ('with a fusion_type other than "vision_language"', lambda config: config.has_pwam),
+        "pwam_projection": (
+            "with convolutions side by side: pwam_structure 6 to 8 or 10 to 12, and a fusion_type other than "
+            '"vision_language"',
+            lambda config: config.has_pwam and config.pwam_structure in SIDE_BY_SIDE,
+        ),
     }
     takes_clips: ClassVar[bool] = True
     max_text_length: ClassVar[int] = 22
 
     backbone_config: PreTrainedConfig | dict | None = None
+    fusion_type: Literal["pixel_word", "pooled_sentence", "vision_language"] = "pixel_word"
     loss_type: Literal["cross_entropy", "dice", "dice_focal", "dice_boundary"] = "dice"
     pwam_structure: int = 12
+    pwam_projection: Literal["released", "paper"] = "released"
     bidirectional: bool = False
 
     def __post_init__(self, is_saved: bool = False, **kwargs):
@@ -80,12 +108,18 @@ class VideoLavtConfig(LavtConfig):
             )
 
     def check_backbone(self):
-        """Raises ValueError where the encoder is no Video Swin transformer."""
-        if self.backbone_config.model_type != VideoSwinConfig.model_type:
-            raise ValueError(
-                f"backbone_config: video LAVT fuses language between the stages of a Video Swin transformer, got "
-                f"model_type '{self.backbone_config.model_type}'. Pass a VideoSwinConfig."
-            )
+        """Raises ValueError where the encoder is no Video Swin transformer and no image encoder with stages."""
+        if self.backbone_config.model_type == VideoSwinConfig.model_type:
+            return
+        try:
+            require_stages(self.backbone_config, "video LAVT")
+        except ValueError as error:
+            raise ValueError(f"{error} For clips that is a VideoSwinConfig.") from error
+
+    @property
+    def has_pwam(self) -> bool:
+        """Whether the stages have a 3D pixel-word attention module, or one with pooled sentences."""
+        return self.fusion_type != "vision_language"
 
     def validate_fusion_width(self):
         """Checks that the 3D pixel-word attention module is as wide as its stage; called on construction."""

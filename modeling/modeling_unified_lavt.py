@@ -28,7 +28,7 @@ from .modeling_lavt import LavtForReferringSegmentation
 from .modeling_outputs_refseg import ImageFeatures
 from .modeling_video_lavt import VideoLavtForReferringSegmentation, as_clips, size_of, to_features, to_maps
 from .swin_refseg import SwinStages
-from .video_swin_refseg import VideoSwinModel
+from .video_swin_refseg import VideoSwinModel, encode_frames
 
 CLIPS, IMAGES, BOTH = ("clips",), ("images",), ("clips", "images")
 
@@ -56,17 +56,6 @@ class TwoStreamEncoder(nn.Module):
     def load_encoder(self, pretrained: PreTrainedModel) -> None:
         """Takes over the weights of a pretrained `VideoSwinModel` of the same configuration."""
         self.clips.load_encoder(pretrained)
-
-    def encode_frame(self, index: int, features: Tensor) -> Tensor:
-        """A stage of the Swin transformer on a frame each, (batch, height, width, channels): V_c.
-
-        `features` (batch, height, width, channels), for the first stage (batch, 3, height, width).
-        """
-        if index == 0:
-            tokens, size = self.images.first_stage(features)
-        else:
-            tokens, size = self.images.next_stage(index, features.flatten(1, 2), tuple(features.shape[1:3]))
-        return tokens.unflatten(1, size)
 
 
 class UnifiedLavtForReferringSegmentation(VideoLavtForReferringSegmentation):
@@ -151,7 +140,7 @@ class UnifiedLavtForReferringSegmentation(VideoLavtForReferringSegmentation):
         """
         if stream == "clips":
             return self.backbone.clips.encode_stage(index, features)
-        return self.backbone.encode_frame(index, features[:, center_of(features)]).unsqueeze(1)
+        return encode_frames(self.backbone.images, index, features[:, center_of(features)]).unsqueeze(1)
 
     def encode_streams(self, pixel_values: Tensor, streams: tuple[str, ...]) -> ImageFeatures:
         """The first stage of these streams, a map each."""

@@ -1,7 +1,6 @@
 """Video Swin transformer (https://huggingface.co/papers/2106.13230), cut into stages, and its configuration."""
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,9 +16,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .configuration_encoders_refseg import TIMM
 from .configuration_refseg import CheckedConfig
+from .encoders_refseg import TimmStages, build_stage_encoder
 from .layers_refseg import eager_attention_forward
 from .saved_files_refseg import naming_damage
+from .swin_refseg import SwinStages
 
 PRESETS = {
     "tiny": {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]},
@@ -275,6 +277,55 @@ class VideoSwinModel(PreTrainedModel):
         return BaseModelOutput(last_hidden_state=features, hidden_states=tuple(stages))
 
 
+class FrameStages(nn.Module):
+    """An image encoder that sees each frame of a clip by itself, stage by stage (LAVT, table 8)."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.images = build_stage_encoder(config)
+
+    def load_encoder(self, pretrained: PreTrainedModel) -> None:
+        """Takes over the weights of a pretrained encoder of the same configuration."""
+        self.images.load_encoder(pretrained)
+
+    def encode_stage(self, index: int, features: Tensor) -> Tensor:
+        """As in `VideoSwinModel`."""
+        return encode_frames(self.images, index, features.flatten(0, 1)).unflatten(0, features.shape[:2])
+
+
+def encode_frames(encoder: SwinStages | TimmStages, index: int, features: Tensor) -> Tensor:
+    """A stage of an image encoder on frames, (frames, height, width, channels).
+
+    `features` are those of the stage before, for the first one images (frames, 3, height, width).
+    """
+    if index == 0:
+        tokens, size = encoder.first_stage(features)
+    else:
+        tokens, size = encoder.next_stage(index, features.flatten(1, 2), tuple(features.shape[1:3]))
+    return tokens.unflatten(1, size)
+
+
+def build_clip_encoder(config: PreTrainedConfig) -> VideoSwinModel | FrameStages:
+    """An encoder of clips that is run stage by stage: a Video Swin transformer, or an image encoder for each frame."""
+    return (VideoSwinModel if config.model_type == VideoSwinConfig.model_type else FrameStages)(config)
+
+
+def kind_of_encoder(name_or_path: str) -> str:
+    """The model type of a pretrained encoder on the Hub or on disk; "timm_backbone" of timm's.
+
+    Raises:
+        ValueError: a damaged file.
+        OSError: there is no such encoder, or the Hub cannot be reached.
+    """
+    if name_or_path.startswith("torchvision/"):
+        return VideoSwinConfig.model_type
+    if name_or_path.startswith("timm/"):
+        return TIMM
+    with naming_damage(name_or_path, {}):
+        found, _ = PreTrainedConfig.get_config_dict(name_or_path)
+    return str(found.get("model_type"))
+
+
 def load_pretrained_video_swin(name_or_path: str, drop_path_rate: float) -> VideoSwinModel:
     """A pretrained Video Swin transformer.
 
@@ -324,89 +375,6 @@ def video_swin_of_torchvision(encoder: SwinTransformer3d, drop_path_rate: float)
     weights["patch_embed.proj.weight"] = projection.weight.detach().sum(2, keepdim=True)
     model.load_state_dict({name: weights[name] for name in model.state_dict()})
     return model.eval()
-
-
-# From the names of transformers' Swin, in memory, to those of torchvision.
-BLOCK_NAMES = {
-    "layernorm_before.": "norm1.",
-    "layernorm_after.": "norm2.",
-    "attention.o_proj.": "attn.proj.",
-    "mlp.fc1.": "mlp.0.",
-    "mlp.fc2.": "mlp.3.",
-}
-
-
-def inflate_swin(image: PreTrainedModel, num_window_frames: int) -> VideoSwinModel:
-    """A Video Swin transformer that starts from transformers' Swin transformer for images.
-
-    On clips of one frame it computes the same where no stage has a map smaller than a window, and those of stages with
-    shifted windows are larger. The tables of position biases are repeated along the time.
-
-    Args:
-        image: a `SwinModel`.
-        num_window_frames: frames of a window.
-
-    Raises:
-        ValueError: an image encoder with absolute positions or another activation than GELU.
-    """
-    old = image.config
-    if old.use_absolute_embeddings or old.hidden_act != "gelu":
-        raise ValueError(
-            "Video Swin has no absolute position embeddings and GELU as its activation, but the image encoder has "
-            f"use_absolute_embeddings={old.use_absolute_embeddings} and hidden_act='{old.hidden_act}'."
-        )
-    config = VideoSwinConfig(
-        patch_size=old.patch_size,
-        embed_dim=old.embed_dim,
-        depths=list(old.depths),
-        num_heads=list(old.num_heads),
-        window_size=[num_window_frames, old.window_size, old.window_size],
-        mlp_ratio=old.mlp_ratio,
-        drop_path_rate=old.drop_path_rate,
-        dropout=old.hidden_dropout_prob,
-        attention_dropout=old.attention_probs_dropout_prob,
-    )
-    weights = {
-        f"patch_embed.{ours}": value
-        for theirs, ours in (("patch_embeddings.projection.", "proj."), ("norm.", "norm."))
-        for ours, value in renamed(image.embeddings.state_dict(), {theirs: ours}).items()
-    }
-    weights["patch_embed.proj.weight"] = weights["patch_embed.proj.weight"].unsqueeze(2)
-    for index, stage in enumerate(image.encoder.layers):
-        for layer, block in enumerate(stage.blocks):
-            for name, value in inflate_block(block, num_window_frames).items():
-                weights[f"features.{2 * index}.{layer}.{name}"] = value
-    for index, (stage, _) in enumerate(pairwise(image.encoder.layers)):
-        for name, value in stage.downsample.state_dict().items():
-            weights[f"features.{2 * index + 1}.{name}"] = value
-    model = VideoSwinModel(config)
-    model.load_state_dict(weights)
-    return model.eval()
-
-
-def inflate_block(block: nn.Module, num_window_frames: int) -> dict[str, Tensor]:
-    """The weights of a layer of transformers' Swin transformer as those of a `VideoSwinBlock`."""
-    attention = block.attention
-    table = attention.relative_position_bias.relative_position_bias_table.detach()
-    weights = renamed(block.state_dict(), BLOCK_NAMES)
-    weights["attn.relative_position_bias_table"] = table.repeat(2 * num_window_frames - 1, 1)
-    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-    weights["attn.qkv.weight"] = torch.cat([projection.weight.detach() for projection in projections])
-    zeros = table.new_zeros(attention.o_proj.out_features)
-    weights["attn.qkv.bias"] = torch.cat(
-        [zeros if projection.bias is None else projection.bias.detach() for projection in projections]
-    )
-    return weights
-
-
-def renamed(weights: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
-    """Those of the weights whose names start with a key of `names`, with its value in the place of the key."""
-    return {
-        ours + name.removeprefix(theirs): value
-        for theirs, ours in names.items()
-        for name, value in weights.items()
-        if name.startswith(theirs)
-    }
 
 
 __all__ = ["VideoSwinConfig", "VideoSwinModel"]

@@ -1,18 +1,20 @@
 """Video LAVT's own behavior: clips, structures of the 3D PWAM, encoders, the way from an image model."""
 
+import re
 from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from image_lavt import fused_maps, image_inputs, image_lavt
 from method_tests import MethodTests
 from tiny_configs import BERT, SHORT_BERT, SWIN, THREE_STAGES, TWO_STAGES, VIDEO_SWIN
 from tiny_methods import TinyVideoLavt
-from torch import nn
+from torch import Tensor, nn
 from torch.testing import assert_close
 from torchvision.models import get_model
 from torchvision.models.video.swin_transformer import SwinTransformer3d
-from transformers import AutoConfig, AutoModel, BertConfig, BertModel
+from transformers import AutoConfig, AutoModel, BertConfig, BertModel, SwinConfig, SwinModel
 
 from hf_refseg import (
     LavtConfig,
@@ -21,9 +23,11 @@ from hf_refseg import (
     VideoLavtForReferringSegmentation,
 )
 from hf_refseg.modeling import video_swin_refseg
+from hf_refseg.modeling.layers_refseg import PixelWordAttention
 from hf_refseg.modeling.losses_refseg import two_class_dice_loss
 from hf_refseg.modeling.mask_grounding_refseg import grounded_frame
-from hf_refseg.modeling.modeling_video_lavt import ConcatenatedBranches, UnchangedWords, WordUpdate
+from hf_refseg.modeling.modeling_video_lavt import UnchangedWords, WordUpdate
+from hf_refseg.modeling.pwam_video_lavt import ConcatenatedBranches, VisionLanguageFusion
 from hf_refseg.modeling.video_swin_refseg import (
     VideoSwinConfig,
     VideoSwinModel,
@@ -369,7 +373,7 @@ class TestVideoLavt(TinyVideoLavt, MethodTests):
             ({"pwam_structure": 13}, "a number from 1 to 12"),
             ({"loss_type": "iou"}, "'cross_entropy', 'dice', 'dice_focal', 'dice_boundary'"),
             ({"fusion_num_heads": [1]}, "4 in all"),
-            ({"backbone_config": SWIN}, "Pass a VideoSwinConfig"),
+            ({"backbone_config": {"model_type": "resnet"}}, "For clips that is a VideoSwinConfig"),
             ({"backbone_config": {**VIDEO_SWIN, "window_size": [4, 4]}}, "frames, height and width"),
             ({"backbone_config": {**VIDEO_SWIN, "num_heads": [3, 1, 1, 1]}}, "3 heads do not divide"),
             ({"backbone_config": {**VIDEO_SWIN, "num_heads": [1]}}, "one number per stage"),
@@ -380,6 +384,247 @@ class TestVideoLavt(TinyVideoLavt, MethodTests):
     def test_wrong_configurations_are_named(self, overrides: dict, message: str) -> None:
         with pytest.raises(Exception, match=message):
             self.tiny_config(**overrides)
+
+
+def by_hand(projection: nn.Module, features: Tensor) -> Tensor:
+    """What a projection function computes before its nonlinearity or normalization, as printed: f + g, or [f; g]."""
+    outputs = []
+    for branch in projection.branches:
+        output = features
+        for layer in branch:
+            weight = layer.weight if layer.weight.ndim == 5 else layer.weight[..., None, None, None]
+            padding = [extent // 2 for extent in weight.shape[2:]]
+            output = F.conv3d(output.movedim(-1, 1), weight, layer.bias, padding=padding).movedim(1, -1)
+        outputs.append(output)
+    if isinstance(projection, ConcatenatedBranches):
+        return torch.cat(outputs, -1) @ projection.reduce.weight.T + projection.reduce.bias
+    return outputs[0] + outputs[1] if len(outputs) == 2 else outputs[0]
+
+
+def instance_norm(features: Tensor) -> Tensor:
+    """Over all positions of a clip."""
+    mean = features.mean((1, 2, 3), keepdim=True)
+    variance = ((features - mean) ** 2).mean((1, 2, 3), keepdim=True)
+    return (features - mean) / (variance + 1e-5).sqrt()
+
+
+def clip_features(channels: int, frames: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    """Features of two clips, words of two texts, and their mask: the second text is shorter."""
+    generator = torch.Generator().manual_seed(3)
+    mask = torch.ones(2, 6)
+    mask[1, 4:] = 0
+    features = torch.randn(2, frames, 5, 6, channels, generator=generator)
+    return features, torch.randn(2, 6, 32, generator=generator), mask
+
+
+def attention_by_hand(module: PixelWordAttention, pixels: Tensor, others: Tensor, mask: Tensor) -> Tensor:
+    """Equations 2 to 4 with one head: (batch, positions, channels) of queries, before the output's projection."""
+    key, value = (others @ layer.weight.T + layer.bias for layer in (module.key, module.value))
+    scores = pixels @ key.transpose(1, 2) / pixels.shape[-1] ** 0.5
+    return scores.masked_fill(mask[:, None] == 0, -torch.inf).softmax(-1) @ value
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("structure", [6, 8, 10, 12])
+def test_the_3d_module_as_printed_is_its_equations(structure: int) -> None:
+    fusion = TestVideoLavt().build(pwam_structure=structure, pwam_projection="paper").stages[1].fusion
+    features, words, mask = clip_features(16)
+    maps = fusion.language_maps
+    query = instance_norm(by_hand(maps.query, features))
+    attended = attention_by_hand(maps, query.flatten(1, 3), words, mask).view(features.shape)
+    language = instance_norm(by_hand(maps.output, attended))
+    visual = F.gelu(by_hand(fusion.project_pixels, features))
+    expected = F.gelu(by_hand(fusion.project_fused[0], visual * language))
+    assert_close(fusion(features, words, mask), expected, atol=1e-4, rtol=1e-4)
+    released = TestVideoLavt().build(pwam_structure=structure).stages[1].fusion
+    # Parameters have the same names, so that weights of one form load into the other.
+    released.load_state_dict(fusion.state_dict())
+    assert (released(features, words, mask) - expected).abs().max() > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("structure", [8, 12])
+def test_a_model_as_printed_trains_every_parameter_and_is_loaded_alike(structure: int, tmp_path) -> None:
+    tiny = TestVideoLavt()
+    model = tiny.build(**{**tiny.few_layers, "pwam_structure": structure, "pwam_projection": "paper"})
+    with torch.enable_grad():
+        model(**tiny.clips(), mask_labels=tiny.clip_labels()).loss.backward()
+    assert [name for name, parameter in model.named_parameters() if not parameter.grad.any()] == []
+    model.save_pretrained(tmp_path)
+    loaded = VideoLavtForReferringSegmentation.from_pretrained(tmp_path)
+    assert loaded.config.pwam_projection == "paper"
+    assert torch.equal(loaded(**tiny.clips()).logits, model(**tiny.clips()).logits)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("structure", "fields"), [(6, {}), (8, {"fusion_activation": "relu"}), (12, {"fusion_norm": "layer"})], ids=str
+)
+def test_a_model_as_printed_starts_from_an_image_model_alike(structure: int, fields: dict) -> None:
+    image = image_lavt(**fields)
+    video = VideoLavtForReferringSegmentation.from_image_lavt(image, pwam_structure=structure, pwam_projection="paper")
+    assert_close(video(**image_inputs()).logits, image(**image_inputs()).logits, atol=1e-4, rtol=0)
+    for ours, theirs in zip(fused_maps(video, image_inputs()), fused_maps(image, image_inputs()), strict=True):
+        assert_close(ours, theirs, atol=1e-3, rtol=0)
+
+
+@torch.no_grad()
+def test_the_fusion_of_cm_fpn_is_self_attention_and_cross_attention_of_each_frame() -> None:
+    fusion = TestVideoLavt().build(fusion_type="vision_language").stages[2].fusion
+    assert isinstance(fusion, VisionLanguageFusion)
+    features, words, mask = clip_features(32)
+    frames = features.flatten(0, 1)
+    # Squares of two by two pixels, of which 5 x 6 pixels have three rows and three columns.
+    means = torch.stack(
+        [frames[:, top : top + 2, left : left + 2].mean((1, 2)) for top in (0, 2, 4) for left in (0, 2, 4)], 1
+    )
+    own = fusion.self_attention
+    query = own.query(frames).flatten(1, 2)
+    attended = own.output(attention_by_hand(own, query, means, torch.ones(means.shape[:2]))).view(frames.shape)
+    seen = F.layer_norm(frames + attended, (32,)).view(features.shape)
+    cross = fusion.cross_attention
+    attended = cross.output(attention_by_hand(cross, cross.query(seen).flatten(1, 3), words, mask))
+    expected = F.layer_norm(seen + attended.view(features.shape), (32,))
+    assert_close(fusion(features, words, mask), expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_model_with_the_fusion_of_cm_fpn_trains_reloads_and_explains(tmp_path) -> None:
+    tiny = TestVideoLavt()
+    model = tiny.build(**{**tiny.few_layers, "fusion_type": "vision_language", "bidirectional": True})
+    with torch.enable_grad():
+        model(**tiny.clips(), mask_labels=tiny.clip_labels()).loss.backward()
+    # A bias of all scores alike does not change a softmax.
+    idle = [name for name, parameter in model.named_parameters() if not parameter.grad.any()]
+    assert [name for name in idle if not name.endswith(".key.bias")] == []
+    model.save_pretrained(tmp_path)
+    loaded = VideoLavtForReferringSegmentation.from_pretrained(tmp_path)
+    assert torch.equal(loaded(**tiny.clips()).logits, model(**tiny.clips()).logits)
+    explanations = model.explain(**tiny.clips(batch=1))
+    assert list(explanations) == ["decoder_maps", "word_attention_1", "words_to_pixels_1", "word_attention_2"]
+    assert_close(explanations["word_attention_1"].maps.sum(0), torch.ones(3, 10, 12))
+
+
+def frame_by_frame(**overrides) -> VideoLavtForReferringSegmentation:
+    """A video LAVT on an image encoder (table 8)."""
+    return TestVideoLavt().build(backbone_config=SWIN, **overrides)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("structure", "frames_meet"), [(1, False), (12, True)])
+def test_frames_of_an_image_encoder_meet_in_the_3d_module_alone(structure: int, frames_meet: bool) -> None:
+    """A normalization of each position by itself leaves no other way from frame to frame."""
+    model, inputs = frame_by_frame(pwam_structure=structure, fusion_norm="layer"), TestVideoLavt().clips()
+    logits = model(**inputs).logits
+    other = {**inputs, "pixel_values": inputs["pixel_values"].clone()}
+    other["pixel_values"][:, 2] = 0
+    assert torch.allclose(model(**other).logits[:, :2], logits[:, :2], atol=1e-6) is not frames_meet
+    alone = {**inputs, "pixel_values": inputs["pixel_values"][:, 1]}
+    assert torch.allclose(model(**alone).logits, logits[:, 1], atol=1e-5) is not frames_meet
+
+
+@torch.no_grad()
+def test_a_static_model_is_the_image_model_frame_by_frame() -> None:
+    """Table 8, "PWAM": with the weights of an image LAVT it computes what that does of each frame."""
+    image = image_lavt(fusion_norm="layer")
+    config = image.config
+    video = VideoLavtForReferringSegmentation(
+        VideoLavtConfig(
+            backbone_config=config.backbone_config,
+            text_config=config.text_config,
+            fusion_norm="layer",
+            pwam_structure=1,
+            decoder_hidden_size=config.decoder_hidden_size,
+        )
+    ).eval()
+    names = {
+        r"^backbone\.": "backbone.images.",
+        r"(language_maps\.query)\.": r"\1.branches.0.0.",
+        r"language_maps\.query_norm\.": "language_maps.query.branches.0.1.",
+        r"(language_maps\.output)\.": r"\1.branches.0.0.",
+        r"language_maps\.output_norm\.": "language_maps.output.branches.0.1.",
+        r"(project_pixels|project_fused)\.0\.": r"\1.0.branches.0.0.",
+        r"project_pixels\.0\.branches": "project_pixels.branches",
+    }
+    weights = {}
+    for name, value in image.state_dict().items():
+        for pattern, ours in names.items():
+            name = re.sub(pattern, ours, name)
+        weights[name] = value
+    video.load_state_dict(weights)
+    inputs = image_inputs()
+    clips = torch.stack([inputs["pixel_values"], inputs["pixel_values"].flip(-1)], 1)
+    logits = video(**{**inputs, "pixel_values": clips}).logits
+    for frame in range(2):
+        expected = image(**{**inputs, "pixel_values": clips[:, frame]}).logits
+        assert_close(logits[:, frame], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_on_an_image_encoder_trains_and_takes_over_pretrained_weights(tmp_path) -> None:
+    vision = SwinModel(SwinConfig(**SWIN), add_pooling_layer=False)
+    vision.save_pretrained(tmp_path / "vision")
+    BertModel(BertConfig(**SHORT_BERT)).save_pretrained(tmp_path / "bert")
+    model = VideoLavtForReferringSegmentation.from_encoders(tmp_path / "vision", tmp_path / "bert", pwam_structure=4)
+    assert model.config.backbone_config.model_type == "swin" and model.config.backbone_config.drop_path_rate == 0.3
+    ours = model.backbone.images.model.state_dict()
+    assert all(torch.equal(value, ours[name]) for name, value in vision.state_dict().items() if name in ours)
+    tiny = TestVideoLavt()
+    model(**tiny.clips(), mask_labels=tiny.clip_labels()).loss.backward()
+    assert [name for name, parameter in model.backbone.named_parameters() if not parameter.grad.any()] == []
+    model.save_pretrained(tmp_path / "model")
+    loaded = VideoLavtForReferringSegmentation.from_pretrained(tmp_path / "model")
+    with torch.no_grad():
+        assert torch.equal(loaded(**tiny.clips()).logits, model(**tiny.clips()).logits)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("norm", "activation"), [("instance", "gelu"), ("layer", "relu"), ("none", "relu")])
+def test_the_words_side_follows_activation_and_normalization(norm: str, activation: str) -> None:
+    model = TestVideoLavt().build(bidirectional=True, fusion_norm=norm, fusion_activation=activation)
+    update, (features, words, _) = model.word_updates[1], clip_features(16)
+    attention, finish = update.attention.attention, {"gelu": F.gelu, "relu": F.relu}[activation]
+    normalize = (lambda each: each) if norm == "none" else (lambda each: F.layer_norm(each, (32,)))
+    positions = features.flatten(1, 3)
+    query = normalize(attention.query(words))
+    attended = attention_by_hand(attention, query, positions, torch.ones(positions.shape[:2]))
+    language = normalize(attention.output(attended))
+    fused = finish(update.attention.project_fused[0](finish(update.attention.project_features[0](words)) * language))
+    gate = (update.gate.expand(F.relu(update.gate.reduce(fused)))).tanh()
+    assert_close(update(words, features), words + gate * fused, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"pwam_structure": structure, "pwam_projection": "paper"}, "pwam_projection: it has an effect only with conv")
+        for structure in (1, 2, 3, 4, 5, 9)
+    ]
+    + [
+        ({"fusion_type": "vision_language", **field}, f"{next(iter(field))}: it has an effect only with a fusion_type")
+        for field in (
+            {"pwam_structure": 7},
+            {"fusion_activation": "relu"},
+            {"fusion_dropout": 0.1},
+        )
+    ]
+    + [
+        ({"fusion_type": "vision_language", "pwam_projection": "paper"}, "pwam_projection: it has an effect only"),
+        ({"fusion_type": "vision_language", "fusion_norm": "layer"}, "fusion_norm: it has an effect only"),
+        ({"pwam_projection": "printed"}, "'released', 'paper'"),
+        ({"fusion_type": "attention"}, "'vision_language'"),
+    ],
+    ids=str,
+)
+def test_fields_without_effect_are_named(overrides: dict, message: str) -> None:
+    with pytest.raises(Exception, match=message):
+        TestVideoLavt().tiny_config(**overrides)
+
+
+def test_the_words_side_gives_fields_an_effect() -> None:
+    config = TestVideoLavt().tiny_config(
+        fusion_type="vision_language", bidirectional=True, fusion_norm="none", fusion_activation="relu"
+    )
+    assert (config.fusion_norm, config.fusion_activation) == ("none", "relu")
 
 
 def describe(projection: nn.Module) -> str:
