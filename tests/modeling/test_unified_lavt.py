@@ -103,6 +103,64 @@ class TestUnifiedLavt(TinyUnifiedLavt, MethodTests):
                 assert_close(both, expected, atol=1e-5, rtol=0)
                 features = both
 
+    def test_images_train_what_inference_uses(self) -> None:
+        model = self.build(image_streams_in_training="single").train()
+        images, clips = calls_of_blocks(model)
+        model(**self.inputs(), mask_labels=self.labels()).loss.backward()
+        assert (len(images), len(clips)) == (4, 0)
+        gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+        idle = {name for name, gradient in gradients.items() if gradient is None}
+        assert idle == {f"backbone.clips.{name}" for name, _ in model.backbone.clips.named_parameters()}
+        assert all(gradient.any() for gradient in gradients.values() if gradient is not None)
+        # Clips still train both.
+        model.zero_grad()
+        model(**self.clips(), mask_labels=self.clip_labels()).loss.backward()
+        assert (len(images), len(clips)) == (8, 5)
+        assert all(parameter.grad.any() for parameter in model.parameters())
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("encoded_before", [False, True])
+    def test_what_encodes_an_image_in_training_is_said_by_the_field(self, encoded_before: bool) -> None:
+        inputs, maps = self.inputs(batch=8), {}
+        pixel_values = inputs["pixel_values"]
+        for streams in ("both", "single", "mixed"):
+            model = self.build(image_streams_in_training=streams)
+            _, text, text_mask = model.encode_inputs(**inputs)
+            alone = model.fuse(model.get_image_features(pixel_values), text, text_mask).maps
+            model.train()
+            features = model.get_encoder_features(pixel_values)
+            torch.manual_seed(3)
+            image = model.project_image(features if encoded_before else model.encode_image(pixel_values))
+            maps[streams] = model.fuse(image, text, text_mask).maps
+        assert all(map(torch.equal, maps["single"], alone))
+        is_summed = image.clip_weights.bool()
+        assert is_summed.any() and not is_summed.all()
+        assert image.clip_weights.unique().tolist() == [0, 1]
+        for both, single, mixed in zip(maps["both"], maps["single"], maps["mixed"], strict=True):
+            assert_close(mixed[is_summed], both[is_summed], atol=1e-5, rtol=1e-4)
+            assert_close(mixed[~is_summed], single[~is_summed], atol=1e-5, rtol=1e-4)
+            assert (both - single).flatten(1).abs().amax(1).min() > 1e-3
+
+    @torch.no_grad()
+    def test_streams_are_drawn_anew_for_each_image_and_follow_the_seed(self) -> None:
+        model, pixel_values = self.build(image_streams_in_training="mixed").train(), torch.randn(50, 3, 32, 32)
+        torch.manual_seed(0)
+        drawn = [model.get_image_features(pixel_values).clip_weights for _ in range(2)]
+        torch.manual_seed(0)
+        assert torch.equal(model.get_image_features(pixel_values).clip_weights, drawn[0])
+        assert not torch.equal(*drawn) and 0.3 < torch.cat(drawn).mean() < 0.7
+        assert model.get_image_features(self.clips()["pixel_values"]).clip_weights is None
+        assert model.eval().get_image_features(pixel_values).clip_weights is None
+
+    def test_mixed_streams_train_every_parameter(self) -> None:
+        model = self.build(image_streams_in_training="mixed").train()
+        torch.manual_seed(1)
+        image = model.get_image_features(self.inputs()["pixel_values"])
+        assert image.clip_weights.sum() == 1
+        torch.manual_seed(1)
+        model(**self.inputs(), mask_labels=self.labels()).loss.backward()
+        assert [name for name, parameter in model.named_parameters() if not parameter.grad.any()] == []
+
     @torch.no_grad()
     def test_the_encoder_of_images_is_lavt_s(self) -> None:
         model, pixels = self.build(), self.inputs()["pixel_values"]
@@ -163,6 +221,8 @@ class TestUnifiedLavt(TinyUnifiedLavt, MethodTests):
             ({"image_backbone_config": {**IMAGE_SWIN, "depths": [1, 1], "num_heads": [1, 1]}}, "number of depths"),
             ({"image_backbone_config": {**IMAGE_SWIN, "patch_size": 2}}, "choose the same patch_size"),
             ({"image_backbone_config": BERT}, "Pass a SwinConfig"),
+            ({"backbone_config": IMAGE_SWIN}, "Pass a VideoSwinConfig, and that of images as image_backbone_config"),
+            ({"image_streams_in_training": "alone"}, "'both', 'single', 'mixed'"),
         ],
         ids=str,
     )
