@@ -13,7 +13,7 @@ frame. Sections and tables are those of the journal version.
 | equations 6 and 7 with 3D convolutions | `MultiModalFusion` (modeling_lavt), `ClipFusion` (pwam_video_lavt) |
 | equations 8 and 9 | `LanguageGate`, `GatedPathway` (modeling_lavt) |
 | equation 10 | `DecoderStep` (layers_refseg) |
-| table 1, table 7 | `STRUCTURES` (pwam_video_lavt) |
+| tables 1 and 7 | `Structure`, `ClipFusion` (pwam_video_lavt) |
 | figure 6 | `Design`, `AddedBranches`, `ConcatenatedBranches` (pwam_video_lavt) |
 | section 4.2, bi-3D-PWAM | `WordUpdate` |
 | table 8, image-based backbone | `FrameStages` (video_swin_refseg) |
