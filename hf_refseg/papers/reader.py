@@ -108,6 +108,10 @@ class Row:
         recipes: by data set the recipe that the row starts from; the table's where it names none.
         dataset: that of the published numbers; the table's where it names none.
         protocol: that of the published numbers; the table's where it names none.
+        starts_from: by data set the recipe whose model the run goes on from; it is trained before, with the same
+            further options.
+        elsewhere: whether the model is scored on `dataset`, which its recipe does not train on; on data that is
+            generated it has no effect.
         same_as: the name of the row that is run for it, where the paper repeats one.
         note: what a reader has to know.
         impossible: why it cannot be run.
@@ -121,6 +125,8 @@ class Row:
     recipes: dict[str, str] = field(default_factory=dict)
     dataset: str = ""
     protocol: str = ""
+    starts_from: dict[str, str] = field(default_factory=dict)
+    elsewhere: bool = False
     same_as: str | None = None
     note: str | None = None
     impossible: str | None = None
@@ -129,6 +135,10 @@ class Row:
         """What is trained for the row on one of `recipes`."""
         over = self.generated if self.generated is not None and is_generated(dataset) else self
         return RecipeRun(self.recipes[dataset], over.config, over.options)
+
+    def run_before(self, dataset: str) -> RecipeRun | None:
+        """What is trained before, where the run goes on from another one's model."""
+        return RecipeRun(self.starts_from[dataset], {}, {}) if dataset in self.starts_from else None
 
 
 @strict
@@ -241,7 +251,8 @@ def parse_row(content: Any, table: Table, where: str) -> Row:
     inherited = {name: getattr(table, name) for name in ("dataset", "protocol", "recipes") if not values.get(name)}
     row = build(Row, where, values, **inherited)
     check_published(row, where)
-    run_by = [name for name in ("config", "options", "generated", "recipes") if values.get(name) is not None]
+    by = ("config", "options", "generated", "recipes", "starts_from", "elsewhere")
+    run_by = [name for name in by if values.get(name) is not None]
     not_run = next((name for name in ("impossible", "same_as") if getattr(row, name) is not None), None)
     if not_run is not None and run_by:
         raise ValueError(f"{where}: {run_by[0]} has no effect on a row that is {not_run}: leave it out.")
@@ -275,22 +286,33 @@ def check_runs(row: Row, where: str) -> None:
         raise ValueError(f"{where}: a row that can be run needs recipes, of its own or its table's.")
     for dataset in row.recipes:
         one_of(DATASETS, dataset, f"{where}: data set")
-        run, place = row.run_on(dataset), f"{where}, on {dataset}"
+        check_run(row.run_on(dataset), dataset, f"{where}, on {dataset}")
+    for dataset, recipe in row.starts_from.items():
+        one_of(row.recipes, dataset, f"{where}, starts_from: recipe for")
+        check_run(RecipeRun(recipe, {}, {}), None, f"{where}, on {dataset}, starts_from")
+    if row.elsewhere and row.dataset in row.recipes:
+        raise ValueError(
+            f"{where}: elsewhere: a recipe is for {row.dataset}, on which the row would be scored anyway."
+        )
+
+
+def check_run(run: RecipeRun, dataset: str | None, where: str) -> None:
+    """Raises ValueError for a recipe that does not exist or is for other data, an option or a field."""
+    try:
+        options = run.merged()
+    except FileNotFoundError as error:
+        raise ValueError(f"{where}: {error}") from error
+    for option in run.options:
+        one_of([name for name in OPTIONS if name not in NO_OVERRIDES], option, f"{where}: option")
+    trained_on = [*dataset_names(options), *dataset_names(options.get("image_data") or {})]
+    if dataset not in (None, *trained_on):
+        raise ValueError(f"{where}: the recipe {run.recipe} is for {', '.join(trained_on)}.")
+    # Without a type the saved model that the run goes on from knows its fields.
+    if options.get("model_type") is not None:
         try:
-            options = run.merged()
-        except FileNotFoundError as error:
-            raise ValueError(f"{place}: {error}") from error
-        for option in run.options:
-            one_of([name for name in OPTIONS if name not in NO_OVERRIDES], option, f"{place}: option")
-        trained_on = [*dataset_names(options), *dataset_names(options.get("image_data") or {})]
-        if dataset not in trained_on:
-            raise ValueError(f"{place}: the recipe {run.recipe} is for {', '.join(trained_on)}.")
-        # Without a type the saved model that the run goes on from knows its fields.
-        if options.get("model_type") is not None:
-            try:
-                check_fields(model_class_of(options["model_type"]), options.get("config") or {})
-            except ValueError as error:
-                raise ValueError(f"{place}: {error}") from error
+            check_fields(model_class_of(options["model_type"]), options.get("config") or {})
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
 
 
 def metrics_of(protocol: str) -> tuple[str, ...]:

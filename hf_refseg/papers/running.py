@@ -21,9 +21,11 @@ import torch
 from datasets import Dataset
 from filelock import FileLock, Timeout
 
-from ..evaluation import EvaluationResult, evaluate_model, with_shuffled_sentences
+from ..data.loading import load_refseg
+from ..evaluation import evaluate_model, with_shuffled_sentences
 from ..files import require_writable, slug, write_json
 from ..hub.saved_models import load_model
+from ..modeling.inference_refseg import VideoWindow
 from ..modeling.json_files_refseg import read_mapping
 from ..modeling.modeling_outputs_refseg import NotFiniteError
 from ..training.arguments import RefSegTrainingArguments
@@ -31,7 +33,6 @@ from ..training.data_arguments import ImageDataArguments, VideoDataArguments, to
 from ..training.options import MAPPINGS, find_data_class, parse_options
 from ..training.recipe_files import dataset_names
 from ..training.recipes import load_data, run_recipe
-from ..training.run_data import RunData
 from ..training.run_options import PLACES, without_paths
 from .reader import RecipeRun, Row, Table, is_generated, one_of, read_paper
 
@@ -95,13 +96,23 @@ class FurtherOptions:
 
 @dataclass(frozen=True)
 class RowRun:
-    """What is run for a row on a data set: its recipe with all options, and the folder of its seeds."""
+    """What is run for a row on a data set.
 
-    name: str
+    Attributes:
+        row: the row.
+        dataset: the data set.
+        run: its recipe with all options.
+        further: those of every row.
+        folder: holds a folder for each seed.
+        before: what is run before, where the run goes on from its model.
+    """
+
+    row: Row
     dataset: str
     run: RecipeRun
     further: FurtherOptions
     folder: Path
+    before: RowRun | None = None
 
     def seed_folder(self, seed: int) -> Path:
         return self.folder / f"seed-{seed}"
@@ -109,6 +120,8 @@ class RowRun:
     def arguments(self, seed: int) -> list[str]:
         """What stands behind `hf-refseg train`."""
         others = [argument for option in self.further.others.values() for argument in option]
+        if self.before is not None:
+            others += ["--model_name_or_path", str(self.before.seed_folder(seed))]
         return [*self.run.arguments(), *others, "--seed", str(seed), "--output_dir", str(self.seed_folder(seed))]
 
     def command(self, seed: int) -> str:
@@ -116,7 +129,8 @@ class RowRun:
         run = RecipeRun(self.run.recipe, self.run.config, without_paths(self.run.options))
         kept = (option for name, option in self.further.others.items() if name not in PLACES)
         others = [argument for option in kept for argument in option]
-        return shlex.join(["hf-refseg", "train", *run.arguments(), *others, "--seed", str(seed)])
+        command = shlex.join(["hf-refseg", "train", *run.arguments(), *others, "--seed", str(seed)])
+        return command if self.before is None else f"{self.before.command(seed)}; {command} --model_name_or_path ..."
 
     def parse(self, seed: int) -> tuple[ImageDataArguments | VideoDataArguments, RefSegTrainingArguments]:
         """Raises ValueError for an option that does not exist, or has no such value."""
@@ -125,10 +139,17 @@ class RowRun:
 
     def scored(self, seed: int) -> tuple[str, list[str] | None]:
         """Protocol and splits of the scores; None = those that training scores."""
+        if self.is_elsewhere:
+            return self.row.protocol, list(self.row.published)
         data, _ = self.parse(seed)
         scored = data.image_arguments() if is_beside(self.dataset, self.run) else data
         splits = scored.test_splits
         return scored.protocol, None if splits is None else [self.own_name(split) for split in splits]
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the model is scored on data that it was not trained on."""
+        return self.row.elsewhere and not is_generated(self.dataset)
 
     def own_name(self, split: str) -> str:
         """Of several data sets, splits are told as refcoco/val."""
@@ -176,18 +197,25 @@ class TableRun:
 
     def row_run(self, row: Row) -> RowRun | None:
         """What is run for a row, or for the one that it repeats; None where nothing can be."""
-        if row.same_as is not None:
-            return self.row_run(self.table.row(row.same_as))
-        if row.impossible is not None or self.dataset not in row.recipes:
+        source = row if row.same_as is None else self.table.row(row.same_as)
+        # Of a training on several data sets there is a row for each, all of them one run.
+        trained_on = self.dataset if self.dataset in source.recipes or source is row else source.dataset
+        if source.impossible is not None or trained_on not in source.recipes:
             return None
-        run = self.further.over(row, row.run_on(self.dataset))
-        # Rows that train the same share a folder, of whatever table they are.
-        trained = without_paths({name: value for name, value in run.merged().items() if name not in NOT_TRAINED})
-        text = json.dumps([run.recipe, trained, self.further.trained()], sort_keys=True)
+        before = source.run_before(trained_on)
+        first = None if before is None else self.run_of(row, before, None)
+        return self.run_of(row, source.run_on(trained_on), first)
+
+    def run_of(self, row: Row, run: RecipeRun, before: RowRun | None) -> RowRun:
+        """A run for a row, in a folder that it shares with all, of whatever table, that train the same."""
+        joined = self.further.over(row, run)
+        trained = without_paths({name: value for name, value in joined.merged().items() if name not in NOT_TRAINED})
+        goes_on = None if before is None else before.folder.name
+        text = json.dumps([run.recipe, trained, self.further.trained(), goes_on], sort_keys=True)
         words = slug(json.dumps(run.config)) if run.config else ""
         name = "-".join(filter(None, [run.recipe, words, hashlib.sha256(text.encode()).hexdigest()[:8]]))
-        scored = run.with_options(self.scoring(row, run))
-        return RowRun(row.name, self.dataset, scored, self.further, self.output / name)
+        scored = joined.with_options(self.scoring(row, joined))
+        return RowRun(row, self.dataset, scored, self.further, self.output / name, before)
 
     def scoring(self, row: Row, run: RecipeRun) -> dict[str, Any]:
         """Splits and protocol: the published ones on their data, `val` on scenes that are generated."""
@@ -196,7 +224,7 @@ class TableRun:
             options = {"test_splits": list(row.published), "protocol": row.protocol}
         elif is_generated(self.dataset):
             options = {"test_splits": [SPLIT_OF_SCENES]}
-        if is_beside(self.dataset, run):
+        if options and is_beside(self.dataset, run):
             return {"image_data": options}
         if options and len(dataset_names(run.merged())) > 1:
             options["test_splits"] = [f"{self.dataset}/{split}" for split in options["test_splits"]]
@@ -207,9 +235,10 @@ class TableRun:
         """What is run for the rows of these names, None = all; once what several rows come to."""
         rows = {row.name: row for row in self.rows()}
         chosen = rows.values() if names is None else [rows[one_of(rows, name, "Row")] for name in names]
-        found: dict[Path, RowRun] = {}
+        found: dict[tuple[str, ...], RowRun] = {}
         for run in filter(None, map(self.row_run, chosen)):
-            found.setdefault(run.folder, run)
+            # Of rows that train the same one may be scored on more splits.
+            found.setdefault(tuple(run.arguments(0)), run)
         return list(found.values())
 
     def results(self) -> dict[str, Any]:
@@ -235,7 +264,8 @@ def results_name(paper: str, number: str, dataset: str) -> str:
 
 def is_beside(dataset: str, run: RecipeRun) -> bool:
     """Whether a data set is that of the images beside the videos of a run."""
-    return dataset not in dataset_names(run.merged())
+    options = run.merged()
+    return dataset not in dataset_names(options) and dataset in dataset_names(options.get("image_data") or {})
 
 
 def run_table(table: TableRun, names: Iterable[str] | None, seeds: Sequence[int], say: Callable[[str], None]) -> None:
@@ -264,7 +294,7 @@ def run_table(table: TableRun, names: Iterable[str] | None, seeds: Sequence[int]
     for number, (run, seed) in enumerate(runs, start=1):
         minutes = statistics.mean(seconds) * (len(runs) - number + 1) / 60 if seconds else None
         left = "" if minutes is None else f", about {minutes:.0f} minutes left"
-        heading = f"Run {number} of {len(runs)}{left}: {run.name}, seed {seed}"
+        heading = f"Run {number} of {len(runs)}{left}: {run.row.name}, seed {seed}"
         begun = time.monotonic()
         try:
             if finish(table, run, seed, partial(say, heading), timeout=0):
@@ -283,6 +313,8 @@ def finish(table: TableRun, run: RowRun, seed: int, begin: Callable[[], None], t
     Raises:
         Timeout: another process has it in hand, after `timeout` seconds still; -1 = it is waited for.
     """
+    if run.before is not None:
+        finish(table, run.before, seed, begin, timeout)
     run.seed_folder(seed).mkdir(parents=True, exist_ok=True)
     with FileLock(run.folder / f".seed-{seed}.lock").acquire(timeout=timeout):
         result = run.result(seed)
@@ -330,11 +362,10 @@ def train(run: RowRun, seed: int) -> dict[str, Any]:
     except NotFiniteError as error:
         return {"failed": str(error), "scores": {}, **about}
     scored = report["images"] if is_beside(run.dataset, run.run) else report
+    scores = {run.own_name(split): each["metrics"] for split, each in scored["splits"].items()}
     return {
         "failed": None,
-        "scores": {
-            scored["protocol"]: {run.own_name(split): each["metrics"] for split, each in scored["splits"].items()}
-        },
+        "scores": {run.row.protocol: evaluate(run, seed, None)} if run.is_elsewhere else {scored["protocol"]: scores},
         "shuffled": evaluate_shuffled(run, seed),
         "steps": report["training"]["steps"],
         "seconds": None if goes_on else report["training"]["train_runtime"],
@@ -343,22 +374,55 @@ def train(run: RowRun, seed: int) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """How the model of a finished run is scored: as training does."""
+
+    rows: dict[str, Dataset]
+    protocol: str
+    window: VideoWindow | None
+    most_examples: int | None
+    batch_size: int
+
+    @classmethod
+    def of(cls, run: RowRun, seed: int) -> Scoring:
+        data, training = run.parse(seed)
+        batch_size = training.per_device_eval_batch_size
+        if run.is_elsewhere:
+            protocol, splits = run.scored(seed)
+            rows = load_refseg(run.row.dataset, data_dir=data.data_dir, splits=splits)
+            return cls(rows, protocol, None, None, batch_size)
+        loaded = load_data(data)[1 if is_beside(run.dataset, run.run) else 0]
+        rows = {run.own_name(split): rows for split, rows in loaded.tested.items()}
+        return cls(rows, loaded.arguments.protocol, loaded.window, loaded.most_tested, batch_size)
+
+    def score(self, folder: Path, rows: Dataset) -> dict[str, float]:
+        """The scores of a saved model on some rows."""
+        model, processor = load_model(str(folder), None, None)
+        result = evaluate_model(
+            model,
+            processor,
+            rows,
+            self.protocol,
+            window=self.window,
+            batch_size=self.batch_size,
+            bootstrap_samples=0,
+            max_examples=self.most_examples,
+        )
+        return result.metrics
+
+
 def evaluate(run: RowRun, seed: int, splits: Sequence[str] | None) -> dict[str, dict[str, float]]:
-    """The scores of a finished run on these splits (None = those that training scores)."""
-    data, training = run.parse(seed)
-    loaded = load_data(data)[1 if is_beside(run.dataset, run.run) else 0]
-    tested = {run.own_name(split): rows for split, rows in loaded.tested.items()}
-    return {
-        split: score(run, seed, tested[split], loaded, training).metrics
-        for split in (tested if splits is None else splits)
-    }
+    """The scores of a finished run on these splits; None = on all that it is scored on."""
+    scoring = Scoring.of(run, seed)
+    chosen = scoring.rows if splits is None else splits
+    return {split: scoring.score(run.seed_folder(seed), scoring.rows[split]) for split in chosen}
 
 
 def evaluate_shuffled(run: RowRun, seed: int) -> dict[str, float] | None:
     """The scores of the first split with the sentences of other images or videos; None where it has too few."""
-    data, training = run.parse(seed)
-    loaded = load_data(data)[1 if is_beside(run.dataset, run.run) else 0]
-    rows = next(iter(loaded.tested.values()), None)
+    scoring = Scoring.of(run, seed)
+    rows = next(iter(scoring.rows.values()), None)
     if rows is None:
         return None
     if "no_target" in rows.column_names:
@@ -369,23 +433,7 @@ def evaluate_shuffled(run: RowRun, seed: int) -> dict[str, float] | None:
     except ValueError:
         # One image holds more than half of the sentences.
         return None
-    return score(run, seed, shuffled, loaded, training).metrics
-
-
-def score(run: RowRun, seed: int, rows: Dataset, data: RunData, training: RefSegTrainingArguments) -> EvaluationResult:
-    """The scores of a finished run on rows, as training scores them."""
-    model, processor = load_model(str(run.seed_folder(seed)), None, None)
-    return evaluate_model(
-        model,
-        processor,
-        rows,
-        data.arguments.protocol,
-        window=data.window,
-        batch_size=training.per_device_eval_batch_size,
-        bootstrap_samples=0,
-        max_examples=data.most_tested,
-        progress=not training.disable_tqdm,
-    )
+    return scoring.score(run.seed_folder(seed), shuffled)
 
 
 def machine_name() -> str:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,36 @@ PAPER = {
             "recipes": {"refshapes": "tiny"},
             "rows": [{"name": "whole"}, {"name": "wide", "options": {"mask_overlap": "union"}, "generated": {}}],
         },
+        "3": {
+            "title": "Elsewhere, and longer.",
+            "dataset": "phrasecut",
+            "protocol": "phrasecut",
+            "rows": [
+                {
+                    "name": "RefCOCO",
+                    "elsewhere": True,
+                    "recipes": {"refcoco": "lavt_refcoco", "refshapes": "tiny"},
+                    "published": {"test": {"cum-IoU": 22.82}},
+                },
+                {"name": "finetuned", "recipes": {"refshapes": "tiny"}, "starts_from": {"refshapes": "tiny"}},
+            ],
+        },
+        "4": {
+            "title": "One training, three data sets.",
+            "dataset": "refcoco",
+            "protocol": "lavt",
+            "recipes": {"refcoco": "lavt_union", "refcocog": "lavt_union"},
+            "rows": [
+                {"name": "RefCOCO", "published": {"val": {"oIoU": 79.18}}},
+                {
+                    "name": "RefCOCO+",
+                    "dataset": "refcoco+",
+                    "same_as": "RefCOCO",
+                    "published": {"testA": {"oIoU": 75}},
+                },
+                {"name": "G-Ref", "dataset": "refcocog", "published": {"val": {"oIoU": 72}}},
+            ],
+        },
     },
 }
 
@@ -50,7 +81,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder, folder / "cache", **UNSCORED, model_type="lavt", dataset_name="refshapes", max_steps=1
     )
     recipe.rename(folder / "tiny.yaml")
-    for path in recipe_files.RECIPES.glob("lavt_refcoco*.yaml"):
+    for path in (recipe_files.RECIPES / f"{name}.yaml" for name in ("lavt_refcoco", "lavt_union")):
         (folder / path.name).write_text(path.read_text())
     (folder / "papers").mkdir()
     (folder / "papers" / "paper.yaml").write_text(yaml.safe_dump(PAPER, sort_keys=False))
@@ -76,7 +107,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
 
     def train(run: running.RowRun, seed: int) -> dict[str, Any]:
-        names.append(f"{run.name} {seed}")
+        names.append(f"{run.row.name} {seed}")
         scores = {"original": {"val": {"oIoU": 50.0 + seed, "mIoU": 1.0}}}
         about = {"data_options": {}, "machine": "a machine", "torch": "2", "date": "today"}
         shuffled = {"oIoU": 10.0}
@@ -89,7 +120,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_tables_are_listed_and_shown_without_running_anything() -> None:
     status, listed, _ = invoke("--list")
     assert status == 0
-    assert [line.split()[:5] for line in listed.splitlines()[1:]] == [
+    assert [line.split()[:5] for line in listed.splitlines()[1:3]] == [
         ["paper", "1", "3", "of", "4"],
         ["paper", "figure", "2", "2", "of"],
     ]
@@ -216,7 +247,7 @@ def test_rows_of_real_data_are_scored_as_published() -> None:
     table = TableRun.of(
         "paper", "1", "refcoco", ["--data_dir", "data", "--config", '{"fusion_norm": "layer"}'], Path("runs")
     )
-    whole, without = table.runs()
+    whole, without, again = table.runs()
     assert whole.arguments(3) == [
         *(
             "lavt_refcoco",
@@ -231,13 +262,49 @@ def test_rows_of_real_data_are_scored_as_published() -> None:
         *("--data_dir", "data", "--seed", "3", "--output_dir", str(whole.folder / "seed-3")),
     ]
     assert without.scored(0) == ("lavt", ["val"])
+    assert again.folder == whole.folder and again.scored(0) == ("lavt", ["val"])
+
+
+def test_a_model_is_scored_on_data_that_it_was_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str, **options: Any) -> dict[str, Any]:
+        return dict.fromkeys(options["splits"], (name, options["data_dir"]))
+
+    monkeypatch.setattr(running, "load_refseg", load)
+    (run,) = TableRun.of("paper", "3", "refcoco", ["--data_dir", "data"], Path("runs")).runs()
+    assert run.scored(0) == ("phrasecut", ["test"]) and "phrasecut" not in " ".join(run.arguments(0))
+    scoring = running.Scoring.of(run, 0)
+    assert (scoring.rows, scoring.protocol) == ({"test": ("phrasecut", "data")}, "phrasecut")
+    # On scenes that are generated it is scored on such scenes.
+    run, _ = TableRun.of("paper", "3", "refshapes", [], Path("runs")).runs()
+    assert run.scored(0) == ("original", ["val"])
+
+
+def test_a_row_that_goes_on_from_another_model_trains_that_before(tmp_path: Path, trained: list[str]) -> None:
+    options = ("--dataset", "refshapes", "--output", tmp_path, "--seeds", 0, 1)
+    assert invoke("paper", 3, *options, "--rows", "finetuned")[0] == 0
+    assert trained == ["finetuned 0", "finetuned 0", "finetuned 1", "finetuned 1"]
+    first, finetuned = TableRun.of("paper", "3", "refshapes", [], tmp_path).runs()
+    assert finetuned.before.folder == first.folder != finetuned.folder
+    assert finetuned.arguments(1)[-6:-4] == ["--model_name_or_path", str(first.folder / "seed-1")]
+    # The row that is trained the same is finished by that.
+    assert invoke("paper", 3, *options)[0] == 0 and len(trained) == 4
+
+
+def test_one_training_on_several_data_sets_is_a_row_of_each() -> None:
+    runs = {name: TableRun.of("paper", "4", name, [], Path("runs")).runs() for name in ("refcoco", "refcocog")}
+    ((one,), (other,)) = runs.values()
+    assert one.folder == other.folder and one.scored(0) == ("lavt", ["val"])
+    assert other.arguments(0)[1:5] == ["--test_splits", "refcocog/val", "--protocol", "lavt"]
+    table = TableRun.of("paper", "4", "refcoco", [], Path("runs"))
+    (plus,) = replace(table, dataset="refcoco+").runs()
+    assert plus.folder == one.folder and "refcoco+/testA" in plus.arguments(0)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("papre", 1), "Paper 'papre' does not exist; did you mean paper?"),
-        (("paper", 3), "Table '3' does not exist: choose one of 1, figure 2."),
+        (("paper", 9), "Table '9' does not exist: choose one of 1, figure 2, 3, 4."),
         (("paper", "figure", "--dataset", "refshapes"), "Table 'figure' does not exist; did you mean figure 2?"),
         (("paper", 1, "--dataset", "refcoco+"), "has no recipe for 'refcoco+'. It has those for refcoco, refshapes."),
         (

@@ -57,6 +57,11 @@ def test_a_row_starts_from_its_recipe_and_says_what_goes_before_it() -> None:
     assert table.row("all").run_on("refshapes").arguments() == ["lavt_refshapes"]
 
 
+def test_a_row_may_go_on_from_the_model_of_another_recipe() -> None:
+    row = parse_paper(changed(starts_from={"refshapes": "lavt_refshapes"}), "paper.yaml").table("5").rows[0]
+    assert row.run_before("refshapes").arguments() == ["lavt_refshapes"] and row.run_before("refcoco") is None
+
+
 def test_options_of_every_kind_are_written_as_on_the_command_line() -> None:
     options = {
         **{"dataset_options": {"train_size": 10}, "learning_rate_drops": [1, 2.5], "vision_name_or_path": None},
@@ -86,6 +91,10 @@ def test_options_of_every_kind_are_written_as_on_the_command_line() -> None:
         ({"generated": {"fields": {}}}, "generated: key 'fields' does not exist"),
         ({"options": {"learning_rates": 1}}, "option 'learning_rates' does not exist; did you mean learning_rate"),
         ({"options": {"seed": 1}}, "option 'seed' does not exist"),
+        ({"starts_from": {"refcoco+": "lavt_refcoco"}}, r"starts_from: recipe for 'refcoco\+' does not exist"),
+        ({"starts_from": {"refcoco": "lavt_refcooc"}}, "on refcoco, starts_from: There is no recipe lavt_refcooc"),
+        ({"elsewhere": True}, "elsewhere: a recipe is for refcoco, on which the row would be scored anyway"),
+        ({"same_as": "others", "elsewhere": True}, "elsewhere has no effect on a row that is same_as"),
         ({"same_as": "nobody"}, r"\(all\): same_as 'nobody' does not exist: choose one of without"),
         ({"same_as": "others"}, r"\(all\): same_as 'others' does not exist"),
         (

@@ -8,6 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -92,13 +93,27 @@ class PaperRow:
 
     def generated(self) -> RecipeRun:
         """What is trained for it on generated data, the first of those that it has a recipe for."""
-        return self.row.run_on(next(name for name in self.row.recipes if is_generated(name)))
+        dataset = next(name for name in self.row.recipes if is_generated(name))
+        run, before = self.row.run_on(dataset), self.row.run_before(dataset)
+        return run if before is None else run.with_options({"model_name_or_path": saved_model(before.recipe)})
 
 
 def possible_rows() -> list[PaperRow]:
     """Every row that can be run, of every table of every paper."""
     tables = [(name, *each) for name in paper_names() for each in read_paper(name).tables.items()]
     return [PaperRow(paper, number, table, row) for paper, number, table in tables for row in table.possible_rows()]
+
+
+@cache
+def saved_model(recipe: str) -> str:
+    """The folder of a model as a recipe begins with it, for a run that goes on from there."""
+    folder = Path(SCENES.name, recipe)
+    model_arguments, data_arguments, training = parse(on_few_scenes(RecipeRun(recipe, {}, {})), str(folder))
+    data = _load_data(_Options(data_arguments))
+    set_seed(training.seed)
+    for part in build_model_and_processor(model_arguments, chain(*(each.sentences() for each in data))):
+        part.save_pretrained(folder)
+    return str(folder)
 
 
 def parse(run: RecipeRun, folder: str) -> Parsed:
