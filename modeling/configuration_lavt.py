@@ -92,7 +92,7 @@ class LavtConfig(RefSegConfig):
         **RefSegConfig.effective_with,
         "text_dropout": ("with freeze_text_encoder=False", lambda config: not config.freeze_text_encoder),
         "fusion_norm": (
-            'with a fusion_type other than "pooled_sentence"',
+            'with fusion_type="pixel_word" or "bidirectional"',
             lambda config: config.fusion_type != "pooled_sentence",
         ),
         "gate_activation": (
