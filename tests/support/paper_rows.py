@@ -29,6 +29,7 @@ Parsed = tuple[ModelArguments, ImageDataArguments | VideoDataArguments, RefSegTr
 # Scenes are made once, and go with the process.
 SCENES = tempfile.TemporaryDirectory(prefix="scenes-")
 FEW_SCENES = {"cache_dir": SCENES.name, "train_size": 4, "val_size": 1, "test_size": 1}
+FEW_SENTENCES = 8
 # A step without rate would move nothing, and what is scored or written takes the time of many steps.
 ONE_STEP = {
     **{"max_steps": 1, "warmup_steps": 0, "per_device_train_batch_size": 2, "total_train_batch_size": None},
@@ -124,6 +125,8 @@ def parse(run: RecipeRun, folder: str) -> Parsed:
 def on_few_scenes(run: RecipeRun) -> RecipeRun:
     """The run with a step and scenes of a test in the place of its own."""
     options = {**ONE_STEP, "dataset_options": FEW_SCENES}
+    if run.merged().get("max_train_sentences"):
+        options["max_train_sentences"] = FEW_SENTENCES
     if images := run.merged().get("image_data"):
         options["image_data"] = {"dataset_options": {**images.get("dataset_options", {}), **FEW_SCENES}}
     return run.with_options(options)
