@@ -311,6 +311,8 @@ def map_positions(tokens: Tensor, size: tuple[int, int]) -> Tensor:
 class MultiHeadAttention(nn.Module):
     """Scaled dot-product attention of several heads, with a projection for query, key, value and result each.
 
+    (RISAM, equation 7, in each head.)
+
     The configuration says how many channels and heads (`hidden_size`, `num_attention_heads`), and which kernel.
     `query` (batch, queries, channels), `memory` (batch, keys, channels), `memory_mask` (batch, keys) with 1 = attend;
     returns (batch, queries, channels). Every memory needs one key at least that is attended.

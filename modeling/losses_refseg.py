@@ -42,15 +42,16 @@ def cross_entropy(logits: Tensor, mask_labels: Tensor) -> Tensor:
 
 
 def focal_loss(logits: Tensor, mask_labels: Tensor, gamma: float = 2.0) -> Tensor:
-    """-(1 - p_t)^gamma log(p_t), p_t the probability of the right class; averaged over pixels (RISAM, eq. 10)."""
+    """-(1 - p_t)^gamma log(p_t), p_t the probability of the right class; averaged over pixels (RISAM, equation 10)."""
     negative_logarithm = F.binary_cross_entropy_with_logits(*_precise(logits, mask_labels), reduction="none")
     return ((1 - torch.exp(-negative_logarithm)).pow(gamma) * negative_logarithm).mean()
 
 
 def dice_loss(logits: Tensor, mask_labels: Tensor, smoothing: float = 1.0) -> Tensor:
-    """1 - (2 sum(p g) + smoothing) / (sum(p) + sum(g) + smoothing) per sample, the mean over samples (RISAM, eq. 11).
+    """1 - (2 sum(p g) + smoothing) / (sum(p) + sum(g) + smoothing) per sample, the mean over samples.
 
-    The smoothing lets a sample without a target lower its probabilities; without it such a sample has no gradient.
+    (RISAM, equation 11.) The smoothing lets a sample without a target lower its probabilities; without it such a
+    sample has no gradient.
     """
     logits, labels = _precise(logits, mask_labels)
     probabilities = logits.sigmoid()

@@ -21,7 +21,7 @@ Attention Features", 2024).
 | table 5, row 9 | `TwoWayDecoderBlock` |
 | table 5, row 10 | `QueryToken` |
 | table 6, row 11 | `PyramidEnhancement` |
-| table 11, SAM | `NeckFeatures`, `Unfused` (comparisons_risam) |
+| table 11, SAM | `Unfused` (comparisons_risam), `NeckFeatures` |
 | figure 7 | `explain_fusion` (explanations_risam) |
 """
 
@@ -181,8 +181,13 @@ class MutualAwareAttention(nn.Module):
         self.pixel_norm = nn.LayerNorm(channels)
         self.word_norm = nn.LayerNorm(channels)
         # A relevance is the sigmoid of a score, so the threshold on scores is its logit.
+        self.relevance_threshold = config.relevance_threshold
         threshold = config.relevance_threshold or 0.0
         self.score_threshold = math.log(threshold / (1 - threshold)) if threshold > 0 else -math.inf
+
+    def extra_repr(self) -> str:
+        """What a picture of the model tells beside its parts."""
+        return f"relevance_threshold={self.relevance_threshold}"
 
     def forward(
         self, pixels: Tensor, text_features: Tensor, text_mask: Tensor, size: tuple[int, int]

@@ -192,8 +192,13 @@ class TableRun:
         return self.output / results_name(self.paper, self.number, self.dataset)
 
     def rows(self) -> list[Row]:
-        """The rows whose numbers are of this data set; on one that no row's are of, all."""
-        return [row for row in self.table.rows if row.dataset == self.dataset] or self.table.rows
+        """The rows whose numbers are of this data set, or of a model that it trains; where there are none, all."""
+        rows = [row for row in self.table.rows if row.dataset == self.dataset or self.is_trained_for_elsewhere(row)]
+        return rows or self.table.rows
+
+    def is_trained_for_elsewhere(self, row: Row) -> bool:
+        """Whether a row's model is trained on this data set and scored on another one."""
+        return row.elsewhere and self.dataset in row.recipes and not is_generated(self.dataset)
 
     def row_run(self, row: Row) -> RowRun | None:
         """What is run for a row, or for the one that it repeats; None where nothing can be."""

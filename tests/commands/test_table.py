@@ -279,6 +279,12 @@ def test_a_model_is_scored_on_data_that_it_was_not_trained_on(monkeypatch: pytes
     assert run.scored(0) == ("original", ["val"])
 
 
+def test_rows_that_are_scored_elsewhere_stand_beside_those_of_the_data_that_they_are_trained_on() -> None:
+    run, other = (TableRun.of("paper", number, "refcoco", [], Path("runs")) for number in ("3", "1"))
+    mixed = replace(run.table, rows=[other.table.row("whole"), *run.table.rows])
+    assert [row.name for row in replace(run, table=mixed).rows()] == ["whole", "RefCOCO"]
+
+
 def test_a_row_that_goes_on_from_another_model_trains_that_before(tmp_path: Path, trained: list[str]) -> None:
     options = ("--dataset", "refshapes", "--output", tmp_path, "--seeds", 0, 1)
     assert invoke("paper", 3, *options, "--rows", "finetuned")[0] == 0

@@ -36,9 +36,10 @@ def test_rows_of_a_table_differ_in_what_they_are_compute_or_train(paper: str, nu
 
 
 def data_of(row: PaperRow) -> set[tuple[str, str]]:
-    """The published data sets that its recipes train on, and who split them."""
+    """The published data sets that its recipes train on, and who split them; and where it is scored elsewhere."""
     runs = [(name, row.row.run_on(name)) for name in row.row.recipes if not is_generated(name)]
-    return {(name, str(run.merged().get("split_by"))) for name, run in runs}
+    elsewhere = {(row.row.dataset, "scored")} if row.row.elsewhere else set()
+    return {(name, str(run.merged().get("split_by"))) for name, run in runs} | elsewhere
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)

@@ -45,7 +45,7 @@ class Trained:
 
     Attributes:
         losses: the loss and its parts in this step, by name.
-        modules: the class of each module, by its name.
+        modules: the class of each module and what it says of itself, by its name.
         shapes: the shape of each parameter and buffer, by its name.
         trained: the names of what is trained, with the sum of its absolute values before the step and after it.
         options: those of model, data and training that are not the defaults.
@@ -164,7 +164,7 @@ def _train(key: str) -> Trained:
         after = sums_of_trained(model)
     return Trained(
         losses=kept.losses,
-        modules={name: type(module).__name__ for name, module in model.named_modules()},
+        modules={name: f"{type(part).__name__}({part.extra_repr()})" for name, part in model.named_modules()},
         shapes={name: tuple(value.shape) for name, value in model.state_dict().items()},
         trained={name: (value, after[name]) for name, value in before.items()},
         options=dict(chain(*(options_of(each).items() for each in said))),

@@ -367,7 +367,7 @@ def test_each_recipe_parses_into_the_papers_setting(path) -> None:
     model, data, training = parse([str(path), "--use_cpu"])
     trained_on = data.dataset_name if isinstance(data.dataset_name, str) else "union"
     # Method, variant, data set and, where it is not the usual one, who split it.
-    name = rf"{model.model_type}(_darknet|_refcoco)?_{re.escape(trained_on)}(_google)?"
+    name = rf"{model.model_type}(_darknet|_presence|_refcoco|_swin_b|_vit_b)?_{re.escape(trained_on)}(_google)?"
     assert re.fullmatch(name, path.stem) and path.stem.endswith("_google") == (data.split_by == ["google"])
     assert training.output_dir == f"runs/{path.stem}"
     if data.dataset_name == "refshapes":
@@ -394,6 +394,10 @@ def check_risam(model, data, training) -> None:
     assert (training.learning_rate, training.weight_decay, training.num_train_epochs) == (1e-4, 0, 50)
     assert training.learning_rate_drops == [30, 42]
     assert model.max_text_length == 2 + (17 if data.dataset_name == "refcoco" else 25)
+    with_presence = training.output_dir == "runs/risam_presence_grefcoco"
+    assert model.config == ({"presence_head": True} if with_presence else {})
+    usual = "phrasecut" if data.dataset_name == "phrasecut" else "original"
+    assert data.protocol == ("rela" if with_presence else usual)
     image_processor = build_image_processor(model)
     assert (dict(image_processor.size), image_processor.mask_threshold) == ({"longest_edge": 1024}, 0.35)
 
