@@ -6,10 +6,9 @@ from huggingface_hub.dataclasses import strict
 from transformers import Mask2FormerConfig, PreTrainedConfig
 
 from .checks_refseg import Conditions, require_at_least_one
+from .configuration_alignment_refseg import AlignmentHalf, require_alignment_module, require_each_once
 from .configuration_encoders_refseg import BERT_BASE, require_stages, require_text_layers, stage_widths, swin_b
 from .configuration_refseg import RefSegConfig
-
-AlignmentLoss = Literal["pixel_to_pixel", "pixel_to_text"]
 
 
 @strict
@@ -31,9 +30,16 @@ class MagNetConfig(RefSegConfig):
         pyramid_scales (`list[int]`, *optional*, defaults to `(1, 2, 3, 6)`):
             Rows and columns of the pooled maps of the cross-modal alignment module (table 3 e); with none of them it
             works on the full resolution alone.
+        cam_image (`str`, *optional*, defaults to `"released"`):
+            What the alignment module adds to the image's features on their way into the next stage: `"paper"`, what
+            all scales attended to (equation 11), or `"released"`, as the published weights need it: what the full
+            resolution attended to, times a gate.
         cam_language (`str`, *optional*, defaults to `"paper"`):
             How words look at the image: `"paper"` (equations 6 to 10), or `"released"`, as the published weights need
             it: without a pyramid, and with a slip that keeps the image from all words that are no padding.
+        cam_num_heads (`int`, *optional*, defaults to 1):
+            Heads of the module's attention (equation 7); one as released. The words' side has them with
+            `cam_language="paper"`.
         alignment_losses (`list[str]`, *optional*, defaults to `("pixel_to_pixel", "pixel_to_text")`):
             The halves of the cross-modal alignment loss (table 3 f); none, one or both.
         pixel_temperature (`float`, *optional*, defaults to 0.1):
@@ -101,8 +107,10 @@ class MagNetConfig(RefSegConfig):
     text_config: PreTrainedConfig | dict | None = None
     text_stage_layers: list[int] | tuple[int, ...] = (3, 6, 9, 12)
     pyramid_scales: list[int] | tuple[int, ...] = (1, 2, 3, 6)
+    cam_image: Literal["paper", "released"] = "released"
     cam_language: Literal["paper", "released"] = "paper"
-    alignment_losses: list[AlignmentLoss] | tuple[AlignmentLoss, ...] = ("pixel_to_pixel", "pixel_to_text")
+    cam_num_heads: int = 1
+    alignment_losses: list[AlignmentHalf] | tuple[AlignmentHalf, ...] = ("pixel_to_pixel", "pixel_to_text")
     pixel_temperature: float | int = 0.1
     text_temperature: float | int = 0.1
     alignment_pixels: int = 1024
@@ -153,24 +161,8 @@ class MagNetConfig(RefSegConfig):
 
     def validate_architecture(self):
         """Checks that the parts fit together; called on construction."""
-        stages, layers = list(self.text_stage_layers), self.text_config.num_hidden_layers
-        if len(self.stage_widths) != 4:
-            raise ValueError(f"backbone_config: four stages are needed, got {len(self.stage_widths)}.")
-        if self.stage_widths[0] % 4:
-            raise ValueError(
-                f"backbone_config: the first stage's channels must be a multiple of 4, got {self.stage_widths[0]}."
-            )
-        if self.text_config.hidden_size % 4:
-            raise ValueError(f"text_config: hidden_size must be a multiple of 4, got {self.text_config.hidden_size}.")
-        if len(stages) != 4 or stages != sorted(set(stages)) or stages[0] < 1 or stages[-1] != layers:
-            raise ValueError(
-                f"text_stage_layers: four rising numbers are needed, the last of them {layers} (all layers of "
-                f"text_config), got {stages}."
-            )
-        if len(set(self.pyramid_scales)) != len(self.pyramid_scales) or min(self.pyramid_scales, default=1) < 1:
-            raise ValueError(f"pyramid_scales: different positive numbers, got {list(self.pyramid_scales)}.")
-        if len(set(self.alignment_losses)) != len(self.alignment_losses):
-            raise ValueError(f"alignment_losses: name each half once, got {list(self.alignment_losses)}.")
+        require_alignment_module(self)
+        require_each_once("alignment_losses", self.alignment_losses)
         if self.alignment_pixels < 1:
             raise ValueError(f"alignment_pixels must be at least 1, got {self.alignment_pixels}.")
         require_at_least_one(

@@ -225,9 +225,10 @@ class CrossModalAttention(nn.Module):
         other_channels: int,
         norm: str = "layer",
         activation: type[nn.Module] = nn.GELU,
+        num_heads: int = 1,
     ) -> None:
         super().__init__()
-        self.attention = PixelWordAttention(config, channels, other_channels, num_heads=1, norm=norm)
+        self.attention = PixelWordAttention(config, channels, other_channels, num_heads=num_heads, norm=norm)
         self.project_features = nn.Sequential(nn.Linear(channels, channels), activation())
         self.project_fused = nn.Sequential(nn.Linear(channels, channels), activation())
 

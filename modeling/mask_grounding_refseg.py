@@ -57,9 +57,9 @@ class WordTokens(nn.Module):
 
 
 class ImageTokens(nn.Module):
-    """The pixels P of a map (batch, channels, h, w), averaged to at most `max_size` x `max_size`, with their places.
+    """P (equation 2): the pixels of a map (batch, channels, h, w), with their places.
 
-    Returns (batch, pixels, size), projected where `size` differs from the channels of the map.
+    They are averaged to at most `max_size` x `max_size`. Returns (batch, pixels, size), projected where `size` differs from the channels of the map.
     """
 
     def __init__(self, channels: int, size: int, max_size: int) -> None:

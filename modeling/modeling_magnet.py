@@ -1,218 +1,59 @@
 """MagNet: the mask-grounded network for referring segmentation (https://huggingface.co/papers/2312.12198).
 
-Where the released weights differ from the paper they are followed for the image and the head; for the words the
-configuration's `cam_language` chooses.
+| paper | here |
+| --- | --- |
+| section 3.1 | `MagNetForReferringSegmentation` |
+| section 3.2, figure 3 | `MaskGrounding` (mask_grounding_refseg) |
+| section 3.2, the learnable mask token | `MaskToken` (mask_grounding_refseg) |
+| equation 1 | `MaskGrounding` (mask_grounding_refseg), `WordTokens` (mask_grounding_refseg) |
+| equation 2 | `ImageTokens` (mask_grounding_refseg) |
+| equation 3 | `CenterToken` (mask_grounding_refseg) |
+| equation 4 | `MaskedTokenPredictor` (mask_grounding_refseg), `reconstructed_word_loss` (losses_refseg) |
+| figure 4 | `CrossModalAlignment` (cross_modal_alignment_refseg) |
+| equation 5 | `encode_in_lockstep` (cross_modal_alignment_refseg) |
+| equation 6 | `PyramidLevel` (cross_modal_alignment_refseg) |
+| equation 7 | `CrossModalAttention` (layers_refseg) |
+| equations 8 and 10 | `PixelsToText` (cross_modal_alignment_refseg) |
+| equation 9 | `TextToPixels` (cross_modal_alignment_refseg), `enlarge` (cross_modal_alignment_refseg) |
+| equation 11 | `PyramidPathway` (cross_modal_alignment_refseg) |
+| equation 12 | `CrossModalAlignmentLoss` (alignment_loss_refseg) |
+| equation 13 | `PixelToPixelAlignment` (alignment_loss_refseg), `pixel_to_pixel_loss` (losses_refseg) |
+| equation 14 | `PixelToTextAlignment` (alignment_loss_refseg), `pixel_to_text_loss` (losses_refseg) |
+| equation 15 | `MagNetForReferringSegmentation` |
+| table 3 a | `MaskGroundingConfig` (configuration_refseg), `MaskedVisionLanguage` (mask_grounding_refseg) |
+| table 3 b | `AverageToken` (mask_grounding_refseg), `CenterToken` (mask_grounding_refseg) |
+| table 3 f, LAVT with the loss | `AlignmentLoss` (alignment_loss_refseg) |
+
+The head is that of the released weights, a Mask2Former with one query (`MaskHead`). Where they differ from the paper,
+the configuration's `cam_image` and `cam_language` choose. As released, each direction of equation 7 has projections of
+its own, and what it attends to is multiplied with the features; the multi-head attention that the paper cites shares
+the scores of both.
 """
 
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils.output_capturing import OutputRecorder
 
+from .alignment_loss_refseg import CrossModalAlignmentLoss
 from .configuration_magnet import MagNetConfig
-from .encoders_refseg import build_stage_encoder
-from .explanations_refseg import Explainable, Explanation, pixels_of_words, words_of_pixels
-from .layers_refseg import (
-    AttentionKernel,
-    CrossModalAttention,
-    GateProjection,
-    PixelNorm,
-    generator_of_draws,
-    masked_mean,
-    resize,
-    to_map,
-    to_tokens,
+from .cross_modal_alignment_refseg import (
+    CrossModalAlignment,
+    encode_in_lockstep,
+    explain_alignment,
+    finish_in_stages,
 )
-from .losses_refseg import cross_entropy, dice_loss, pixel_to_pixel_loss, pixel_to_text_loss
+from .encoders_refseg import build_stage_encoder
+from .explanations_refseg import Explainable, Explanation
+from .layers_refseg import AttentionKernel, GateProjection, resize, to_map
+from .losses_refseg import cross_entropy, dice_loss
 from .mask2former_magnet import MaskHead
 from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures, ReferringSegmentationOutput
 from .modeling_refseg import RefSegPreTrainedModel
 from .text_encoders_refseg import TextStages
-
-
-class PyramidLevel(nn.Module):
-    """The image pooled to a few positions, and a 3-layer MLP on them: P_i^k (equation 6).
-
-    `pixels` (batch, height * width, channels), `size` (height, width); returns (batch, scale * scale, channels / 4).
-    """
-
-    def __init__(self, channels: int, scale: int) -> None:
-        super().__init__()
-        self.scale = scale
-        self.mlp = nn.Sequential(
-            nn.Linear(channels, 4 * channels, bias=False),
-            nn.LayerNorm(4 * channels, eps=1e-6),
-            nn.Linear(4 * channels, channels, bias=False),
-            nn.GELU(),
-            nn.Linear(channels, channels // 4, bias=False),
-        )
-
-    def forward(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
-        pooled = F.adaptive_avg_pool2d(to_map(pixels, size), self.scale)
-        return self.mlp(to_tokens(pooled))
-
-
-class OpenPathway(nn.Module):
-    """The image features on their way into the next stage, with gated language features (equation 11).
-
-    As released, only what the full resolution attended to is added, not the pyramid.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.gate = nn.Sequential(GateProjection(channels), nn.GELU(), GateProjection(channels), nn.Tanh())
-
-    def forward(self, pixels: Tensor, fused: Tensor) -> Tensor:
-        return pixels + self.gate(fused) * fused
-
-
-class ClosedPathway(nn.Module):
-    """Of the last stage: no stage follows."""
-
-    def forward(self, pixels: Tensor, fused: Tensor) -> Tensor:
-        return pixels
-
-
-class TextToPixels(nn.Module):
-    """The image's side of the cross-modal alignment module (equations 7, 9 and 11).
-
-    Args of `forward`: `pixels` (batch, height * width, channels), `size` (height, width), `pyramid`: P_i^k for each
-    scale, `text_features` (batch, tokens, text_channels), `text_mask` (batch, tokens) with 1 = word.
-    Returns the decoder's features and the next stage's input, both shaped as `pixels`.
-    """
-
-    def __init__(self, config: MagNetConfig, stage: int) -> None:
-        super().__init__()
-        channels, text_channels = config.stage_widths[stage], config.text_config.hidden_size
-        levels = len(config.pyramid_scales)
-        self.scales = tuple(config.pyramid_scales)
-        self.full = CrossModalAttention(config, channels, text_channels)
-        self.levels = nn.ModuleList(CrossModalAttention(config, channels // 4, text_channels) for _ in range(levels))
-        self.mixer = nn.Sequential(
-            nn.Linear(channels + levels * (channels // 4), channels),
-            nn.LayerNorm(channels),
-            nn.Linear(channels, channels),
-            nn.GELU(),
-        )
-        is_last = stage == len(config.stage_widths) - 1
-        self.pathway = ClosedPathway() if is_last else OpenPathway(channels)
-
-    def forward(
-        self, pixels: Tensor, size: tuple[int, int], pyramid: list[Tensor], text_features: Tensor, text_mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        full = self.full(pixels, text_features, text_mask)
-        parts = [
-            enlarge(attend(level, text_features, text_mask), scale, size)
-            for attend, level, scale in zip(self.levels, pyramid, self.scales, strict=True)
-        ]
-        return self.mixer(torch.cat([*parts, full], 2)), self.pathway(pixels, full)
-
-
-def enlarge(tokens: Tensor, scale: int, size: tuple[int, int]) -> Tensor:
-    """Tokens (batch, scale * scale, channels) of a pooled map, resized to (batch, height * width, channels)."""
-    return to_tokens(resize(to_map(tokens, (scale, scale)), size, align_corners=True))
-
-
-class PixelsToText(nn.Module):
-    """The words' side of the cross-modal alignment module, as in the paper (equations 7, 8 and 10).
-
-    `text_features` (batch, tokens, channels); returns the same shape. `pixels` and `pyramid` are as in `TextToPixels`.
-    """
-
-    def __init__(self, config: MagNetConfig, stage: int) -> None:
-        super().__init__()
-        channels, image_channels = config.text_config.hidden_size, config.stage_widths[stage]
-        levels = len(config.pyramid_scales)
-        self.full = CrossModalAttention(config, channels, image_channels)
-        self.levels = nn.ModuleList(CrossModalAttention(config, channels, image_channels // 4) for _ in range(levels))
-        # The last layer starts close to zero, so that BERT starts close to what it was trained for, yet not at zero.
-        self.mixer = nn.Sequential(
-            nn.Linear((1 + levels) * channels, channels), nn.GELU(), GateProjection(channels), nn.Tanh()
-        )
-
-    def forward(self, text_features: Tensor, text_mask: Tensor, pixels: Tensor, pyramid: list[Tensor]) -> Tensor:
-        parts = [
-            attend(text_features, others, others.new_ones(others.shape[:2]))
-            for attend, others in zip([*self.levels, self.full], [*pyramid, pixels], strict=True)
-        ]
-        return text_features + self.mixer(torch.cat(parts, 2))  # equation 10
-
-
-class ReleasedPixelsToText(nn.Module):
-    """The words' side as released: no pyramid, and BERT's additive mask, 0 for words, multiplies the queries.
-
-    All words therefore attend to all pixels alike; as values are centered, nothing of the image reaches them. In the
-    published weights the gate is zero. Shapes as in `PixelsToText`.
-    """
-
-    def __init__(self, config: MagNetConfig, stage: int) -> None:
-        super().__init__()
-        channels, image_channels = config.text_config.hidden_size, config.stage_widths[stage]
-        self.query = nn.Linear(channels, channels)
-        self.key = nn.Linear(image_channels, channels)
-        self.value = nn.Linear(image_channels, channels)
-        self.output = nn.Linear(channels, channels)
-        self.norm = PixelNorm(nn.InstanceNorm1d(channels))
-        self.project_words = nn.Sequential(nn.Linear(channels, channels), nn.GELU())
-        self.project_fused = nn.Sequential(nn.Linear(channels, channels), nn.GELU())
-        self.gate = nn.Sequential(GateProjection(channels), nn.ReLU(), GateProjection(channels), nn.Tanh())
-
-    def forward(self, text_features: Tensor, text_mask: Tensor, pixels: Tensor, pyramid: list[Tensor]) -> Tensor:
-        additive_mask = (1e4 * text_mask - 1e4).unsqueeze(-1)
-        query = self.query(text_features) * additive_mask
-        key, value = self.norm(self.key(pixels)), self.norm(self.value(pixels))
-        scores = text_features.shape[-1] ** -0.5 * (query @ key.transpose(1, 2))
-        # Large enough to round the scores of padding, on which the numbers depend.
-        scores = scores + (1e4 * additive_mask - 1e4)
-        attended = self.norm(self.output(scores.softmax(-1) @ value))
-        fused = self.project_fused(self.project_words(text_features) * attended)
-        return text_features + self.gate(fused) * fused
-
-
-class UnchangedWords(nn.Module):
-    """Of the last stage where nothing reads its words."""
-
-    def forward(self, text_features: Tensor, text_mask: Tensor, pixels: Tensor, pyramid: list[Tensor]) -> Tensor:
-        return text_features
-
-
-def aligns_words(config: MagNetConfig, stage: int) -> bool:
-    """Whether the image enters the words: not where nothing reads them any more."""
-    return stage < len(config.stage_widths) - 1 or config.reads_final_words
-
-
-def build_pixels_to_text(config: MagNetConfig, stage: int) -> nn.Module:
-    if not aligns_words(config, stage):
-        return UnchangedWords()
-    return {"paper": PixelsToText, "released": ReleasedPixelsToText}[config.cam_language](config, stage)
-
-
-class CrossModalAlignment(nn.Module):
-    """The cross-modal alignment module, CAM (section 3.3), after a stage of both encoders.
-
-    Both directions read the features from before the update. Takes the pixels P_i (batch, height * width, channels),
-    their (height, width), the words O_i (batch, tokens, text_channels) and `text_mask` (batch, tokens) with 1 = word.
-    Returns the decoder's features, P_{i+1} and O_{i+1}.
-    """
-
-    def __init__(self, config: MagNetConfig, stage: int) -> None:
-        super().__init__()
-        self.pyramid = nn.ModuleList(
-            PyramidLevel(config.stage_widths[stage], scale) for scale in config.pyramid_scales
-        )
-        self.text_to_pixels = TextToPixels(config, stage)
-        self.pixels_to_text = build_pixels_to_text(config, stage)
-
-    def forward(
-        self, pixels: Tensor, size: tuple[int, int], text_features: Tensor, text_mask: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        pyramid = [level(pixels, size) for level in self.pyramid]
-        features, next_pixels = self.text_to_pixels(pixels, size, pyramid, text_features, text_mask)
-        return features, next_pixels, self.pixels_to_text(text_features, text_mask, pixels, pyramid)
 
 
 @dataclass
@@ -233,39 +74,6 @@ class MagNetDecoderOutput(DecoderOutput):
     pixel_features: Tensor | None = None
     text_features: Tensor | None = None
     text_mask: Tensor | None = None
-
-
-class PixelToPixelAlignment(nn.Module):
-    """L_P2P of the cross-modal alignment loss (equation 13)."""
-
-    def __init__(self, config: MagNetConfig) -> None:
-        super().__init__()
-        self.config = config
-
-    def forward(self, output: MagNetDecoderOutput, mask_labels: Tensor) -> Tensor:
-        pixels, config = output.pixel_features, self.config
-        generator = generator_of_draws(self.training, pixels.device)
-        return pixel_to_pixel_loss(pixels, mask_labels, config.pixel_temperature, config.alignment_pixels, generator)
-
-
-class PixelToTextAlignment(nn.Module):
-    """L_P2T of the cross-modal alignment loss (equation 14), with the projection of the mean word."""
-
-    def __init__(self, config: MagNetConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.projection = nn.Linear(config.text_config.hidden_size, config.mask_feature_size)
-
-    def forward(self, output: MagNetDecoderOutput, mask_labels: Tensor) -> Tensor:
-        pixels, config = output.pixel_features, self.config
-        sentences = self.projection(masked_mean(output.text_features, output.text_mask))
-        generator = generator_of_draws(self.training, pixels.device)
-        return pixel_to_text_loss(
-            pixels, sentences, mask_labels, config.text_temperature, config.alignment_pixels, generator
-        )
-
-
-ALIGNMENT_LOSSES = {"pixel_to_pixel": PixelToPixelAlignment, "pixel_to_text": PixelToTextAlignment}
 
 
 class MagNetForReferringSegmentation(RefSegPreTrainedModel, Explainable):
@@ -300,7 +108,14 @@ class MagNetForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         self.text_encoder = TextStages(config.text_config, config.text_stage_layers)
         self.stages = nn.ModuleList(CrossModalAlignment(config, stage) for stage in range(len(config.stage_widths)))
         self.head = MaskHead(config.head_config, config.stage_widths)
-        self.alignment = nn.ModuleDict({name: ALIGNMENT_LOSSES[name](config) for name in config.alignment_losses})
+        self.alignment = CrossModalAlignmentLoss(
+            config.alignment_losses,
+            config.pixel_temperature,
+            config.text_temperature,
+            config.alignment_pixels,
+            config.text_config.hidden_size,
+            config.mask_feature_size,
+        )
         self.loss_weights = {"cross_entropy": config.cross_entropy_weight, "dice": config.dice_weight}
         if config.alignment_losses:
             self.loss_weights["alignment"] = config.alignment_weight
@@ -327,21 +142,12 @@ class MagNetForReferringSegmentation(RefSegPreTrainedModel, Explainable):
 
     def finish_text(self, text: Tensor, text_mask: Tensor) -> Tensor:
         """The rest of BERT, without the image; for tasks that read a sentence alone."""
-        for index in range(1, len(self.stages)):
-            text = self.text_encoder.run_stage(index, text, text_mask)
-        return text
+        return finish_in_stages(self.text_encoder, text, text_mask)
 
     def fuse(self, image: ImageFeatures, text: Tensor, text_mask: Tensor) -> FusedFeatures:
         """Both encoders in lockstep with the alignment modules (equations 5 to 11)."""
-        (pixels,) = image.maps
-        size, pixels, maps = tuple(pixels.shape[-2:]), to_tokens(pixels), []
-        for index, align in enumerate(self.stages):
-            if index > 0:
-                pixels, size = self.backbone.next_stage(index, pixels, size)
-                text = self.text_encoder.run_stage(index, text, text_mask)
-            features, pixels, text = align(pixels, size, text, text_mask)
-            maps.append(to_map(features, size))
-        return FusedFeatures(maps=tuple(maps), text_features=text, text_mask=text_mask)
+        maps, text = encode_in_lockstep(self.backbone, self.text_encoder, self.stages, image.maps[0], text, text_mask)
+        return FusedFeatures(maps=maps, text_features=text, text_mask=text_mask)
 
     def decode(self, fused: FusedFeatures, image_size: tuple[int, int]) -> MagNetDecoderOutput:
         """The one query's mask logits at the input size, (batch, height, width)."""
@@ -361,17 +167,14 @@ class MagNetForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         logits = output.logits
         losses = {"cross_entropy": cross_entropy(logits, mask_labels), "dice": dice_loss(logits, mask_labels)}
         if self.config.alignment_losses:
-            losses["alignment"] = sum(half(output, mask_labels) for half in self.alignment.values())
+            losses["alignment"] = self.alignment(
+                output.pixel_features, output.text_features, output.text_mask, mask_labels
+            )
         return losses
 
     def explain_output(self, output: ReferringSegmentationOutput, text_mask: Tensor) -> dict[str, Explanation]:
         """The alignment of each stage (figure 4): the words that pixels attend to, and the pixels that words do."""
-        config, attentions, explanations = self.config, iter(output.attentions), {}
-        for index, maps in enumerate(output.hidden_states):
-            explanations[f"word_attention_{index + 1}"] = words_of_pixels(next(attentions), maps)
-            if config.cam_language == "paper" and aligns_words(config, index):
-                explanations[f"words_to_pixels_{index + 1}"] = pixels_of_words(next(attentions), maps, text_mask)
-        return explanations
+        return explain_alignment(self.config, output.attentions, output.hidden_states, text_mask)
 
 
 __all__ = ["MagNetConfig", "MagNetForReferringSegmentation"]

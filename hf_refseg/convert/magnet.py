@@ -103,7 +103,7 @@ def convert_magnet_checkpoint(
     num_attention_heads: int = 8,
     **config_overrides,
 ) -> MagNetForReferringSegmentation:
-    """Turns the dictionary of a released MagNet checkpoint into a model, with `cam_language="released"`.
+    """Turns the dictionary of a released MagNet checkpoint into a model, its alignment modules as released.
 
     Depths, widths, heads and window of Swin, the widths and layers of the head are read off the tensors.
 
@@ -128,6 +128,7 @@ def convert_magnet_checkpoint(
                 "backbone_config": read_swin_config(tensors),
                 "text_config": read_text_config(tensors, text_config),
                 "text_stage_layers": list(text_stage_layers),
+                "cam_image": "released",
                 "cam_language": "released",
                 "num_attention_heads": num_attention_heads,
                 **_read_head_sizes(tensors),

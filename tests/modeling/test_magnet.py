@@ -27,6 +27,8 @@ ABLATIONS = [
     {"alignment_losses": ["pixel_to_text"], "text_temperature": 0.2, "alignment_pixels": 32},
     {"cam_language": "released"},
     {"cam_language": "released", "alignment_losses": []},
+    {"cam_image": "paper", "pyramid_scales": [1, 2]},
+    {"cam_image": "paper", "cam_language": "released", "cam_num_heads": 2},
     {"alignment_losses": [], "presence_head": True},
     {"cross_entropy_weight": 1.0, "dice_weight": 0.5, "alignment_weight": 0.1},
 ]
@@ -89,7 +91,8 @@ class TestMagNet(TinyMagNet, MethodTests):
         values = {}
         for halves in (["pixel_to_pixel"], ["pixel_to_text"], ["pixel_to_pixel", "pixel_to_text"]):
             model = self.build()
-            model.alignment = torch.nn.ModuleDict({name: model.alignment[name] for name in halves})
+            for name in set(model.alignment) - set(halves):
+                del model.alignment[name]
             output = model(**self.inputs(), mask_labels=self.labels())
             values[len(halves), halves[0]] = output.loss_components["alignment"]
         first, second, both = values.values()
@@ -118,6 +121,52 @@ class TestMagNet(TinyMagNet, MethodTests):
             padded[name] = F.pad(inputs[name], (0, 5), value=filling)
         words = self.fused(model, padded).text_features[:, :6]
         assert_close(words, self.fused(model, inputs).text_features, atol=1e-5, rtol=0)
+
+    @torch.no_grad()
+    def test_the_paper_adds_what_all_scales_attended_to(self) -> None:
+        """Equations 9 and 11, written out; as released the pyramid does not reach the next stage."""
+        generator = torch.Generator().manual_seed(5)
+        pixels, words = torch.randn(2, 12, 32, generator=generator), torch.randn(2, 5, 32, generator=generator)
+        mask = torch.tensor([[1.0] * 5, [1.0, 1.0, 1.0, 0.0, 0.0]])
+        for cam_image in ("paper", "released"):
+            align = self.build(cam_image=cam_image).stages[1]
+            side, (first, *_) = align.text_to_pixels, align.pyramid
+            _, following, _ = align(pixels, (3, 4), words, mask)
+            pyramid = [level(pixels, (3, 4)) for level in align.pyramid]
+            full = side.full(pixels, words, mask)
+            if cam_image == "paper":
+                grown = []
+                for attend, level, scale in zip(side.levels, pyramid, (1, 2), strict=True):
+                    attended = attend(level, words, mask).unflatten(1, (scale, scale)).permute(0, 3, 1, 2)
+                    grown.append(F.interpolate(attended, (3, 4), mode="bilinear", align_corners=True).flatten(2))
+                joined = torch.cat([*(each.transpose(1, 2) for each in grown), full], 2)
+                linear, _, last, _ = side.pathway.mixer
+                hidden = F.gelu(joined @ linear.weight.T + linear.bias)
+                expected = pixels + torch.tanh(hidden @ last.weight.T)
+            else:
+                expected = pixels + side.pathway.gate(full) * full
+            assert_close(following, expected)
+            first.mlp[4].weight.add_(1)
+            assert torch.equal(align(pixels, (3, 4), words, mask)[1], following) == (cam_image == "released")
+
+    @torch.no_grad()
+    def test_heads_of_the_alignment_attend_apart(self) -> None:
+        """Equation 7 with two heads on both sides, written out head by head, as in LAVT's attention."""
+        model = self.build(cam_num_heads=2)
+        generator = torch.Generator().manual_seed(5)
+        for attend in (model.stages[0].text_to_pixels.levels[1], model.stages[0].pixels_to_text.full):
+            part = attend.attention
+            features = torch.randn(1, 4, part.query.in_features, generator=generator)
+            others = torch.randn(1, 6, part.key.in_features, generator=generator)
+            query, key, value = part.query_norm(part.query(features)), part.key(others), part.value(others)
+            width = query.shape[2]
+            heads = []
+            for channels in (slice(0, width // 2), slice(width // 2, width)):
+                scores = query[0, :, channels] @ key[0, :, channels].T / width**0.5
+                heads.append(scores.softmax(1) @ value[0, :, channels])
+            attended = part.output_norm(part.output(torch.cat(heads, 1)[None]))
+            expected = attend.project_fused(attend.project_features(features) * attended)
+            assert_close(attend(features, others, torch.ones(1, 6)), expected)
 
     @pytest.mark.parametrize("cam_language", ["paper", "released"])
     def test_no_gate_starts_without_a_gradient(self, cam_language: str) -> None:
@@ -307,6 +356,10 @@ def test_alignment_labels_are_taken_at_the_features_places() -> None:
     ("fields", "message"),
     [
         ({"cam_language": "none"}, "cam_language"),
+        ({"cam_image": "none"}, "cam_image"),
+        ({"cam_num_heads": 0}, "cam_num_heads: at least 1"),
+        ({"cam_num_heads": 5}, "cam_num_heads: 5 heads do not divide stages of the image encoder"),
+        ({"cam_num_heads": 64}, r"cam_num_heads: 64 heads do not divide pyramids of \[32, 64, 128, 256\]"),
         ({"alignment_losses": ["pixels"]}, "alignment_losses"),
         ({"alignment_losses": ["pixel_to_text", "pixel_to_text"]}, "name each half once"),
         ({"pyramid_scales": [0, 1]}, "pyramid_scales: different positive numbers"),
