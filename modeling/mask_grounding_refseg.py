@@ -59,7 +59,8 @@ class WordTokens(nn.Module):
 class ImageTokens(nn.Module):
     """P (equation 2): the pixels of a map (batch, channels, h, w), with their places.
 
-    They are averaged to at most `max_size` x `max_size`. Returns (batch, pixels, size), projected where `size` differs from the channels of the map.
+    They are averaged to at most `max_size` x `max_size`. Returns (batch, pixels, size), projected where `size` differs
+    from the channels of the map.
     """
 
     def __init__(self, channels: int, size: int, max_size: int) -> None:
