@@ -81,6 +81,7 @@ class VideoLavtConfig(LavtConfig):
             'with a fusion_type other than "vision_language", or bidirectional=True',
             lambda config: config.has_pwam or config.bidirectional,
         ),
+        "fusion_hidden_size": ('with a fusion_type other than "vision_language"', lambda config: config.has_pwam),
         "fusion_dropout": ('with a fusion_type other than "vision_language"', lambda config: config.has_pwam),
         "pwam_structure": ('with a fusion_type other than "vision_language"', lambda config: config.has_pwam),
         "pwam_projection": (
@@ -120,13 +121,6 @@ class VideoLavtConfig(LavtConfig):
     def has_pwam(self) -> bool:
         """Whether the stages have a 3D pixel-word attention module, or one with pooled sentences."""
         return self.fusion_type != "vision_language"
-
-    def validate_fusion_width(self):
-        """Checks that the 3D pixel-word attention module is as wide as its stage; called on construction."""
-        if self.fusion_hidden_size is not None:
-            raise ValueError(
-                "fusion_hidden_size: the 3D pixel-word attention module is as wide as its stage: leave it at None."
-            )
 
     def validate_structure(self):
         """Checks the number of the structure; called on construction."""

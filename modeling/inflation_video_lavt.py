@@ -97,8 +97,8 @@ def start_projection(projection: AddedBranches, weight: Tensor, bias: Tensor, fi
 
     Args:
         projection: of `ClipFusion`.
-        weight: (channels, channels).
-        bias: (channels,).
+        weight: (width, channels).
+        bias: (width,).
         finish: the nonlinearity or normalization behind it.
     """
     has_own = isinstance(projection, FinishedBranches)

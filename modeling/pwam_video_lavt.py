@@ -59,17 +59,25 @@ STRUCTURES = {
 
 
 class FrameConvolution(nn.Conv3d):
-    """A convolution over time and space for features with the channels last; keeps their shape."""
+    """A convolution over time and space for features with the channels last; keeps the size of the maps."""
 
-    def __init__(self, channels: int, kernel: Kernel) -> None:
-        super().__init__(channels, channels, kernel, padding=tuple(extent // 2 for extent in kernel))
+    def __init__(self, channels: int, width: int, kernel: Kernel) -> None:
+        super().__init__(channels, width, kernel, padding=tuple(extent // 2 for extent in kernel))
 
     def forward(self, features: Tensor) -> Tensor:
         return super().forward(features.permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1)
 
 
-def build_convolution(channels: int, kernel: Kernel) -> nn.Module:
-    return nn.Linear(channels, channels) if kernel == ELEMENT else FrameConvolution(channels, kernel)
+def build_convolution(channels: int, width: int, kernel: Kernel) -> nn.Module:
+    return nn.Linear(channels, width) if kernel == ELEMENT else FrameConvolution(channels, width, kernel)
+
+
+def build_branch(channels: int, width: int, kernels: tuple[Kernel, ...]) -> nn.Sequential:
+    """Convolutions one after the other, the first of which leads from `channels` to `width`."""
+    inputs = [channels, *[width] * (len(kernels) - 1)]
+    return nn.Sequential(
+        *(build_convolution(each, width, kernel) for each, kernel in zip(inputs, kernels, strict=True))
+    )
 
 
 def build_norm_or_activation(channels: int, kind: str) -> nn.Module:
@@ -79,20 +87,19 @@ def build_norm_or_activation(channels: int, kind: str) -> nn.Module:
 class AddedBranches(nn.Module):
     """A projection function as printed: convolutions side by side, added up, then nonlinearity or normalization.
 
-    (Section 3.2.2, figure 6 c; table 1, "f + g".) Keeps the shape of the features.
+    (Section 3.2.2, figure 6 c; table 1, "f + g".) Keeps the size of the maps.
 
     Args:
         channels: channels of the features.
+        width: those of the result.
         design: the branches.
         finish: the nonlinearity ("gelu" or "relu") or the normalization ("instance", ...) behind the sum.
     """
 
-    def __init__(self, channels: int, design: Design, finish: str) -> None:
+    def __init__(self, channels: int, width: int, design: Design, finish: str) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(
-            nn.Sequential(*(build_convolution(channels, kernel) for kernel in kernels)) for kernels in design.branches
-        )
-        self.finish = build_norm_or_activation(channels, finish)
+        self.branches = nn.ModuleList(build_branch(channels, width, kernels) for kernels in design.branches)
+        self.finish = build_norm_or_activation(width, finish)
 
     def join(self, outputs: list[Tensor]) -> Tensor:
         return sum(outputs)
@@ -104,9 +111,9 @@ class AddedBranches(nn.Module):
 class ConcatenatedBranches(AddedBranches):
     """The same with the outputs of the branches concatenated, and their channels reduced (figure 6 b, "f; g")."""
 
-    def __init__(self, channels: int, design: Design, finish: str) -> None:
-        super().__init__(channels, design, finish)
-        self.reduce = nn.Linear(len(design.branches) * channels, channels)
+    def __init__(self, channels: int, width: int, design: Design, finish: str) -> None:
+        super().__init__(channels, width, design, finish)
+        self.reduce = nn.Linear(len(design.branches) * width, width)
 
     def join(self, outputs: list[Tensor]) -> Tensor:
         return self.reduce(torch.cat(outputs, -1))
@@ -115,10 +122,10 @@ class ConcatenatedBranches(AddedBranches):
 class FinishedBranches(AddedBranches):
     """As in released weights: each branch has a nonlinearity or normalization of its own, and the sum has none."""
 
-    def __init__(self, channels: int, design: Design, finish: str) -> None:
-        super().__init__(channels, design, "none")
+    def __init__(self, channels: int, width: int, design: Design, finish: str) -> None:
+        super().__init__(channels, width, design, "none")
         for branch in self.branches:
-            branch.append(build_norm_or_activation(channels, finish))
+            branch.append(build_norm_or_activation(width, finish))
 
 
 class FinishedConcatenatedBranches(FinishedBranches, ConcatenatedBranches):
@@ -131,9 +138,8 @@ PROJECTIONS = {
 }
 
 
-def build_projection(config: VideoLavtConfig, stage: int, design: Design, finish: str) -> AddedBranches:
-    projection = PROJECTIONS[config.pwam_projection][design.are_concatenated]
-    return projection(config.stage_widths[stage], design, finish)
+def build_projection(config: VideoLavtConfig, channels: int, width: int, design: Design, finish: str) -> AddedBranches:
+    return PROJECTIONS[config.pwam_projection][design.are_concatenated](channels, width, design, finish)
 
 
 class ClipWordAttention(PixelWordAttention):
@@ -143,19 +149,27 @@ class ClipWordAttention(PixelWordAttention):
     """
 
     def __init__(self, config: VideoLavtConfig, stage: int) -> None:
-        channels, heads = config.stage_widths[stage], config.fusion_num_heads[stage]
-        super().__init__(config, channels, config.text_config.hidden_size, heads, norm="none")
+        channels, width, heads = (
+            config.stage_widths[stage],
+            config.fusion_widths[stage],
+            config.fusion_num_heads[stage],
+        )
+        super().__init__(config, channels, config.text_config.hidden_size, heads, norm="none", hidden_size=width)
         structure = STRUCTURES[config.pwam_structure]
-        self.query = build_projection(config, stage, structure.query, config.fusion_norm)  # omega_q
-        self.output = build_projection(config, stage, structure.output, config.fusion_norm)  # omega_w
+        self.query = build_projection(config, channels, width, structure.query, config.fusion_norm)  # omega_q
+        self.output = build_projection(config, width, width, structure.output, config.fusion_norm)  # omega_w
 
 
 class ClipPooledSentence(PooledSentence):
     """The mean of all words at every position of a clip, in the place of `ClipWordAttention` (table 5, row 3)."""
 
     def __init__(self, config: VideoLavtConfig, stage: int) -> None:
-        channels, heads = config.stage_widths[stage], config.fusion_num_heads[stage]
-        super().__init__(config, channels, config.text_config.hidden_size, heads, config.fusion_norm)
+        channels, width, heads = (
+            config.stage_widths[stage],
+            config.fusion_widths[stage],
+            config.fusion_num_heads[stage],
+        )
+        super().__init__(config, channels, config.text_config.hidden_size, heads, config.fusion_norm, width)
 
 
 class ClipFusion(MultiModalFusion):
@@ -169,10 +183,11 @@ class ClipFusion(MultiModalFusion):
     def __init__(self, config: VideoLavtConfig, stage: int) -> None:
         nn.Module.__init__(self)
         structure, activation = STRUCTURES[config.pwam_structure], config.fusion_activation
+        channels, width = config.stage_widths[stage], config.fusion_widths[stage]
         self.language_maps = self.LANGUAGE_MAPS[config.fusion_type](config, stage)
-        self.project_pixels = build_projection(config, stage, structure.pixels, activation)  # omega_m
+        self.project_pixels = build_projection(config, channels, width, structure.pixels, activation)  # omega_m
         self.project_fused = nn.Sequential(
-            build_projection(config, stage, structure.fused, activation), nn.Dropout(config.fusion_dropout)
+            build_projection(config, width, channels, structure.fused, activation), nn.Dropout(config.fusion_dropout)
         )  # omega_o
 
 

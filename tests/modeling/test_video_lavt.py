@@ -247,6 +247,7 @@ class TestVideoLavt(TinyVideoLavt, MethodTests):
             {"fusion_num_heads": [1, 2, 4], "fusion_dropout": 0.1},
             {"fusion_activation": "relu"},
             {"loss_type": "dice_focal"},
+            {"fusion_hidden_size": 12, "language_pathway": "concatenation", "decoder_norm": "none"},
         ],
         ids=str,
     )
@@ -603,6 +604,7 @@ def test_the_words_side_follows_activation_and_normalization(norm: str, activati
         ({"fusion_type": "vision_language", **field}, f"{next(iter(field))}: it has an effect only with a fusion_type")
         for field in (
             {"pwam_structure": 7},
+            {"fusion_hidden_size": 12},
             {"fusion_activation": "relu"},
             {"fusion_dropout": 0.1},
         )
@@ -649,6 +651,8 @@ def describe(projection: nn.Module) -> str:
         (6, {"fusion_norm": "batch", "fusion_num_heads": [1, 2, 4, 8]}),
         (12, {"fusion_norm": "none", "decoder_features": "E"}),
         (10, {"decoder_features": "V", "gate_activation": "none", "presence_head": True}),
+        (5, {"fusion_hidden_size": 12, "language_pathway": "replacement"}),
+        (8, {"fusion_hidden_size": 12, "language_pathway": "concatenation", "decoder_norm": "none"}),
     ],
     ids=str,
 )
