@@ -15,12 +15,12 @@ from transformers import BatchFeature
 from transformers.image_utils import SizeDict
 
 from ..modeling.image_processing_refseg import RefSegImageProcessor, size_when_resized
-from ..modeling.picture_files_refseg import upright_rgb
+from ..modeling.picture_files_refseg import is_turned, upright_rgb
 from ..modeling.processing_refseg import RefSegProcessor
 
 
 class FittedExamples(Dataset):
-    """Examples with images, frames and masks as large as the model sees them, images as uint8 (height, width, 3).
+    """Examples with images, frames and masks as large as the model sees them.
 
     A batch of whole photographs leaves the caches of a core before they are resized. The collator's processor finds
     nothing left to resize, and its batches stay the same.
@@ -63,22 +63,32 @@ def fit_item(item: dict[str, Any], image_processor: RefSegImageProcessor) -> dic
     """An item as in `FittedExamples`."""
     fit, fit_mask = image_processor.fit, image_processor.fit_mask
     if "frames" in item:
-        frames, masks = [np.array(fit(frame)) for frame in item["frames"]], [fit_mask(mask) for mask in item["masks"]]
-        return {**item, "frames": frames, "masks": np.stack(masks)}
-    return {**item, "image": np.array(fit(item["image"])), "mask": fit_mask(item["mask"])}
+        masks = [fit_mask(mask) for mask in item["masks"]]
+        return {**item, "frames": [fit(frame) for frame in item["frames"]], "masks": np.stack(masks)}
+    return {**item, "image": fit(item["image"]), "mask": fit_mask(item["mask"])}
 
 
 class ByteImageProcessor(RefSegImageProcessor):
     """Leaves to `finish_batch` what takes longer than decoding, and makes four or eight bytes of each one.
 
-    Images are PIL images, or uint8 arrays (height, width, 3).
+    Images are PIL images.
     `pixel_values` are uint8, resized and padded alone, and `mask_labels` are int8. Where images are padded
     `image_sizes` (images, 2) tell their height and width without the padding.
     """
 
+    def _preprocess_image_like_inputs(self, images: Any, segmentation_maps: Any, **kwargs: Any) -> BatchFeature:
+        if not _are_fitted(images, segmentation_maps, **kwargs):
+            return super()._preprocess_image_like_inputs(images, segmentation_maps, **kwargs)
+        # Straight from the pictures into the batch: on the way of all images there would be four copies in between.
+        pixels = np.empty((len(images), *segmentation_maps[0].shape, 3), dtype=np.uint8)
+        for place, image in enumerate(images):
+            pixels[place] = image
+        masks = np.stack(segmentation_maps).view(np.int8)
+        data = {"pixel_values": torch.from_numpy(pixels).permute(0, 3, 1, 2), "mask_labels": torch.from_numpy(masks)}
+        return BatchFeature(data=data, tensor_type=kwargs["return_tensors"])
+
     def process_image(self, image: Any, **kwargs: Any) -> Tensor:
-        pixels = np.array(upright_rgb(image)) if isinstance(image, Image.Image) else image
-        return torch.from_numpy(pixels).permute(2, 0, 1)
+        return torch.from_numpy(np.array(upright_rgb(image))).permute(2, 0, 1)
 
     def _preprocess(self, images: list[Tensor], size: SizeDict, do_pad: bool | None, **kwargs: Any) -> BatchFeature:
         kwargs |= {"do_rescale": False, "do_normalize": False}
@@ -93,6 +103,23 @@ class ByteImageProcessor(RefSegImageProcessor):
 
     def _preprocess_masks(self, masks: list[Tensor], **kwargs: Any) -> list[Tensor]:
         return [mask.view(torch.int8) for mask in self._resize_masks(masks, **kwargs)]
+
+
+def _are_fitted(
+    images: Any, masks: Any, size: SizeDict, do_resize: bool, do_center_crop: bool, do_pad: bool, **kwargs: Any
+) -> bool:
+    """Whether these are pictures and masks of `FittedExamples`, which need no more than to be put together."""
+    if not (isinstance(images, list) and isinstance(masks, list) and len(images) == len(masks) > 0):
+        return False
+    if not do_resize or do_center_crop or do_pad or size.longest_edge:
+        return False
+    shape = (size.height, size.width)
+    return all(
+        isinstance(image, Image.Image)
+        and (image.mode, image.height, image.width) == ("RGB", *shape)
+        and not is_turned(image)
+        for image in images
+    ) and all(isinstance(mask, np.ndarray) and (mask.dtype, mask.shape) == (np.bool_, shape) for mask in masks)
 
 
 def keep_bytes(processor: RefSegProcessor) -> RefSegProcessor:

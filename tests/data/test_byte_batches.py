@@ -1,15 +1,17 @@
 """Batches of bytes: finished on the device, they are what the processor itself makes, to the last bit."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from tiny_lavt import tiny_processor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from hf_refseg import RefSegImageProcessor, RefSegProcessor
-from hf_refseg.data.byte_batches import FittedExamples, FittedReferents, finish_batch, keep_bytes
+from hf_refseg.data.byte_batches import ByteImageProcessor, FittedExamples, FittedReferents, finish_batch, keep_bytes
 from hf_refseg.data.clips import ClipCollator
 from hf_refseg.data.examples import RefSegCollator
 
@@ -46,6 +48,16 @@ def clip_items() -> list[dict]:
 
 def processor_with(**options) -> RefSegProcessor:
     return RefSegProcessor(RefSegImageProcessor(**options), tiny_processor().tokenizer)
+
+
+def note_call(function: Callable, calls: list) -> Callable:
+    """The function, which leaves a trace of each call."""
+
+    def noted(*arguments, **options):
+        calls.append(arguments)
+        return function(*arguments, **options)
+
+    return noted
 
 
 class Items(list):
@@ -101,11 +113,42 @@ def test_fitted_examples_are_small_and_follow_the_epoch() -> None:
     fitted = FittedReferents(items, RefSegImageProcessor(size={"longest_edge": 32}))
     fitted.set_epoch(3)
     assert items.epoch == 3 and len(fitted) == len(SIZES)
-    assert [(item["image"].shape, item["mask"].shape) for item in map(fitted.__getitem__, range(len(SIZES)))] == [
-        ((19, 32, 3), (19, 32)),
-        ((32, 17, 3), (32, 17)),
-        ((32, 32, 3), (32, 32)),
+    assert [(item["image"].size, item["mask"].shape) for item in map(fitted.__getitem__, range(len(SIZES)))] == [
+        ((32, 19), (19, 32)),
+        ((17, 32), (32, 17)),
+        ((32, 32), (32, 32)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("change", "is_put_together"),
+    [
+        ({}, True),
+        ({"image": photograph(64, 97, 0), "mask": masks_of(64, 97)}, False),
+        ({"image": photograph(64, 96, 0).convert("L")}, False),
+        ({"mask": masks_of(64, 96).astype(np.uint8)}, False),
+    ],
+)
+def test_pictures_that_are_ready_are_put_together_at_once(change, is_put_together, monkeypatch) -> None:
+    processor = processor_with(size={"height": 64, "width": 96})
+    ready = {"image": photograph(64, 96, 0), "text": "a dog", "mask": masks_of(64, 96)}
+    items = [ready, {**ready, **change}]
+    expected = RefSegCollator(processor)(items)
+    steps = []
+    monkeypatch.setattr(ByteImageProcessor, "_preprocess", note_call(ByteImageProcessor._preprocess, steps))
+    finished = finish_batch(RefSegCollator(keep_bytes(processor))(items), processor.image_processor)
+    assert (steps == []) is is_put_together
+    assert finished.keys() == expected.keys()
+    assert all(torch.equal(finished[name], values) for name, values in expected.items())
+
+
+def test_a_picture_that_is_to_be_turned_is_turned_however_large_it_is() -> None:
+    processor = processor_with(size={"height": 64, "width": 64})
+    picture = photograph(64, 64, 0)
+    picture.getexif()[ExifTags.Base.Orientation] = 6
+    items = [{"image": picture, "text": "a dog", "mask": masks_of(64, 64)}]
+    finished = finish_batch(RefSegCollator(keep_bytes(processor))(items), processor.image_processor)
+    assert torch.equal(finished["pixel_values"], RefSegCollator(processor)(items)["pixel_values"])
 
 
 @pytest.mark.parametrize("size", [(5, 7), (64, 48), (427, 640), (1, 333)])
