@@ -39,10 +39,17 @@ RECURRENT_TEXT = "refseg_recurrent_text"
 WITHOUT_INDICES = ("clip_vision_model", "sam2_vision_model", "sam_vision_model", "siglip_vision_model", "swin")
 # Text encoders whose first position lies one behind the number of the padding token.
 OFFSET_POSITIONS = (
+    "altclip_text_model",
     "camembert",
     "clap_text_model",
     "data2vec-text",
+    "esm",
+    "ibert",
+    "layoutlmv3",
+    "lilt",
     "longformer",
+    "luke",
+    "markuplm",
     "mpnet",
     "roberta",
     "roberta-prelayernorm",

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from transformers import AutoConfig, AutoModel, CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
 from hf_refseg import AutoModelForReferringSegmentation, BtmaeForReferringSegmentation, RisamForReferringSegmentation
-from hf_refseg.modeling.configuration_encoders_refseg import longest_text
+from hf_refseg.modeling.configuration_encoders_refseg import OFFSET_POSITIONS, longest_text
 from hf_refseg.modeling.encoders_refseg import build_map_encoder, build_stage_encoder
 from hf_refseg.modeling.text_encoders_refseg import TextStages, build_text_encoder
 
@@ -314,6 +314,20 @@ def test_a_pretrained_encoder_gives_as_many_maps_as_the_method_reads(name: str, 
 def test_what_is_no_encoder_is_refused_with_the_reason(fields: dict, message: str) -> None:
     with pytest.raises(Exception, match=message):
         AutoConfig.for_model("risam", **{"backbone_config": SAM, "text_config": {**BERT}, **fields})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [kind for kind in OFFSET_POSITIONS if kind != "xmod"])  # which needs a language
+def test_encoders_whose_positions_begin_later_take_as_many_tokens_as_they_say(kind: str) -> None:
+    small = {"luke": {"entity_vocab_size": 2}, "layoutlmv3": {"coordinate_size": 4, "shape_size": 4}}.get(kind, {})
+    fields = {**LAYERS, "hidden_size": 24, "num_hidden_layers": 1, "pad_token_id": 1, **small}
+    config = AutoConfig.for_model(kind, **fields)
+    encoder, longest = build_text_encoder(config).eval(), longest_text(config)
+    assert longest == 30
+    ids = torch.full((1, longest + 1), 7)
+    assert encoder(input_ids=ids[:, 1:], attention_mask=torch.ones_like(ids[:, 1:])).last_hidden_state.isfinite().all()
+    with pytest.raises((IndexError, RuntimeError), match=r"index|expanded size"):
+        encoder(input_ids=ids, attention_mask=torch.ones_like(ids))
 
 
 @torch.no_grad()
