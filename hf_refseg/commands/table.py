@@ -93,22 +93,33 @@ def runnable(table: Table) -> list[str]:
 
 
 def show_table(paper: str, number: str, table: Table) -> str:
-    """A table as it was published, what its rows change, and how it is run."""
+    """A table as it was published, what its rows change, what was measured, and how it is run."""
     from ..messages import align
-    from ..papers.results import describe_overrides, describe_source, explanations, table_cells
+    from ..papers.results import (
+        change_cells,
+        describe_results,
+        describe_source,
+        explanations,
+        measured_cells,
+        published_cells,
+        read_measured,
+        run_command,
+    )
 
-    heading, *rows = table_cells(table.rows, {})
-    changes = [describe_overrides(row) for row in table.rows]
-    lines = [[*cells, change] for cells, change in zip(rows, changes, strict=True)]
-    datasets = table.datasets()
-    run = [f"Run it: hf-refseg table {paper} {quoted(number)} --dataset {' | '.join(datasets)}"] if datasets else []
+    cells = published_cells(table.rows)
+    lines = [align(map(list.__add__, cells, change_cells(table)))]
+    for results in read_measured(paper, number, table).values():
+        names = [[each[0]] for each in cells]
+        measured = measured_cells(table.rows, results)
+        lines += [f"\nMeasured: {describe_results(results)}", align(map(list.__add__, names, measured))]
+    lines += explanations(table, table.rows, None)
+    if table.datasets():
+        lines.append(f"Run it: {run_command(paper, number)} --dataset {' | '.join(table.datasets())}")
     return "\n".join(
         [
             f"Table {number} of {paper}: {table.title}",
             f"Published: {describe_source(table.rows)}",
-            align([[*heading, "over the recipe"], *lines]),
-            *explanations(table, table.rows, None),
-            *run,
+            *lines,
         ]
     )
 
@@ -116,22 +127,16 @@ def show_table(paper: str, number: str, table: Table) -> str:
 def show_results(run: TableRun) -> str:
     """The rows of a data set with published numbers and ours."""
     from ..messages import align
-    from ..papers.results import describe_runs, describe_source, explanations, table_cells
+    from ..papers.results import describe_results, describe_source, explanations, measured_cells, published_cells
 
-    rows = run.rows()
-    measured = {row["name"]: row["runs"] for row in run.results()["rows"]}
-    runs = [each for of_row in measured.values() for each in of_row]
+    rows, results = run.rows(), run.results()
     return "\n".join(
         [
             f"\nTable {run.number} of {run.paper}: {run.table.title}",
             f"Published: {describe_source(rows)}",
-            *([f"Ours: {describe_runs(run.dataset, runs)}"] if runs else []),
-            align(table_cells(rows, measured)),
+            f"Ours: {describe_results(results)}",
+            align(map(list.__add__, published_cells(rows), measured_cells(rows, results))),
             *explanations(run.table, rows, run.dataset),
             f"Results: {run.file}",
         ]
     )
-
-
-def quoted(number: str) -> str:
-    return f'"{number}"' if " " in number else number

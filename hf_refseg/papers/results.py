@@ -3,71 +3,98 @@
 from __future__ import annotations
 
 import json
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .reader import Overrides, Row, Table
+from ..files import slug
+from ..modeling.json_files_refseg import read_mapping
+from .reader import FOLDER, Overrides, Row, Table, is_generated
 
+MEASURED = FOLDER / "measured"
 NOTHING = "-"
 # Of metrics that no paper gives so many are shown.
 FIRST_METRICS = 3
 
 
-def table_cells(rows: Sequence[Row], measured: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[list[str]]:
-    """A heading, then a line of cells for each row: published numbers, and ours where there are any.
+def results_name(paper: str, number: str, dataset: str) -> str:
+    """The name of the file with the results of a table on a data set."""
+    return f"{paper}_{slug(number)}_{dataset}.json"
 
-    Args:
-        rows: of one table.
-        measured: by the name of the row its finished runs, one for each seed, as `TableRun.results` has them.
+
+def run_command(paper: str, number: str) -> str:
+    """The command that shows a table, and runs it with `--dataset`."""
+    return shlex.join(["hf-refseg", "table", paper, number])
+
+
+def read_measured(paper: str, number: str, table: Table) -> dict[str, dict[str, Any]]:
+    """What was measured of a table and comes with the library, by data set, as `TableRun.results` has it.
+
+    Raises:
+        ValueError: a file is damaged, or has a row that the table does not have.
     """
-    published = published_columns(rows)
-    ours = measured_columns(published, [run for runs in measured.values() for run in runs])
-    shown = {name: [] for row in rows for name in [row.name]} | {name: list(runs) for name, runs in measured.items()}
-    has_runs = any(shown.values())
-    heading = ["row", *(f"{split} {metric}" for split, metric in published)]
-    heading += [f"ours, {split} {metric}" for _, split, metric in ours]
-    heading += ["ours, shuffled", "steps", "seeds"] if has_runs else []
+    found = {}
+    for dataset in table.datasets():
+        path = MEASURED / results_name(paper, number, dataset)
+        if path.is_file():
+            found[dataset] = read_mapping(path, "Measure the table again, or delete it.")
+            for row in found[dataset]["rows"]:
+                table.row(row["name"])
+    return found
+
+
+def published_cells(rows: Sequence[Row]) -> list[list[str]]:
+    """A heading, then a line of cells for each row: its name and the published numbers."""
+    named = ((split, metric) for row in rows for split, scores in row.published.items() for metric in scores)
+    columns = list(dict.fromkeys(named))
+    numbers = [[row.published.get(split, {}).get(metric) for row in rows] for split, metric in columns]
+    heading = ["row", *(f"{split} {metric}" for split, metric in columns)]
+    return [heading, *map(list, zip([row.name for row in rows], *map(with_equal_digits, numbers), strict=True))]
+
+
+def with_equal_digits(numbers: Sequence[float | None]) -> list[str]:
+    """Numbers of a column with as many digits behind the point as the longest, as papers print them."""
+    digits = max(len(f"{number:g}".partition(".")[2]) for number in numbers if number is not None)
+    return [NOTHING if number is None else f"{number:.{digits}f}" for number in numbers]
+
+
+def measured_cells(rows: Sequence[Row], results: Mapping[str, Any]) -> list[list[str]]:
+    """A heading, then a line of cells for each row: our numbers, steps and seeds.
+
+    `results` are those of `TableRun.results`; rows that it does not have were not run.
+    """
+    found = {row["name"]: row["runs"] for row in results["rows"]}
+    of_rows = [found.get(row.name, []) for row in rows]
+    asked = list(dict.fromkeys(metric for row in rows for scores in row.published.values() for metric in scores))
+    columns = measured_columns(asked, [run for runs in of_rows for run in runs])
+    heading = [*(f"ours, {split} {metric}" for _, split, metric in columns), "ours, shuffled", "steps", "seeds"]
     lines = []
-    for row in rows:
-        numbers = [row.published.get(split, {}).get(metric) for split, metric in published]
-        cells = [row.name, *(NOTHING if number is None else f"{number:g}" for number in numbers)]
-        runs = [run for run in shown[row.name] if not run["failed"]]
-        cells += [
-            spread([run["scores"].get(protocol, {}).get(split, {}).get(metric) for run in runs])
-            for protocol, split, metric in ours
-        ]
-        if has_runs:
-            main = ours[0][2] if ours else ""
-            cells += [
-                spread([(run["shuffled"] or {}).get(main) for run in runs]),
-                spread([run["steps"] for run in runs], 0),
-            ]
-            cells.append(describe_seeds(shown[row.name]))
-        lines.append(cells)
+    for runs in of_rows:
+        ended = [run for run in runs if not run["failed"]]
+        scores = [[find_score(run, *column) for run in ended] for column in columns]
+        # The nearer it is to the score itself, the less the model reads.
+        shuffled = [(run["shuffled"] or {}).get(metric) for run in ended for _, _, metric in columns[:1]]
+        steps = spread([run["steps"] for run in ended], digits=0)
+        lines.append([*map(spread, scores), spread(shuffled), steps, describe_seeds(runs)])
     return [heading, *lines]
 
 
-def published_columns(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Split and metric of every published number, in the paper's order."""
-    named = ((split, metric) for row in rows for split, scores in row.published.items() for metric in scores)
-    return list(dict.fromkeys(named))
+def find_score(run: Mapping[str, Any], protocol: str, split: str, metric: str) -> float | None:
+    return run["scores"].get(protocol, {}).get(split, {}).get(metric)
 
 
-def measured_columns(
-    published: Sequence[tuple[str, str]], runs: Sequence[Mapping[str, Any]]
-) -> list[tuple[str, str, str]]:
+def measured_columns(asked: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     """Protocol, split and metric of what is shown of runs: metrics that are published, or else the first ones."""
     found: dict[tuple[str, str], list[str]] = {}
     for run in runs:
         for protocol, splits in run["scores"].items():
             found |= {(protocol, split): list(metrics) for split, metrics in splits.items()}
-    asked = list(dict.fromkeys(metric for _, metric in published))
-    chosen = {
-        where: [metric for metric in asked if metric in metrics] or metrics[:FIRST_METRICS]
+    return [
+        (*where, metric)
         for where, metrics in found.items()
-    }
-    return [(*where, metric) for where, metrics in chosen.items() for metric in metrics]
+        for metric in [metric for metric in asked if metric in metrics] or metrics[:FIRST_METRICS]
+    ]
 
 
 def spread(values: Sequence[float | None], digits: int = 2) -> str:
@@ -86,9 +113,31 @@ def describe_seeds(runs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def describe_overrides(over: Row | Overrides) -> str:
-    """What a row changes of its recipe: fields of the configuration, and options."""
+    """What goes before a recipe: fields of the configuration, and options."""
     fields = [f"{name}: {json.dumps(value)}" for name, value in over.config.items()]
     return "; ".join([*fields, *(f"--{name} {json.dumps(value)}" for name, value in over.options.items())])
+
+
+def change_cells(table: Table) -> list[list[str]]:
+    """A heading, then a line of cells for each row: what goes before its recipe, and what does on generated scenes."""
+    lines = [[describe_change(table, row), describe_small_change(row)] for row in table.rows]
+    heading = ["over the recipe", "on generated scenes"]
+    shown = 2 if any(small for _, small in lines) else 1
+    return [cells[:shown] for cells in [heading, *lines]]
+
+
+def describe_change(table: Table, row: Row) -> str:
+    recipes = [
+        name for data, name in row.recipes.items() if not is_generated(data) and name != table.recipes.get(data)
+    ]
+    return "; ".join(filter(None, [*(f"recipe {name}" for name in recipes), describe_overrides(row)]))
+
+
+def describe_small_change(row: Row) -> str:
+    """On generated scenes the recipe that is trained before, and what takes the place of the changes."""
+    before = [f"after {name}" for data, name in row.starts_from.items() if is_generated(data)]
+    over = [] if row.generated is None else [describe_overrides(row.generated) or "nothing"]
+    return "; ".join([*before, *over])
 
 
 def explanations(table: Table, rows: Sequence[Row], dataset: str | None) -> list[str]:
@@ -108,14 +157,24 @@ def explanations(table: Table, rows: Sequence[Row], dataset: str | None) -> list
 
 def describe_source(rows: Sequence[Row]) -> str:
     """Of what data and protocol the published numbers are."""
-    sources = dict.fromkeys(f"{row.dataset}, protocol {row.protocol}" for row in rows if row.published)
+    numbers = [row for row in rows if row.published]
+    sources = []
+    for protocol in dict.fromkeys(row.protocol for row in numbers):
+        datasets = dict.fromkeys(row.dataset for row in numbers if row.protocol == protocol)
+        sources.append(f"{', '.join(datasets)}, protocol {protocol}")
     return "; ".join(sources) or "no numbers"
 
 
-def describe_runs(dataset: str, runs: Sequence[Mapping[str, Any]]) -> str:
-    """Of what data and protocol our numbers are, and where they were measured."""
+def describe_results(results: Mapping[str, Any]) -> str:
+    """Of what data and protocol our numbers are, with what options, and where they were measured."""
+    runs = [run for row in results["rows"] for run in row["runs"]]
+    # What a row itself is about is not that of all.
+    of_runs = [{f"{name} {value}" for name, value in run["data_options"].items()} for run in runs]
+    options = sorted(set.intersection(*of_runs)) if of_runs else []
+    for name, value in results["options"].items():
+        if name != "dataset_options":
+            options.append(" ".join(value) if isinstance(value, list) else f"--{name} {json.dumps(value)}")
     protocols = dict.fromkeys(protocol for run in runs for protocol in run["scores"])
-    sizes = dict.fromkeys(json.dumps(run["data_options"]) for run in runs)
     machines = dict.fromkeys(f"{run['machine']}, torch {run['torch']}, {run['date']}" for run in runs)
-    options = [size for size in sizes if size != "{}"]
-    return f"{' '.join([dataset, *options[:1]])}, protocol {', '.join(protocols)}; {'; '.join(machines)}"
+    data = " ".join(filter(None, [results["dataset"], f"({', '.join(options)})" if options else ""]))
+    return "; ".join([f"{data}, protocol {', '.join(protocols) or 'unknown'}", *machines])

@@ -35,13 +35,14 @@ from ..training.recipe_files import dataset_names
 from ..training.recipes import load_data, run_recipe
 from ..training.run_options import PLACES, without_paths
 from .reader import RecipeRun, Row, Table, is_generated, one_of, read_paper
+from .results import results_name
 
 # What the run of a row leaves when it is finished, and nothing before.
 RESULT = "row.json"
 # What the command calls the options of `hf-refseg train` that each row has its own of.
 OWN_OPTIONS = {"output_dir": "--output", "seed": "--seeds", "dataset_name": "--dataset"}
-# What the same model may be scored by, and where files lie.
-NOT_TRAINED = {*PLACES, "test_splits", "protocol"}
+# What the same model may be scored by, where files lie, and what is shown.
+NOT_TRAINED = {*PLACES, "test_splits", "protocol", "disable_tqdm", "report_to", "pictures", "dataloader_num_workers"}
 SPLIT_OF_SCENES = "val"
 
 
@@ -260,11 +261,6 @@ class TableRun:
     def write_results(self) -> None:
         with FileLock(self.output / f".{self.file.name}.lock"):
             write_json(self.file, self.results())
-
-
-def results_name(paper: str, number: str, dataset: str) -> str:
-    """The name of the file with the results of a table."""
-    return f"{paper}_{slug(number)}_{dataset}.json"
 
 
 def is_beside(dataset: str, run: RecipeRun) -> bool:

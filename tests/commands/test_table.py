@@ -13,7 +13,7 @@ from tiny_recipes import UNSCORED, write_recipe
 from typer.testing import CliRunner
 
 from hf_refseg.modeling.modeling_outputs_refseg import NotFiniteError
-from hf_refseg.papers import paper_names, reader, running
+from hf_refseg.papers import paper_names, reader, results, running
 from hf_refseg.papers.running import TableRun, run_table
 from hf_refseg.training import recipe_files
 from hf_refseg_cli import app
@@ -132,10 +132,10 @@ def test_tables_are_listed_and_shown_without_running_anything() -> None:
         "Published: refcoco, protocol lavt",
     ]
     assert lines[2].split("  ")[0] == "row" and "val oIoU  testA oIoU" in lines[2]
-    assert lines[4].split() == ["without", "72", "-", "language_pathway:", "false"]
+    assert lines[4].split() == ["without", "72.0", "-", "language_pathway:", "false"]
     assert "others: not run: It is another system." in lines and "again: the same as whole." in lines
     assert lines[-1] == "Run it: hf-refseg table paper 1 --dataset refcoco | refshapes"
-    assert invoke("paper", "figure 2")[1].splitlines()[-1].endswith('paper "figure 2" --dataset refshapes')
+    assert invoke("paper", "figure 2")[1].splitlines()[-1].endswith("paper 'figure 2' --dataset refshapes")
 
 
 def test_rows_are_trained_scored_and_printed_beside_the_published_numbers(tmp_path: Path, monkeypatch) -> None:
@@ -154,9 +154,7 @@ def test_rows_are_trained_scored_and_printed_beside_the_published_numbers(tmp_pa
     assert str(tmp_path) not in json.dumps(content) and "cache_dir" not in json.dumps(content)
     metrics = run["scores"]["original"]["val"]
     table = printed.partition("Published: refcoco, protocol lavt")[2]
-    assert (
-        'Ours: refshapes {"image_size": 64, "test_size": 2' in table and "protocol original; a machine, torch" in table
-    )
+    assert "Ours: refshapes (image_size 64, test_size 2" in table and "protocol original; a machine, torch" in table
     line = next(line for line in table.splitlines() if line.startswith("whole"))
     assert line.split() == [
         "whole",
@@ -178,7 +176,7 @@ def test_rows_are_trained_scored_and_printed_beside_the_published_numbers(tmp_pa
     assert "ours, val oIoU" in printed and "ours, test oIoU" in printed
 
 
-def test_what_is_finished_is_not_run_again_and_seeds_add_up(tmp_path: Path, trained: list[str]) -> None:
+def test_what_is_finished_is_not_run_again_and_seeds_add_up(tmp_path: Path, trained: list[str], monkeypatch) -> None:
     options = ("--dataset", "refshapes", "--output", tmp_path)
     invoke("paper", 1, *options)
     assert trained == ["whole 0", "without 0"]
@@ -187,8 +185,13 @@ def test_what_is_finished_is_not_run_again_and_seeds_add_up(tmp_path: Path, trai
     assert trained == ["whole 0", "without 0", "whole 1", "whole 2"]
     lines = {line.split("  ")[0]: line.split() for line in printed.splitlines()}
     assert lines["whole"] == ["whole", "73.5", "75.25", "51.00", "±", "1.00", "10.00", "5", "3"]
-    assert lines["without"] == ["without", "72", "-", "50.00", "10.00", "5", "1"]
+    assert lines["without"] == ["without", "72.0", "-", "50.00", "10.00", "5", "1"]
     assert lines["others"] == ["others", *"-----", "0"]
+    # What comes with the library is shown.
+    monkeypatch.setattr(results, "MEASURED", tmp_path)
+    shown = invoke("paper", 1)[1].splitlines()
+    assert "Measured: refshapes, protocol original; a machine, torch 2, today" in shown
+    assert shown[-5].split() == ["others", *"----", "0"]
     # Rows of other tables that come to the same run are those.
     invoke("paper", "figure 2", *options)
     assert trained[4:] == []
@@ -236,7 +239,7 @@ def test_a_run_that_is_not_finite_is_a_result_and_the_others_follow(tmp_path: Pa
     monkeypatch.setattr(running, "run_recipe", run_recipe)
     status, printed, _ = invoke("paper", 1, "--dataset", "refshapes", "--output", tmp_path)
     assert status == 0
-    assert ["without", "72", "-", "-", "-", "1,", "1", "not", "finite"] in [
+    assert ["without", "72.0", "-", "-", "-", "1,", "1", "not", "finite"] in [
         line.split() for line in printed.splitlines()
     ]
     runs = json.loads((tmp_path / "paper_1_refshapes.json").read_text())["rows"][0]["runs"]

@@ -1,0 +1,93 @@
+"""Writes docs/papers.md: every table of the papers, how its rows are run, and what was measured of them.
+
+What was measured is a file that `hf-refseg table PAPER TABLE --dataset DATASET` leaves in its output, such as
+lavt_5_refshapes.json, copied into hf_refseg/papers/measured/.
+
+    python benchmarks/papers_page.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hf_refseg.hub.markdown import escape, to_table
+from hf_refseg.papers import Paper, Table, paper_names, read_paper
+from hf_refseg.papers.results import (
+    change_cells,
+    describe_results,
+    describe_source,
+    explanations,
+    measured_cells,
+    published_cells,
+    read_measured,
+    run_command,
+)
+
+PAGE = Path(__file__).parents[1] / "docs" / "papers.md"
+BEGINNING = """\
+# The papers, table by table
+
+Every table and figure of the papers that shows what a system scores, with the rows that can be run here, and what was
+measured of them on generated scenes. `python benchmarks/papers_page.py` writes this page from `hf_refseg/papers/`.
+
+A row is a recipe and what goes before it: fields of the model's configuration, and options of `hf-refseg train`. On
+generated scenes (`refshapes`, `grefshapes`, `refshapes_video`) small models are trained from random weights in
+minutes. There an ablation need not turn out as in the paper, which starts from pretrained encoders and trains for
+days. Published numbers are of the data set and the protocol that are named above them, and so are ours. "Shuffled" is
+the score with the sentences of other images: the nearer it is, the less a model reads.
+[The command line](command_line.md#table) says how rows are run.
+
+```bash
+hf-refseg table --list
+```
+"""
+
+
+def page() -> str:
+    """The text of the whole page."""
+    return "\n".join([BEGINNING, *(describe_paper(name, read_paper(name)) for name in paper_names())])
+
+
+def describe_paper(name: str, paper: Paper) -> str:
+    tables = [describe_table(name, number, table) for number, table in paper.tables.items()]
+    left_out = [f"- {escape(number)}: {escape(why)}" for number, why in paper.left_out.items()]
+    ending = ["Not here, as nothing is scored there:\n", *left_out, ""] if left_out else []
+    return "\n".join([f"## {escape(paper.title)}\n", f"[{name}]({paper.url})\n", *tables, *ending])
+
+
+def describe_table(paper: str, number: str, table: Table) -> str:
+    heading = f"table {number}" if number[0].isdigit() or number.isupper() else number
+    published = published_cells(table.rows)
+    recipes = ", ".join(dict.fromkeys(table.recipes.values()))
+    sentences = [table.title, f"Published: {describe_source(table.rows)}.", f"Recipes: {recipes}." if recipes else ""]
+    parts = [
+        f"### {paper}, {escape(heading)}\n",
+        f"{escape(' '.join(filter(None, sentences)))}\n",
+        f"{to_markdown(published, change_cells(table))}\n",
+    ]
+    names = [cells[:1] for cells in published]
+    for results in read_measured(paper, number, table).values():
+        parts += [
+            f"Measured: {escape(describe_results(results))}.\n",
+            f"{to_markdown(names, measured_cells(table.rows, results))}\n",
+        ]
+    if notes := explanations(table, table.rows, None):
+        parts.append("\n".join(f"- {escape(note)}" for note in notes) + "\n")
+    if datasets := table.datasets():
+        commands = "\n".join(f"{run_command(paper, number)} --dataset {dataset}" for dataset in datasets)
+        parts.append(f"```bash\n{commands}\n```\n")
+    return "\n".join(parts)
+
+
+def to_markdown(left: list[list[str]], right: list[list[str]]) -> str:
+    """A table of the cells of both, line by line."""
+    heading, *lines = map(list.__add__, left, right)
+    return to_table(heading, lines)
+
+
+def main() -> None:
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
