@@ -16,7 +16,8 @@ class LavtConfig(RefSegConfig):
     Configuration of [`LavtForReferringSegmentation`]. With no arguments it is the main model of the journal version:
     Swin-B with window 12, BERT base and the Dice loss. Where released weights differ from what is printed, the
     defaults are theirs; as printed, it is `fusion_activation="relu"`, `fusion_hidden_size=512` and
-    `decoder_norm="none"`. Each ablation of the paper's tables 5 and 6 is a field.
+    `decoder_norm="none"`. Each ablation of the paper's tables 5 and 6 is a field, but for the grouped attention of
+    table 6 d.
 
     Args:
         backbone_config (`PreTrainedConfig` or `dict`, *optional*):

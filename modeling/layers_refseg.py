@@ -341,7 +341,8 @@ class DecoderStep(nn.Module):
     """rho_i: joins the coarser map Y_{i+1} with the features of a stage to Y_i (LAVT, section 3.1.4, equation 10).
 
     Both, and the result, are maps (batch, channels, height, width), or those of clips (batch, frames, channels,
-    height, width), whose frames are joined one by one.
+    height, width), whose frames are joined one by one. As in released weights, a normalization and a ReLU stand behind
+    the second convolution as well as between the two.
     """
 
     def __init__(self, coarse_channels: int, channels: int, hidden_size: int) -> None:
