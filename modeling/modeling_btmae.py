@@ -182,8 +182,9 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
 
     `hidden_states` are the maps for the mask head, T_v^r as a map and, of each layer of impact token attention, its
     pixels, (batch, positions, channels). `attentions` are (batch, heads, queries, keys) those of the autoencoders'
-    encoders to the other modality, of the pixels first, then of each layer of impact token attention: of the pixels to
-    the words, of the impact tokens to the words, of the pixels to the impact tokens.
+    encoders to the other modality, of the pixels first (of LAVT's encoder in their place those of each stage to the
+    words), then of each layer of impact token attention: of the pixels to the words, of the impact tokens to the
+    words, of the pixels to the impact tokens.
 
     Example:
 

@@ -207,6 +207,9 @@ class TestBtmae(TinyBtmae, MethodTests):
         other = {**inputs, "input_ids": inputs["input_ids"].flip(1)}
         changed = model(**other, output_hidden_states=True).hidden_states[0]
         assert (changed - seen[0]).abs().max() > 1e-4
+        model.set_attn_implementation("eager")
+        of_stages = [weights.shape[2] for weights in model(**inputs, output_attentions=True).attentions][:5]
+        assert of_stages == [16 * 18, 8 * 9, 4 * 5, 2 * 3, 4 * 5]
 
     @torch.no_grad()
     def test_blocks_of_one_modality_never_meet_the_other(self) -> None:
