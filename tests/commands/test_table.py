@@ -191,7 +191,7 @@ def test_what_is_finished_is_not_run_again_and_seeds_add_up(tmp_path: Path, trai
     monkeypatch.setattr(results, "MEASURED", tmp_path)
     shown = invoke("paper", 1)[1].splitlines()
     assert "Measured: refshapes, protocol original; a machine, torch 2, today" in shown
-    assert shown[-5].split() == ["others", *"----", "0"]
+    assert shown[-5].split() == ["others", *"---", "0"]
     # Rows of other tables that come to the same run are those.
     invoke("paper", "figure 2", *options)
     assert trained[4:] == []
