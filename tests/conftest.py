@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import typer
-from hub_server import hub  # noqa: F401
+from hub_server import hub, hub_port  # noqa: F401
 from torch import nn
 from train_tiny import WITHOUT_ONEDNN
 

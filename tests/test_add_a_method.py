@@ -96,9 +96,9 @@ def test_the_page_shows_four_files_and_one_line() -> None:
 
 @pytest.mark.slow_process
 def test_the_method_of_the_page_trains_adapts_and_loads_anywhere(checkout: Path) -> None:
-    projections = run_python(SEGMENT, TRAIN, cwd=checkout).splitlines()[-1]
+    projections = run_python(SEGMENT, TRAIN, cwd=checkout, package=checkout).splitlines()[-1]
     assert projections == "12 6"  # joint ones in 12 layers of the image encoder, 3 in each of 2 layers of the other
-    run_python(SEGMENT, LOAD, cwd=checkout, hide_package=True)
+    run_python(SEGMENT, LOAD, cwd=checkout, package=None)
 
 
 @pytest.mark.slow_process
@@ -111,5 +111,5 @@ def test_the_tests_of_the_page_pass(checkout: Path) -> None:
     chosen = "shapes or gradient or recorded or float64 or eager or disk or save_and_load"
     print(pytest.main(["-q", "-p", "no:cacheprovider", "tests/modeling/test_dotmask.py", "-k", chosen]))
     """
-    *_, summary, status = run_python(code, cwd=checkout).splitlines()
+    *_, summary, status = run_python(code, cwd=checkout, package=checkout).splitlines()
     assert status == "0" and int(summary.split()[0]) > 10

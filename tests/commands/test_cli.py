@@ -150,7 +150,7 @@ def test_the_library_itself_imports_what_models_need_alone(tmp_path):
     import hf_refseg
     print([name for name in ("datasets", "evaluate", "matplotlib", "peft", "timm") if name in sys.modules])
     """
-    assert run_python(code, cwd=tmp_path) == "[]\n"
+    assert run_python(code, cwd=tmp_path, imports=()) == "[]\n"
 
 
 def test_the_console_script_is_this_app():

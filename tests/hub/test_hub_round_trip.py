@@ -100,7 +100,7 @@ def test_models_pushed_by_hand_and_by_the_trainer_are_read_elsewhere(hub, tmp_pa
         SAVE_AGAIN,
         cwd=elsewhere,
         env=hub.environment("stranger"),
-        hide_package=True,
+        package=None,
     ).splitlines()
     remote = [same, "transformers_modules", *[["transformers_modules", "the left dog"]] * 2]
     assert json.loads(read) == {"pushed": remote, "trained": remote}

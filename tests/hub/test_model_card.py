@@ -9,6 +9,7 @@ from fresh_process import run_python
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from PIL import Image
+from places import CHECKOUT
 from tiny_configs import BERT, VIDEO_SWIN
 from tiny_lavt import tiny_lavt, tiny_processor
 from transformers import BertConfig, BertModel
@@ -215,8 +216,8 @@ def test_usage_examples_run_with_and_without_the_package(lavt, tmp_path):
     with_package, without_package = re.findall(r"```python\n(.*?)```", section(card, "Usage"), re.DOTALL)
     Image.new("RGB", (50, 40), "green").save(tmp_path / "photo.jpg")
     check = "\nprint(mask.dtype, tuple(mask.shape))"
-    for snippet, hidden in ((with_package, False), (without_package, True)):
-        printed = run_python(snippet + check, cwd=tmp_path, hide_package=hidden)
+    for snippet, package in ((with_package, CHECKOUT), (without_package, None)):
+        printed = run_python(snippet + check, cwd=tmp_path, package=package)
         assert printed.splitlines()[-1] == "torch.bool (40, 50)"
 
 
@@ -235,8 +236,8 @@ def test_cards_of_clip_models_show_how_to_segment_a_clip(tmp_path):
     (tmp_path / "clip.mp4").mkdir()  # a folder of frames, whatever its name
     for number in range(3):
         Image.new("RGB", (50, 40), "green").save(tmp_path / "clip.mp4" / f"{number}.png")
-    for snippet, hidden in zip(
-        re.findall(r"```python\n(.*?)```", section(card, "Usage"), re.DOTALL), (False, True), strict=True
+    for snippet, package in zip(
+        re.findall(r"```python\n(.*?)```", section(card, "Usage"), re.DOTALL), (CHECKOUT, None), strict=True
     ):
-        printed = run_python(snippet + "\nprint(masks.dtype, tuple(masks.shape))", cwd=tmp_path, hide_package=hidden)
+        printed = run_python(snippet + "\nprint(masks.dtype, tuple(masks.shape))", cwd=tmp_path, package=package)
         assert printed.splitlines()[-1] == "torch.bool (3, 480, 854)"

@@ -97,7 +97,7 @@ def hub_of_machine(machine: Path) -> Iterator[HubServer]:
         (machine / f"{name}.yaml").write_text(yaml.safe_dump({**shared, **options}))
     with HubServer(machine / "home" / "hub") as server:
         environment = {**server.environment("cache"), "HOME": str(machine / "home")}
-        (machine / "printed.txt").write_text(run_python(SHARE, cwd=machine, env=environment))
+        (machine / "printed.txt").write_text(run_python(SHARE, cwd=machine, env=environment, imports=()))
         yield server
 
 

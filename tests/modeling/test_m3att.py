@@ -268,7 +268,7 @@ class TestM3Att(TinyM3Att, MethodTests):
                 print(difference < 1e-5 or difference, type(each.text_encoder).__name__)
         print(any(name.split(".")[0] == "hf_refseg" for name in sys.modules))
         """
-        printed = run_python("", code, cwd=tmp_path, hide_package=True)
+        printed = run_python("", code, cwd=tmp_path, package=None)
         assert printed.splitlines()[-3:] == ["True RecurrentTextEncoder"] * 2 + ["False"]
 
     @torch.no_grad()

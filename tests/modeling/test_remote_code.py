@@ -86,7 +86,7 @@ def test_code_beside_the_weights_is_enough(folder):
         "package_imported": any(name.split(".")[0] == "hf_refseg" for name in sys.modules),
     }))
     """
-    printed = run_python(COMPARE, code, cwd=folder, hide_package=True)
+    printed = run_python(COMPARE, code, cwd=folder, package=None)
     assert json.loads(printed.splitlines()[-1]) == {
         "difference": pytest.approx(0, abs=1e-6),
         "difference_again": pytest.approx(0, abs=1e-6),
@@ -124,7 +124,7 @@ def test_each_method_answers_the_same_by_the_code_beside_its_weights(tmp_path):
         results[folder.name] = [difference, type(model).__module__.split(".")[0]]
     print(json.dumps(results))
     """
-    results = json.loads(run_python(code, cwd=tmp_path, hide_package=True).splitlines()[-1])
+    results = json.loads(run_python(code, cwd=tmp_path, package=None).splitlines()[-1])
     expected = [pytest.approx(0, abs=1e-4), "transformers_modules"]
     assert results == {method.model_class.config_class.model_type: expected for method in METHODS}
 

@@ -720,7 +720,7 @@ def test_saved_pipelines_need_no_package(tmp_path, threshold) -> None:
             (result,) = segment(frames, text="red circle", threshold=threshold, window=2)
             print(json.dumps([result["scores"], [np.asarray(mask).tolist() for mask in result["masks"]]]))
     """
-    answers = [json.loads(line) for line in run_python(code, cwd=tmp_path, hide_package=True).splitlines()[-4:]]
+    answers = [json.loads(line) for line in run_python(code, cwd=tmp_path, package=None).splitlines()[-4:]]
     for answer, (scores, masks) in zip(answers, [expected[0]] * 2 + [expected[1]] * 2, strict=True):
         assert answer == [pytest.approx(scores, abs=1e-5), masks]
 

@@ -1,11 +1,13 @@
-"""Runs Python code in a fresh process, with hf_refseg importable from the checkout or hidden as if not installed.
+"""Runs Python code in a process of its own, with hf_refseg importable from a checkout or hidden as if not installed.
 
-The process is a copy of one that has imported PyTorch and other large packages that read nothing of the environment:
-they take most of the time of a fresh process.
+The process is a fork of one that has imported what most of them need and has done nothing else: imports take most of
+the time of a fresh process. Where they are what a test is about, `run_new_python` starts without any.
 """
 
 from __future__ import annotations
 
+import atexit
+import gc
 import multiprocessing
 import os
 import socket
@@ -14,20 +16,31 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib import import_module
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
 from places import CHECKOUT
 
+# Forks of a process that has imported large packages which read nothing of the environment.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
     ["torch.distributed.fsdp", "torch.export", "torchvision", "scipy.optimize", "pandas", "pyarrow.parquet"]
 )
+FORKED = multiprocessing.get_context("fork")
+# What is imported beside those, of others and of ours.
+OTHERS = ("transformers.models.auto", "transformers.pipelines", "transformers.trainer", "datasets", "peft", "timm")
+OURS = ("hf_refseg", "hf_refseg.data.prepare", "hf_refseg.evaluation.evaluator", "hf_refseg.training.recipes")
+# The variables that are read on import; the folder of caches is one of them, and has to be the same link each time.
+READ_ON_IMPORT = ("HF_", "TRANSFORMERS_")
+HOME, TOKEN = "HF_HOME", "HF_TOKEN"
 TIMEOUT = 300  # seconds
 # Where modules lie that are not ours, before a test adds its own.
-OURS = [str(CHECKOUT), *(f"{CHECKOUT}{os.sep}{folder}" for folder in ("tests", "examples", "benchmarks"))]
-ELSEWHERE = [path for path in sys.path if path and path != OURS[0] and not path.startswith(tuple(OURS[1:]))]
+FOLDERS = tuple(f"{CHECKOUT}{os.sep}{folder}" for folder in ("tests", "examples", "benchmarks"))
+ELSEWHERE = [path for path in sys.path if path and path != str(CHECKOUT) and not path.startswith(FOLDERS)]
 
 
 class HiddenPackage:
@@ -47,16 +60,22 @@ class Finished(NamedTuple):
 
 
 def run_python(
-    *code: str, cwd: Path, env: Mapping[str, str] | None = None, hide_package: bool = False, exit_status: int = 0
+    *code: str,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    package: Path | None = CHECKOUT,
+    imports: Sequence[str] | None = None,
+    exit_status: int = 0,
 ) -> str:
     """Runs the pieces of `code`, each dedented, one after the other in `cwd`; returns what they printed.
 
-    The process is offline, its caches lie in `cwd`, unless `env` says otherwise. `hide_package=True` makes
-    `import hf_refseg` fail as on a machine without it. Raises `AssertionError` with the process's output if it ends
-    otherwise than with `exit_status`.
+    The process is offline, its caches lie in `cwd`, unless `env` says otherwise. `package` is the checkout that
+    hf_refseg is imported from; with None, `import hf_refseg` fails as on a machine without it. `imports` are the
+    modules that the process begins with, by default those that most need. Raises `AssertionError` with the process's
+    output if it ends otherwise than with `exit_status`.
     """
     script = "\n".join(textwrap.dedent(piece) for piece in code)
-    (done,) = _run_together(script, [_environment(cwd, env)], cwd, hide_package)
+    (done,) = _run_together(script, [_environment(cwd, env)], cwd, package, imports)
     assert done.exit_status == exit_status, f"exit status {done.exit_status}\n{done.output}\n{done.errors}"
     return done.output
 
@@ -73,58 +92,135 @@ def run_program(program: Path, *arguments: str, cwd: Path, processes: int = 1) -
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     world = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), **meeting} if processes > 1 else {}
     ranks = [dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)) | world if world else {} for rank in range(processes)]
-    return _run_together(script, [_environment(cwd, {**rank, "OMP_NUM_THREADS": "1"}) for rank in ranks], cwd, False)
+    environments = [_environment(cwd, {**rank, "OMP_NUM_THREADS": "1"}) for rank in ranks]
+    return _run_together(script, environments, cwd, CHECKOUT)
 
 
-def run_new_python(code: str, cwd: Path) -> str:
+def run_new_python(code: str, cwd: Path, env: Mapping[str, str] | None = None) -> str:
     """As `run_python`, in a process that has imported nothing at all."""
-    environment = _environment(cwd, {"PYTHONPATH": str(CHECKOUT)})
+    environment = _environment(cwd, {"PYTHONPATH": str(CHECKOUT), **(env or {})})
     command = [sys.executable, "-c", textwrap.dedent(code)]
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
     assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
+def _environment(cwd: Path, changes: Mapping[str, str] | None) -> dict[str, str]:
+    offline = {HOME: str(cwd / "hf_home"), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return _inherited() | offline | dict(changes or {})
+
+
+def _inherited() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(READ_ON_IMPORT)}
+
+
+class Job(NamedTuple):
+    """What one process is to run, and where."""
+
+    script: str
+    cwd: str
+    environment: dict[str, str]
+    output: Path
+    errors: Path
+
+
 def _run_together(
-    script: str, environments: Sequence[Mapping[str, str]], cwd: Path, hide_package: bool
+    script: str,
+    environments: Sequence[Mapping[str, str]],
+    cwd: Path,
+    package: Path | None,
+    imports: Sequence[str] | None = None,
 ) -> list[Finished]:
-    """The same script in a process for each of the environments."""
-    paths = ["", *([] if hide_package else [str(CHECKOUT)]), *ELSEWHERE]
-    started, finished = [], []
+    """The same script in a process for each of the environments, which differ in nothing that is read on import."""
+    read = {name: value for name, value in environments[0].items() if name.startswith(READ_ON_IMPORT)}
+    home, _ = read.pop(HOME), read.pop(TOKEN, None)
+    if imports is None:
+        imports = (*OTHERS, *(OURS if package else ()))
+    template = _template(package, frozenset(read.items()), tuple(imports))
     with tempfile.TemporaryDirectory() as folder:
-        for number, environment in enumerate(environments):
-            streams = [str(Path(folder, f"{number}-{name}")) for name in ("output", "errors")]
-            arguments = (script, str(cwd), dict(environment), streams, paths, hide_package)
-            started.append((PROCESSES.Process(target=_run, args=arguments), streams))
-            started[-1][0].start()
-        for process, streams in started:
+        jobs = [
+            Job(
+                script, str(cwd), dict(environment), Path(folder, f"{number}-output"), Path(folder, f"{number}-errors")
+            )
+            for number, environment in enumerate(environments)
+        ]
+        statuses = template.run(jobs, Path(home))
+        printed = [[file.read_text(encoding="utf-8") for file in (job.output, job.errors)] for job in jobs]
+    return [Finished(status, *texts) for status, texts in zip(statuses, printed, strict=True)]
+
+
+class Template:
+    """A process that has imported everything and runs jobs in forks of itself, until this one ends.
+
+    Args:
+        package: the checkout that hf_refseg is imported from, or None where it is hidden.
+        read: the variables that are read on import, without the folder of caches and the token.
+        imports: what it imports.
+    """
+
+    def __init__(self, package: Path | None, read: Mapping[str, str], imports: Sequence[str]) -> None:
+        self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        self.home = Path(self.folder.name, "hf_home")
+        self.connection, theirs = PROCESSES.Pipe()
+        environment = {**_inherited(), **read, HOME: str(self.home)}
+        process = PROCESSES.Process(target=_serve, args=(theirs, package, environment, imports))
+        process.start()
+        theirs.close()
+        # Before multiprocessing waits for the process.
+        atexit.register(self.connection.close)
+
+    def run(self, jobs: Sequence[Job], home: Path) -> list[int | None]:
+        """The exit statuses of the jobs, which run at once; `home` is their folder of caches."""
+        home.mkdir(parents=True, exist_ok=True)
+        self.home.unlink(missing_ok=True)
+        self.home.symlink_to(home)
+        self.connection.send(jobs)
+        return self.connection.recv()
+
+
+@lru_cache
+def _template(package: Path | None, read: frozenset[tuple[str, str]], imports: tuple[str, ...]) -> Template:
+    return Template(package, dict(read), imports)
+
+
+def _serve(
+    connection: Connection, package: Path | None, environment: Mapping[str, str], imports: Sequence[str]
+) -> None:
+    """What a template does: it imports, then answers lists of jobs with their exit statuses."""
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.path[:] = ELSEWHERE
+    if package is None:
+        sys.meta_path.insert(0, HiddenPackage())
+    else:
+        sys.path.insert(0, str(package))
+    for name in imports:
+        import_module(name)
+    gc.freeze()
+    while True:
+        try:
+            jobs = connection.recv()
+        except EOFError:
+            return
+        processes = [FORKED.Process(target=_run, args=(job,)) for job in jobs]
+        for process in processes:
+            process.start()
+        for process in processes:
             process.join(TIMEOUT)
             if process.is_alive():
                 process.kill()
                 process.join()
-            printed = (Path(stream).read_text(encoding="utf-8") for stream in streams)
-            finished.append(Finished(process.exitcode, *printed))
-    return finished
+        connection.send([process.exitcode for process in processes])
 
 
-def _environment(cwd: Path, changes: Mapping[str, str] | None) -> dict[str, str]:
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
-    offline = {"HF_HOME": str(cwd / "hf_home"), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return inherited | offline | dict(changes or {})
-
-
-def _run(
-    script: str, cwd: str, environment: dict[str, str], streams: list[str], paths: list[str], hide_package: bool
-) -> None:
+def _run(job: Job) -> None:
     """What the new process does: it becomes what `python -c script` would be."""
-    for number, path in enumerate(streams, start=1):
+    for number, path in enumerate((job.output, job.errors), start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    os.chdir(cwd)
+    os.chdir(job.cwd)
     os.environ.clear()
-    os.environ.update(environment)
-    sys.path[:] = paths
-    if hide_package:
-        sys.meta_path.insert(0, HiddenPackage())
+    os.environ.update(job.environment)
+    sys.path.insert(0, "")
     main = ModuleType("__main__")
     sys.modules["__main__"] = main
-    exec(compile(script, "<string>", "exec"), main.__dict__)
+    exec(compile(job.script, "<string>", "exec"), main.__dict__)

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 import yaml
+from huggingface_hub import close_session
 
 USER = "tester"
 TOKEN = "hf_test_token"
@@ -376,13 +378,14 @@ class HubRequestHandler(BaseHTTPRequestHandler):
 class HubServer(ThreadingHTTPServer):
     """The running Hub; a context manager that serves from a thread. `home` is the folder of its clients' caches.
 
-    It keeps what was asked for in `requests` and the contents of all requests in `received`.
+    It keeps what was asked for in `requests` and the contents of all requests in `received`. Without a `port` it takes
+    one that is free.
     """
 
     daemon_threads = True
 
-    def __init__(self, home: Path):
-        super().__init__(("127.0.0.1", 0), HubRequestHandler)
+    def __init__(self, home: Path, port: int = 0):
+        super().__init__(("127.0.0.1", port), HubRequestHandler)
         self.home = home
         self.storage = HubStorage()
         self.requests: list[tuple[str, str]] = []
@@ -422,9 +425,21 @@ class HubServer(ThreadingHTTPServer):
         self.server_close()
 
 
+@pytest.fixture(scope="session")
+def hub_port() -> Iterator[int]:
+    """Every Hub has the same: clients in other processes read its address on import, which serves all of them then."""
+    with socket.socket() as kept:
+        # Bound beside the server's own, it keeps others away from the port.
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        yield kept.getsockname()[1]
+
+
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+def hub(hub_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """A fresh, empty Hub for one test; clients in this very process upload to it through LFS too."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    with HubServer(tmp_path / "hub_clients") as server:
+    with HubServer(tmp_path / "hub_clients", hub_port) as server:
         yield server
+    # Connections that are kept alive would lead to this Hub instead of the next one.
+    close_session()

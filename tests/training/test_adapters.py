@@ -450,7 +450,7 @@ def test_an_adapter_on_the_hub_is_loaded_with_its_base(hub, base, tmp_path) -> N
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     read = "read('tester/adapter', trust_remote_code=True)"
-    stranger = run_python(READ, read, cwd=elsewhere, env=hub.environment("reader"), hide_package=True).splitlines()[-1]
+    stranger = run_python(READ, read, cwd=elsewhere, env=hub.environment("reader"), package=None).splitlines()[-1]
     numbers = pytest.approx([float(number) for number in expected.split()[1:]], abs=1e-4)
     for printed, package in (
         (by_hand, "hf_refseg"),
