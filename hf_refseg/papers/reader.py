@@ -38,7 +38,7 @@ from ..evaluation.video import A2D, DAVIS_MEASURES, VIDEO_PROTOCOLS
 from ..modeling.messages_refseg import nearest_names, reason_of
 from ..training.arguments import ModelArguments, RefSegTrainingArguments
 from ..training.data_arguments import ImageDataArguments, VideoDataArguments
-from ..training.new_models import check_fields, model_class_of
+from ..training.new_models import check_fields, check_needed, model_class_of
 from ..training.options import MAPPINGS
 from ..training.recipe_files import dataset_names, find_recipe, read_recipe
 
@@ -310,7 +310,10 @@ def check_run(run: RecipeRun, dataset: str | None, where: str) -> None:
     # Without a type the saved model that the run goes on from knows its fields.
     if options.get("model_type") is not None:
         try:
-            check_fields(model_class_of(options["model_type"]), options.get("config") or {})
+            model_class, config = model_class_of(options["model_type"]), options.get("config") or {}
+            check_fields(model_class, config)
+            if options.get("vision_name_or_path") is not None:
+                check_needed(model_class, config)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
 

@@ -45,6 +45,7 @@ def build_new_model(arguments: ModelArguments, sentences: Iterable[str]) -> tupl
         if arguments.text_name_or_path is None:
             values["text_config"] = text_config
         check_fields(model_class, values)
+        check_needed(model_class, values)
         model = model_class.from_encoders(arguments.vision_name_or_path, arguments.text_name_or_path, **values)
     else:
         config = AutoConfig.for_model(arguments.model_type, **{**values, "text_config": text_config})
@@ -58,19 +59,32 @@ def build_new_model(arguments: ModelArguments, sentences: Iterable[str]) -> tupl
 
 
 def check_fields(model_class: type[PreTrainedModel], config: Mapping[str, Any]) -> None:
-    """Raises ValueError, before encoders are loaded, for a field that a model on them does not have, or needs."""
-    parameters = signature(model_class.from_encoders).parameters.values()
-    named = [each for each in parameters if each.kind is not Parameter.VAR_KEYWORD and each.name not in ENCODERS]
-    known = {*(each.name for each in named), *names_of(model_class.config_class)}
+    """Raises ValueError, before encoders are loaded, for a field that a model does not have, on encoders or new."""
+    known = {*options_on_encoders(model_class), *names_of(model_class.config_class)}
     unknown = [name for name in config if name not in known]
     if unknown:
         hint = nearest_names(unknown, sorted(known)) or "."
         raise ValueError(f"config: {model_class.config_class.__name__} has no field {', '.join(unknown)}{hint}")
-    missing = [each.name for each in named if each.default is Parameter.empty and each.name not in config]
+
+
+def check_needed(model_class: type[PreTrainedModel], config: Mapping[str, Any]) -> None:
+    """Raises ValueError where something is missing that a model on pretrained encoders needs."""
+    options = options_on_encoders(model_class)
+    missing = [name for name, each in options.items() if each.default is Parameter.empty and name not in config]
     if missing:
         raise ValueError(
             f"config: {model_class.config_class.model_type} on pretrained encoders needs {', '.join(missing)} as well."
         )
+
+
+def options_on_encoders(model_class: type[PreTrainedModel]) -> dict[str, Parameter]:
+    """What `from_encoders` takes beside the two encoders and the fields of the configuration, by name."""
+    parameters = signature(model_class.from_encoders).parameters
+    return {
+        name: each
+        for name, each in parameters.items()
+        if each.kind is not Parameter.VAR_KEYWORD and name not in ENCODERS
+    }
 
 
 def with_token_ids(

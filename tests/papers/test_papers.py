@@ -35,11 +35,17 @@ def test_rows_of_a_table_differ_in_what_they_are_compute_or_train(paper: str, nu
     assert [(one, other) for one, other in names if trained[one].same_as(trained[other])] == []
 
 
-def data_of(row: PaperRow) -> set[tuple[str, str]]:
-    """The published data sets that its recipes train on, and who split them; and where it is scored elsewhere."""
-    runs = [(name, row.row.run_on(name)) for name in row.row.recipes if not is_generated(name)]
+def data_of(row: PaperRow) -> set[tuple[str, ...]]:
+    """The published data sets that its recipes train on, and who split them; and where it is scored elsewhere.
+
+    Of images beside videos, who split the images.
+    """
+    options = {name: row.row.run_on(name).merged() for name in row.row.recipes if not is_generated(name)}
     elsewhere = {(row.row.dataset, "scored")} if row.row.elsewhere else set()
-    return {(name, str(run.merged().get("split_by"))) for name, run in runs} | elsewhere
+    return elsewhere | {
+        (name, str(each.get("split_by")), str((each.get("image_data") or {}).get("split_by")))
+        for name, each in options.items()
+    }
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
