@@ -16,9 +16,10 @@ from .recurrent_text_refseg import RecurrentTextConfig
 @strict
 class M3AttConfig(RefSegConfig):
     r"""
-    Configuration of [`M3AttForReferringSegmentation`]. With no arguments it is the best model of the paper: Swin-B at
-    480 by 480 pixels and BERT base. The example gives its other one, Darknet-53 at 416 by 416 pixels and a recurrent
-    text encoder. Each ablation of the paper's tables I to III is a field.
+    Configuration of [`M3AttForReferringSegmentation`]. With no arguments it is the best model of the paper, Swin-B at
+    480 by 480 pixels and BERT base, but for a fifth convolution in the mask decoder. The example gives its other one,
+    Darknet-53 at 416 by 416 pixels and a recurrent text encoder. Each ablation of the paper's tables I to III is a
+    field.
 
     Args:
         backbone_config (`PreTrainedConfig` or `dict`, *optional*):
@@ -81,6 +82,9 @@ class M3AttConfig(RefSegConfig):
     ...     image_size=416,
     ...     backbone_config={"model_type": "timm_backbone", "backbone": "darknet53", "out_indices": [-3, -2, -1]},
     ...     text_config={"model_type": "refseg_recurrent_text", "vocab_size": 10000},
+    ...     language_reconstruction={"sentence_vector": "final_state"},
+    ...     max_text_length=15,
+    ...     mask_decoder_convolutions=4,
     ... )
     >>> model = M3AttForReferringSegmentation(configuration)
     ```"""
