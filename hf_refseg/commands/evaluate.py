@@ -49,7 +49,7 @@ def evaluate(
     ] = False,
     streaming: Annotated[
         bool,
-        typer.Option("--streaming", help="Read images of a prepared data set as they are scored, without a copy."),
+        typer.Option("--streaming", help="Read a prepared data set as it is scored, without a copy."),
     ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for results; by default runs/evaluate/<model>.")

@@ -38,16 +38,12 @@ class _VideoReferents(DrawnExamples):
     def __len__(self) -> int:
         return len(self._places)
 
-    def _draw(self, index: int) -> tuple[dict[str, Any], dict[str, Any], dict[str, str], int, random.Random]:
-        """The row, the referent, one of its sentences, one of its annotated frames, and what to draw more with."""
+    def _referent(self, index: int) -> tuple[dict[str, Any], dict[str, Any], random.Random]:
+        """The row, the referent, and what to draw the item with."""
         index = range(len(self))[index]
         row_index, place = self._places[index]
         row = self.rows[int(row_index)]
-        referent = row["referents"][place]
-        sentences = checked_sentences(referent)
-        check_annotations(row, referent)
-        drawn = self.generator_of(index)
-        return row, referent, drawn.choice(sentences), drawn.choice(referent["annotated_frames"]), drawn
+        return row, row["referents"][place], self.generator_of(index)
 
 
 class ClipExamples(_VideoReferents):
@@ -70,47 +66,12 @@ class ClipExamples(_VideoReferents):
     """
 
     def __init__(self, dataset: datasets.Dataset, num_frames: int, seed: int = 0):
-        if not 1 <= num_frames <= MAX_FRAMES:
-            raise ValueError(f"num_frames is {num_frames}; a clip has 1 to {MAX_FRAMES} frames.")
+        check_num_frames(num_frames)
         super().__init__(dataset, seed)
         self.num_frames = num_frames
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row, referent, sentence, target, drawn = self._draw(index)
-        chosen = self._choose_frames(row, referent, target, drawn)
-        frames = RowFrames(row)
-        images = [frames[number] for number in chosen]
-        annotated = set(referent["annotated_frames"])
-        masks = np.zeros((self.num_frames, images[0].height, images[0].width), dtype=bool)
-        for place, number in enumerate(chosen):
-            if images[place].size != images[0].size:
-                raise InvalidRowError(
-                    f"Frame {name_text(row['frame_names'][number])} of video {name_text(row['video_id'])} has another "
-                    "size than the others. Put the original frame there."
-                )
-            if number in annotated:
-                masks[place] = open_frame_mask(row, referent, number, images[place])
-        return {
-            "frames": images,
-            "text": sentence["raw"],
-            "masks": masks,
-            "annotated": np.array([number in annotated for number in chosen]),
-            "video_id": row["video_id"],
-            "ref_id": referent["ref_id"],
-            "sent_id": sentence["sent_id"],
-        }
-
-    def _choose_frames(
-        self, row: dict[str, Any], referent: dict[str, Any], target: int, drawn: random.Random
-    ) -> list[int]:
-        """The numbers of the frames of a clip around the target frame, or around one that shows the target."""
-        length = len(row["frames"])
-        chosen = choose_clip(length, target, self.num_frames, drawn)
-        annotated = referent["annotated_frames"]
-        if any(shows_target(row, referent, number) for number in annotated if number in chosen):
-            return chosen
-        shown = [number for number in annotated if shows_target(row, referent, number)]
-        return choose_clip(length, drawn.choice(shown), self.num_frames, drawn) if shown else chosen
+        return draw_clip(*self._referent(index), self.num_frames)
 
 
 class FrameExamples(_VideoReferents):
@@ -123,18 +84,7 @@ class FrameExamples(_VideoReferents):
     """
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row, referent, sentence, target, _ = self._draw(index)
-        image = RowFrames(row)[target]
-        mask = open_frame_mask(row, referent, target, image)
-        return {
-            "image": image,
-            "text": sentence["raw"],
-            "mask": mask,
-            "image_id": f"{row['video_id']}/{row['frame_names'][target]}",
-            "ref_id": referent["ref_id"],
-            "sent_id": sentence["sent_id"],
-            "no_target": not mask.any(),
-        }
+        return draw_frame(*self._referent(index))
 
 
 class VideoExamples(Dataset):
@@ -157,27 +107,7 @@ class VideoExamples(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self.rows[range(len(self))[index]]
-        item = {"video_id": row["video_id"], "frame_names": row["frame_names"], "frames": RowFrames(row)}
-        item |= {name: [] for name in ("texts", "ref_ids", "sent_ids", "annotators", "annotated_frames", "masks")}
-        item |= {"undescribed": [], "void": {}}
-        for referent in row["referents"]:
-            check_annotations(row, referent)
-            if not referent["sentences"] and referent["category"] == VOID:
-                item["void"] |= zip(referent["annotated_frames"], referent["masks"], strict=True)
-                continue
-            if not referent["sentences"]:
-                # It is there to be compared with, not to be asked for.
-                item["undescribed"].append({name: referent[name] for name in ("ref_id", "annotated_frames", "masks")})
-                continue
-            for sentence in checked_sentences(referent):
-                item["texts"].append(sentence["raw"])
-                item["ref_ids"].append(referent["ref_id"])
-                item["sent_ids"].append(sentence["sent_id"])
-                item["annotators"].append(sentence["annotator"])
-                item["annotated_frames"].append(referent["annotated_frames"])
-                item["masks"].append(referent["masks"])
-        return item
+        return item_of_video(self.rows[range(len(self))[index]])
 
 
 class VideoRows(Sequence):
@@ -187,12 +117,7 @@ class VideoRows(Sequence):
     """
 
     def __init__(self, dataset: datasets.Dataset):
-        missing = [name for name in video_features() if name not in dataset.column_names]
-        if missing:
-            raise DataFormatError(
-                f"The data set has no column {', '.join(missing)}; found {', '.join(dataset.column_names)}. "
-                "Load a video data set with hf_refseg.data.loading.load_refseg."
-            )
+        check_video_columns(dataset)
         # Casting a list of images to undecoded ones would copy the data set.
         self._tables = dataset.with_format("arrow")
 
@@ -274,6 +199,110 @@ class ClipCollator:
         annotated = torch.from_numpy(np.stack([item["annotated"] for item in items]))
         batch["mask_labels"][~annotated] = NOT_ANNOTATED
         return batch
+
+
+def check_num_frames(num_frames: int) -> None:
+    """Raises ValueError for a number of frames that no clip has."""
+    if not 1 <= num_frames <= MAX_FRAMES:
+        raise ValueError(f"num_frames is {num_frames}; a clip has 1 to {MAX_FRAMES} frames.")
+
+
+def check_video_columns(dataset: datasets.Dataset | datasets.IterableDataset) -> None:
+    """Raises `DataFormatError` where a column of a video data set is missing."""
+    missing = [name for name in video_features() if name not in dataset.column_names]
+    if missing:
+        raise DataFormatError(
+            f"The data set has no column {', '.join(missing)}; found {', '.join(dataset.column_names)}. "
+            "Load a video data set with hf_refseg.data.loading.load_refseg."
+        )
+
+
+def draw_clip(row: dict[str, Any], referent: dict[str, Any], drawn: random.Random, num_frames: int) -> dict[str, Any]:
+    """An item of `ClipExamples`, of a referent with a sentence and an annotated frame; `drawn` draws its parts."""
+    sentence, target = _draw_sentence_and_target(row, referent, drawn)
+    chosen = _choose_frames(row, referent, target, num_frames, drawn)
+    frames = RowFrames(row)
+    images = [frames[number] for number in chosen]
+    annotated = set(referent["annotated_frames"])
+    masks = np.zeros((num_frames, images[0].height, images[0].width), dtype=bool)
+    for place, number in enumerate(chosen):
+        if images[place].size != images[0].size:
+            raise InvalidRowError(
+                f"Frame {name_text(row['frame_names'][number])} of video {name_text(row['video_id'])} has another "
+                "size than the others. Put the original frame there."
+            )
+        if number in annotated:
+            masks[place] = open_frame_mask(row, referent, number, images[place])
+    return {
+        "frames": images,
+        "text": sentence["raw"],
+        "masks": masks,
+        "annotated": np.array([number in annotated for number in chosen]),
+        "video_id": row["video_id"],
+        "ref_id": referent["ref_id"],
+        "sent_id": sentence["sent_id"],
+    }
+
+
+def _choose_frames(
+    row: dict[str, Any], referent: dict[str, Any], target: int, num_frames: int, drawn: random.Random
+) -> list[int]:
+    """The numbers of the frames of a clip around the target frame, or around one that shows the target."""
+    length = len(row["frames"])
+    chosen = choose_clip(length, target, num_frames, drawn)
+    annotated = referent["annotated_frames"]
+    if any(shows_target(row, referent, number) for number in annotated if number in chosen):
+        return chosen
+    shown = [number for number in annotated if shows_target(row, referent, number)]
+    return choose_clip(length, drawn.choice(shown), num_frames, drawn) if shown else chosen
+
+
+def draw_frame(row: dict[str, Any], referent: dict[str, Any], drawn: random.Random) -> dict[str, Any]:
+    """An item of `FrameExamples`, as `draw_clip` draws one of `ClipExamples`."""
+    sentence, target = _draw_sentence_and_target(row, referent, drawn)
+    image = RowFrames(row)[target]
+    mask = open_frame_mask(row, referent, target, image)
+    return {
+        "image": image,
+        "text": sentence["raw"],
+        "mask": mask,
+        "image_id": f"{row['video_id']}/{row['frame_names'][target]}",
+        "ref_id": referent["ref_id"],
+        "sent_id": sentence["sent_id"],
+        "no_target": not mask.any(),
+    }
+
+
+def _draw_sentence_and_target(
+    row: dict[str, Any], referent: dict[str, Any], drawn: random.Random
+) -> tuple[dict[str, str], int]:
+    sentences = checked_sentences(referent)
+    check_annotations(row, referent)
+    return drawn.choice(sentences), drawn.choice(referent["annotated_frames"])
+
+
+def item_of_video(row: dict[str, Any]) -> dict[str, Any]:
+    """An item of `VideoExamples`."""
+    item = {"video_id": row["video_id"], "frame_names": row["frame_names"], "frames": RowFrames(row)}
+    item |= {name: [] for name in ("texts", "ref_ids", "sent_ids", "annotators", "annotated_frames", "masks")}
+    item |= {"undescribed": [], "void": {}}
+    for referent in row["referents"]:
+        check_annotations(row, referent)
+        if not referent["sentences"] and referent["category"] == VOID:
+            item["void"] |= zip(referent["annotated_frames"], referent["masks"], strict=True)
+            continue
+        if not referent["sentences"]:
+            # It is there to be compared with, not to be asked for.
+            item["undescribed"].append({name: referent[name] for name in ("ref_id", "annotated_frames", "masks")})
+            continue
+        for sentence in checked_sentences(referent):
+            item["texts"].append(sentence["raw"])
+            item["ref_ids"].append(referent["ref_id"])
+            item["sent_ids"].append(sentence["sent_id"])
+            item["annotators"].append(sentence["annotator"])
+            item["annotated_frames"].append(referent["annotated_frames"])
+            item["masks"].append(referent["masks"])
+    return item
 
 
 def choose_clip(video_length: int, target: int, num_frames: int, drawn: random.Random) -> list[int]:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from itertools import count, groupby
 from operator import itemgetter
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 from datasets.distributed import split_dataset_by_node
@@ -15,30 +15,69 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ..messages import name_text, one_line
 from .examples import REQUIRED_COLUMNS, draw_item, item_of_image, open_image, undecoded
-from .rows import DataFormatError, InvalidRowError
+from .rows import DataFormatError, InvalidRowError, video_features
 
 # Rows among which the next ones are drawn, images included.
 SHUFFLED_ROWS = 1000
 
 
-class StreamedReferents(IterableDataset):
-    """For training: the items of `ReferentExamples`, epoch after epoch without an end.
+class StreamedExamples(IterableDataset):
+    """For training: items of rows as they come, epoch after epoch without an end.
 
     Nodes and worker processes read rows of their own: workers share the groups of rows in the Parquet files, nodes do
     so as well where these divide evenly among them, else each takes one of so many rows. In each epoch the groups come
-    in another order, and rows are drawn among `buffer_size` of them. The order depends on nothing but seed, epoch, and
-    the numbers of nodes and workers; the sentence of a row on seed, epoch, image and referent alone.
+    in another order. The order depends on nothing but seed, epoch, and the numbers of nodes and workers.
 
     Args:
-        dataset: rows of `load_refseg(..., streaming=True)`.
+        rows: undecoded ones, of `load_refseg(..., streaming=True)`.
         seed: any integer.
         rank: which of the nodes this one is, from 0.
         nodes: how many there are.
         buffer_size: rows in memory, among which the next ones are drawn.
-
-    Raises:
-        DataFormatError: a column is missing.
     """
+
+    # What there is none of where nothing can be trained on.
+    unit: ClassVar[str]
+
+    def __init__(self, rows: datasets.IterableDataset, seed: int, rank: int, nodes: int, buffer_size: int) -> None:
+        self.rows = rows
+        self.seed, self.rank, self.nodes, self.buffer_size = seed, rank, nodes, buffer_size
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Raises ValueError where there is nothing for this node."""
+        for epoch in count():
+            is_empty = True
+            for item in self.items_of_epoch(epoch):
+                is_empty = False
+                yield item
+            if is_empty:
+                # Further workers may well have nothing to do.
+                if (worker := get_worker_info()) is None or worker.id == 0:
+                    raise ValueError(
+                        f"There is nothing to train on: node {self.rank} of {self.nodes} finds no {self.unit}."
+                    )
+                return
+
+    def items_of_epoch(self, epoch: int) -> Iterator[dict[str, Any]]:
+        """Those of this node and worker in one epoch, counted from 0; raises as `read_rows`."""
+        raise NotImplementedError
+
+    def rows_of_epoch(self, order: random.Random, buffer_size: int) -> Iterator[dict[str, Any]]:
+        """The rows of this node and worker, drawn among so many; `order` belongs to the epoch."""
+        # Not by `set_epoch` of the rows, whose number all workers share: they do not come to its end together.
+        # Groups one after the other: several at once would make each epoch end with a pause of some seconds.
+        shuffled = self.rows.shuffle(seed=order.getrandbits(63), buffer_size=buffer_size, max_buffer_input_shards=1)
+        return read_rows(split_dataset_by_node(shuffled, self.rank, self.nodes))
+
+
+class StreamedReferents(StreamedExamples):
+    """For training: the items of `ReferentExamples`, as `StreamedExamples` says.
+
+    The sentence of a row depends on seed, epoch, image and referent alone. Raises `DataFormatError` when a column is
+    missing and, on access, as `read_rows` and `ReferentExamples`.
+    """
+
+    unit = "row"
 
     def __init__(
         self,
@@ -48,32 +87,10 @@ class StreamedReferents(IterableDataset):
         nodes: int = 1,
         buffer_size: int = SHUFFLED_ROWS,
     ) -> None:
-        self.rows = undecoded(dataset.reshard())
-        self.seed, self.rank, self.nodes, self.buffer_size = seed, rank, nodes, buffer_size
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Raises ValueError where there is no row for this node."""
-        for epoch in count():
-            is_empty = True
-            for item in self.items_of_epoch(epoch):
-                is_empty = False
-                yield item
-            if is_empty:
-                # Further workers may well have nothing to do.
-                if (worker := get_worker_info()) is None or worker.id == 0:
-                    raise ValueError(f"There is nothing to train on: node {self.rank} of {self.nodes} finds no row.")
-                return
+        super().__init__(undecoded(dataset.reshard()), seed, rank, nodes, buffer_size)
 
     def items_of_epoch(self, epoch: int) -> Iterator[dict[str, Any]]:
-        """Those of this node and worker in one epoch, counted from 0.
-
-        Raises as `read_rows`, and as `ReferentExamples` on access.
-        """
-        # Not by `set_epoch` of the rows, whose number all workers share: they do not come to its end together.
-        order = random.Random(f"{self.seed}-{epoch}").getrandbits(63)
-        # Groups one after the other: several at once would make each epoch end with a pause of some seconds.
-        shuffled = self.rows.shuffle(seed=order, buffer_size=self.buffer_size, max_buffer_input_shards=1)
-        for row in read_rows(split_dataset_by_node(shuffled, self.rank, self.nodes)):
+        for row in self.rows_of_epoch(random.Random(f"{self.seed}-{epoch}"), self.buffer_size):
             generator = random.Random(f"{self.seed}-{epoch}-{row['image_id']}-{row['ref_id']}")
             yield draw_item(row, generator, open_image)
 
@@ -100,13 +117,12 @@ def read_rows(rows: datasets.IterableDataset) -> Iterator[dict[str, Any]]:
         DataFormatError: they cannot be read, or are damaged.
         InvalidRowError: a row has a gap.
     """
+    required, of = (video_features(), "video_id") if "frames" in rows.column_names else (REQUIRED_COLUMNS, "ref_id")
     try:
         for row in rows:
-            for name in REQUIRED_COLUMNS:
+            for name in required:
                 if row[name] is None:
-                    raise InvalidRowError(
-                        f"Row {name_text(row['ref_id'])} has no {name}. Remove it, or write its {name}."
-                    )
+                    raise InvalidRowError(f"Row {name_text(row[of])} has no {name}. Remove it, or write its {name}.")
             yield row
     except (OSError, ArrowException, UnicodeDecodeError) as error:
         raise DataFormatError(

@@ -13,6 +13,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..data.examples import undecoded
+from ..data.video_streams import undecoded_videos
 from ..messages import short_text
 from ..modeling.inference_refseg import WHOLE_VIDEO, VideoWindow
 from ..modeling.modeling_outputs_refseg import NotFiniteError
@@ -43,7 +44,7 @@ def evaluate_model(
     Args:
         model: follows the library's contract, for videos of images or clips; its training mode is restored.
         processor: the model's processor.
-        dataset: rows of `load_refseg`, those of images streamed as well; those of one image adjacent.
+        dataset: rows of `load_refseg`, streamed ones as well; those of one image adjacent.
         protocol: a protocol or its name, of images by default `"original"`; of videos `"davis"` (the default),
             `"davis_unsupervised"` or `"a2d"`.
         window: how the model goes through a video; by default the whole of it is one clip.
@@ -58,10 +59,9 @@ def evaluate_model(
         An `ImageEvaluationResult` or a `VideoEvaluationResult`.
 
     Raises:
-        ValueError: unknown protocol, numbers out of range, a window for images, videos that are streamed, nothing to
-            evaluate, a referent in a video without annotated frames, a mask that does not have the size of its image
-            or frame, or two sentences of an annotator about one object under `"davis_unsupervised"` (the message names
-            video and sentence).
+        ValueError: unknown protocol, numbers out of range, a window for images, nothing to evaluate, a referent in a
+            video without annotated frames, a mask that does not have the size of its image or frame, or two sentences
+            of an annotator about one object under `"davis_unsupervised"` (the message names video and sentence).
         ImportError: a package that the protocol needs is not installed.
         NotFiniteError: the model answers with NaN or infinity (the message names the image or video).
     """
@@ -153,8 +153,6 @@ def _choose_scoring(
 ) -> ImageScoring | VideoScoring:
     """The scoring that fits the rows."""
     if "frames" in dataset.column_names:
-        if isinstance(dataset, IterableDataset):
-            raise ValueError("The data set holds videos, which are not scored as a stream: load it without streaming.")
         protocol = VIDEO_PROTOCOLS[0] if protocol is None else protocol
         check_video_protocol(protocol)
         scoring = UnsupervisedScoring if protocol == "davis_unsupervised" else VideoScoring
@@ -173,7 +171,8 @@ def _select_groups(dataset: Dataset | IterableDataset, column: str, group_ids: s
     """The rows of images or videos of which there are such ids."""
     if isinstance(dataset, Dataset):
         return dataset.select([row for row, group_id in enumerate(dataset[column]) if group_id in group_ids])
-    return undecoded(dataset).filter(group_ids.__contains__, input_columns=column)
+    rows = undecoded_videos(dataset) if "frames" in dataset.column_names else undecoded(dataset)
+    return rows.filter(group_ids.__contains__, input_columns=column)
 
 
 def check_at_least_one(**numbers: int | None) -> None:

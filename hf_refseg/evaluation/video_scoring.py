@@ -15,6 +15,7 @@ from torch import nn
 from ..data.clips import VideoExamples
 from ..data.masks import decode_mask, encode_mask
 from ..data.rows import DataFormatError
+from ..data.video_streams import StreamedVideos
 from ..messages import name_text, short_text
 from ..modeling.inference_refseg import FrameMask, VideoWindow, segment_video, video_probabilities
 from ..visualization import ComparisonStrip, StripFrame, spread
@@ -98,6 +99,7 @@ class VideoScoring:
 
     kind = "video"
     examples = VideoExamples
+    streamed_examples = StreamedVideos
 
     def __init__(self, model: nn.Module, processor: Any, protocol: str, window: VideoWindow, batch_size: int) -> None:
         self.model, self.processor, self.protocol = model, processor, protocol

@@ -121,11 +121,7 @@ class ImageDataArguments:
         for what, is_given in random_access.items():
             if is_given:
                 raise ValueError(f"streaming does not go with {what}: leave one of them out.")
-        if self.train_split in (self.eval_split, *(self.test_splits or ())):
-            raise ValueError(
-                f"{self.train_split} is streamed to train on it, but also scored, for which it would be loaded: score "
-                "other splits, or leave streaming out."
-            )
+        check_streamed_split(self)
 
     @property
     def streaming(self) -> bool:
@@ -177,7 +173,11 @@ class VideoDataArguments:
     )
     data_dir: str | None = field(default=None, metadata={"help": "Folder of the data set's original files."})
     dataset_options: dict | str | None = field(
-        default=None, metadata={"help": "Further options of load_refseg, as a mapping (YAML or JSON)."}
+        default=None,
+        metadata={
+            "help": "Further options of load_refseg, as a mapping (YAML or JSON). With streaming, of a prepared data "
+            "set, train_split is read as it is trained on; splits that are scored are loaded."
+        },
     )
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str | None = field(
@@ -226,9 +226,19 @@ class VideoDataArguments:
         if not self.image_data and "image_share" in given_options(self):
             raise ValueError("image_share goes with image_data: name the images, or leave it out.")
         check_video_protocol(self.protocol)
-        for options in (self.dataset_options, to_mapping("dataset_options", self.image_data.get("dataset_options"))):
-            if options.get("streaming"):
-                raise ValueError("streaming is for trainings on images alone: leave it out.")
+        of_images = to_mapping("dataset_options", self.image_data.get("dataset_options"))
+        if self.image_data and (self.streaming or of_images.get("streaming")):
+            raise ValueError(
+                "streaming does not go with image_data, as batches are drawn among all images and videos: leave one "
+                "of them out."
+            )
+        if self.streaming:
+            check_streamed_split(self)
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the split to train on is read as it is trained on."""
+        return bool(self.dataset_options.get("streaming"))
 
     def image_arguments(self) -> ImageDataArguments | None:
         """The options for the images; None without any.
@@ -263,6 +273,15 @@ class VideoDataArguments:
     def video_window(self) -> VideoWindow:
         """How the scored model goes through a video."""
         return VideoWindow(self.window or None, self.overlap, self.per_frame)
+
+
+def check_streamed_split(arguments: ImageDataArguments | VideoDataArguments) -> None:
+    """Raises ValueError where the split that is streamed is to be scored as well."""
+    if arguments.train_split in (arguments.eval_split, *(arguments.test_splits or ())):
+        raise ValueError(
+            f"{arguments.train_split} is streamed to train on it, but also scored, for which it would be loaded: "
+            "score other splits, or leave streaming out."
+        )
 
 
 def with_used_splits(options: dict[str, Any], arguments: ImageDataArguments | VideoDataArguments) -> dict[str, Any]:

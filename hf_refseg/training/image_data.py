@@ -21,9 +21,10 @@ from ..modeling.image_processing_refseg import RefSegImageProcessor
 from ..modeling.processing_refseg import RefSegProcessor
 from ..visualization import draw_comparison
 from .arguments import RefSegTrainingArguments
-from .data_arguments import ImageDataArguments, VideoDataArguments, with_used_splits
+from .data_arguments import ImageDataArguments, with_used_splits
 from .feature_cache import EncodedCollator, cache_image_features
 from .run_data import RunData, RunExamples, describe_results
+from .streaming import load_with_stream, place_in_stream
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,7 @@ class ImageData(RunData):
     ) -> FittedReferents | FittedStream:
         if isinstance(self.train, Dataset):
             return FittedReferents(ReferentExamples(self.train, training.seed), image_processor)
-        seed = training.seed if training.data_seed is None else training.data_seed
-        referents = StreamedReferents(self.train, seed, training.process_index, training.world_size)
-        return FittedStream(referents, image_processor)
+        return FittedStream(StreamedReferents(self.train, **place_in_stream(training)), image_processor)
 
     @property
     def most_tested(self) -> int | None:
@@ -171,35 +170,6 @@ class ImageData(RunData):
             f"{name}: {part.describe_dropped()} are dropped as they are held out."
             for name, part in self.trained.items()
         )
-
-
-def load_with_stream(
-    name: str, options: dict[str, Any], arguments: ImageDataArguments
-) -> dict[str, Dataset | IterableDataset]:
-    """The splits of a data set, as streams all but those that are scored: these are read again and again."""
-    streams = load_refseg(name, **options)
-    tested = streams if arguments.test_splits is None else arguments.test_splits
-    scored = [
-        split for split in streams if split in (arguments.eval_split, *tested) and split != arguments.train_split
-    ]
-    loaded = load_refseg(name, **{**options, "streaming": False, "splits": scored}) if scored else {}
-    return {**streams, **loaded}
-
-
-def check_streaming(arguments: ImageDataArguments | VideoDataArguments, training: RefSegTrainingArguments) -> None:
-    """Raises ValueError for options that go by epochs where rows are streamed: how many these are is not known."""
-    if not isinstance(arguments, ImageDataArguments) or not arguments.streaming:
-        return
-    if training.max_steps <= 0:
-        raise ValueError("streaming: how many rows there are is not known, nor how long an epoch is: give max_steps.")
-    for name in ("eval_strategy", "save_strategy", "logging_strategy"):
-        if getattr(training, name) == "epoch":
-            raise ValueError(
-                f"streaming: {name} is epoch, but how long one is is not known: say steps, with "
-                f"{name.replace('strategy', 'steps')}, or no."
-            )
-    if training.learning_rate_drops is not None:
-        raise ValueError("streaming: learning_rate_drops are epochs, and how long one is is not known: leave it out.")
 
 
 def select_training_rows(

@@ -18,11 +18,12 @@ from .building import adapt, build_model_and_processor
 from .callbacks import PredictionPictures
 from .checkpoints import checkpoint_to_resume
 from .data_arguments import ImageDataArguments, VideoDataArguments
-from .image_data import ImageData, check_streaming
+from .image_data import ImageData
 from .options import SCRIPT_USAGE, find_data_class, parse_options
 from .results import closing_words, save_or_push, starting_points_on_hub
 from .run_data import RunData, join_examples
 from .run_options import options_of_run
+from .streaming import check_streaming
 from .trainer import RefSegTrainer
 from .video_data import VideoData
 

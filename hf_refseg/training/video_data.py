@@ -10,15 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from ..data.byte_batches import FittedExamples, FittedReferents, keep_bytes
+from ..data.byte_batches import FittedExamples, FittedReferents, FittedStream, keep_bytes
 from ..data.clips import ClipCollator, ClipExamples, FrameExamples, VideoExamples
 from ..data.examples import RefSegCollator
 from ..data.loading import load_refseg
 from ..data.prepare import fingerprint_rows
+from ..data.video_streams import StreamedClips, StreamedFrames
 from ..evaluation.submission import write_submission
 from ..evaluation.video_scoring import VideoEvaluationResult
 from ..modeling.inference_refseg import VideoWindow, segment_video
@@ -28,7 +29,11 @@ from .arguments import RefSegTrainingArguments
 from .data_arguments import VideoDataArguments, with_used_splits
 from .feature_cache import hash_tensors
 from .run_data import RunData, RunExamples, describe_results
+from .streaming import load_with_stream, place_in_stream
 from .trainer import RefSegTrainer
+
+# Videos of a stream that are looked at, where masks have to be there.
+LOOKED_AT = 16
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class VideoData(RunData):
     """
 
     arguments: VideoDataArguments
-    train: Dataset
+    train: Dataset | IterableDataset
     evaluated: Dataset | None
     tested: dict[str, Dataset]
     submitted: dict[str, Dataset]
@@ -56,7 +61,11 @@ class VideoData(RunData):
     @classmethod
     def load(cls, arguments: VideoDataArguments) -> VideoData:
         """Raises ValueError for a split that does not exist or has no masks, and what `load_refseg` raises."""
-        splits = load_refseg(arguments.dataset_name, **with_used_splits(arguments.load_options(), arguments))
+        options = with_used_splits(arguments.load_options(), arguments)
+        if arguments.streaming:
+            splits = load_with_stream(arguments.dataset_name, options, arguments)
+        else:
+            splits = load_refseg(arguments.dataset_name, **options)
         annotated = [name for name in splits if is_annotated(splits[name])]
         evaluated = [] if arguments.eval_split is None else [arguments.eval_split]
         tested = arguments.test_splits
@@ -89,15 +98,20 @@ class VideoData(RunData):
     ) -> RunExamples:
         """Clips for a method that takes them, single frames for another one."""
         evaluated = {} if self.evaluated is None else {self.arguments.shown_name: self.evaluated}
-        by_bytes = keep_bytes(processor)
+        by_bytes, image_processor = keep_bytes(processor), processor.image_processor
         if model.config.takes_clips:
-            read, collator = partial(ClipExamples, num_frames=self.arguments.num_frames), ClipCollator(by_bytes)
+            read, stream = (partial(of, num_frames=self.arguments.num_frames) for of in (ClipExamples, StreamedClips))
+            collator = ClipCollator(by_bytes)
         else:
-            read, collator = FrameExamples, RefSegCollator(by_bytes)
+            read, stream, collator = FrameExamples, StreamedFrames, RefSegCollator(by_bytes)
         drawn = {name: read(rows, seed=training.seed) for name, rows in evaluated.items()}
+        if isinstance(self.train, Dataset):
+            train = FittedReferents(read(self.train, seed=training.seed), image_processor)
+        else:
+            train = FittedStream(stream(self.train, **place_in_stream(training)), image_processor)
         return RunExamples(
-            train=FittedReferents(read(self.train, seed=training.seed), processor.image_processor),
-            evaluated={name: FittedExamples(clips, processor.image_processor) for name, clips in drawn.items()},
+            train=train,
+            evaluated={name: FittedExamples(clips, image_processor) for name, clips in drawn.items()},
             drawn=list(drawn.values()),
             collator=collator,
         )
@@ -120,7 +134,8 @@ class VideoData(RunData):
     def card(self, model: PreTrainedModel | PeftModel, results: dict[str, VideoEvaluationResult]) -> dict[str, Any]:
         name = self.arguments.shown_name
         how = f"clips of {self.arguments.num_frames} frames" if model.config.takes_clips else "single frames"
-        training = {"videos": f"{len(self.train)} of {name}, as {how}"}
+        number = f"{len(self.train)} of {name}" if isinstance(self.train, Dataset) else name
+        training = {"videos": f"{number}, as {how}"}
         if self.arguments.image_data:
             training["steps on images"] = f"{100 * self.arguments.image_share:.0f} %"
         return {
@@ -163,7 +178,9 @@ class VideoData(RunData):
         return {"submissions": paths}
 
 
-def is_annotated(videos: Dataset) -> bool:
-    """Whether a split has masks; data sets publish all masks of a split, or none."""
+def is_annotated(videos: Dataset | IterableDataset) -> bool:
+    """Whether a split has masks, of a stream by its first videos; data sets publish all masks of a split, or none."""
     rows = videos.select_columns("referents")
+    if not isinstance(rows, Dataset):
+        rows = rows.take(LOOKED_AT)
     return any(referent["annotated_frames"] for row in rows for referent in row["referents"])

@@ -194,9 +194,6 @@ def test_cases_of_a_stream_are_those_of_the_same_rows_when_loaded(dataset):
 def test_what_a_stream_is_not_scored_for_is_said(dataset):
     with pytest.raises(ValueError, match="nothing to evaluate"):
         evaluate(dataset.to_iterable_dataset().filter(lambda row: False))
-    videos = Dataset.from_dict({"video_id": ["1"], "frames": [[]]}).to_iterable_dataset()
-    with pytest.raises(ValueError, match="videos, which are not scored as a stream: load it without streaming"):
-        evaluate(videos)
     with pytest.raises(ValueError, match="among all rows at once: load the data set without streaming"):
         with_shuffled_sentences(dataset.to_iterable_dataset())
 

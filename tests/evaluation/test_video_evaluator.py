@@ -67,6 +67,23 @@ def test_davis_scores_every_sentence_on_its_annotated_frames(dataset, processor)
     assert result.metrics == video_scores(result.records, "davis")
 
 
+@pytest.mark.parametrize("protocol", ["davis", "a2d"])
+def test_a_stream_has_the_scores_and_cases_of_the_same_videos_when_loaded(dataset, processor, protocol):
+    stream = dataset.to_iterable_dataset(num_shards=2)
+    for options in ({}, {"max_examples": 1}):
+        streamed, loaded = (evaluate(rows, processor, protocol, **options) for rows in (stream, dataset))
+        assert (streamed.metrics, streamed.records) == (loaded.metrics, loaded.records)
+        assert (streamed.videos, streamed.frames) == (loaded.videos, loaded.frames)
+    cases = streamed.records[-2:]
+    drawn = [predict_cases(ColorModel(), processor, rows, cases, protocol) for rows in (stream, dataset)]
+    for first, second in zip(*drawn, strict=True):
+        assert first.text == second.text and len(first.frames) == len(second.frames) > 0
+        for one, other in zip(first.frames, second.frames, strict=True):
+            assert one.image == other.image and (one.prediction == other.prediction).all()
+    with pytest.raises(ValueError, match="is not in this data set"):
+        predict_cases(ColorModel(), processor, stream.skip(1), cases, protocol)
+
+
 def test_a_model_of_clips_sees_clips(dataset, processor):
     """It blurs what moves: scores are those of the mean over the whole video, or over each window of frames."""
 

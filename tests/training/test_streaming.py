@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate import PartialState
 from safetensors.torch import load_file
-from tiny_recipes import UNSCORED, write_recipe, write_video_recipe
+from tiny_recipes import TINY, UNSCORED, write_recipe, write_video_recipe
 from train_tiny import build_model, build_processor
 
 from hf_refseg.data.byte_batches import FittedStream
@@ -102,12 +102,59 @@ def test_processes_do_not_divide_their_parts_of_the_stream_once_more(shapes, tmp
     )
 
 
-@pytest.mark.parametrize("images", [False, True])
-def test_videos_are_not_streamed(tmp_path, images):
-    streamed = {"dataset_options": {"streaming": True}}
-    options = {"image_data": {"dataset_name": "refshapes", **streamed}} if images else streamed
-    with pytest.raises(ValueError, match="streaming is for trainings on images alone"):
-        run_recipe([str(write_video_recipe(tmp_path, tmp_path, **options))])
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    sizes = {**SIZES, "num_frames": 4}
+    return prepare_dataset("refshapes_video", None, folder / "videos", cache_dir=str(folder / "cache"), **sizes)
+
+
+def write_streamed_videos(folder: Path, videos: Path, **options: Any) -> list[str]:
+    folder.mkdir(exist_ok=True)
+    streamed = {"streaming": True, "cache_dir": str(videos.parent / "cache")}
+    data = {"dataset_name": str(videos), "dataset_options": streamed, "test_splits": []}
+    return [str(write_video_recipe(folder, folder, **{**data, **STREAMED, **options}))]
+
+
+def test_a_training_on_streamed_videos_goes_on_exactly_where_it_was(videos, tmp_path):
+    report = run_recipe(write_streamed_videos(tmp_path, videos, test_splits=["val"]))
+    assert (report["training"]["steps"], report["splits"]["val"]["videos"]) == (3, 2)
+    assert "videos, as clips of 3 frames" in (tmp_path / "run" / "README.md").read_text()
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    run_recipe(write_streamed_videos(tmp_path / "resumed", videos, resume_from_checkpoint=str(checkpoint)))
+    first, second, before = (weights(folder) for folder in (tmp_path / "run", tmp_path / "resumed/run", checkpoint))
+    assert all(torch.equal(second[name], tensor) for name, tensor in first.items())
+    assert any(not torch.equal(before[name], tensor) for name, tensor in first.items())
+
+
+def test_an_image_method_is_trained_on_single_frames_of_a_stream(videos, tmp_path):
+    of_images = {"model_type": "lavt", "config": TINY["config"], "max_steps": 1, "save_strategy": "no"}
+    assert run_recipe(write_streamed_videos(tmp_path, videos, **of_images))["training"]["steps"] == 1
+    assert "videos, as single frames" in (tmp_path / "run" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_steps": -1}, "how many rows there are is not known.*give max_steps"),
+        ({"test_splits": ["train"]}, "train is streamed to train on it, but also scored"),
+        ({"eval_split": "train"}, "train is streamed to train on it, but also scored"),
+        ({"dataset_name": "refshapes_video"}, "refshapes_video cannot be streamed.*hf-refseg prepare refshapes_video"),
+        ({"image_data": {"dataset_name": "refshapes"}}, "streaming does not go with image_data.*leave one of them"),
+        (
+            {
+                "image_data": {"dataset_name": "refshapes", "dataset_options": '{"streaming": true}'},
+                "dataset_options": {},
+            },
+            "streaming does not go with image_data",
+        ),
+    ],
+)
+def test_what_a_stream_of_videos_cannot_do_is_said(videos, tmp_path, options, message):
+    arguments = write_streamed_videos(tmp_path, videos, **options)
+    with pytest.raises(ValueError, match=message):
+        run_recipe(arguments)
+    assert not list(tmp_path.glob("run/*"))
 
 
 def test_a_tokenizer_of_words_reads_the_stream_once(shapes, tmp_path):
