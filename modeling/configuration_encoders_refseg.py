@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
+from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
@@ -145,6 +146,7 @@ class TimmFeatures(NamedTuple):
         can_be_cut: whether the model is a sequence of modules, which can be run in parts.
         has_channels_last: whether the channels are the last axis of the features.
         options: what it takes to be built for images of any size.
+        patch: the pixels of which the sides of images have to be multiples, where it does not pad them itself.
     """
 
     widths: tuple[int, ...]
@@ -152,6 +154,7 @@ class TimmFeatures(NamedTuple):
     can_be_cut: bool
     has_channels_last: bool
     options: dict[str, bool]
+    patch: int
 
     @property
     def is_plain(self) -> bool:
@@ -170,14 +173,25 @@ def timm_features(name: str) -> TimmFeatures:
         model = timm.create_model(name)
         network = timm.create_model(name, features_only=True)
     arguments = inspect.signature(type(model)).parameters
+    strides = tuple(stage["reduction"] for stage in model.feature_info)
+    is_plain = len(set(strides)) == 1
     return TimmFeatures(
         widths=tuple(stage["num_chs"] for stage in model.feature_info),
-        strides=tuple(stage["reduction"] for stage in model.feature_info),
+        strides=strides,
         can_be_cut=isinstance(network, FeatureListNet),
         # Networks that know one format alone, channels first, do not name it.
         has_channels_last=getattr(network, "output_fmt", "NCHW") == "NHWC",
         options={"dynamic_img_size": True} if "dynamic_img_size" in arguments else {},
+        patch=strides[0] if is_plain else required_multiple(dict(model.named_children()).get("patch_embed")),
     )
+
+
+def required_multiple(embedding: nn.Module | None) -> int:
+    """Of how many pixels timm's embedding of patches wants the sides of images to be multiples."""
+    from timm.layers import PatchEmbed
+
+    wants_multiples = isinstance(embedding, PatchEmbed) and embedding.img_size and not embedding.dynamic_img_pad
+    return embedding.patch_size[0] if wants_multiples else 1
 
 
 def is_plain(config: PreTrainedConfig) -> bool:

@@ -4,7 +4,9 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers import AutoBackbone, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING
 from transformers.models.sam.modeling_sam import (
@@ -88,7 +90,7 @@ class MapEncoder(nn.Module):
     """An image encoder of transformers' or timm's, called `model`, that gives feature maps.
 
     `forward` takes images (batch, 3, height, width) and returns maps (batch, channels, height, width), finest first;
-    `widths` are their channels.
+    `widths` are their channels. Raises ValueError for images of a size that the encoder cannot take.
     """
 
     model: PreTrainedModel
@@ -98,18 +100,54 @@ class MapEncoder(nn.Module):
         """Takes over the weights of a pretrained encoder of the same configuration, all that is used here."""
         load_encoder_weights(self.model, pretrained)
 
+    def forward(self, pixel_values: Tensor) -> list[Tensor]:
+        try:
+            return self.encode(pixel_values)
+        # What libraries raise for a size is as various as their models; they raise the same for other reasons, too.
+        except (AssertionError, RuntimeError):
+            if not pixel_values.is_meta:
+                self.require_size(*pixel_values.shape[-2:])
+            raise
+
+    def encode(self, pixel_values: Tensor) -> list[Tensor]:
+        """What `forward` returns, with the errors of the library that the encoder is from."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def require_size(self, height: int, width: int) -> None:
+        """Raises ValueError where the encoder takes no images of this size; nothing is computed."""
+        tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        without_values = {name: tensor.to("meta") for name, tensor in tensors.items()}
+        images = torch.empty(1, 3, height, width, dtype=next(self.parameters()).dtype, device="meta")
+        try:
+            functional_call(self, without_values, images)
+        except (AssertionError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise ValueError(
+                f"{self.name} cannot take images of {height} x {width} pixels ({reason}). Set the image processor's "
+                "size to one that it takes, as that of its pretraining, or choose another image encoder."
+            ) from error
+
+    @property
+    def name(self) -> str:
+        """What errors call the encoder."""
+        return f"The image encoder '{self.model.config.model_type}'"
+
 
 class SamImages(MapEncoder):
     """transformers' SAM image encoder, cut or whole; it takes images of the configured size alone."""
 
-    def forward(self, pixel_values: Tensor) -> list[Tensor]:
-        expected = self.model.vision_encoder.image_size
-        if tuple(pixel_values.shape[-2:]) != (expected, expected):
-            raise ValueError(
-                f"This model takes images of {expected} x {expected} pixels, got {pixel_values.shape[-2]} x "
-                f'{pixel_values.shape[-1]}: set the image processor\'s size to {{"longest_edge": {expected}}}.'
-            )
+    def encode(self, pixel_values: Tensor) -> list[Tensor]:
+        self.require_size(*pixel_values.shape[-2:])
         return self.model.vision_encoder(pixel_values)
+
+    def require_size(self, height: int, width: int) -> None:
+        expected = self.model.vision_encoder.image_size
+        if (height, width) != (expected, expected):
+            raise ValueError(
+                f"This model takes images of {expected} x {expected} pixels, got {height} x {width}: set the image "
+                f'processor\'s size to {{"longest_edge": {expected}}}.'
+            )
 
 
 class SamMaps(SamImages):
@@ -151,7 +189,7 @@ class Sam2Maps(MapEncoder):
         self.widths = list(trunk.embed_dim_per_stage[-number:])
         self.stride, self.window = trunk.patch_stride[0], trunk.window_size_per_stage[0]
 
-    def forward(self, pixel_values: Tensor) -> list[Tensor]:
+    def encode(self, pixel_values: Tensor) -> list[Tensor]:
         size = pixel_values.shape[-2:]
         stages = self.model.backbone(
             pad_to_patches(pixel_values, self.stride * self.window)
@@ -175,7 +213,7 @@ class LayerMaps(MapEncoder):
         self.layers = last_layers(config.num_hidden_layers, number)
         self.widths = [config.hidden_size] * number
 
-    def forward(self, pixel_values: Tensor) -> list[Tensor]:
+    def encode(self, pixel_values: Tensor) -> list[Tensor]:
         images = pad_to_patches(pixel_values, self.model.config.patch_size)
         size = tuple(length // self.model.config.patch_size for length in images.shape[-2:])
         output = self.model(images, output_hidden_states=True, interpolate_pos_encoding=True)
@@ -196,7 +234,7 @@ class BackboneMaps(MapEncoder):
         self.widths = list(self.model.channels)
         self.patch = config.patch_size if is_plain(config) else 1
 
-    def forward(self, pixel_values: Tensor) -> list[Tensor]:
+    def encode(self, pixel_values: Tensor) -> list[Tensor]:
         return list(self.model(pad_to_patches(pixel_values, self.patch)).feature_maps)
 
 
@@ -215,12 +253,16 @@ class TimmEncoder(MapEncoder):
         features = timm_features(config.backbone)
         self.model = AutoBackbone.from_config(config, **features.options)
         self.widths = list(self.model.channels)
-        self.patch = features.strides[0] if features.is_plain else 1
+        self.patch = features.patch
         self.has_channels_last = features.has_channels_last
         for module in self.model.modules():
             # Some attention reads the weights of its projections past their forward, where no adapter would count.
             if "qkv_bias_separate" in vars(module):
                 module.qkv_bias_separate = True
+
+    @property
+    def name(self) -> str:
+        return f"timm's {self.model.config.backbone}"
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """As in PyTorch, whose `SyncBatchNorm.convert_sync_batchnorm` puts the converted backbone back by this method.
@@ -237,7 +279,7 @@ class TimmEncoder(MapEncoder):
 class TimmMaps(TimmEncoder):
     """The maps of a timm backbone."""
 
-    def forward(self, pixel_values: Tensor) -> list[Tensor]:
+    def encode(self, pixel_values: Tensor) -> list[Tensor]:
         maps = self.model(pad_to_patches(pixel_values, self.patch)).feature_maps
         return [features.permute(0, 3, 1, 2) if self.has_channels_last else features for features in maps]
 
@@ -252,9 +294,18 @@ class TimmStages(TimmEncoder):
         ends = [names.index(name) + 1 for name in network.return_layers]
         self.modules_of_stages = [slice(first, last) for first, last in pairwise([0, *ends])]
 
+    def encode(self, pixel_values: Tensor) -> list[Tensor]:
+        """The maps of all stages, one after the other."""
+        tokens, size = self.first_stage(pixel_values)
+        maps = [to_map(tokens, size)]
+        for index in range(1, len(self.modules_of_stages)):
+            tokens, size = self.next_stage(index, tokens, size)
+            maps.append(to_map(tokens, size))
+        return maps
+
     def first_stage(self, pixel_values: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """As in `SwinStages`."""
-        return self.run_modules(0, pixel_values)
+        return self.run_modules(0, pad_to_patches(pixel_values, self.patch))
 
     def next_stage(self, index: int, tokens: Tensor, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
         """As in `SwinStages`."""

@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from .configuration_encoders_refseg import longest_text
 from .configuration_refseg import RefSegConfig
-from .encoders_refseg import load_image_encoder
+from .encoders_refseg import MapEncoder, load_image_encoder
 from .layers_refseg import VocabularyHead
 from .pipeline_refseg import ReferringImageSegmentationPipeline, ReferringVideoSegmentationPipeline
 from .pretrained_refseg import load_encoder_weights
@@ -168,6 +168,11 @@ class TwoEncoderModel(PreTrainedModel):
     def load_text_encoder(self, pretrained: PreTrainedModel) -> None:
         """Takes over the weights of a pretrained text encoder of the same configuration."""
         load_encoder_weights(self.text_encoder, pretrained)
+
+    def check_image_size(self, height: int, width: int) -> None:
+        """Raises ValueError where the image encoder cannot take images of this size, before any is read."""
+        for encoder in (module for module in self.modules() if isinstance(module, MapEncoder)):
+            encoder.require_size(height, width)
 
     def get_input_embeddings(self) -> nn.Module:
         """The word embeddings of the text encoder."""

@@ -51,6 +51,7 @@ def build_new_model(arguments: ModelArguments, sentences: Iterable[str]) -> tupl
         config = AutoConfig.for_model(arguments.model_type, **{**values, "text_config": text_config})
         model = AutoModelForReferringSegmentation.from_config(config)
     model.config.check_text_length(max_text_length)
+    model.check_image_size(*sides_of(processor.image_processor.size))
     if arguments.word_vectors:
         if not isinstance(model.text_encoder, RecurrentTextEncoder):
             raise ValueError("word_vectors goes with a recurrent text encoder: leave it out, or change text_config.")
@@ -117,6 +118,11 @@ def build_image_processor(arguments: ModelArguments) -> RefSegImageProcessor:
 def square_of(image_size: int, names: Iterable[str]) -> dict[str, int]:
     """A size of an image processor that has these names, such as `height` and `width`."""
     return dict.fromkeys(names, image_size)
+
+
+def sides_of(size: Mapping[str, int]) -> tuple[int, int]:
+    """Height and width of what an image processor of this size makes, which fills up to a square."""
+    return (size["height"], size["width"]) if "height" in size else (size["longest_edge"], size["longest_edge"])
 
 
 def model_class_of(model_type: str) -> type[PreTrainedModel]:

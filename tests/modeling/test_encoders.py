@@ -1,5 +1,6 @@
 """Every method takes every encoder that its paper's design permits, and says of the others why not."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -113,6 +114,7 @@ METHODS = {
     "video_lavt": {},
 }
 STRIDES = (4, 8, 16, 32)
+SIZES = ((1024, 1024), (70, 101))
 NUM_MAPS = {"btmae": 4, "lavt": 4, "m3att": 3, "magnet": 4, "risam": 3}
 READ_MAPS = ("btmae", "m3att", "risam")
 FUSE_BETWEEN_STAGES = ("lavt", "magnet")
@@ -207,6 +209,55 @@ def test_maps_are_those_of_the_configuration_for_images_of_any_size(name: str) -
 def test_images_are_padded_to_whole_patches(name: str) -> None:
     encoder = build_map_encoder(AutoConfig.for_model(**image_fields(name, 3)), 3).eval()
     assert {tuple(each.shape) for each in encoder(torch.randn(1, 3, 60, 76))} == {(1, encoder.widths[0], 4, 5)}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "size"), [("dinov3_convnext", (64, 31)), ("sam2_vision_model", (8, 8))])
+def test_a_size_that_an_encoder_cannot_take_is_named(name: str, size: tuple[int, int]) -> None:
+    encoder = build_map_encoder(AutoConfig.for_model(**image_fields(name, 3)), 3).eval()
+    message = f"'{name}' cannot take images of {size[0]} x {size[1]} pixels \\(.+\\). Set the image processor's size"
+    with pytest.raises(ValueError, match=message):
+        encoder(torch.randn(1, 3, *size))
+    with pytest.raises(ValueError, match=message):
+        encoder.require_size(*size)
+    encoder.require_size(64, 96)
+
+
+def test_an_error_of_an_encoder_that_is_not_of_the_size_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = build_map_encoder(AutoConfig.for_model(**image_fields("timm/test_resnet", 3)), 3).eval()
+    forward = encoder.model.forward
+
+    def fail(images: Tensor) -> Any:
+        if not images.is_meta:
+            raise RuntimeError("no memory is left")
+        return forward(images)
+
+    monkeypatch.setattr(encoder.model, "forward", fail)
+    with pytest.raises(RuntimeError, match="no memory is left"):
+        encoder(torch.randn(1, 3, 64, 64))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("build_encoder", [build_stage_encoder, lambda config: build_map_encoder(config, 4)])
+def test_timm_s_swin_transformers_take_any_size_as_transformers_s_do(build_encoder: Callable) -> None:
+    """In the paper's setting as well; without values, as it is large."""
+    config = AutoConfig.for_model("timm_backbone", backbone="swin_tiny_patch4_window7_224", out_indices=[0, 1, 2, 3])
+    with torch.device("meta"):
+        encoder = build_encoder(config).eval()
+        shapes = {size: [tuple(each.shape[2:]) for each in encoder(torch.empty(1, 3, *size))] for size in SIZES}
+    assert shapes == {
+        (1024, 1024): [(256, 256), (128, 128), (64, 64), (32, 32)],
+        (70, 101): [(18, 26), (9, 13), (5, 7), (3, 4)],
+    }
+
+
+def test_an_image_size_that_does_not_fit_is_found_when_a_model_is_built() -> None:
+    image = {"model_type": "timm_backbone", "backbone": "beit_base_patch16_224", "out_indices": [3, 7, 11]}
+    with torch.device("meta"):
+        model = build("risam", image, text_fields("bert"))
+    model.check_image_size(224, 224)
+    with pytest.raises(ValueError, match=r"timm's beit_base_patch16_224 cannot take images of 1024 x 1024 .*\(224\)"):
+        model.check_image_size(1024, 1024)
 
 
 @torch.no_grad()

@@ -10,9 +10,10 @@ from tiny_configs import CLIP, SAM
 from tiny_methods import TinyRisam
 from torch import Tensor, nn
 from torch.testing import assert_close
-from transformers import CLIPTextConfig, CLIPTextModel, SamVisionConfig, SamVisionModel
+from transformers import AutoConfig, CLIPTextConfig, CLIPTextModel, SamVisionConfig, SamVisionModel
 
 from hf_refseg import RisamConfig, RisamForReferringSegmentation
+from hf_refseg.modeling.configuration_encoders_refseg import map_indices
 from hf_refseg.modeling.modeling_risam import FeatureEnhancement, MutualAwareAttention, MutualAwareMaskDecoder
 
 # SAM's neck as wide as all that follows it, as in the pretrained model.
@@ -88,6 +89,25 @@ class TestRisam(TinyRisam, MethodTests):
         swin = {**TIMM, "backbone": "swin_tiny_patch4_window7_224"}
         features = self.build(backbone_config=swin).backbone(torch.randn(1, 3, 224, 224))
         assert [each.shape[1:] for each in features] == [(192, 28, 28), (384, 14, 14), (768, 7, 7)]
+
+    @torch.no_grad()
+    @pytest.mark.parametrize(
+        ("encoder", "blocks"),
+        [
+            ({"model_type": "timm_backbone", "backbone": "deit3_small_patch16_384"}, [3, 7, 11]),
+            ({"model_type": "swin", "embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2]}, None),
+        ],
+        ids=["ViT", "Swin"],
+    )
+    def test_encoders_of_table_7_have_shallow_middle_and_deep_maps_at_1024_pixels(self, encoder, blocks) -> None:
+        config = AutoConfig.for_model(**encoder)
+        if blocks is not None:
+            assert map_indices(config, 3) == blocks
+            config = AutoConfig.for_model(**encoder, out_indices=blocks)
+        with torch.device("meta"):
+            model = RisamForReferringSegmentation(RisamConfig(backbone_config=config, text_config=CLIP))
+            maps = model.encode_image(torch.empty(1, 3, 1024, 1024)).maps
+        assert [tuple(each.shape[2:]) for each in maps] == [(64, 64)] * 3
 
     def test_a_text_longer_than_the_context_is_named(self) -> None:
         inputs = {"input_ids": torch.ones(2, 33, dtype=torch.long), "attention_mask": torch.ones(2, 33)}

@@ -267,6 +267,16 @@ def test_a_text_length_that_does_not_fit_is_found_at_the_start(cache, tmp_path) 
         M3AttConfig(**M3ATT).check_text_length(21)
 
 
+def test_an_image_size_that_the_encoder_cannot_take_is_found_at_the_start() -> None:
+    text = {name: value for name, value in CLIP.items() if name != "vocab_size"}
+    options = {"model_type": "risam", "tokenizer_name_or_path": "refshapes", "max_text_length": 20}
+    config = {"backbone_config": SAM, "text_config": text, "hidden_size": 32}
+    with pytest.raises(ValueError, match="takes images of 64 x 64 pixels, got 96 x 96"):
+        build_model_and_processor(ModelArguments(**options, config=config, image_size=96))
+    model, _ = build_model_and_processor(ModelArguments(**options, config=config, image_size=64))
+    assert model.config.model_type == "risam"
+
+
 def test_the_command_line_goes_before_the_recipe_and_the_recipe_before_the_defaults(cache, tmp_path) -> None:
     recipe = write_recipe(tmp_path, cache, weight_decay=0.5, image_size=96)
     options = [str(recipe), "--image_size", "128", "--config", '{"loss_type": "dice_focal"}']
