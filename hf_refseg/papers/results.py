@@ -149,7 +149,11 @@ def explanations(table: Table, rows: Sequence[Row], dataset: str | None) -> list
             said.append(f"not run: {row.impossible}")
         elif row.same_as:
             said.append(f"the same as {row.same_as}.")
-        elif dataset is not None and dataset not in row.recipes:
+        elif row.elsewhere:
+            said.append(
+                f"scored on {row.dataset}, which its recipe does not train on; on generated scenes on such ones."
+            )
+        if row.impossible is None and row.same_as is None and dataset not in (None, *row.recipes):
             said.append(f"no recipe for {dataset}, only for {', '.join(row.recipes)}.")
         found += [f"{row.name}: {text}" for text in said]
     return found

@@ -391,7 +391,9 @@ class Scoring:
         batch_size = training.per_device_eval_batch_size
         if run.is_elsewhere:
             protocol, splits = run.scored(seed)
-            rows = load_refseg(run.row.dataset, data_dir=data.data_dir, splits=splits)
+            (options,) = data.load_options().values()
+            places = {name: value for name, value in options.items() if name in PLACES}
+            rows = load_refseg(run.row.dataset, **places, splits=splits)
             return cls(rows, protocol, None, None, batch_size)
         loaded = load_data(data)[1 if is_beside(run.dataset, run.run) else 0]
         rows = {run.own_name(split): rows for split, rows in loaded.tested.items()}

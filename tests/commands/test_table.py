@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from filelock import FileLock
+from places import FIXTURES
 from tiny_recipes import UNSCORED, write_recipe
 from typer.testing import CliRunner
 
@@ -42,14 +43,14 @@ PAPER = {
         },
         "3": {
             "title": "Elsewhere, and longer.",
-            "dataset": "phrasecut",
-            "protocol": "phrasecut",
+            "dataset": "grefcoco",
+            "protocol": "rela",
             "rows": [
                 {
                     "name": "RefCOCO",
                     "elsewhere": True,
-                    "recipes": {"refcoco": "lavt_refcoco", "refshapes": "tiny"},
-                    "published": {"test": {"cum-IoU": 22.82}},
+                    "recipes": {"refcoco": "tiny_refcoco", "refshapes": "tiny"},
+                    "published": {"val": {"cIoU": 22.82}},
                 },
                 {"name": "finetuned", "recipes": {"refshapes": "tiny"}, "starts_from": {"refshapes": "tiny"}},
             ],
@@ -77,10 +78,10 @@ PAPER = {
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("papers")
-    recipe = write_recipe(
-        folder, folder / "cache", **UNSCORED, model_type="lavt", dataset_name="refshapes", max_steps=1
-    )
-    recipe.rename(folder / "tiny.yaml")
+    tiny = {**UNSCORED, "model_type": "lavt", "max_steps": 1}
+    write_recipe(folder, folder / "cache", **tiny, dataset_name="refshapes").rename(folder / "tiny.yaml")
+    options = {"dataset_name": "refcoco", "dataset_options": {"cache_dir": str(folder / "cache")}}
+    write_recipe(folder, folder / "cache", **tiny, **options).rename(folder / "tiny_refcoco.yaml")
     for path in (recipe_files.RECIPES / f"{name}.yaml" for name in ("lavt_refcoco", "lavt_union")):
         (folder / path.name).write_text(path.read_text())
     (folder / "papers").mkdir()
@@ -268,24 +269,25 @@ def test_rows_of_real_data_are_scored_as_published() -> None:
     assert again.folder == whole.folder and again.scored(0) == ("lavt", ["val"])
 
 
-def test_a_model_is_scored_on_data_that_it_was_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(name: str, **options: Any) -> dict[str, Any]:
-        return dict.fromkeys(options["splits"], (name, options["data_dir"]))
-
-    monkeypatch.setattr(running, "load_refseg", load)
-    (run,) = TableRun.of("paper", "3", "refcoco", ["--data_dir", "data"], Path("runs")).runs()
-    assert run.scored(0) == ("phrasecut", ["test"]) and "phrasecut" not in " ".join(run.arguments(0))
-    scoring = running.Scoring.of(run, 0)
-    assert (scoring.rows, scoring.protocol) == ({"test": ("phrasecut", "data")}, "phrasecut")
+def test_a_model_is_scored_on_data_that_it_was_not_trained_on(tmp_path: Path, places: Path) -> None:
+    options = ("--data_dir", FIXTURES / "refer_api", "--output", tmp_path)
+    status, printed, error = invoke("paper", 3, "--dataset", "refcoco", *options)
+    assert status == 0, error
+    content = json.loads((tmp_path / "paper_3_refcoco.json").read_text())
+    (run,) = content["rows"][0]["runs"]
+    assert list(run["scores"]) == ["rela"] and list(run["scores"]["rela"]) == ["val"] and run["parameters"] > 1000
+    assert "Published: grefcoco, protocol rela" in printed and "ours, val cIoU" in printed
+    assert (
+        "RefCOCO: scored on grefcoco, which its recipe does not train on; on generated scenes on such ones." in printed
+    )
+    table = reader.read_paper("paper").table("3")
+    assert (
+        results.explanations(table, table.rows, "refcoco")[1]
+        == "finetuned: no recipe for refcoco, only for refshapes."
+    )
     # On scenes that are generated it is scored on such scenes.
     run, _ = TableRun.of("paper", "3", "refshapes", [], Path("runs")).runs()
     assert run.scored(0) == ("original", ["val"])
-
-
-def test_rows_that_are_scored_elsewhere_stand_beside_those_of_the_data_that_they_are_trained_on() -> None:
-    run, other = (TableRun.of("paper", number, "refcoco", [], Path("runs")) for number in ("3", "1"))
-    mixed = replace(run.table, rows=[other.table.row("whole"), *run.table.rows])
-    assert [row.name for row in replace(run, table=mixed).rows()] == ["whole", "RefCOCO"]
 
 
 def test_a_row_that_goes_on_from_another_model_trains_that_before(tmp_path: Path, trained: list[str]) -> None:

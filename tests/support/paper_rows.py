@@ -179,7 +179,7 @@ def options_of(group: Any) -> dict[str, Any]:
 
 def sums_of_trained(model: nn.Module) -> dict[str, float]:
     return {
-        name: value.detach().double().abs().sum().item()
+        name: value.detach().abs().sum(dtype=torch.float64).item()
         for name, value in model.named_parameters()
         if value.requires_grad
     }
