@@ -6,8 +6,16 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .checks_refseg import Conditions, require_at_least_one
-from .configuration_encoders_refseg import BERT_BASE, require_stages, stage_widths, swin_b
+from .configuration_alignment_refseg import AlignmentLossConfig, require_alignment_module
+from .configuration_encoders_refseg import BERT_BASE, require_stages, require_text_layers, stage_widths, swin_b
 from .configuration_refseg import RefSegConfig
+
+# Of fusion and pathway, and of what MagNet puts in their place.
+OF_FUSION = (
+    *("fusion_hidden_size", "fusion_num_heads", "fusion_activation", "fusion_dropout"),
+    *("language_pathway", "decoder_features"),
+)
+OF_ALIGNMENT = ("text_stage_layers", "pyramid_scales", "cam_image", "cam_language", "cam_num_heads")
 
 
 @strict
@@ -31,7 +39,9 @@ class LavtConfig(RefSegConfig):
         fusion_type (`str`, *optional*, defaults to `"pixel_word"`):
             `"pixel_word"`: the pixel-word attention module (section 3.1.2). `"pooled_sentence"`: its language maps are
             replaced by the mean of all words (table 5, row 3). `"bidirectional"`: they are those of BCAM, where each
-            pixel attends to all pixels as well (table 6 d).
+            pixel attends to all pixels as well (table 6 d). `"cross_modal_alignment"`: MagNet's module stands in the
+            place of fusion and pathway, and the text encoder runs stage by stage beside the image encoder (MagNet,
+            section 3.3 and table 3 e).
         fusion_hidden_size (`int`, *optional*):
             The number of channels C_i of the pixel-word attention module: of queries, keys, values, language maps and
             projected visual features (equations 1 to 6). `None` is the width of the stage, as in released weights.
@@ -68,6 +78,20 @@ class LavtConfig(RefSegConfig):
             Weights of background and foreground in the cross-entropy.
         boundary_loss_weight (`float`, *optional*, defaults to 0.05):
             Weight of the boundary loss in `"dice_boundary"`.
+        text_stage_layers (`list[int]`, *optional*, defaults to `(3, 6, 9, 12)`):
+            With `fusion_type="cross_modal_alignment"`, as the next four: what MagNet's configuration says of it.
+        pyramid_scales (`list[int]`, *optional*, defaults to `(1, 2, 3, 6)`):
+            As in MagNet.
+        cam_image (`str`, *optional*, defaults to `"released"`):
+            As in MagNet.
+        cam_language (`str`, *optional*, defaults to `"paper"`):
+            As in MagNet.
+        cam_num_heads (`int`, *optional*, defaults to 1):
+            As in MagNet.
+        alignment_loss (`AlignmentLossConfig` or `dict`, *optional*):
+            MagNet's cross-modal alignment loss (its section 3.4 and table 3 f) on the decoder's last map Y_1 and the
+            words, an auxiliary task of training alone, with the loss `alignment`; `None` = without it, `{}` = with its
+            defaults.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the truncated normal that the language gates start from.
 
@@ -94,12 +118,17 @@ class LavtConfig(RefSegConfig):
         "text_dropout": ("with freeze_text_encoder=False", lambda config: not config.freeze_text_encoder),
         "fusion_norm": (
             'with fusion_type="pixel_word" or "bidirectional"',
-            lambda config: config.fusion_type != "pooled_sentence",
+            lambda config: config.fusion_type in ("pixel_word", "bidirectional"),
         ),
         "gate_activation": (
-            'with a language_pathway other than "none"',
-            lambda config: config.language_pathway != "none",
+            'with a language_pathway other than "none", and a fusion_type other than "cross_modal_alignment"',
+            lambda config: config.language_pathway != "none" and not config.is_aligned,
         ),
+        **dict.fromkeys(
+            OF_FUSION,
+            ('with a fusion_type other than "cross_modal_alignment"', lambda config: not config.is_aligned),
+        ),
+        **dict.fromkeys(OF_ALIGNMENT, ('with fusion_type="cross_modal_alignment"', lambda config: config.is_aligned)),
         "class_weights": ('with loss_type="cross_entropy"', lambda config: config.loss_type == "cross_entropy"),
         "boundary_loss_weight": ('with loss_type="dice_boundary"', lambda config: config.loss_type == "dice_boundary"),
     }
@@ -107,7 +136,7 @@ class LavtConfig(RefSegConfig):
     backbone_config: PreTrainedConfig | dict | None = None
     text_config: PreTrainedConfig | dict | None = None
     text_dropout: bool = True
-    fusion_type: Literal["pixel_word", "pooled_sentence", "bidirectional"] = "pixel_word"
+    fusion_type: Literal["pixel_word", "pooled_sentence", "bidirectional", "cross_modal_alignment"] = "pixel_word"
     fusion_hidden_size: int | None = None
     fusion_num_heads: list[int] | tuple[int, ...] = (1, 1, 1, 1)
     fusion_activation: Literal["gelu", "relu"] = "gelu"
@@ -121,6 +150,12 @@ class LavtConfig(RefSegConfig):
     loss_type: Literal["cross_entropy", "dice", "dice_focal", "dice_boundary"] = "dice"
     class_weights: list[float | int] | tuple[float | int, ...] = (0.9, 1.1)
     boundary_loss_weight: float | int = 0.05
+    text_stage_layers: list[int] | tuple[int, ...] = (3, 6, 9, 12)
+    pyramid_scales: list[int] | tuple[int, ...] = (1, 2, 3, 6)
+    cam_image: Literal["paper", "released"] = "released"
+    cam_language: Literal["paper", "released"] = "paper"
+    cam_num_heads: int = 1
+    alignment_loss: AlignmentLossConfig | dict | None = None
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
@@ -138,6 +173,17 @@ class LavtConfig(RefSegConfig):
     def check_backbone(self):
         """Raises ValueError where the image encoder is of a kind that the model cannot cut into stages."""
         require_stages(self.backbone_config, "LAVT")
+
+    @property
+    def is_aligned(self) -> bool:
+        """Whether MagNet's alignment module stands in the place of fusion and pathway."""
+        return self.fusion_type == "cross_modal_alignment"
+
+    @property
+    def reads_final_words(self) -> bool:
+        """Whether anything reads the words after the last stage; the masks only need those before its update."""
+        loss = self.alignment_loss
+        return self.presence_head or (loss is not None and "pixel_to_text" in loss.halves)
 
     @property
     def stage_widths(self) -> list[int]:
@@ -173,6 +219,9 @@ class LavtConfig(RefSegConfig):
         for width, heads in zip(self.fusion_widths, self.fusion_num_heads, strict=True):
             if heads < 1 or width % heads:
                 raise ValueError(f"fusion_num_heads: {heads} heads do not divide a stage of {width} channels.")
+        if self.is_aligned:
+            require_text_layers(self.text_config, "MagNet's alignment module")
+            require_alignment_module(self)
         if len(self.class_weights) != 2 or min(self.class_weights) <= 0:
             raise ValueError(f"class_weights: two positive numbers are needed, got {list(self.class_weights)}.")
         if self.decoder_features in ("E", "V") and self.language_pathway == "none":

@@ -73,6 +73,7 @@ class VideoLavtConfig(LavtConfig):
     own_encoders: ClassVar[dict[str, type[PreTrainedConfig]]] = {VideoSwinConfig.model_type: VideoSwinConfig}
     effective_with: ClassVar[Conditions] = {
         **LavtConfig.effective_with,
+        "alignment_loss": ("in LAVT for images", lambda config: False),
         "fusion_norm": (
             'with fusion_type="pixel_word" or bidirectional=True',
             lambda config: config.fusion_type == "pixel_word" or config.bidirectional,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .explanations_refseg import Explanation, pixels_of_words, words_of_pixels
 from .layers_refseg import CrossModalAttention, GateProjection, PixelNorm, resize, to_map, to_tokens
@@ -258,6 +258,28 @@ def finish_in_stages(text_encoder: TextStages, text: Tensor, text_mask: Tensor) 
     for index in range(1, len(text_encoder.layers_of_stages)):
         text = text_encoder.run_stage(index, text, text_mask)
     return text
+
+
+class Lockstep:
+    """How models with the alignment module encode: the words stage by stage, along with the image."""
+
+    @staticmethod
+    def build_text_encoder(config: PreTrainedConfig) -> TextStages:
+        return TextStages(config.text_config, config.text_stage_layers)
+
+    @staticmethod
+    def load_text_encoder(text_encoder: TextStages, pretrained: PreTrainedModel) -> None:
+        text_encoder.load_encoder(pretrained)
+
+    @staticmethod
+    def encode_text(text_encoder: TextStages, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        return text_encoder.run_stage(0, text_encoder.embed(input_ids), attention_mask)
+
+    finish_text = staticmethod(finish_in_stages)
+
+    @staticmethod
+    def fuse(model: nn.Module, first: Tensor, text: Tensor, text_mask: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        return encode_in_lockstep(model.backbone, model.text_encoder, model.stages, first, text, text_mask)
 
 
 def explain_alignment(

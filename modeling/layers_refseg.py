@@ -383,7 +383,11 @@ class LavtDecoder(nn.Module):
         self.classifier = nn.Conv2d(hidden_size, 2, 1)
 
     def forward(self, features: list[Tensor]) -> Tensor:
+        return self.classifier(self.join(features))
+
+    def join(self, features: list[Tensor]) -> Tensor:
+        """Y_1, (images, channels, height, width), which the classifier reads; args and images as of `forward`."""
         *finer, maps = features  # Y_4 = F_4
         for step, skip in zip(self.steps, reversed(finer), strict=True):
             maps = step(maps, skip)  # Y_i, equation 10
-        return self.classifier(maps.flatten(0, -4))
+        return maps.flatten(0, -4)

@@ -24,16 +24,23 @@ Equations, sections and tables are those of the journal version. Where the relea
 they are followed and a configuration field gives the paper's form (`LavtConfig`).
 """
 
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils.output_capturing import OutputRecorder
 
+from .alignment_loss_refseg import AlignmentLoss
 from .configuration_lavt import LavtConfig
+from .cross_modal_alignment_refseg import (
+    CrossModalAlignment,
+    Lockstep,
+    explain_alignment,
+)
 from .encoders_refseg import build_stage_encoder
 from .explanations_refseg import Explainable, Explanation, HeatMaps, words_of_pixels
 from .layers_refseg import (
@@ -51,6 +58,8 @@ from .layers_refseg import (
 from .losses_refseg import two_class_boundary_loss, two_class_dice_loss, two_class_focal_loss, weighted_cross_entropy
 from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures, ReferringSegmentationOutput
 from .modeling_refseg import RefSegPreTrainedModel
+from .pretrained_refseg import load_encoder_weights
+from .tasks_refseg import TASKS
 from .text_encoders_refseg import build_text_encoder
 from .two_encoders_refseg import is_frozen
 
@@ -271,7 +280,23 @@ class VisualStage(nn.Module):
         return visual, self.decoder_norm(visual)
 
 
+class AlignedStage(CrossModalAlignment):
+    """MagNet's alignment module in the place of fusion and pathway (its table 3 e); the decoder's features as here."""
+
+    def __init__(self, config: LavtConfig, stage: int) -> None:
+        super().__init__(config, stage)
+        self.decoder_norm = build_decoder_norm(config, stage)
+
+    def forward(
+        self, pixels: Tensor, size: tuple[int, int], text_features: Tensor, text_mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        features, next_pixels, next_text = super().forward(pixels, size, text_features, text_mask)
+        return self.decoder_norm(features), next_pixels, next_text
+
+
 def build_stage(config: LavtConfig, stage: int, fusion_class: type[MultiModalFusion]) -> nn.Module:
+    if config.fusion_type == "cross_modal_alignment":
+        return AlignedStage(config, stage)
     if not config.fuses(stage):
         return VisualStage(config, stage)
     return FusionStage(config, stage, fusion_class(config, stage))
@@ -294,12 +319,48 @@ def encode_with_language(
     return tuple(maps)
 
 
+class OneWay:
+    """How LAVT encodes: the words once, and the image along with them; `Lockstep` is the other way."""
+
+    @staticmethod
+    def build_text_encoder(config: LavtConfig) -> nn.Module:
+        return build_text_encoder(config.text_config)
+
+    @staticmethod
+    def load_text_encoder(text_encoder: nn.Module, pretrained: PreTrainedModel) -> None:
+        load_encoder_weights(text_encoder, pretrained)
+
+    @staticmethod
+    def encode_text(text_encoder: nn.Module, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        return text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+    @staticmethod
+    def finish_text(text_encoder: nn.Module, text: Tensor, text_mask: Tensor) -> Tensor:
+        return text
+
+    @staticmethod
+    def fuse(model: nn.Module, first: Tensor, text: Tensor, text_mask: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        return encode_with_language(model.backbone, model.stages, first, text, text_mask), text
+
+
+@dataclass
+class LavtDecoderOutput(DecoderOutput):
+    """The logits, and what the cross-modal alignment loss compares.
+
+    Args:
+        pixel_features (`torch.FloatTensor` of shape `(images, channels, height, width)`):
+            Y_1, which the classifier reads; the frames of all clips are images in a row.
+    """
+
+    pixel_features: Tensor | None = None
+
+
 class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
     """LAVT for images (figure 2): language enters the visual encoder after each of its stages.
 
     `hidden_states` are the fused maps F_1 to F_4, then the decoder's maps Y_3 to Y_1; Y_4 is F_4. `attentions` are
     those of the pixels to the words in each stage, (batch, heads, height * width, tokens), each followed by those of
-    the pixels to all pixels where `fusion_type="bidirectional"`.
+    the pixels to all pixels where `fusion_type="bidirectional"`; with `"cross_modal_alignment"` as in MagNet.
 
     Example:
 
@@ -312,18 +373,23 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
     ```"""
 
     config: LavtConfig
-    _no_split_modules = ["WindowLayer", "FusionStage", "LavtDecoder"]
+    _no_split_modules = ["WindowLayer", "FusionStage", "AlignedStage", "LavtDecoder"]
     _can_record_outputs = {
         "multimodal_hidden_states": DecoderStep,
-        "multimodal_attentions": OutputRecorder(AttentionKernel, index=1),
+        # Those of the pyramid of the alignment module are left out.
+        "multimodal_attentions": [
+            OutputRecorder(AttentionKernel, index=1, layer_name=name) for name in ("language_maps", "full")
+        ],
     }
+    task_classes = (*TASKS, AlignmentLoss)
     build_backbone = staticmethod(build_stage_encoder)
     fusion_class = MultiModalFusion
 
     def __init__(self, config: LavtConfig) -> None:
         super().__init__(config)
         self.backbone = self.build_backbone(config.backbone_config)
-        self.text_encoder = build_text_encoder(config.text_config)
+        self.encoding = Lockstep if config.fusion_type == "cross_modal_alignment" else OneWay
+        self.text_encoder = self.encoding.build_text_encoder(config)
         self.stages = nn.ModuleList(
             build_stage(config, stage, self.fusion_class) for stage in range(len(config.stage_widths))
         )
@@ -336,6 +402,9 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         }[config.loss_type]
         self.add_tasks(config.stage_widths[-1], config.text_config.hidden_size)
         self.post_init()
+
+    def load_text_encoder(self, pretrained: PreTrainedModel) -> None:
+        self.encoding.load_text_encoder(self.text_encoder, pretrained)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -354,19 +423,24 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         return ImageFeatures(maps=(to_map(visual, size),), image_size=tuple(pixel_values.shape[-2:]))
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """The word features L (section 3.1.1), (batch, tokens, channels)."""
-        return self.text_encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        """The word features L (section 3.1.1), (batch, tokens, channels); with MagNet's module those of a stage."""
+        return self.encoding.encode_text(self.text_encoder, input_ids, attention_mask)
+
+    def finish_text(self, text: Tensor, text_mask: Tensor) -> Tensor:
+        """L where it meets no image; for tasks that read a sentence alone."""
+        return self.encoding.finish_text(self.text_encoder, text, text_mask)
 
     def fuse(self, image: ImageFeatures, text: Tensor, text_mask: Tensor) -> FusedFeatures:
         """Language-aware visual encoding (section 3.1.1): the decoder's feature maps."""
-        maps = encode_with_language(self.backbone, self.stages, image.maps[0], text, text_mask)
+        maps, text = self.encoding.fuse(self, image.maps[0], text, text_mask)
         return FusedFeatures(maps=maps, text_features=text, text_mask=text_mask)
 
-    def decode(self, fused: FusedFeatures, image_size: tuple[int, int]) -> DecoderOutput:
+    def decode(self, fused: FusedFeatures, image_size: tuple[int, int]) -> LavtDecoderOutput:
         """Foreground minus background at the input size, (batch, height, width)."""
-        background, foreground = self.decoder(list(fused.maps[-self.config.num_decoder_stages :])).unbind(1)
+        maps = self.decoder.join(list(fused.maps[-self.config.num_decoder_stages :]))
+        background, foreground = self.decoder.classifier(maps).unbind(1)
         logits = resize((foreground - background).unsqueeze(1), image_size[-2:], align_corners=True)
-        return DecoderOutput(logits=logits.reshape(-1, *image_size))
+        return LavtDecoderOutput(logits=logits.reshape(-1, *image_size), pixel_features=maps)
 
     def compute_losses(self, output: DecoderOutput, mask_labels: Tensor) -> dict[str, Tensor]:
         """The unweighted losses of the configuration's `loss_type`, each averaged over the batch."""
@@ -390,6 +464,9 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
 
     def explain_output(self, output: ReferringSegmentationOutput, text_mask: Tensor) -> dict[str, Explanation]:
         """The decoder's maps Y_i (figure 8), and the words that each pixel attends to in each stage."""
+        if self.config.fusion_type == "cross_modal_alignment":
+            maps = output.hidden_states[: len(self.stages)]
+            return self.explain_decoder(output) | explain_alignment(self.config, output.attentions, maps, text_mask)
         of_words = output.attentions[:: 2 if self.config.fusion_type == "bidirectional" else 1]
         attended = enumerate(zip(of_words, output.hidden_states, strict=False), start=1)
         words = {f"word_attention_{stage}": words_of_pixels(weights, maps) for stage, (weights, maps) in attended}

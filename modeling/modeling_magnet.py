@@ -22,6 +22,7 @@
 | equation 15 | `MagNetForReferringSegmentation` |
 | table 3 a | `MaskGroundingConfig` (configuration_refseg), `MaskedVisionLanguage` (mask_grounding_refseg) |
 | table 3 b | `AverageToken` (mask_grounding_refseg), `CenterToken` (mask_grounding_refseg) |
+| table 3 e, LAVT with the module | `AlignedStage` (modeling_lavt) |
 | table 3 f, LAVT with the loss | `AlignmentLoss` (alignment_loss_refseg) |
 
 The head is that of the released weights, a Mask2Former with one query (`MaskHead`). Where they differ from the paper,

@@ -22,12 +22,13 @@ frame. Sections and tables are those of the journal version.
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_video_lavt import VideoLavtConfig
 from .explanations_refseg import Explanation, pixels_of_words, words_of_pixels
 from .inflation_video_lavt import video_model_from_image
 from .input_checks_refseg import require_annotated_frames
-from .layers_refseg import CrossModalAttention
+from .layers_refseg import AttentionKernel, CrossModalAttention
 from .modeling_lavt import ACTIVATIONS, LanguageGate, LavtForReferringSegmentation
 from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures, ReferringSegmentationOutput
 from .pwam_video_lavt import ClipFusion, VisionLanguageFusion
@@ -96,6 +97,10 @@ class VideoLavtForReferringSegmentation(LavtForReferringSegmentation):
 
     config: VideoLavtConfig
     _no_split_modules = ["VideoSwinBlock", "WindowLayer", "FusionStage", "LavtDecoder"]
+    _can_record_outputs = {
+        **LavtForReferringSegmentation._can_record_outputs,
+        "multimodal_attentions": OutputRecorder(AttentionKernel, index=1),
+    }
     input_modalities = ("image", "video", "text")
     build_backbone = staticmethod(build_clip_encoder)
     fusion_class = staticmethod(build_clip_fusion)
