@@ -59,35 +59,42 @@ def require_each_once(what: str, halves: list[str] | tuple[str, ...]) -> None:
         raise ValueError(f"{what}: name each half once, got {list(halves)}.")
 
 
-def require_alignment_module(config: Any) -> None:
-    """Raises ValueError where the fields of the alignment module do not fit to each other or to the encoders.
+def require_alignment_numbers(config: Any) -> None:
+    """Raises ValueError where a field of the alignment module is no number of its range.
 
     `config` has the fields `text_stage_layers`, `pyramid_scales` and `cam_num_heads`.
     """
+    stages, scales = list(config.text_stage_layers), list(config.pyramid_scales)
+    if len(stages) != 4 or stages != sorted(set(stages)) or stages[0] < 1:
+        raise ValueError(f"text_stage_layers: four rising numbers are needed, got {stages}.")
+    if len(set(scales)) != len(scales) or min(scales, default=1) < 1:
+        raise ValueError(f"pyramid_scales: different positive numbers, got {scales}.")
+    require_at_least_one(config, "cam_num_heads")
+
+
+def require_alignment_module(config: Any) -> None:
+    """Raises ValueError where the alignment module does not fit to the encoders; `config` as above."""
     stages, layers = list(config.text_stage_layers), config.text_config.num_hidden_layers
-    widths, text_width = config.stage_widths, config.text_config.hidden_size
+    widths, text_width, heads = config.stage_widths, config.text_config.hidden_size, config.cam_num_heads
     if len(widths) != 4:
         raise ValueError(f"backbone_config: four stages are needed, got {len(widths)}.")
     if widths[0] % 4:
         raise ValueError(f"backbone_config: the first stage's channels must be a multiple of 4, got {widths[0]}.")
     if text_width % 4:
         raise ValueError(f"text_config: hidden_size must be a multiple of 4, got {text_width}.")
-    if len(stages) != 4 or stages != sorted(set(stages)) or stages[0] < 1 or stages[-1] != layers:
+    if stages[-1] != layers:
         raise ValueError(
             f"text_stage_layers: four rising numbers are needed, the last of them {layers} (all layers of "
             f"text_config), got {stages}."
         )
-    if len(set(config.pyramid_scales)) != len(config.pyramid_scales) or min(config.pyramid_scales, default=1) < 1:
-        raise ValueError(f"pyramid_scales: different positive numbers, got {list(config.pyramid_scales)}.")
-    require_at_least_one(config, "cam_num_heads")
     of_heads = {
         "stages of the image encoder": widths,
         "pyramids": [width // 4 for width in widths if config.pyramid_scales],
         "words": [text_width if config.cam_language == "paper" else 0],
     }
     for what, sizes in of_heads.items():
-        if any(size % config.cam_num_heads for size in sizes):
-            raise ValueError(f"cam_num_heads: {config.cam_num_heads} heads do not divide {what} of {sizes} channels.")
+        if any(size % heads for size in sizes):
+            raise ValueError(f"cam_num_heads: {heads} heads do not divide {what} of {sizes} channels.")
 
 
-__all__ = ["AlignmentLossConfig", "require_alignment_module", "require_each_once"]
+__all__ = ["AlignmentLossConfig", "require_alignment_module", "require_alignment_numbers", "require_each_once"]

@@ -6,7 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .checks_refseg import Conditions, require_at_least_one
-from .configuration_alignment_refseg import AlignmentLossConfig, require_alignment_module
+from .configuration_alignment_refseg import AlignmentLossConfig, require_alignment_module, require_alignment_numbers
 from .configuration_encoders_refseg import BERT_BASE, require_stages, require_text_layers, stage_widths, swin_b
 from .configuration_refseg import RefSegConfig
 
@@ -219,6 +219,7 @@ class LavtConfig(RefSegConfig):
         for width, heads in zip(self.fusion_widths, self.fusion_num_heads, strict=True):
             if heads < 1 or width % heads:
                 raise ValueError(f"fusion_num_heads: {heads} heads do not divide a stage of {width} channels.")
+        require_alignment_numbers(self)
         if self.is_aligned:
             require_text_layers(self.text_config, "MagNet's alignment module")
             require_alignment_module(self)

@@ -6,7 +6,12 @@ from huggingface_hub.dataclasses import strict
 from transformers import Mask2FormerConfig, PreTrainedConfig
 
 from .checks_refseg import Conditions, require_at_least_one
-from .configuration_alignment_refseg import AlignmentHalf, require_alignment_module, require_each_once
+from .configuration_alignment_refseg import (
+    AlignmentHalf,
+    require_alignment_module,
+    require_alignment_numbers,
+    require_each_once,
+)
 from .configuration_encoders_refseg import BERT_BASE, require_stages, require_text_layers, stage_widths, swin_b
 from .configuration_refseg import RefSegConfig
 
@@ -161,6 +166,7 @@ class MagNetConfig(RefSegConfig):
 
     def validate_architecture(self):
         """Checks that the parts fit together; called on construction."""
+        require_alignment_numbers(self)
         require_alignment_module(self)
         require_each_once("alignment_losses", self.alignment_losses)
         if self.alignment_pixels < 1:

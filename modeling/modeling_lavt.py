@@ -343,13 +343,22 @@ class OneWay:
         return encode_with_language(model.backbone, model.stages, first, text, text_mask), text
 
 
+class MapsDecoder(LavtDecoder):
+    """Hands Y_1 on as well, for a loss that compares its pixels: (images, 2 + channels, height, width)."""
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        maps = self.join(features)
+        return torch.cat([self.classifier(maps), maps], 1)
+
+
 @dataclass
 class LavtDecoderOutput(DecoderOutput):
     """The logits, and what the cross-modal alignment loss compares.
 
     Args:
         pixel_features (`torch.FloatTensor` of shape `(images, channels, height, width)`):
-            Y_1, which the classifier reads; the frames of all clips are images in a row.
+            Y_1, which the classifier reads, of no channels where nothing compares it; the frames of all clips are
+            images in a row.
     """
 
     pixel_features: Tensor | None = None
@@ -373,7 +382,7 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
     ```"""
 
     config: LavtConfig
-    _no_split_modules = ["WindowLayer", "FusionStage", "AlignedStage", "LavtDecoder"]
+    _no_split_modules = ["WindowLayer", "FusionStage", "AlignedStage", "LavtDecoder", "MapsDecoder"]
     _can_record_outputs = {
         "multimodal_hidden_states": DecoderStep,
         # Those of the pyramid of the alignment module are left out.
@@ -393,7 +402,8 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         self.stages = nn.ModuleList(
             build_stage(config, stage, self.fusion_class) for stage in range(len(config.stage_widths))
         )
-        self.decoder = LavtDecoder(config.stage_widths[-config.num_decoder_stages :], config.decoder_hidden_size)
+        decoder_class = LavtDecoder if config.alignment_loss is None else MapsDecoder
+        self.decoder = decoder_class(config.stage_widths[-config.num_decoder_stages :], config.decoder_hidden_size)
         self.loss_weights = {
             "cross_entropy": {"cross_entropy": 1.0},
             "dice": {"dice": 1.0},
@@ -437,10 +447,10 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
 
     def decode(self, fused: FusedFeatures, image_size: tuple[int, int]) -> LavtDecoderOutput:
         """Foreground minus background at the input size, (batch, height, width)."""
-        maps = self.decoder.join(list(fused.maps[-self.config.num_decoder_stages :]))
-        background, foreground = self.decoder.classifier(maps).unbind(1)
+        decoded = self.decoder(list(fused.maps[-self.config.num_decoder_stages :]))
+        background, foreground = decoded[:, :2].unbind(1)
         logits = resize((foreground - background).unsqueeze(1), image_size[-2:], align_corners=True)
-        return LavtDecoderOutput(logits=logits.reshape(-1, *image_size), pixel_features=maps)
+        return LavtDecoderOutput(logits=logits.reshape(-1, *image_size), pixel_features=decoded[:, 2:])
 
     def compute_losses(self, output: DecoderOutput, mask_labels: Tensor) -> dict[str, Tensor]:
         """The unweighted losses of the configuration's `loss_type`, each averaged over the batch."""

@@ -22,6 +22,7 @@ from hf_refseg import (
     VideoLavtForReferringSegmentation,
 )
 from hf_refseg.auto import registered_methods
+from hf_refseg.modeling.configuration_alignment_refseg import AlignmentLossConfig
 from hf_refseg.modeling.configuration_refseg import LanguageReconstructionConfig, MaskGroundingConfig
 from hf_refseg.modeling.recurrent_text_refseg import RecurrentTextConfig
 from hf_refseg.modeling.video_swin_refseg import VideoSwinConfig
@@ -281,6 +282,7 @@ KINDS = {
     **{kind: partial(config_class, is_saved=True) for kind, config_class in {**CONFIGS, **OWN_ENCODERS}.items()},
     "mask_grounding": partial(MaskGroundingConfig, special_token_ids=[5], mask_token_id=1),
     "language_reconstruction": LanguageReconstructionConfig,
+    "alignment_loss": AlignmentLossConfig,
 }
 
 
