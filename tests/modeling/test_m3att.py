@@ -542,7 +542,15 @@ def test_the_reconstruction_equals_equation_4(sentence_vector: str) -> None:
 
 def pass_of(text: Tensor, text_mask: Tensor) -> ForwardPass:
     """What a task knows of the texts of a pass."""
-    return ForwardPass(text_mask.long(), text_mask, None, text, text_mask, None, None)
+    return ForwardPass(
+        pixel_values=None,
+        input_ids=text_mask.long(),
+        attention_mask=text_mask,
+        image=None,
+        text=text,
+        text_mask=text_mask,
+        mask_labels=None,
+    )
 
 
 def test_the_reconstruction_trains_both_sides() -> None:
