@@ -376,8 +376,9 @@ def test_a_longer_training_by_epochs_is_not_finished_by_a_shorter_one(cache, tmp
 def test_each_recipe_parses_into_the_papers_setting(path) -> None:
     model, data, training = parse([str(path), "--use_cpu"])
     trained_on = data.dataset_name if isinstance(data.dataset_name, str) else "union"
-    # Method, variant, data set and, where it is not the usual one, who split it.
-    name = rf"{model.model_type}(_darknet|_presence|_refcoco|_swin_b|_vit_b)?_{re.escape(trained_on)}(_google)?"
+    # Method, variant, data set and, where it is not the usual one, who split it, or the size of the model.
+    variant, last = "(_darknet|_presence|_refcoco|_swin_b|_vit_b)?", "(_google|_small|_tiny)?"
+    name = rf"{model.model_type}{variant}_{re.escape(trained_on)}{last}"
     assert re.fullmatch(name, path.stem) and path.stem.endswith("_google") == (data.split_by == ["google"])
     assert training.output_dir == f"runs/{path.stem}"
     if data.dataset_name == "refshapes":
@@ -438,7 +439,9 @@ def check_btmae(model, data, training) -> None:
 
 
 def check_video_lavt(model, data, training) -> None:
-    assert (model.config["drop_path_rate"], model.max_text_length, data.protocol) == (0.3, 22, "lavt")
+    """Stochastic depth grows with the image encoder."""
+    drop_path_rate = {"t": 0.1, "s": 0.2, "b": 0.3}[model.vision_name_or_path[-1]]
+    assert (model.config["drop_path_rate"], model.max_text_length, data.protocol) == (drop_path_rate, 22, "lavt")
     assert (training.learning_rate, training.weight_decay, training.text_layers_trained) == (4e-5, 0.01, 10)
     assert data.split_by_of_each() == {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
 
@@ -471,6 +474,7 @@ PAPER_SETTINGS = {
     "m3att": check_m3att,
     "magnet": partial(check_lavt, text_layers_trained=12),
     "risam": check_risam,
+    "unified_lavt": check_video_lavt,
     "video_lavt": check_video_lavt,
 }
 
