@@ -20,11 +20,13 @@ class UnifiedLavtConfig(VideoLavtConfig):
         image_backbone_config (`PreTrainedConfig` or `dict`, *optional*):
             Swin configuration of the encoder of images, with stages as many and as wide as those of `backbone_config`;
             defaults to Swin-B, window 12, drop path 0.3.
-        image_streams_in_training (`str`, *optional*, defaults to `"both"`):
+        image_streams_in_training (`str`, *optional*, defaults to `"mixed"`):
             What encodes images in training; at inference it is the encoder of images alone, as the paper says.
-            `"both"`: the sum of both encoders, as of the central frame of clips (figure 7), so that inference meets
-            features that no training showed. `"single"`: the encoder of images alone. `"mixed"`: one or the other,
-            drawn for each image.
+            `"both"`: the sum of both encoders, as of the central frame of clips (figure 7), of which inference then
+            uses one part, and answers worse. `"single"`: the encoder of images alone. `"mixed"`: the one or the
+            other, drawn for each image, so that every step trains both. With `"single"` images train nothing of the
+            encoder of clips: a training on images alone leaves it as it is, and one on images and clips on several
+            GPUs needs the option `ddp_find_unused_parameters`.
 
     Example:
 
@@ -49,7 +51,7 @@ class UnifiedLavtConfig(VideoLavtConfig):
     }
 
     image_backbone_config: PreTrainedConfig | dict | None = None
-    image_streams_in_training: Literal["both", "single", "mixed"] = "both"
+    image_streams_in_training: Literal["mixed", "both", "single"] = "mixed"
 
     def check_backbone(self):
         """Raises ValueError where the encoder of clips is no Video Swin transformer."""

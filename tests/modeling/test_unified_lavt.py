@@ -222,7 +222,7 @@ class TestUnifiedLavt(TinyUnifiedLavt, MethodTests):
             ({"image_backbone_config": {**IMAGE_SWIN, "patch_size": 2}}, "choose the same patch_size"),
             ({"image_backbone_config": BERT}, "Pass a SwinConfig"),
             ({"backbone_config": IMAGE_SWIN}, "Pass a VideoSwinConfig, and that of images as image_backbone_config"),
-            ({"image_streams_in_training": "alone"}, "'both', 'single', 'mixed'"),
+            ({"image_streams_in_training": "alone"}, "'mixed', 'both', 'single'"),
         ],
         ids=str,
     )
@@ -235,4 +235,4 @@ def test_the_default_configuration_is_the_paper_s_main_model() -> None:
     config = UnifiedLavtConfig()
     assert (config.backbone_config.embed_dim, list(config.backbone_config.depths)) == (128, [2, 2, 18, 2])
     assert (config.image_backbone_config.embed_dim, config.image_backbone_config.window_size) == (128, 12)
-    assert config.takes_clips
+    assert config.takes_clips and config.image_streams_in_training == "mixed"

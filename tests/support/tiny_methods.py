@@ -103,7 +103,13 @@ class TinyVideoLavt(TinyClipMethod):
 
 class TinyUnifiedLavt(TinyClipMethod):
     model_class = UnifiedLavtForReferringSegmentation
-    fields = {"backbone_config": VIDEO_SWIN, "image_backbone_config": IMAGE_SWIN, "text_config": BERT}
+    fields = {
+        "backbone_config": VIDEO_SWIN,
+        "image_backbone_config": IMAGE_SWIN,
+        "text_config": BERT,
+        # Nothing is drawn, and what every method shows on images reaches the encoder of clips as well.
+        "image_streams_in_training": "both",
+    }
 
 
 class TinyMagNet(TinyMethod):
