@@ -86,6 +86,22 @@ class SamStagesWithNeck(SamStages):
         return [self.neck(features.permute(0, 2, 3, 1))]
 
 
+@torch.no_grad()
+def require_shape(module: nn.Module, shape: Sequence[int], problem: str) -> None:
+    """Raises ValueError, which names the problem, where a module takes no features of a shape; nothing is computed."""
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    without_values = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    features = torch.empty(shape, dtype=next(module.parameters()).dtype, device="meta")
+    try:
+        functional_call(module, without_values, features)
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(
+            f"{problem} ({reason}). Set the image processor's size to one that it takes, as that of its pretraining, "
+            "or choose another image encoder."
+        ) from error
+
+
 class MapEncoder(nn.Module):
     """An image encoder of transformers' or timm's, called `model`, that gives feature maps.
 
@@ -113,20 +129,9 @@ class MapEncoder(nn.Module):
         """What `forward` returns, with the errors of the library that the encoder is from."""
         raise NotImplementedError
 
-    @torch.no_grad()
     def require_size(self, height: int, width: int) -> None:
         """Raises ValueError where the encoder takes no images of this size; nothing is computed."""
-        tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
-        without_values = {name: tensor.to("meta") for name, tensor in tensors.items()}
-        images = torch.empty(1, 3, height, width, dtype=next(self.parameters()).dtype, device="meta")
-        try:
-            functional_call(self, without_values, images)
-        except (AssertionError, RuntimeError) as error:
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise ValueError(
-                f"{self.name} cannot take images of {height} x {width} pixels ({reason}). Set the image processor's "
-                "size to one that it takes, as that of its pretraining, or choose another image encoder."
-            ) from error
+        require_shape(self, (1, 3, height, width), f"{self.name} cannot take images of {height} x {width} pixels")
 
     @property
     def name(self) -> str:
@@ -312,11 +317,24 @@ class TimmStages(TimmEncoder):
         return self.run_modules(index, tokens.unflatten(1, size) if self.has_channels_last else to_map(tokens, size))
 
     def run_modules(self, index: int, features: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """The modules of a stage; `features` are as timm lays them out."""
-        for module in list(self.model._backbone.values())[self.modules_of_stages[index]]:
-            features = module(features)
-        features = features if self.has_channels_last else features.permute(0, 2, 3, 1)
-        return features.flatten(1, 2), tuple(features.shape[1:3])
+        """The modules of a stage; `features` are as timm lays them out.
+
+        Raises:
+            ValueError: they cannot take a map of this size.
+        """
+        modules, maps = list(self.model._backbone.values())[self.modules_of_stages[index]], features
+        try:
+            for module in modules:
+                maps = module(maps)
+        except (AssertionError, RuntimeError):
+            if not features.is_meta:
+                name = f"Stage {index + 1} of {self.name}"
+                require_shape(
+                    nn.Sequential(*modules), features.shape, f"{name} cannot take what images of this size become"
+                )
+            raise
+        maps = maps if self.has_channels_last else maps.permute(0, 2, 3, 1)
+        return maps.flatten(1, 2), tuple(maps.shape[1:3])
 
 
 class ResizedMaps(nn.Module):

@@ -27,7 +27,7 @@ def explain_mutual_attention(
 
 def explain_words_of_pixels(attentions: tuple[Tensor, ...], maps: Tensor, text_mask: Tensor) -> dict[str, Explanation]:
     """Block by block where each word matters: the attention of pixels to words is all that there is."""
-    return {f"words_of_pixels_{block}": words_of_pixels(each, maps) for block, each in enumerate(attentions, start=1)}
+    return {f"word_attention_{block}": words_of_pixels(each, maps) for block, each in enumerate(attentions, start=1)}
 
 
 def explain_joint_attention(attentions: tuple[Tensor, ...], maps: Tensor, text_mask: Tensor) -> dict[str, Explanation]:

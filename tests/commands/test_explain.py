@@ -194,7 +194,7 @@ def test_risam_tells_the_attention_of_the_fusion_modules_that_it_is_compared_wit
     for kind in ("transformer_encoder", "spatial_dynamic", "bidirectional", "convolution", "none"):
         told[kind] = build(TinyRisam, fusion_type=kind).explain(**inputs)
     assert list(told["transformer_encoder"]) == ["words_to_pixels_1", "words_to_pixels_2"]
-    assert list(told["spatial_dynamic"]) == list(told["bidirectional"]) == ["words_of_pixels_1", "words_of_pixels_2"]
+    assert list(told["spatial_dynamic"]) == list(told["bidirectional"]) == ["word_attention_1", "word_attention_2"]
     assert told["convolution"] == told["none"] == {}
     for kind in ("spatial_dynamic", "bidirectional"):
         model = build(TinyRisam, fusion_type=kind)

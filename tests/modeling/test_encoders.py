@@ -223,6 +223,17 @@ def test_a_size_that_an_encoder_cannot_take_is_named(name: str, size: tuple[int,
     encoder.require_size(64, 96)
 
 
+@torch.no_grad()
+def test_a_stage_that_cannot_take_the_maps_of_an_image_is_named() -> None:
+    stages = build_stage_encoder(AutoConfig.for_model(**image_fields("timm/test_convnext", 4))).eval()
+    tokens, size = stages.first_stage(torch.randn(1, 3, 64, 15))
+    tokens, size = stages.next_stage(1, tokens, size)
+    with pytest.raises(
+        ValueError, match=r"Stage 3 of timm's test_convnext cannot take what images of this size become"
+    ):
+        stages.next_stage(2, tokens, size)
+
+
 def test_an_error_of_an_encoder_that_is_not_of_the_size_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = build_map_encoder(AutoConfig.for_model(**image_fields("timm/test_resnet", 3)), 3).eval()
     forward = encoder.model.forward
