@@ -20,7 +20,7 @@ from PIL import ExifTags, Image
 from hf_refseg.data.findings import SKIPPED, Findings
 from hf_refseg.data.masks import encode_mask, mask_to_bbox
 from hf_refseg.data.rows import DataFormatError, ordered_splits, row_features
-from hf_refseg.messages import BadInputError, name_text, one_line, short_text
+from hf_refseg.messages import BadInputError, counted, name_text, one_line, short_text
 from hf_refseg.modeling.picture_files_refseg import upright_rgb
 
 from .folder_coco import COCO
@@ -31,7 +31,7 @@ from .folder_labels import LABELS
 from .folder_metadata import METADATA
 from .folder_phrases import PHRASES
 from .folder_records import FolderFormat, FolderReading, FolderRecord, HeldPicture, MaskPicture
-from .original_files import read_picture
+from .original_files import check_link, read_picture
 from .records import LONE_SURROGATE, list_folder
 from .rows_builder import RowsBuilder, RowsConfig
 
@@ -273,6 +273,8 @@ def join_records(records: list[FolderRecord], root: Path, findings: Findings) ->
     places: dict[tuple[str, str | None], int] = {}
     for record in records:
         with findings.skipping():
+            for file in _files_of(record):
+                check_link(file, root, record.where)
             image_id = record.image_id or record.image.relative_to(root).as_posix()
             if LONE_SURROGATE.search(image_id):
                 raise DataFormatError(
@@ -297,6 +299,12 @@ def join_records(records: list[FolderRecord], root: Path, findings: Findings) ->
     return list(pictures.values())
 
 
+def _files_of(record: FolderRecord) -> list[Path]:
+    """The files of a record whose pixels come to be in its row."""
+    image = record.image.file if isinstance(record.image, HeldPicture) else record.image
+    return [image, record.mask.path] if isinstance(record.mask, MaskPicture) else [image]
+
+
 def _add(picture: Picture, record: FolderRecord, place: int) -> None:
     """Adds a record behind the referents of a picture, or its sentences to the one at `place`, which has its id."""
     if place == len(picture.referents):
@@ -318,9 +326,8 @@ def describe_pictures(pictures: list[Picture]) -> str:
     kinds = Counter(referent.mask.kind for referent in referents if referent.mask is not None)
     masks = f"masks from {' and '.join(kinds)}" if kinds else "no mask"
     none = sum(referent.no_target for referent in referents)
-    return f"found {len(pictures)} pictures, {sentences} sentences, {masks}" + f", {none} without a target" * bool(
-        none
-    )
+    counts = f"{counted(len(pictures), 'picture')}, {counted(sentences, 'sentence')}"
+    return f"found {counts}, {masks}" + f", {none} without a target" * bool(none)
 
 
 def split_as_said(pictures: list[Picture], findings: Findings) -> dict[str, list[Picture]]:

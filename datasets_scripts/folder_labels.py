@@ -27,6 +27,7 @@ from .folder_records import (
     pictures_in,
 )
 from .mask_pictures import read_label_picture
+from .original_files import check_link
 
 TABLES = ("labels.csv", "labels.json")
 IMAGE_FOLDERS = ("images", "JPEGImages", "img")
@@ -63,6 +64,7 @@ def read_labels(reading: FolderReading) -> list[FolderRecord]:
                     f"{path}: there is no picture of this name in {images}"
                     f"{nearest_names([name.as_posix()], near) or '.'} Give both the same name."
                 )
+            check_link(path, reading.root, str(path))
             records += _records_of(path, pictures[name], name, labels, are_colors, table)
     return records
 

@@ -45,6 +45,22 @@ def checked_path(folder: Path, name: Any, prefix: str, where: str) -> Path:
     return folder.joinpath(*(parts[1:] if parts[:1] == (prefix,) else parts))
 
 
+def check_link(path: Path, root: Path, where: str) -> None:
+    """Raises `DataFormatError` where a file is a link to one that lies neither in `root` nor in its own folder.
+
+    In an archive of a stranger such a link could bring a private picture of whoever unpacks it into a data set that is
+    shared. Folders that are links are made by users themselves.
+    """
+    if not path.is_symlink():
+        return
+    target = path.resolve()
+    if not any(target.is_relative_to(folder.resolve()) for folder in (root, path.parent)):
+        raise DataFormatError(
+            f"{where}: {path} is a link to {target}, outside of the data folder. Put the file itself there, or make "
+            "a link to its whole folder."
+        )
+
+
 def read_text(path: Path) -> str:
     """A text in UTF-8 or else, as older editors write it, in code page 1252 or Latin-1, which agree on all letters.
 

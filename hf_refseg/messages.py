@@ -56,6 +56,11 @@ def name_text(value: object, longest: int = MAX_VALUE) -> str:
     return short_text(value)
 
 
+def counted(number: int, noun: str) -> str:
+    """So many of what a noun with a plural in "s" names, such as "1 picture" and "2 pictures"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def align(rows: Iterable[Sequence[object]]) -> str:
     """Rows as lines, their columns two spaces apart."""
     cells = [[str(cell) for cell in row] for row in rows]

@@ -612,3 +612,39 @@ def test_changed_files_are_read_again_where_folders_are_links(root: Path, load: 
     assert np.array_equal(masks_of(load())["it"], TARGET)
     write_mask(tmp_path / "elsewhere" / "mask.png", ~TARGET)
     assert np.array_equal(masks_of(load())["it"], ~TARGET)
+
+
+@pytest.mark.parametrize(("target", "is_read"), [("elsewhere.png", False), ("data/elsewhere.png", True)])
+@pytest.mark.parametrize("linked", ["picture", "mask", "label"])
+def test_a_file_that_is_a_link_leads_nowhere_out_of_the_folder(
+    target: str, is_read: bool, linked: str, root: Path, load: Load, tmp_path: Path
+) -> None:
+    if linked == "label":
+        make_labels(root)
+    else:
+        write_rows(
+            root, {"file_name": "0.png"} if linked == "picture" else {"polygon": ..., "mask_file_name": "m.png"}
+        )
+        write_mask(root / "m.png")
+    link = root / {"picture": "0.png", "mask": "m.png", "label": "labels/train/0.png"}[linked]
+    link.rename(tmp_path / target)
+    link.symlink_to(tmp_path / target)
+    if is_read:
+        assert len(load()["train"]) == 1
+        return
+    with pytest.raises(DataFormatError, match=rf"{link} is a link to .*{target}, outside of the data folder. Put"):
+        load()
+
+
+def test_files_of_a_folder_that_users_linked_may_be_links_within_it(root: Path, load: Load, tmp_path: Path) -> None:
+    write_mask(tmp_path / "elsewhere" / "stored.png")
+    (tmp_path / "elsewhere" / "mask.png").symlink_to("stored.png")
+    write_rows(root, {"polygon": ..., "mask_file_name": "masks/mask.png"})
+    (root / "masks").symlink_to(tmp_path / "elsewhere")
+    assert np.array_equal(masks_of(load())["it"], TARGET)
+
+
+def test_one_of_a_kind_is_counted_without_a_plural(root: Path, load: Load, caplog) -> None:
+    write_rows(root, {})
+    load()
+    assert "found 1 picture, 1 sentence, masks from polygons." in caplog.text
