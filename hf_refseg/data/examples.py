@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from hf_refseg.data.masks import InvalidMaskError, decode_mask
+from hf_refseg.data.masks import InvalidMaskError, decode_mask, size_of_rle
 from hf_refseg.data.rows import DataFormatError, InvalidRowError
 from hf_refseg.messages import name_text
 from hf_refseg.modeling.picture_files_refseg import PictureError, decode_rgb, is_turned, open_picture, picture_faults
@@ -251,18 +252,26 @@ def _unreadable(row: dict[str, Any], reason: str) -> InvalidRowError:
 
 def open_mask(row: dict[str, Any], image: Image.Image) -> np.ndarray:
     """The mask of a row, bool (H, W), of the image's size; raises `InvalidMaskError` or `InvalidRowError`."""
-    mask = decode_row_mask(row)
-    if mask.shape != (image.height, image.width):
+    with _naming_mask(row):
+        height, width = size_of_rle(row["mask"])
+    # Before it is decoded: of another size it may fill the memory.
+    if (height, width) != (image.height, image.width):
         raise InvalidRowError(
-            f"The mask of row {name_text(row['ref_id'])} is {mask.shape[0]} x {mask.shape[1]} (height x width), its "
+            f"The mask of row {name_text(row['ref_id'])} is {height} x {width} (height x width), its "
             f"image {image.height} x {image.width}. Use the image that was annotated, in its original size."
         )
-    return mask
+    return decode_row_mask(row)
 
 
 def decode_row_mask(row: dict[str, Any]) -> np.ndarray:
     """The mask of a row, bool (H, W), of whatever size; raises `InvalidMaskError`, which names the row."""
-    try:
+    with _naming_mask(row):
         return decode_mask(row["mask"])
+
+
+@contextmanager
+def _naming_mask(row: dict[str, Any]) -> Iterator[None]:
+    try:
+        yield
     except InvalidMaskError as error:
         raise InvalidMaskError(f"The mask of row {name_text(row['ref_id'])} cannot be decoded: {error}") from error

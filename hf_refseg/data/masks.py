@@ -47,11 +47,7 @@ def decode_mask(rle: Mapping[str, Any]) -> np.ndarray:
     Raises `InvalidMaskError` on a size or counts of the wrong kind, on more than `MAX_PIXELS` pixels or more numbers
     than such a mask has, and when the runs do not add up to H * W.
     """
-    if not isinstance(rle, Mapping):
-        raise InvalidMaskError(
-            f"Expected an RLE as a mapping with size and counts, found {short_text(rle)}. Correct it."
-        )
-    height, width = _checked_size(rle.get("size"), "RLE's")
+    height, width = size_of_rle(rle)
     runs = _run_lengths(rle.get("counts"), height * width)
     if (runs < 0).any() or (runs > height * width).any() or runs.sum() != height * width:
         raise InvalidMaskError(
@@ -60,6 +56,15 @@ def decode_mask(rle: Mapping[str, Any]) -> np.ndarray:
         )
     foreground = np.arange(len(runs)) % 2 == 1
     return np.repeat(foreground, runs).reshape(width, height).T
+
+
+def size_of_rle(rle: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of what `decode_mask` makes; raises `InvalidMaskError` for those of the wrong kind."""
+    if not isinstance(rle, Mapping):
+        raise InvalidMaskError(
+            f"Expected an RLE as a mapping with size and counts, found {short_text(rle)}. Correct it."
+        )
+    return _checked_size(rle.get("size"), "RLE's")
 
 
 def rasterize_polygons(

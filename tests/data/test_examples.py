@@ -250,6 +250,16 @@ def test_an_oversized_image_is_refused(monkeypatch):
         ReferentExamples(dataset_of(make_row()))[0]
 
 
+def test_a_mask_of_another_size_is_refused_before_it_is_decoded(monkeypatch):
+    decoded = []
+    monkeypatch.setattr("hf_refseg.data.examples.decode_mask", decoded.append)
+    dataset = dataset_of(make_row(mask=np.zeros((900, 900), dtype=bool)))
+    for view in (ReferentExamples, SentenceExamples, ImageExamples):
+        with pytest.raises(InvalidRowError, match=r"ref-0 is 900 x 900 \(height x width\), its image"):
+            view(dataset)[0]
+    assert decoded == []
+
+
 def test_a_row_without_sentences_is_refused_in_training():
     with pytest.raises(InvalidRowError, match="ref-0 has no sentence"):
         ReferentExamples(dataset_of(make_row(raws=())))[0]
