@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..messages import BadInputError, one_line, short_text
+from ..modeling.json_files_refseg import SavedFileError, read_mapping
 
 FILE = "findings.json"
 SHOWN_RECORDS = 5
@@ -80,8 +81,16 @@ class Findings:
 
     @classmethod
     def load(cls, file: Path) -> Findings:
-        """Those of such a file; none where there is no file."""
-        return cls(records=json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {})
+        """Those of such a file; none where there is no file. Raises ValueError where it is damaged."""
+        if not file.is_file():
+            return cls()
+        remedy = f"It lies in a cache: delete the folder {file.parent}, and start again."
+        records = read_mapping(file, remedy)
+        if not all(
+            isinstance(texts, list) and all(isinstance(text, str) for text in texts) for texts in records.values()
+        ):
+            raise SavedFileError(f"{file} is damaged: it should hold lists of texts. {remedy}")
+        return cls(records=records)
 
 
 def _describe(kind: str, records: Sequence[str]) -> str:

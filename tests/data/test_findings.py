@@ -53,6 +53,16 @@ def tree(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.parametrize("content", ["", '{"skipped": ["a"', "[]", '{"skipped": 3}', '{"skipped": [3]}'])
+def test_damaged_findings_in_a_cache_are_named_with_the_remedy(content: str, tree: Path, tmp_path: Path) -> None:
+    options = {"on_bad_record": "skip", "cache_dir": tmp_path / "cache"}
+    load_refseg("refcoco", tree, **options)
+    (file,) = (tmp_path / "cache").rglob("findings.json")
+    file.write_text(content)
+    with pytest.raises(ValueError, match=rf"{file} is damaged.*delete the folder {file.parent}, and start again"):
+        load_refseg("refcoco", tree, **options)
+
+
 def test_bad_records_are_errors_or_skipped(tree: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(DataFormatError, match=r"ref 0: sentence 0 is empty"):
         load_refseg("refcoco", tree, cache_dir=tmp_path)
