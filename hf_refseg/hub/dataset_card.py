@@ -26,8 +26,10 @@ class RowText:
 
 IMAGE_TEXT = RowText(
     "One row for each referent of an image: the image, the mask of what is meant, and the sentences that mean it.",
-    'mask = decode_mask(row["mask"])  # boolean, height x width of row["image"]',
-    """- `image`, `image_id`; rows of one image follow each other
+    'mask = decode_mask(row["mask"])  # boolean, height x width of the image as it is stored',
+    """- `image`, `image_id`; rows of one image follow each other. Masks and boxes are of the image as it is stored;
+  where its EXIF orientation says so, `row["image"]` is turned: PIL opens the bytes, which
+  `dataset.cast_column("image", datasets.Image(decode=False))` has, as they are stored
 - `ref_id`, `ann_ids`, `category` of the referent in the original files
 - `mask`: COCO's compressed run-length encoding, `{"size": [height, width], "counts": text}`; empty without a target
 - `bbox`: x, y, width, height in pixels
