@@ -124,8 +124,17 @@ def test_a_row_that_can_be_run_needs_a_recipe_and_a_number_is_written_in_quotes(
 
 
 @pytest.mark.parametrize("name", paper_names())
-def test_every_paper_is_read(name: str) -> None:
-    assert read_paper(name).tables
+def test_every_paper_is_read_with_whole_sentences(name: str) -> None:
+    """Behind a space YAML takes a "#" for the beginning of a comment."""
+    tables = read_paper(name).tables.values()
+    assert tables
+    rows = [row for table in tables for row in table.rows]
+    said = [
+        *(table.title for table in tables),
+        *(each.note for each in [*tables, *rows]),
+        *(row.impossible for row in rows),
+    ]
+    assert [text for text in said if text is not None and not text.endswith(".")] == []
 
 
 def test_metrics_go_by_the_names_of_their_protocol() -> None:
