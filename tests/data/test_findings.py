@@ -1,5 +1,6 @@
 """What readers repair and leave out: said when a data set loads, and listed in the folder where it is prepared."""
 
+import io
 import json
 import logging
 import pickle
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import Image as Undecoded
+from datasets import load_dataset
 from PIL import Image
 
 from hf_refseg import load_refseg
@@ -110,6 +113,16 @@ def test_some_splits_alone_are_made(tree: Path, tmp_path: Path) -> None:
     shapes = load_refseg("refshapes", splits=["test"], test_size=2, cache_dir=tmp_path / "cache")
     assert list(shapes) == ["test"] and len(shapes["test"]) > 2
     assert list((tmp_path / "cache").glob("*/*/*/*train*")) == []
+
+
+def test_a_turned_picture_is_as_the_card_says(tree: Path, tmp_path: Path) -> None:
+    folder = prepare_dataset("refcoco", tree, tmp_path / "out", splits=["val"], cache_dir=tmp_path / "cache")
+    assert "Masks and boxes are of the image as it is stored" in (folder / "README.md").read_text()
+    rows = load_dataset(str(folder), split="val", cache_dir=str(tmp_path / "read"))
+    (stored,) = {row["image"]["bytes"] for row in rows.cast_column("image", Undecoded(decode=False))}
+    assert rows[0]["mask"]["size"] == [HEIGHT, WIDTH]
+    assert rows[0]["image"].size == (HEIGHT, WIDTH)
+    assert Image.open(io.BytesIO(stored)).size == (WIDTH, HEIGHT)
 
 
 def test_a_turned_picture_is_prepared_as_it_is_trained_on(tree: Path, tmp_path: Path) -> None:
