@@ -1,17 +1,23 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share.
+
+PyTorch is imported where it is used: before any worker starts, the process that leads them reads this file.
+"""
+
+from __future__ import annotations
 
 import gc
 import os
 from collections.abc import Callable, Iterator
 from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-import torch.distributed as dist
 import typer
+from fresh_process import WITHOUT_ONEDNN
 from hub_server import hub, hub_port  # noqa: F401
-from torch import nn
-from train_tiny import WITHOUT_ONEDNN
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,15 +28,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--without-onednn"):
+        import torch
+
         torch.backends.mkldnn.set_flags(False)
         # Trainings in processes of their own are compared with those in this one.
         os.environ[WITHOUT_ONEDNN] = "1"
 
 
-def pytest_collection_finish() -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
     """Every training collects garbage: what is imported need not be looked through each time, and by itself rarely."""
+    gc.disable()
+    collected: Any = yield
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+    gc.enable()
+    return collected
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -62,6 +75,8 @@ def count_calls(monkeypatch: pytest.MonkeyPatch) -> Callable[[nn.Module, str], l
 @pytest.fixture
 def group_of_one() -> Iterator[None]:
     """This process, as if it were all those of a distributed run."""
+    import torch.distributed as dist
+
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()

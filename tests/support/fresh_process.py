@@ -37,6 +37,8 @@ OURS = ("hf_refseg", "hf_refseg.data.prepare", "hf_refseg.evaluation.evaluator",
 # The variables that are read on import; the folder of caches is one of them, and has to be the same link each time.
 READ_ON_IMPORT = ("HF_", "TRANSFORMERS_")
 HOME, TOKEN = "HF_HOME", "HF_TOKEN"
+# Set in the environment: PyTorch's own kernels in the place of oneDNN's.
+WITHOUT_ONEDNN = "TESTS_WITHOUT_ONEDNN"
 TIMEOUT = 300  # seconds
 # Where modules lie that are not ours, before a test adds its own.
 FOLDERS = tuple(f"{CHECKOUT}{os.sep}{folder}" for folder in ("tests", "examples", "benchmarks"))
@@ -194,9 +196,12 @@ def _serve(
         sys.meta_path.insert(0, HiddenPackage())
     else:
         sys.path.insert(0, str(package))
+    # Nothing that is imported becomes garbage.
+    gc.disable()
     for name in imports:
         import_module(name)
     gc.freeze()
+    gc.enable()
     while True:
         try:
             jobs = connection.recv()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from datasets import DatasetDict
+from fresh_process import WITHOUT_ONEDNN
 from model_copies import ModelAsBuilt
 from transformers import BertConfig, BertTokenizer, SwinConfig, TrainerCallback
 
@@ -21,8 +22,6 @@ from hf_refseg.datasets_scripts.refshapes import REFSHAPES_WORDS
 from hf_refseg.training.arguments import RefSegTrainingArguments
 from hf_refseg.training.trainer import RefSegTrainer
 
-# Set in the environment: PyTorch's own kernels in the place of oneDNN's.
-WITHOUT_ONEDNN = "TESTS_WITHOUT_ONEDNN"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *REFSHAPES_WORDS]
 
 
