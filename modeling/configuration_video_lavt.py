@@ -26,8 +26,8 @@ class VideoLavtConfig(LavtConfig):
         backbone_config (`VideoSwinConfig` or `dict`, *optional*):
             Video Swin configuration of the encoder; defaults to Video Swin-B, drop path 0.3.
             `VideoSwinConfig.preset("tiny")` and `("small")` give the paper's smaller ones. An image encoder as of
-            [`LavtConfig`] sees each frame by itself (table 8, `swin`); frames then meet in the convolutions over time
-            of the 3D pixel-word attention module and in the statistics of `fusion_norm` alone.
+            [`LavtConfig`] sees each frame by itself (table 8); frames then meet in the convolutions over time of the
+            3D pixel-word attention module, in the statistics of `fusion_norm` and, if updated, in the words.
         fusion_type (`str`, *optional*, defaults to `"pixel_word"`):
             `"pixel_word"`: the 3D pixel-word attention module. `"pooled_sentence"`: its language maps are replaced by
             the mean of all words. `"vision_language"`: self-attention and cross-attention, without its product of

@@ -1,4 +1,17 @@
-"""Video Swin transformer (https://huggingface.co/papers/2106.13230), cut into stages, and its configuration."""
+"""Video Swin transformer (https://huggingface.co/papers/2106.13230), cut into stages, and its configuration.
+
+| paper | here |
+| --- | --- |
+| patches; here of one frame, as each needs its mask | `VideoSwinModel.embed` |
+| a block: window attention, then a feed-forward network | `VideoSwinBlock` |
+| windows over time and space, and their shift | `split_windows`, `shift_mask` |
+| relative position bias over time and space | `VideoWindowAttention.position_bias` |
+| patch merging, in space alone | `VideoSwinModel.merge` |
+| a stage: phi_i of video LAVT | `VideoSwinModel.encode_stage` |
+| start from a Swin transformer for images | `inflate_swin` (inflation_video_lavt) |
+
+Beside it, image encoders that see the frames of a clip one by one (LAVT's journal version, table 8): `FrameStages`.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
