@@ -29,7 +29,10 @@ def write_in_processes(shards: Mapping[Path, Dataset], num_proc: int) -> Iterato
     Raises:
         ChildProcessError: one of the processes was ended.
     """
+    executor = ThreadPoolExecutor(num_proc)
     with ExitStack() as running:
+        # Last, when its threads wait for no process any more: an interruption waits for no shard.
+        running.callback(executor.shutdown, cancel_futures=True)
         idle: SimpleQueue[_ShardProcess] = SimpleQueue()
         for _ in range(num_proc):
             idle.put(running.enter_context(_ShardProcess()))
@@ -41,8 +44,6 @@ def write_in_processes(shards: Mapping[Path, Dataset], num_proc: int) -> Iterato
             finally:
                 idle.put(process)
 
-        executor = ThreadPoolExecutor(num_proc)
-        running.callback(executor.shutdown, cancel_futures=True)
         try:
             yield from executor.map(write, shards.values(), shards)
         except Exception:

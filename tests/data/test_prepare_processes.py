@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -89,14 +91,44 @@ def test_the_first_bad_image_is_the_error_of_several_processes(cache, tmp_path) 
     assert not list(tmp_path.glob("output/**/*.partial"))
 
 
-@pytest.mark.slow_process
-def test_a_killed_run_leaves_no_process_that_writes(cache, tmp_path) -> None:
+def with_pipes(tmp_path: Path) -> tuple[Path, set[Path]]:
+    """A copy of the tree, of whose images nobody comes to an end, and these images; the whole ones lie beside them."""
     tree, images = copy_with_cache(tmp_path)
     paths = {path for paths in images.values() for path in paths}
     for path in paths:
         path.rename(f"{path}.whole")
         # Who reads it waits for somebody to write it.
         os.mkfifo(path)
+    return tree, paths
+
+
+@pytest.mark.slow_process
+def test_an_interruption_waits_for_no_shard(tmp_path) -> None:
+    tree, paths = with_pipes(tmp_path)
+    ended, ended_here = threading.Event(), []
+    with held_open(paths) as is_read:
+
+        def interrupt() -> None:
+            assert await_true(lambda: len(is_read()) > 0)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            # Where the interruption waits, it would do so for ever.
+            if not ended.wait(SECONDS):
+                ended_here.extend(children_of(os.getpid()))
+                for worker in ended_here:
+                    os.kill(int(worker.name), signal.SIGKILL)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            prepare(tmp_path / "output", tree / "cache", 2, tree)
+        ended.set()
+        thread.join()
+    assert ended_here == []
+
+
+@pytest.mark.slow_process
+def test_a_killed_run_leaves_no_process_that_writes(cache, tmp_path) -> None:
+    tree, paths = with_pipes(tmp_path)
     fork = multiprocessing.get_context("fork")
     run = fork.Process(target=prepare, args=(tmp_path / "output", tree / "cache", 2, tree))
     run.start()
