@@ -50,8 +50,8 @@ def equations_in(text: str) -> set[int]:
     # A citation may go on in the next line, of a docstring or of a comment.
     for cited in re.findall(rf"\bequations? ({NUMBERS})", re.sub(r"\s*\n[\s#]*", " ", text), re.IGNORECASE):
         for part in re.split(r", and |, | and ", cited):
-            first, *last = map(int, part.split(" to "))
-            numbers.update(range(first, (last or [first])[0] + 1))
+            ends = [int(number) for number in part.split(" to ")]
+            numbers.update(range(min(ends), max(ends) + 1))
     return numbers
 
 
