@@ -184,7 +184,7 @@ class Paper:
     Attributes:
         title: its title.
         url: where it is.
-        tables: by its number, such as "5", "6 a", "II" or "figure 7", each table or figure with what a system scores.
+        tables: by its number, such as "5", "6a", "II" or "figure 7", each table or figure with what a system scores.
         left_out: by its number each other one, with the reason.
     """
 

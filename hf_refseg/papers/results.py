@@ -90,11 +90,9 @@ def measured_columns(asked: Sequence[str], runs: Sequence[Mapping[str, Any]]) ->
     for run in runs:
         for protocol, splits in run["scores"].items():
             found |= {(protocol, split): list(metrics) for split, metrics in splits.items()}
-    return [
-        (*where, metric)
-        for where, metrics in found.items()
-        for metric in [metric for metric in asked if metric in metrics] or metrics[:FIRST_METRICS]
-    ]
+    # A run that rows of several tables share may have been scored in other ways as well.
+    shown = [(*where, metric) for where, metrics in found.items() for metric in asked if metric in metrics]
+    return shown or [(*where, metric) for where, metrics in found.items() for metric in metrics[:FIRST_METRICS]]
 
 
 def spread(values: Sequence[float | None], digits: int = 2) -> str:

@@ -391,7 +391,7 @@ class Scoring:
         batch_size = training.per_device_eval_batch_size
         if run.is_elsewhere:
             protocol, splits = run.scored(seed)
-            (options,) = data.load_options().values()
+            options = next(iter(data.load_options().values()))
             places = {name: value for name, value in options.items() if name in PLACES}
             rows = load_refseg(run.row.dataset, **places, splits=splits)
             return cls(rows, protocol, None, None, batch_size)
