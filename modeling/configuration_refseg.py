@@ -85,15 +85,17 @@ class MaskGroundingConfig(TaskConfig):
         image_mask_probability (`float`, *optional*, defaults to 0.6):
             How likely each part of the image, that of one image token, is masked there; one of an image is at least.
         image_features (`str`, *optional*, defaults to `"sentence"`):
-            What text the image features have met: `"sentence"`, those of the main pass, at no further cost, although
-            the masked words can be read off them; `"masked_sentence"`, features that are fused anew with what is left
-            of the sentence.
+            What text the image features have met: `"sentence"`, those of the main pass (equation 2), although the
+            masked words can be read off them; `"masked_sentence"`, features that are fused anew with what is left of
+            the sentence. On RefShapes both came to the same masks after 600 steps (oIoU 33.5 and 33.6, without any
+            image 30.8), but the second fusion costs: with `predictor_size=512` the task takes 4.8 % of a pass forward
+            of LAVT at 480 pixels with the former, and 43 % with the latter.
         predictor_layers (`int`, *optional*, defaults to 8):
             Layers of the masked token predictor (table 3 c: 4, 8 or 12).
         predictor_size (`int`, *optional*):
             Channels of the predictor, with heads of 64 where that divides them; by default those of the map of image
             features. The paper says that the task costs 4.76 % more; on LAVT with Swin-B at 480 pixels 512 channels
-            cost 4.7 %, the 1024 of the map 15 %.
+            cost 4.77 %, the 1024 of the map 15 %.
         max_map_size (`int`, *optional*, defaults to 16):
             Height and width to which a larger map of image features is averaged, so that no more than 16 x 16 image
             tokens reach the predictor.
