@@ -162,10 +162,10 @@ class RisamConfig(RefSegConfig):
         require_at_least_one(self, "num_attention_blocks", "num_decoder_blocks")
         if self.feature_enhancement == "neck":
             self.require_neck()
-        if self.fusion_type == "none" and not self.reads_final_words:
+        if self.fusion_type == "none" and not self.linguistic_guidance:
             raise ValueError(
-                'fusion_type="none": with linguistic_guidance=False nothing would read the text. Choose a fusion, or '
-                "leave linguistic_guidance at True."
+                'fusion_type="none": with linguistic_guidance=False no mask would follow from the text. Choose a '
+                "fusion, or leave linguistic_guidance at True."
             )
 
     def require_neck(self) -> None:

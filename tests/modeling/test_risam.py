@@ -177,7 +177,11 @@ class TestRisam(TinyRisam, MethodTests):
             ),
             ({"feature_enhancement": "neck", "backbone_config": TIMM}, "neck is that of SAM's .* 'timm_backbone'"),
             ({**NECK, "hidden_size": 24}, "hidden_size has to be that of the neck, 32 .* got 24"),
-            ({"fusion_type": "none", "linguistic_guidance": False}, "nothing would read the text"),
+            ({"fusion_type": "none", "linguistic_guidance": False}, "no mask would follow from the text"),
+            (
+                {"fusion_type": "none", "linguistic_guidance": False, "presence_head": True},
+                "no mask would follow from the text",
+            ),
             ({"fusion_type": "none", "num_attention_blocks": 3}, 'another fusion_type than "none"'),
             ({"fusion_type": "spatial_dynamic", "relevance_threshold": None}, 'fusion_type="mutual_attention"'),
             ({"mask_decoder": "sam_words", "token_to_image_attention": True}, 'mask_decoder="mutual_aware"'),
