@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 
-from .checks_refseg import Conditions, require_at_least_one, require_effect, require_ranges, values_of
+from .checks_refseg import Conditions, require_at_least_one, require_ranges, values_of
 from .configuration_refseg import TaskConfig
 
 AlignmentHalf = Literal["pixel_to_pixel", "pixel_to_text"]
@@ -50,7 +50,6 @@ class AlignmentLossConfig(TaskConfig):
         require_each_once("alignment_loss: halves", self.halves)
         require_at_least_one(self, "max_pixels")
         require_ranges(values_of(self))
-        require_effect(self, self.effective_with)
 
 
 def require_each_once(what: str, halves: list[str] | tuple[str, ...]) -> None:

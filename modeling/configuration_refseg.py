@@ -1,6 +1,7 @@
 """What the configurations of all methods share, and the plug-in training tasks that any of them can carry."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, get_args
 
@@ -34,6 +35,8 @@ class TaskConfig:
     """Base of the configurations of training tasks, which are dataclasses and know the task's name."""
 
     task: ClassVar[str]
+    # As of `RefSegConfig`, which looks at it: files of earlier versions may hold what has no effect.
+    effective_with: ClassVar[Conditions] = {}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Any:
@@ -166,7 +169,6 @@ class MaskGroundingConfig(TaskConfig):
             require_at_least_one(self, "predictor_size")
         if self.reconstructs == "words_and_image" and not self.image_tokens:
             raise ValueError('reconstructs: "words_and_image" finds the image again in its tokens: image_tokens=True.')
-        require_effect(self, self.effective_with)
         if min(self.mask_token_id, *self.special_token_ids) < 0:
             raise ValueError("mask_grounding: special_token_ids and mask_token_id: no token has a number below 0.")
         require_ranges(values_of(self))
@@ -302,7 +304,10 @@ class RefSegConfig(CheckedConfig):
         foreign = {task: pipeline for task, pipeline in named.items() if task not in known}
         if foreign:
             fields["custom_pipelines"] = foreign
-        return super().from_dict(fields, **kwargs)
+        loaded = super().from_dict(fields, **kwargs)
+        given = [name for name in kwargs if name in cls.task_configs()]
+        (loaded[0] if isinstance(loaded, tuple) else loaded).require_effect_of_tasks(given)
+        return loaded
 
     def __post_init__(self, is_saved: bool = False, **kwargs):
         for key, spec in self.sub_configs_defaults.items():
@@ -312,6 +317,13 @@ class RefSegConfig(CheckedConfig):
         super().__post_init__(is_saved=is_saved, **kwargs)
         if not is_saved:
             require_effect(self, self.effective_with)
+            self.require_effect_of_tasks(self.task_configs())
+
+    def require_effect_of_tasks(self, names: Iterable[str]) -> None:
+        """Raises ValueError where a field of one of these tasks has another value than its default, but no effect."""
+        for task in (getattr(self, name) for name in names):
+            if task is not None:
+                require_effect(task, task.effective_with)
 
     def build_sub_config(self, key: str, spec: SubConfigSpec, is_saved: bool) -> PreTrainedConfig:
         """The configuration of an encoder from its mapping, by default that of `spec`.

@@ -28,6 +28,7 @@ from hf_refseg.modeling.recurrent_text_refseg import RecurrentTextConfig
 from hf_refseg.modeling.video_swin_refseg import VideoSwinConfig
 
 CONFIGS = {model_type: model_class.config_class for model_type, model_class in registered_methods().items()}
+GROUNDING = {"special_token_ids": [0, 1], "mask_token_id": 4}
 OWN_ENCODERS = {each.model_type: each for each in (RecurrentTextConfig, VideoSwinConfig)}
 
 
@@ -186,6 +187,7 @@ def test_an_ablation_may_leave_the_sizes_of_what_it_leaves_out(model_type: str, 
         ("lavt", {"loss_type": "dice", "class_weights": [1, 2]}, "class_weights: .*cross_entropy"),
         ("lavt", {"boundary_loss_weight": 0.5}, "boundary_loss_weight: .*dice_boundary"),
         ("lavt", {"freeze_text_encoder": True, "text_dropout": False}, "text_dropout: "),
+        ("lavt", {"mask_grounding": {**GROUNDING, "image_tokens": False, "max_map_size": 4}}, "max_map_size: "),
         ("video_lavt", {"fusion_type": "pooled_sentence", "fusion_norm": "layer"}, "bidirectional"),
         ("magnet", {"alignment_losses": ["pixel_to_text"], "pixel_temperature": 1}, "pixel_temperature: "),
         ("magnet", {"alignment_losses": ["pixel_to_pixel"], "text_temperature": 1}, "text_temperature: "),
@@ -205,6 +207,14 @@ def test_an_option_without_effect_is_refused(model_type: str, fields: dict, mess
     # A configuration that an earlier version saved stays readable.
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type, **fields}), encoding="utf-8")
     AutoConfig.from_pretrained(tmp_path)
+
+
+def test_an_option_without_effect_of_a_task_is_refused_where_a_saved_model_gets_it(tmp_path) -> None:
+    AutoConfig.for_model("lavt").save_pretrained(tmp_path)
+    task = {**GROUNDING, "image_tokens": False}
+    assert not AutoConfig.from_pretrained(tmp_path, mask_grounding=task).mask_grounding.image_tokens
+    with pytest.raises(ValueError, match="max_map_size: it has an effect only with image_tokens=True"):
+        AutoConfig.from_pretrained(tmp_path, mask_grounding={**task, "max_map_size": 4})
 
 
 @pytest.mark.parametrize("model_type", CONFIGS)
