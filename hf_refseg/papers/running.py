@@ -226,11 +226,15 @@ class TableRun:
     def scoring(self, row: Row, run: RecipeRun) -> dict[str, Any]:
         """Splits and protocol: the published ones on their data, `val` on scenes that are generated."""
         options: dict[str, Any] = {}
+        beside = is_beside(self.dataset, run)
+        if self.dataset not in dataset_names(run.merged()) and not beside:
+            # What is run before may train on other data.
+            return options
         if row.dataset == self.dataset and row.published:
             options = {"test_splits": list(row.published), "protocol": row.protocol}
         elif is_generated(self.dataset):
             options = {"test_splits": [SPLIT_OF_SCENES]}
-        if options and is_beside(self.dataset, run):
+        if options and beside:
             return {"image_data": options}
         if options and len(dataset_names(run.merged())) > 1:
             options["test_splits"] = [f"{self.dataset}/{split}" for split in options["test_splits"]]

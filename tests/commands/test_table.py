@@ -55,6 +55,13 @@ PAPER = {
                 {"name": "finetuned", "recipes": {"refshapes": "tiny"}, "starts_from": {"refshapes": "tiny"}},
             ],
         },
+        "5": {
+            "title": "After a training on other data.",
+            "dataset": "refcoco",
+            "protocol": "lavt",
+            "recipes": {"refcoco": "tiny_refcoco"},
+            "rows": [{"name": "finetuned", "starts_from": {"refcoco": "tiny"}, "published": {"testB": {"oIoU": 70}}}],
+        },
         "4": {
             "title": "One training, three data sets.",
             "dataset": "refcoco",
@@ -301,6 +308,12 @@ def test_a_row_that_goes_on_from_another_model_trains_that_before(tmp_path: Path
     assert invoke("paper", 3, *options)[0] == 0 and len(trained) == 4
 
 
+def test_what_is_trained_before_on_other_data_is_scored_as_its_recipe_says() -> None:
+    (run,) = TableRun.of("paper", "5", "refcoco", [], Path("runs")).runs()
+    assert run.scored(0) == ("lavt", ["testB"])
+    assert run.before.arguments(0)[:2] == ["tiny", "--seed"]
+
+
 def test_one_training_on_several_data_sets_is_a_row_of_each() -> None:
     runs = {name: TableRun.of("paper", "4", name, [], Path("runs")).runs() for name in ("refcoco", "refcocog")}
     ((one,), (other,)) = runs.values()
@@ -315,7 +328,7 @@ def test_one_training_on_several_data_sets_is_a_row_of_each() -> None:
     ("arguments", "message"),
     [
         (("papre", 1), "Paper 'papre' does not exist; did you mean paper?"),
-        (("paper", 9), "Table '9' does not exist: choose one of 1, figure 2, 3, 4."),
+        (("paper", 9), "Table '9' does not exist: choose one of 1, figure 2, 3, 5, 4."),
         (("paper", "figure", "--dataset", "refshapes"), "Table 'figure' does not exist; did you mean figure 2?"),
         (("paper", 1, "--dataset", "refcoco+"), "has no recipe for 'refcoco+'. It has those for refcoco, refshapes."),
         (
