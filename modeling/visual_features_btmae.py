@@ -8,7 +8,7 @@ from .configuration_btmae import BtmaeConfig
 from .configuration_encoders_refseg import stage_widths
 from .configuration_lavt import LavtConfig
 from .encoders_refseg import build_map_encoder, build_stage_encoder
-from .layers_refseg import resize, to_map
+from .layers_refseg import AttentionKernel, resize, to_map
 from .modeling_lavt import MultiModalFusion, build_stage, encode_with_language
 from .modeling_outputs_refseg import ImageFeatures
 
@@ -102,6 +102,9 @@ class LanguageAwareEncoding(nn.Module):
             backbone_config=config.backbone_config, text_config=config.text_config, decoder_norm="none"
         )
         self.stages = nn.ModuleList(build_stage(encoder, stage, MultiModalFusion) for stage in range(len(STRIDES)))
+        for kernel in (module for module in self.stages.modules() if isinstance(module, AttentionKernel)):
+            # That of the model says how attention is computed, also once it is changed.
+            kernel.config = config
 
     @staticmethod
     def build_backbone(config: BtmaeConfig) -> tuple[nn.Module, list[int]]:

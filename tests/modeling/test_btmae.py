@@ -210,6 +210,8 @@ class TestBtmae(TinyBtmae, MethodTests):
         model.set_attn_implementation("eager")
         of_stages = [weights.shape[2] for weights in model(**inputs, output_attentions=True).attentions][:5]
         assert of_stages == [16 * 18, 8 * 9, 4 * 5, 2 * 3, 4 * 5]
+        model.set_attn_implementation("sdpa")
+        assert not model(**inputs, output_attentions=True).attentions
 
     @torch.no_grad()
     def test_blocks_of_one_modality_never_meet_the_other(self) -> None:
