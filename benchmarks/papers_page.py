@@ -30,11 +30,12 @@ BEGINNING = """\
 Every table and figure of the papers that shows what a system scores, with the rows that can be run here, and what was
 measured of them on generated scenes. `python benchmarks/papers_page.py` writes this page from `hf_refseg/papers/`.
 
-A row is a recipe and what goes before it: fields of the model's configuration, and options of `hf-refseg train`. On
-generated scenes (`refshapes`, `grefshapes`, `refshapes_video`) small models are trained from random weights in
-minutes. There an ablation need not turn out as in the paper, which starts from pretrained encoders and trains for
-days. Published numbers are of the data set and the protocol that are named above them, and so are ours. "Shuffled" is
-the score with the sentences of other images: the nearer it is, the less a model reads.
+A row is a recipe and what goes before it: fields of the model's configuration, and options of `hf-refseg train`;
+"after" names the recipe that is trained first, and whose model the row goes on from. On generated scenes
+(`refshapes`, `grefshapes`, `refshapes_video`) small models are trained from random weights in minutes. There an
+ablation need not turn out as in the paper, which starts from pretrained encoders and trains for days. Published
+numbers are of the data set and the protocol that are named above them, and so are ours. "Shuffled" is the score with
+the sentences of other images: the nearer it is, the less a model reads.
 [The command line](command_line.md#table) says how rows are run.
 
 ```bash

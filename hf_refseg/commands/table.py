@@ -47,14 +47,18 @@ def table(
     from ..papers import read_paper
 
     paper, *rest = arguments
-    if not rest or rest[0].startswith("-"):
-        read_options(rest)
+    if not rest:
         typer.echo(list_tables([paper]))
         return
+    if rest[0].startswith("-"):
+        raise typer.BadParameter(f"Name a table of {paper} first; --list shows them.", param_hint="TABLE")
     number, *rest = rest
     given, further = read_options(rest)
     found = read_paper(paper).table(number)
     if given.dataset is None:
+        if rest:
+            where = " or ".join(found.datasets()) or "no data set, as none of its rows can be run"
+            raise typer.BadParameter(f"{rest[0]} is for rows that are run: name {where}.", param_hint="--dataset")
         typer.echo(show_table(paper, number, found))
         return
     from ..papers.running import TableRun, run_table

@@ -125,10 +125,12 @@ def change_cells(table: Table) -> list[list[str]]:
 
 
 def describe_change(table: Table, row: Row) -> str:
+    """The recipe where it is not the table's, that which is trained before it, and what goes before both."""
     recipes = [
         name for data, name in row.recipes.items() if not is_generated(data) and name != table.recipes.get(data)
     ]
-    return "; ".join(filter(None, [*(f"recipe {name}" for name in recipes), describe_overrides(row)]))
+    before = [f"after {name}" for data, name in row.starts_from.items() if not is_generated(data)]
+    return "; ".join(filter(None, [*(f"recipe {name}" for name in recipes), *before, describe_overrides(row)]))
 
 
 def describe_small_change(row: Row) -> str:

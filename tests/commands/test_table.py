@@ -329,6 +329,9 @@ def test_one_training_on_several_data_sets_is_a_row_of_each() -> None:
     [
         (("papre", 1), "Paper 'papre' does not exist; did you mean paper?"),
         (("paper", 9), "Table '9' does not exist: choose one of 1, figure 2, 3, 5, 4."),
+        (("paper", "--dataset", "refshapes"), "Name a table of paper first"),
+        (("paper", 1, "--max_steps", 2), "--max_steps is for rows that are run: name refcoco or refshapes."),
+        (("paper", 1, "--rows", "without"), "--rows is for rows that are run: name refcoco or refshapes."),
         (("paper", "figure", "--dataset", "refshapes"), "Table 'figure' does not exist; did you mean figure 2?"),
         (("paper", 1, "--dataset", "refcoco+"), "has no recipe for 'refcoco+'. It has those for refcoco, refshapes."),
         (

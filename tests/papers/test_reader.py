@@ -7,6 +7,7 @@ import pytest
 
 from hf_refseg.papers import paper_names, read_paper
 from hf_refseg.papers.reader import metrics_of, parse_paper
+from hf_refseg.papers.results import change_cells
 
 RECIPES = {"refcoco": "lavt_refcoco", "refshapes": "lavt_refshapes"}
 PAPER = {
@@ -60,6 +61,12 @@ def test_a_row_starts_from_its_recipe_and_says_what_goes_before_it() -> None:
 def test_a_row_may_go_on_from_the_model_of_another_recipe() -> None:
     row = parse_paper(changed(starts_from={"refshapes": "lavt_refshapes"}), "paper.yaml").table("5").rows[0]
     assert row.run_before("refshapes").arguments() == ["lavt_refshapes"] and row.run_before("refcoco") is None
+
+
+def test_what_a_row_changes_names_the_recipe_that_is_trained_before() -> None:
+    before = {"refcoco": "lavt_refcoco+", "refshapes": "lavt_refshapes"}
+    table = parse_paper(changed(starts_from=before), "paper.yaml").table("5")
+    assert change_cells(table)[1] == ["after lavt_refcoco+", "after lavt_refshapes"]
 
 
 def test_options_of_every_kind_are_written_as_on_the_command_line() -> None:
