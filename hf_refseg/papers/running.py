@@ -368,6 +368,8 @@ def train(run: RowRun, seed: int) -> dict[str, Any]:
         return {"failed": str(error), "scores": {}, **about}
     scored = report["images"] if is_beside(run.dataset, run.run) else report
     scores = {run.own_name(split): each["metrics"] for split, each in scored["splits"].items()}
+    # Splits without public masks, which a server scores: nothing is missing of them here.
+    scores |= {split: {} for split in scored.get("submissions", {})}
     return {
         "failed": None,
         "scores": {run.row.protocol: evaluate(run, seed, None)} if run.is_elsewhere else {scored["protocol"]: scores},

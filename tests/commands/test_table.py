@@ -10,8 +10,9 @@ import pytest
 import yaml
 from filelock import FileLock
 from places import FIXTURES
-from tiny_recipes import UNSCORED, write_recipe
+from tiny_recipes import UNSCORED, write_recipe, write_video_recipe
 from typer.testing import CliRunner
+from video_trees import make_youtube_vos
 
 from hf_refseg.modeling.modeling_outputs_refseg import NotFiniteError
 from hf_refseg.papers import paper_names, reader, results, running
@@ -312,6 +313,25 @@ def test_what_is_trained_before_on_other_data_is_scored_as_its_recipe_says() -> 
     (run,) = TableRun.of("paper", "5", "refcoco", [], Path("runs")).runs()
     assert run.scored(0) == ("lavt", ["testB"])
     assert run.before.arguments(0)[:2] == ["tiny", "--seed"]
+
+
+def test_a_row_whose_split_a_server_scores_is_finished_once_its_file_is_written(tmp_path: Path, monkeypatch) -> None:
+    data = {"dataset_name": "ref_youtube_vos", "dataset_options": {"cache_dir": str(tmp_path / "cache")}}
+    write_video_recipe(tmp_path, tmp_path, **data, max_steps=1).rename(tmp_path / "tiny.yaml")
+    row = {"name": "video", "published": {"valid": {"J&F": 60.45}}}
+    about = {"dataset": "ref_youtube_vos", "protocol": "davis", "recipes": {"ref_youtube_vos": "tiny"}}
+    tables = {"7": {"title": "Scored by a server.", **about, "rows": [row]}}
+    (tmp_path / "paper.yaml").write_text(yaml.safe_dump({**PAPER, "tables": tables}))
+    monkeypatch.setattr(reader, "FOLDER", tmp_path)
+    monkeypatch.setattr(recipe_files, "RECIPES", tmp_path)
+    options = ("--dataset", "ref_youtube_vos", "--data_dir", make_youtube_vos(tmp_path / "data"))
+    printed = []
+    for _ in range(2):
+        status, shown, error = invoke("paper", 7, *options, "--output", tmp_path / "out")
+        assert status == 0, error
+        printed.append(shown)
+    assert "submission.zip" in printed[0] and "Run 1 of 1" not in printed[1]
+    assert ["video", "60.45", "-", "1", "1"] in [line.split() for line in printed[1].splitlines()]
 
 
 def test_one_training_on_several_data_sets_is_a_row_of_each() -> None:
