@@ -70,14 +70,14 @@ def count_task_flops(
     try:
         model.train()
         with _without_values():
-            pixel_values, input_ids, attention_mask = _inputs(image_size, tokens, frames).values()
+            pixel_values, input_ids = _inputs(image_size, tokens, frames).values()
             with FlopCounterMode(display=False) as counter:
-                image, text, text_mask = model.encode_inputs(pixel_values, input_ids, attention_mask)
+                image, text, text_mask = model.encode_inputs(pixel_values, input_ids, None)
                 fused = model.fuse(image, text, text_mask)
                 decoded = model.decode(fused, image.image_size)
             labels = torch.ones_like(decoded.logits, dtype=torch.long)
             output = model.make_output(FusedAndDecoded(fused=fused, decoded=decoded))
-            given = (pixel_values, input_ids, attention_mask, image, text, text_mask, labels)
+            given = (pixel_values, input_ids, None, image, text, text_mask, labels)
             for task in model.tasks:
                 with FlopCounterMode(display=False) as of_task:
                     task.predict(fused)
@@ -96,10 +96,9 @@ def _without_values() -> Iterator[None]:
 
 
 def _inputs(image_size: tuple[int, int], tokens: int, frames: int | None) -> dict[str, Tensor]:
-    """One image, or clip, and one sentence, as `forward` takes them."""
+    """One image, or clip, and one sentence, without padding, as `forward` takes them."""
     shape = (1, 3, *image_size) if frames is None else (1, frames, 3, *image_size)
-    ids = torch.zeros(1, tokens, dtype=torch.long)
-    return {"pixel_values": torch.zeros(shape), "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return {"pixel_values": torch.zeros(shape), "input_ids": torch.zeros(1, tokens, dtype=torch.long)}
 
 
 @contextmanager

@@ -135,15 +135,17 @@ class RecurrentTextEncoder(PreTrainedModel):
             input_ids: (batch, tokens); padding stands behind the words.
             attention_mask: (batch, tokens), 1 = word; all words if absent. A text without any word counts as one word.
         """
-        tokens = input_ids.shape[1]
         vectors = self.dropout(self.embeddings(input_ids))
         if attention_mask is None:
-            lengths = torch.full(input_ids.shape[:1], tokens)
+            # Packing reads lengths from values, of which there are none on the device "meta".
+            states, _ = self.recurrent(vectors)
+            lengths = torch.full(input_ids.shape[:1], input_ids.shape[1], device=states.device)
         else:
-            lengths = attention_mask.sum(1).clamp(min=1).cpu()
-        packed = pack_padded_sequence(vectors, lengths, batch_first=True, enforce_sorted=False)
-        states, _ = pad_packed_sequence(self.recurrent(packed)[0], batch_first=True, total_length=tokens)
-        final = self.join(final_states(states, lengths.to(states.device)))
+            lengths = attention_mask.sum(1).clamp(min=1)
+            packed = pack_padded_sequence(vectors, lengths.cpu(), batch_first=True, enforce_sorted=False)
+            states = self.recurrent(packed)[0]
+            states, _ = pad_packed_sequence(states, batch_first=True, total_length=input_ids.shape[1])
+        final = self.join(final_states(states, lengths))
         return BaseModelOutputWithPooling(last_hidden_state=self.join(states), pooler_output=final)
 
 

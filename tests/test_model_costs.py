@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_methods import TinyLavt, TinyMethod, TinyRisam, TinyUnifiedLavt, TinyVideoLavt
+from tiny_methods import TinyLavt, TinyM3Att, TinyMethod, TinyRisam, TinyUnifiedLavt, TinyVideoLavt
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -85,6 +85,18 @@ def test_every_task_has_its_costs() -> None:
     assert min(counted.values()) > 0
     # In training both of its encoders read a clip.
     assert counted["total"] > count_flops(model, (40, 48), tokens=6, frames=3)["total"]
+
+
+@pytest.mark.parametrize(("cell", "gates"), [("gru", 3), ("lstm", 4)])
+def test_a_recurrent_text_encoder_is_counted(cell: str, gates: int) -> None:
+    text = {"model_type": "refseg_recurrent_text", "vocab_size": 97, "embedding_size": 16, "hidden_size": 24}
+    tiny = TinyM3Att()
+    model = tiny.build(
+        text_config={**text, "cell": cell}, language_reconstruction={"sentence_vector": "final_state"}
+    ).to("meta")
+    by_hand = 2 * 6 * 2 * (16 + 24) * 24 * gates
+    assert count_flops(model, tiny.size, tokens=6)["text_encoder"] == by_hand
+    assert count_task_flops(model, tiny.size, tokens=6)["language_reconstruction"] > by_hand
 
 
 @pytest.mark.slow_process
