@@ -38,6 +38,11 @@ def video_model_from_image(
     old = image_model.config
     if old.model_type != "lavt":
         raise ValueError(f"A LAVT for images is needed to start from, got a model of type {old.model_type}.")
+    if old.fusion_type not in ClipFusion.LANGUAGE_MAPS:
+        raise ValueError(
+            f'The image model has fusion_type="{old.fusion_type}", which models of clips do not have: start from one '
+            f"with {' or '.join(ClipFusion.LANGUAGE_MAPS)}."
+        )
     changed = [name for name in KEPT_FIELDS if name in config and differ(config[name], getattr(old, name))]
     if changed:
         raise ValueError(f"A model that starts from an image model keeps its {', '.join(changed)}.")
@@ -161,9 +166,14 @@ def inflate_swin(image: PreTrainedModel, num_window_frames: int) -> VideoSwinMod
         num_window_frames: frames of a window.
 
     Raises:
-        ValueError: an image encoder with absolute positions or another activation than GELU.
+        ValueError: another image encoder, or one with absolute positions or another activation than GELU.
     """
     old = image.config
+    if old.model_type != "swin":
+        raise ValueError(
+            f"Video Swin starts from a Swin transformer (model_type 'swin'), got an image encoder of model_type "
+            f"'{old.model_type}'."
+        )
     if old.use_absolute_embeddings or old.hidden_act != "gelu":
         raise ValueError(
             "Video Swin has no absolute position embeddings and GELU as its activation, but the image encoder has "

@@ -731,6 +731,23 @@ def test_what_an_image_model_computes_cannot_be_changed() -> None:
         VideoLavtForReferringSegmentation.from_image_lavt(model)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"fusion_type": "bidirectional"}, 'has fusion_type="bidirectional", which models of clips do not have'),
+        (
+            {"backbone_config": {"model_type": "timm_backbone", "backbone": "resnet10t", "out_indices": [1, 2, 3, 4]}},
+            "starts from a Swin transformer .* got an image encoder of model_type 'timm_backbone'",
+        ),
+    ],
+    ids=["fusion_type", "backbone_config"],
+)
+def test_image_models_that_no_model_of_clips_starts_from_are_named(fields: dict, message: str) -> None:
+    image = LavtForReferringSegmentation(LavtConfig(**{"backbone_config": SWIN, "text_config": BERT, **fields}))
+    with pytest.raises(ValueError, match=message):
+        VideoLavtForReferringSegmentation.from_image_lavt(image)
+
+
 def test_training_tasks_come_along_from_an_image_model() -> None:
     image = image_lavt(**TASKS)
     video = VideoLavtForReferringSegmentation.from_image_lavt(image, mask_grounding=None)
