@@ -317,9 +317,9 @@ def test_what_is_trained_before_on_other_data_is_scored_as_its_recipe_says() -> 
 
 def test_a_row_whose_split_a_server_scores_is_finished_once_its_file_is_written(tmp_path: Path, monkeypatch) -> None:
     data = {"dataset_name": "ref_youtube_vos", "dataset_options": {"cache_dir": str(tmp_path / "cache")}}
-    write_video_recipe(tmp_path, tmp_path, **data, max_steps=1).rename(tmp_path / "tiny.yaml")
+    write_video_recipe(tmp_path, tmp_path, **data, max_steps=1).rename(tmp_path / "tiny_videos.yaml")
     row = {"name": "video", "published": {"valid": {"J&F": 60.45}}}
-    about = {"dataset": "ref_youtube_vos", "protocol": "davis", "recipes": {"ref_youtube_vos": "tiny"}}
+    about = {"dataset": "ref_youtube_vos", "protocol": "davis", "recipes": {"ref_youtube_vos": "tiny_videos"}}
     tables = {"7": {"title": "Scored by a server.", **about, "rows": [row]}}
     (tmp_path / "paper.yaml").write_text(yaml.safe_dump({**PAPER, "tables": tables}))
     monkeypatch.setattr(reader, "FOLDER", tmp_path)
