@@ -27,8 +27,11 @@ PAGE = Path(__file__).parents[1] / "docs" / "papers.md"
 BEGINNING = """\
 # The papers, table by table
 
-Every table and figure of the papers that shows what a system scores, with the rows that can be run here, and what was
-measured of them on generated scenes. `python benchmarks/papers_page.py` writes this page from `hf_refseg/papers/`.
+Every table and figure of the papers that shows what a system scores, with the rows of the paper's own systems, and
+with those of others where designs are compared; where a table lists the state of the art, a sentence stands for the
+others. Below each table stands what was measured of it on generated scenes, as far as it was, and why a row cannot be
+run.
+`python benchmarks/papers_page.py` writes this page from `hf_refseg/papers/`.
 
 A row is a recipe and what goes before it: fields of the model's configuration, and options of `hf-refseg train`;
 "after" names the recipe that is trained first, and whose model the row goes on from. On generated scenes
@@ -52,7 +55,7 @@ def page() -> str:
 def describe_paper(name: str, paper: Paper) -> str:
     tables = [describe_table(name, number, table) for number, table in paper.tables.items()]
     left_out = [f"- {escape(number)}: {escape(why)}" for number, why in paper.left_out.items()]
-    ending = ["Not here, as nothing is scored there:\n", *left_out, ""] if left_out else []
+    ending = ["Not here:\n", *left_out, ""] if left_out else []
     return "\n".join([f"## {escape(paper.title)}\n", f"[{name}]({paper.url})\n", *tables, *ending])
 
 

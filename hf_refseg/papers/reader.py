@@ -194,7 +194,10 @@ class Paper:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def table(self, number: str) -> Table:
-        """The table of this number; raises ValueError, with the nearest ones, where there is none."""
+        """The table of this number; raises ValueError, with the nearest ones or the reason, where there is none."""
+        for name in (number, f"table {number}"):
+            if name in self.left_out:
+                raise ValueError(f"Of {name} no row can be run: {self.left_out[name]}.")
         return self.tables[one_of(self.tables, number, "Table")]
 
 

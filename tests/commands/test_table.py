@@ -23,6 +23,7 @@ from hf_refseg_cli import app
 PAPER = {
     "title": "A tiny paper",
     "url": "https://example.org",
+    "left_out": {"table 6": "a list of what table 1 compares", "figure 8": "a drawing"},
     "tables": {
         "1": {
             "title": "What the pathway gives.",
@@ -349,6 +350,8 @@ def test_one_training_on_several_data_sets_is_a_row_of_each() -> None:
     [
         (("papre", 1), "Paper 'papre' does not exist; did you mean paper?"),
         (("paper", 9), "Table '9' does not exist: choose one of 1, figure 2, 3, 5, 4."),
+        (("paper", "6"), "Of table 6 no row can be run: a list of what table 1 compares."),
+        (("paper", "figure 8"), "Of figure 8 no row can be run: a drawing."),
         (("paper", "--dataset", "refshapes"), "Name a table of paper first"),
         (("paper", 1, "--max_steps", 2), "--max_steps is for rows that are run: name refcoco or refshapes."),
         (("paper", 1, "--rows", "without"), "--rows is for rows that are run: name refcoco or refshapes."),
