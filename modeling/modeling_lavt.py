@@ -390,6 +390,8 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             OutputRecorder(AttentionKernel, index=1, layer_name=name) for name in ("language_maps", "full")
         ],
     }
+    # What only the alignment loss reads, of a model that was trained with it.
+    _keys_to_ignore_on_load_unexpected = [r"stages\.3\.pixels_to_text\."]
     task_classes = (*TASKS, AlignmentLoss)
     build_backbone = staticmethod(build_stage_encoder)
     fusion_class = MultiModalFusion

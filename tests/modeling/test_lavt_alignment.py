@@ -104,11 +104,14 @@ class TestLavtAlignment(TinyLavt):
             alone = self.build(alignment_loss={"halves": [half]})
             assert alone(**inputs, mask_labels=labels).loss_components["alignment"] != actual
 
+    @pytest.mark.parametrize("fields", [{}, ALIGNED], ids=["fusion", "alignment"])
     @torch.no_grad()
-    def test_it_is_saved_without_what_training_alone_needs(self, tmp_path) -> None:
-        model = self.build(alignment_loss={})
+    def test_it_is_saved_without_what_training_alone_needs(self, fields: dict, tmp_path) -> None:
+        model = self.build(**fields, alignment_loss={})
         model.save_pretrained(tmp_path, save_auxiliary=False)
-        loaded = LavtForReferringSegmentation.from_pretrained(tmp_path)
+        loaded, report = LavtForReferringSegmentation.from_pretrained(tmp_path, output_loading_info=True)
+        # Of the alignment module the last stage's words, which the loss alone reads, are left out as well.
+        assert not report["missing_keys"] and not report["unexpected_keys"]
         assert loaded.config.alignment_loss is None
         assert torch.equal(loaded(**self.inputs()).logits, model(**self.inputs()).logits)
         assert not any(name.startswith("alignment_loss") for name in loaded.state_dict())
