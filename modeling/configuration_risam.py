@@ -46,7 +46,8 @@ class RisamConfig(RefSegConfig):
             Mutual-aware attention blocks, or what stands in their place (table 4).
         relevance_threshold (`float`, *optional*, defaults to 0.35):
             Pairs of pixel and word whose relevance is lower are masked out (equation 4 and figure 8); `None` = no mask
-            (table 3, row 8).
+            (table 3, row 8). The equation is printed with its cases exchanged; irrelevant pairs are to go, as the text
+            says.
         language_attention (`str`, *optional*, defaults to `"pixels"`):
             What the attention from words to pixels is normalized over: `"pixels"`, or `"shared"` for the transposed
             attention of pixels to words, as equation 5 is printed.

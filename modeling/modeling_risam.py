@@ -205,7 +205,9 @@ class MutualAwareAttention(nn.Module):
         return attention, self.language_attention(scores, relevant, attention)
 
     def attend(self, scores: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """A of equation 3, and which pairs are relevant (equation 4); both (batch, positions, tokens)."""
+        """A of equation 3, and which pairs are relevant (equation 4, its cases the other way round, as the text of
+        section 3.3 says); both (batch, positions, tokens).
+        """
         is_word = text_mask.unsqueeze(1) != 0
         of_words = scores.masked_fill(~is_word, -math.inf)
         relevant = (of_words >= self.score_threshold) & is_word
