@@ -195,6 +195,9 @@ class Paper:
 
     def table(self, number: str) -> Table:
         """The table of this number; raises ValueError, with the nearest ones or the reason, where there is none."""
+        parts = [name for name in self.tables if name[:-1] == number and name[-1].islower()]
+        if parts and number not in self.tables:
+            raise ValueError(f"Table {number} is in parts: choose one of {', '.join(parts)}.")
         for name in (number, f"table {number}"):
             if name in self.left_out:
                 raise ValueError(f"Of {name} no row can be run: {self.left_out[name]}.")

@@ -63,6 +63,16 @@ def test_a_row_may_go_on_from_the_model_of_another_recipe() -> None:
     assert row.run_before("refshapes").arguments() == ["lavt_refshapes"] and row.run_before("refcoco") is None
 
 
+def test_a_table_in_parts_is_asked_for_by_one_of_them() -> None:
+    table = PAPER["tables"]["5"]
+    paper = parse_paper(
+        {**PAPER, "tables": {"6a": table, "6b": table, "6": table, "7a": table, "7b": table}}, "paper.yaml"
+    )
+    with pytest.raises(ValueError, match=r"Table 7 is in parts: choose one of 7a, 7b\."):
+        paper.table("7")
+    assert paper.table("6") is paper.tables["6"] and paper.table("7b") is paper.tables["7b"]
+
+
 def test_what_a_row_changes_names_the_recipe_that_is_trained_before() -> None:
     before = {"refcoco": "lavt_refcoco+", "refshapes": "lavt_refshapes"}
     table = parse_paper(changed(starts_from=before), "paper.yaml").table("5")
