@@ -54,7 +54,7 @@ def page() -> str:
 
 def describe_paper(name: str, paper: Paper) -> str:
     tables = [describe_table(name, number, table) for number, table in paper.tables.items()]
-    left_out = [f"- {escape(number)}: {escape(why)}" for number, why in paper.left_out.items()]
+    left_out = [f"- {escape(number)}: {with_code(why)}" for number, why in paper.left_out.items()]
     ending = ["Not here:\n", *left_out, ""] if left_out else []
     return "\n".join([f"## {escape(paper.title)}\n", f"[{name}]({paper.url})\n", *tables, *ending])
 
@@ -66,7 +66,7 @@ def describe_table(paper: str, number: str, table: Table) -> str:
     sentences = [table.title, f"Published: {describe_source(table.rows)}.", f"Recipes: {recipes}." if recipes else ""]
     parts = [
         f"### {paper}, {escape(heading)}\n",
-        f"{escape(' '.join(filter(None, sentences)))}\n",
+        f"{with_code(' '.join(filter(None, sentences)))}\n",
         f"{to_markdown(published, change_cells(table))}\n",
     ]
     names = [cells[:1] for cells in published]
@@ -76,11 +76,16 @@ def describe_table(paper: str, number: str, table: Table) -> str:
             f"{to_markdown(names, measured_cells(table.rows, results))}\n",
         ]
     if notes := explanations(table, table.rows, None):
-        parts.append("\n".join(f"- {escape(note)}" for note in notes) + "\n")
+        parts.append("\n".join(f"- {with_code(note)}" for note in notes) + "\n")
     if datasets := table.datasets():
         commands = "\n".join(f"{run_command(paper, number)} --dataset {dataset}" for dataset in datasets)
         parts.append(f"```bash\n{commands}\n```\n")
     return "\n".join(parts)
+
+
+def with_code(text: str) -> str:
+    """Markdown that shows the text as it is, but for what stands between backticks, which is code."""
+    return "`".join(part if place % 2 else escape(part) for place, part in enumerate(text.split("`")))
 
 
 def to_markdown(left: list[list[str]], right: list[list[str]]) -> str:
