@@ -8,6 +8,7 @@ lavt_5_refshapes.json, copied into hf_refseg/papers/measured/.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from hf_refseg.hub.markdown import escape, to_table
@@ -85,7 +86,8 @@ def describe_table(paper: str, number: str, table: Table) -> str:
 
 def with_code(text: str) -> str:
     """Markdown that shows the text as it is, but for what stands between backticks, which is code."""
-    return "`".join(part if place % 2 else escape(part) for place, part in enumerate(text.split("`")))
+    codes = iter(re.findall("`[^`]*`", text))
+    return re.sub(r"\\`.*?\\`", lambda _: next(codes), escape(text))
 
 
 def to_markdown(left: list[list[str]], right: list[list[str]]) -> str:
