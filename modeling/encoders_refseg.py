@@ -131,7 +131,8 @@ class MapEncoder(nn.Module):
 
     def require_size(self, height: int, width: int) -> None:
         """Raises ValueError where the encoder takes no images of this size; nothing is computed."""
-        require_shape(self, (1, 3, height, width), f"{self.name} cannot take images of {height} x {width} pixels")
+        # Of two images: in training, normalization over a batch needs more than one value.
+        require_shape(self, (2, 3, height, width), f"{self.name} cannot take images of {height} x {width} pixels")
 
     @property
     def name(self) -> str:

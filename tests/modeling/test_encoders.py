@@ -223,6 +223,14 @@ def test_a_size_that_an_encoder_cannot_take_is_named(name: str, size: tuple[int,
     encoder.require_size(64, 96)
 
 
+def test_a_map_of_one_pixel_is_none_that_a_new_encoder_cannot_take() -> None:
+    """In training, where its batch normalization has a single value of a single image."""
+    config = AutoConfig.for_model("timm_backbone", backbone="resnet10t", out_indices=[-3, -2, -1])
+    encoder = build_map_encoder(config, 3).train()
+    encoder.require_size(32, 32)
+    assert encoder(torch.randn(2, 3, 32, 32))[-1].shape[-2:] == (1, 1)
+
+
 @torch.no_grad()
 def test_a_stage_that_cannot_take_the_maps_of_an_image_is_named() -> None:
     stages = build_stage_encoder(AutoConfig.for_model(**image_fields("timm/test_convnext", 4))).eval()
