@@ -96,6 +96,8 @@ class Folder(RowsBuilder):
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         root = Path(self.config.data_dir)
         found, files = find_format(root, self.config.format)
+        for file in files:
+            check_link(file, root, found.name)
         records = found.read(FolderReading(root, files, self.findings, self.config.sentence_from))
         pictures = join_records(records, root, self.findings)
         if not pictures:

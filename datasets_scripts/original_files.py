@@ -48,8 +48,8 @@ def checked_path(folder: Path, name: Any, prefix: str, where: str) -> Path:
 def check_link(path: Path, root: Path, where: str) -> None:
     """Raises `DataFormatError` where a file is a link to one that lies neither in `root` nor in its own folder.
 
-    In an archive of a stranger such a link could bring a private picture of whoever unpacks it into a data set that is
-    shared. Folders that are links are made by users themselves.
+    In an archive of a stranger such a link could bring a private picture, or private lines, of whoever unpacks it into
+    a data set that is shared. Folders that are links are made by users themselves.
     """
     if not path.is_symlink():
         return

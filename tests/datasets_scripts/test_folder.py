@@ -615,18 +615,19 @@ def test_changed_files_are_read_again_where_folders_are_links(root: Path, load: 
 
 
 @pytest.mark.parametrize(("target", "is_read"), [("elsewhere.png", False), ("data/elsewhere.png", True)])
-@pytest.mark.parametrize("linked", ["picture", "mask", "label"])
+@pytest.mark.parametrize("linked", ["picture", "mask", "label", "text", "table"])
 def test_a_file_that_is_a_link_leads_nowhere_out_of_the_folder(
     target: str, is_read: bool, linked: str, root: Path, load: Load, tmp_path: Path
 ) -> None:
-    if linked == "label":
+    if linked in ("label", "table"):
         make_labels(root)
     else:
         write_rows(
             root, {"file_name": "0.png"} if linked == "picture" else {"polygon": ..., "mask_file_name": "m.png"}
         )
         write_mask(root / "m.png")
-    link = root / {"picture": "0.png", "mask": "m.png", "label": "labels/train/0.png"}[linked]
+    files = {"picture": "0.png", "mask": "m.png", "label": "labels/train/0.png", "text": "metadata.jsonl"}
+    link = root / {**files, "table": "labels.csv"}[linked]
     link.rename(tmp_path / target)
     link.symlink_to(tmp_path / target)
     if is_read:
