@@ -763,13 +763,13 @@ def test_info_without_folder_names_everything_known():
 
 def test_info_of_a_model(model_folder):
     model = tiny_lavt()
-    model.config.loss_type = "dice"
+    model.config.loss_type = "cross_entropy"
     model.save_pretrained("model")
     AutoProcessor.from_pretrained(model_folder).save_pretrained("model")
     lines = [line.split() for line in output_of("info", "model").splitlines()]
     total, decoder = model.num_parameters(), sum(parameter.numel() for parameter in model.decoder.parameters())
     assert ["method", "lavt", "(LavtForReferringSegmentation)"] in lines
-    assert ["loss_type", "dice"] in lines
+    assert ["loss_type", "cross_entropy"] in lines
     assert ["input", "64", "x", "64", "pixels"] in [line[:5] for line in lines]
     assert ["total", f"{total:,}", f"{total:,}", "0"] in lines
     assert ["decoder", f"{decoder:,}", f"{decoder:,}", "0"] in lines

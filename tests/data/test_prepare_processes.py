@@ -102,8 +102,16 @@ def with_pipes(tmp_path: Path) -> tuple[Path, set[Path]]:
     return tree, paths
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C interrupts, as in a process that was started from a terminal; pytest's workers ignore it."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
 @pytest.mark.slow_process
-def test_an_interruption_waits_for_no_shard(tmp_path) -> None:
+def test_an_interruption_waits_for_no_shard(interruptible, tmp_path) -> None:
     tree, paths = with_pipes(tmp_path)
     ended, ended_here = threading.Event(), []
     with held_open(paths) as is_read:
