@@ -28,7 +28,6 @@ import torch
 import torch.nn.functional as F
 from json_lines import write_line
 from processor import describe_processor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import trange
 from transformers import AutoConfig, PreTrainedModel, SwinModel
@@ -38,6 +37,7 @@ from hf_refseg.auto import registered_methods
 from hf_refseg.data.examples import ImageExamples
 from hf_refseg.data.loading import load_refseg
 from hf_refseg.evaluation.protocols import mask_counts, per_sample_iou
+from hf_refseg.model_costs import without_values
 from hf_refseg.modeling.swin_refseg import SwinStages
 
 VARIANTS = [(dtype, attention) for dtype in (torch.float32, torch.bfloat16) for attention in ("sdpa", "eager")]
@@ -71,7 +71,7 @@ def count_flops(work: Callable[[], object]) -> dict[str, int]:
 
     `work` is done by models on the device "meta", of which nothing is computed.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter:
+    with without_values(), FlopCounterMode(display=False) as counter:
         work()
     by_operation = counter.get_flop_counts()["Global"]
     convolutions = sum(flops for operation, flops in by_operation.items() if "conv" in str(operation))

@@ -50,7 +50,7 @@ def count_flops(
     Raises:
         ValueError: the model does not take such images or so many tokens.
     """
-    with _without_values():
+    with without_values():
         inputs = _inputs(image_size, tokens, frames)
         with FlopCounterMode(display=False) as counter, _by_part(model, counter) as flops:
             model(**inputs)
@@ -69,7 +69,7 @@ def count_task_flops(
     counts = {}
     try:
         model.train()
-        with _without_values():
+        with without_values():
             pixel_values, input_ids = _inputs(image_size, tokens, frames).values()
             with FlopCounterMode(display=False) as counter:
                 image, text, text_mask = model.encode_inputs(pixel_values, input_ids, None)
@@ -89,7 +89,7 @@ def count_task_flops(
 
 
 @contextmanager
-def _without_values() -> Iterator[None]:
+def without_values() -> Iterator[None]:
     """Inside it tensors are made on the device "meta", and nothing is computed but their shapes."""
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device("meta"), torch.no_grad():
         yield

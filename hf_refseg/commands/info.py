@@ -136,7 +136,9 @@ def describe_model(name: str, image_size: int | None = None, frames: int | None 
     flops = task_flops = None
     if image_size is not None:
         asked = ((image_size, image_size), processor.max_text_length, frames)
-        flops, task_flops = count_flops(model.eval(), *asked), count_task_flops(model, *asked)
+        flops = count_flops(model.eval(), *asked)
+        if model.tasks:
+            task_flops = count_task_flops(model, *asked)
     if adapter:
         # What an adapter trains is what it would train further.
         adapter_config = read_adapter_config(name)
@@ -144,7 +146,7 @@ def describe_model(name: str, image_size: int | None = None, frames: int | None 
         PeftModel(model, adapter_config)
     parameters = count_parameters(model)
     tables = [header.items(), rows_of_costs(parameters, flops)]
-    if task_flops is not None and len(task_flops) > 1:
+    if task_flops is not None:
         tables.append(rows_of_tasks(parameters, task_flops))
     return "\n\n".join(map(align, tables))
 
