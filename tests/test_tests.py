@@ -1,9 +1,12 @@
-"""The tests import no test, so that each file can be run and moved; and files lie where contributors are told."""
+"""The tests import no test, so that each file can be run and moved; their processes are fresh; files lie as told."""
 
 import ast
 import re
+import sys
 from pathlib import Path
 
+import pytest
+from fresh_process import run_python
 from places import CHECKOUT, TESTS
 
 
@@ -40,3 +43,14 @@ def test_the_layout_that_contributors_read_is_that_of_the_files() -> None:
             assert (part / name).exists() or (folder / name).exists(), f"CONTRIBUTING.md names {name}: {line}"
         found += 1 + len(others)
     assert found > 30
+
+
+@pytest.mark.slow_process
+def test_a_new_process_does_not_find_what_a_test_before_made_importable(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "left_behind.py").touch()
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    code = "from importlib.util import find_spec\nprint(find_spec('left_behind'))"
+    # Modules that no other test begins with: its process is a new one.
+    assert run_python(code, cwd=elsewhere, imports=("this",)).split()[-1] == "None"

@@ -40,7 +40,8 @@ HOME, TOKEN = "HF_HOME", "HF_TOKEN"
 # Set in the environment: PyTorch's own kernels in the place of oneDNN's.
 WITHOUT_ONEDNN = "TESTS_WITHOUT_ONEDNN"
 TIMEOUT = 300  # seconds
-# Where modules lie that are not ours, before a test adds its own.
+# Where modules lie that are not ours, before a test adds its own. A new process is told: its own path begins with what
+# that of this one is by then, such as with the folder of code from the Hub.
 FOLDERS = tuple(f"{CHECKOUT}{os.sep}{folder}" for folder in ("tests", "examples", "benchmarks"))
 ELSEWHERE = [path for path in sys.path if path and path != str(CHECKOUT) and not path.startswith(FOLDERS)]
 
@@ -165,7 +166,7 @@ class Template:
         self.home = Path(self.folder.name, "hf_home")
         self.connection, theirs = PROCESSES.Pipe()
         environment = {**_inherited(), **read, HOME: str(self.home)}
-        process = PROCESSES.Process(target=_serve, args=(theirs, package, environment, imports))
+        process = PROCESSES.Process(target=_serve, args=(theirs, ELSEWHERE, package, environment, imports))
         process.start()
         theirs.close()
         # Before multiprocessing waits for the process.
@@ -186,12 +187,16 @@ def _template(package: Path | None, read: frozenset[tuple[str, str]], imports: t
 
 
 def _serve(
-    connection: Connection, package: Path | None, environment: Mapping[str, str], imports: Sequence[str]
+    connection: Connection,
+    elsewhere: Sequence[str],
+    package: Path | None,
+    environment: Mapping[str, str],
+    imports: Sequence[str],
 ) -> None:
     """What a template does: it imports, then answers lists of jobs with their exit statuses."""
     os.environ.clear()
     os.environ.update(environment)
-    sys.path[:] = ELSEWHERE
+    sys.path[:] = elsewhere
     if package is None:
         sys.meta_path.insert(0, HiddenPackage())
     else:
