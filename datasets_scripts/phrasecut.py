@@ -12,11 +12,11 @@ from typing import Any
 import datasets
 import numpy as np
 
+from hf_refseg.data.json_list import JsonList
 from hf_refseg.data.masks import InvalidMaskError, draw_polygons, encode_mask, mask_to_bbox
 from hf_refseg.data.rows import DataFormatError, read_json, row_features
 from hf_refseg.messages import name_text, short_text
 
-from .json_list import JsonList
 from .original_files import picture_size
 from .records import (
     AGAIN,

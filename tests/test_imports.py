@@ -26,7 +26,10 @@ MAY_IMPORT = {
     "modeling": (),
     "messages": ("modeling",),
     "files": ("modeling", "messages"),
-    "datasets_scripts": ("data.rows", "data.masks", "data.findings", "modeling", "files", "messages"),
+    "datasets_scripts": (
+        *("data.rows", "data.masks", "data.findings", "data.json_list"),
+        *("modeling", "files", "messages"),
+    ),
     "data": ("visualization", "modeling", "files", "messages", "hub.dataset_card", "hub.markdown"),
     "visualization": ("modeling", "files", "messages"),
     "evaluation": ("data", "visualization", "modeling", "files", "messages"),

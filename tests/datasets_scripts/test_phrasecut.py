@@ -19,12 +19,12 @@ from typer.testing import CliRunner
 
 from hf_refseg.data.catalog import DATASETS, Partition
 from hf_refseg.data.examples import undecoded
+from hf_refseg.data.json_list import JsonList
 from hf_refseg.data.leakage import TrainingPart
 from hf_refseg.data.loading import load_refseg, load_with_findings
 from hf_refseg.data.masks import decode_mask
 from hf_refseg.data.prepare import prepare_dataset
 from hf_refseg.data.rows import DataFormatError
-from hf_refseg.datasets_scripts.json_list import JsonList
 from hf_refseg.training.data_arguments import ImageDataArguments
 from hf_refseg.training.image_data import ImageData
 from hf_refseg.training.recipes import run_recipe

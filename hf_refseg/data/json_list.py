@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hf_refseg.data.rows import DataFormatError, reading_json, unique_keys
-
-from .records import AGAIN
+from .rows import DataFormatError, reading_json, unique_keys
 
 SPACE = re.compile(r"[ \t\n\r]*")
 
@@ -37,7 +35,7 @@ class JsonList:
         """The place and the value of each element."""
         place = self._after_space(0)
         if not self._text.startswith("[", place):
-            raise DataFormatError(f"{self.path} should hold a list. {AGAIN}")
+            raise DataFormatError(f"{self.path} should hold a list. Download the file again.")
         with reading_json(self.path):
             place = self._after_space(place + 1)
             at_end = self._text.startswith("]", place)
