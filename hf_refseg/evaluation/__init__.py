@@ -2,6 +2,7 @@
 
 from importlib import import_module
 
+from .comparison import Comparison, ScoreDifference, compare_records, same_sentences
 from .protocols import (
     Protocol,
     bootstrap_intervals,
@@ -12,6 +13,7 @@ from .protocols import (
     per_sample_iou,
     scores_from_counts,
 )
+from .record_scores import intervals_of_records, scores_of_records
 from .video import (
     VIDEO_PROTOCOLS,
     ObjectMatcher,
@@ -43,15 +45,18 @@ _EVALUATOR_MODULES = {
 
 __all__ = [
     "VIDEO_PROTOCOLS",
+    "Comparison",
     "EvaluationResult",
     "ImageEvaluationResult",
     "ObjectMatcher",
     "Protocol",
+    "ScoreDifference",
     "ScoredMask",
     "SequenceScores",
     "VideoEvaluationResult",
     "bootstrap_intervals",
     "coco_statistics",
+    "compare_records",
     "contour_accuracy",
     "count_answer",
     "davis_intervals",
@@ -59,14 +64,17 @@ __all__ = [
     "evaluate_masks",
     "evaluate_model",
     "get_protocol",
+    "intervals_of_records",
     "label_pixels",
     "mask_counts",
     "per_sample_iou",
     "predict_cases",
     "region_similarity",
+    "same_sentences",
     "score_frames_a2d",
     "score_frames_davis",
     "scores_from_counts",
+    "scores_of_records",
     "select_worst_and_best",
     "sequence_statistics",
     "video_intervals",

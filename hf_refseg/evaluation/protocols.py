@@ -249,9 +249,9 @@ def scores_from_counts(
         ValueError: as `per_sample_iou`, or no sample.
     """
     protocol = get_protocol(protocol)
-    contributions = _sample_contributions(intersections, unions, protocol, no_target, present)
+    contributions = sample_contributions(intersections, unions, protocol, no_target, present)
     names, totals = list(contributions), np.stack(list(contributions.values()), axis=1).sum(axis=0)
-    scores = zip(names, _scores_from_totals(totals[None], protocol)[0].tolist(), strict=True)
+    scores = zip(names, scores_from_totals(totals[None], protocol)[0].tolist(), strict=True)
     return {name: score for name, score in scores if not math.isnan(score)}
 
 
@@ -343,10 +343,10 @@ def bootstrap_intervals(
     protocol = get_protocol(protocol)
     if samples < 1 or not 0 < confidence < 1:
         raise ValueError(f"samples must be at least 1 and confidence in (0, 1), not {samples} and {confidence}.")
-    by_name = _sample_contributions(intersections, unions, protocol, no_target, present)
+    by_name = sample_contributions(intersections, unions, protocol, no_target, present)
     contributions = np.stack(list(by_name.values()), axis=1)
     totals = resampled_totals(contributions, groups, samples, seed)
-    return percentile_intervals(list(by_name), _scores_from_totals(totals, protocol), confidence)
+    return percentile_intervals(list(by_name), scores_from_totals(totals, protocol), confidence)
 
 
 def resampled_totals(
@@ -384,14 +384,14 @@ def percentile_intervals(
     return intervals
 
 
-def _sample_contributions(
+def sample_contributions(
     intersections: ArrayLike,
     unions: ArrayLike,
     protocol: Protocol,
     no_target: ArrayLike | None,
     present: ArrayLike | None,
 ) -> dict[str, NDArray[np.float64]]:
-    """(N, 2) for every score, which is the ratio of the two sums over samples."""
+    """By score what each sample adds to it, (N, 2): the score is the ratio of the two sums over samples."""
     intersections, unions = _pixel_counts(intersections, unions)
     answers = _checked_answers(no_target, present, len(unions), protocol)
     intersections, unions = _scored_counts(intersections, unions, protocol, answers)
@@ -426,11 +426,11 @@ def _iou(intersections: NDArray[np.int64], unions: NDArray[np.int64], protocol: 
     return np.where(unions == 0, protocol.empty_union_iou, (numerators / denominators).astype(np.float64))
 
 
-def _scores_from_totals(totals: NDArray[np.float64], protocol: Protocol) -> NDArray[np.float64]:
-    """Scores in percent (R, S) from R sums of sample contributions (R, S, 2); NaN for a score about no sample."""
+def scores_from_totals(totals: NDArray[np.float64], protocol: Protocol) -> NDArray[np.float64]:
+    """Scores in percent (..., S) from sums of sample contributions (..., S, 2); NaN for a score about no sample."""
     numerators, denominators = totals[..., 0], totals[..., 1]
     scores = np.full(numerators.shape, np.nan)
-    scores[:, 0] = protocol.empty_union_iou
+    scores[..., 0] = protocol.empty_union_iou
     np.divide(numerators, denominators, out=scores, where=denominators > 0)
     return 100 * scores
 

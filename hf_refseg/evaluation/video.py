@@ -289,8 +289,8 @@ def davis_scores(measures: Sequence[Mapping[str, float]], annotators: Sequence[s
     Raises:
         ValueError: no sequence, or unequal numbers of sequences and annotators.
     """
-    totals = _davis_contributions(measures, annotators).sum(axis=0)
-    return dict(zip(DAVIS_MEASURES, _davis_scores_from_totals(totals[None])[0].tolist(), strict=True))
+    totals = davis_contributions(measures, annotators).sum(axis=0)
+    return dict(zip(DAVIS_MEASURES, davis_scores_from_totals(totals[None])[0].tolist(), strict=True))
 
 
 def davis_intervals(
@@ -315,8 +315,8 @@ def davis_intervals(
     Raises:
         ValueError: as `davis_scores`, and for unequal numbers of sequences and videos.
     """
-    totals = resampled_totals(_davis_contributions(measures, annotators), video_ids, samples, seed)
-    return percentile_intervals(DAVIS_MEASURES, _davis_scores_from_totals(totals), confidence)
+    totals = resampled_totals(davis_contributions(measures, annotators), video_ids, samples, seed)
+    return percentile_intervals(DAVIS_MEASURES, davis_scores_from_totals(totals), confidence)
 
 
 def video_scores(records: Sequence[Mapping[str, Any]], protocol: str) -> dict[str, float]:
@@ -332,7 +332,7 @@ def video_scores(records: Sequence[Mapping[str, Any]], protocol: str) -> dict[st
     """
     check_video_protocol(protocol)
     if protocol == "a2d":
-        intersections, unions, _ = _frame_counts(records)
+        intersections, unions, _ = frame_counts(records)
         return scores_from_counts(intersections, unions, A2D)
     return davis_scores(records, [record["annotator"] for record in records])
 
@@ -343,7 +343,7 @@ def video_intervals(
     """95 % bootstrap intervals over videos of `video_scores`, in percent; arguments and errors as there."""
     check_video_protocol(protocol)
     if protocol == "a2d":
-        intersections, unions, video_ids = _frame_counts(records)
+        intersections, unions, video_ids = frame_counts(records)
         return bootstrap_intervals(intersections, unions, A2D, groups=video_ids, samples=samples, seed=seed)
     video_ids, annotators = ([record[name] for record in records] for name in ("video_id", "annotator"))
     return davis_intervals(records, video_ids, annotators, samples=samples, seed=seed)
@@ -441,7 +441,7 @@ def _score_frames(
     return scores
 
 
-def _davis_contributions(
+def davis_contributions(
     measures: Sequence[Mapping[str, float]], annotators: Sequence[str] | None
 ) -> NDArray[np.float64]:
     """(N, measures, annotators, 2): every sequence adds its value and a 1 to the sums of its annotator."""
@@ -455,14 +455,17 @@ def _davis_contributions(
     return np.stack([values, ones], axis=-1)[:, :, None] * wrote[:, None, :, None]
 
 
-def _davis_scores_from_totals(totals: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scores in percent (R, measures) from sums of contributions; a resample may lack some annotators, not all."""
+def davis_scores_from_totals(totals: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scores in percent (..., measures) from sums of contributions (..., measures, annotators, 2).
+
+    A resample may lack some annotators, not all.
+    """
     averages = np.full(totals.shape[:-1], np.nan)
     np.divide(totals[..., 0], totals[..., 1], out=averages, where=totals[..., 1] > 0)
     return 100 * np.nanmean(averages, axis=-1)
 
 
-def _frame_counts(records: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[int], list[str]]:
+def frame_counts(records: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[int], list[str]]:
     """Intersections, unions and videos of the scored frames of all records."""
     intersections = [count for record in records for count in record["intersections"]]
     unions = [count for record in records for count in record["unions"]]
