@@ -24,11 +24,14 @@ register_all()
 
 # Imported on first use: what they need is slow to import, and those who only run a model never need it.
 _LAZY = {
+    "Answer": ".evaluation.systems",
+    "System": ".evaluation.systems",
     "add_adapter": ".training.adapters",
     "RefSegTrainer": ".training.trainer",
     "RefSegTrainingArguments": ".training.arguments",
     "evaluate_masks": ".evaluation.protocols",
     "evaluate_model": ".evaluation.evaluator",
+    "evaluate_system": ".evaluation.evaluator",
     "load_refseg": ".data.loading",
     "load_with_adapter": ".training.adapters",
     "preview_dataset": ".data.preview",

@@ -3,7 +3,6 @@
 import math
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
 from numbers import Integral, Real
 from typing import Any, Literal
 
@@ -29,7 +28,7 @@ from .inference_refseg import as_probability, find_masks
 from .messages_refseg import nearest_names
 from .modeling_outputs_refseg import ReferringSegmentationOutput
 from .picture_files_refseg import load_picture, upright_rgb
-from .pictures_refseg import as_mask, as_pixels, fetch_picture
+from .pictures_refseg import as_mask, as_pixels, fetch_picture, take_nearest
 
 logger = logging.get_logger(__name__)
 
@@ -237,7 +236,7 @@ class RefSegImageProcessor(TorchvisionBackend):
             return image
         is_on_cpu, is_8_bit = image.device.type == "cpu", image.dtype == torch.uint8
         if is_on_cpu and is_8_bit and resample == tvF.InterpolationMode.NEAREST_EXACT:
-            return torch.from_numpy(_take_nearest(image.numpy(), height, width))
+            return torch.from_numpy(take_nearest(image.numpy(), height, width))
         if not (is_on_cpu and is_8_bit and image.shape[1] == 3 and isinstance(resample, int)):
             return super().resize(image, SizeDict(height=height, width=width), resample=resample, **kwargs)
         pictures = (Image.fromarray(array) for array in image.permute(0, 2, 3, 1).numpy())
@@ -293,10 +292,14 @@ class RefSegImageProcessor(TorchvisionBackend):
 
     def fit_mask(self, mask: np.ndarray) -> np.ndarray:
         """A mask, bool (height, width), as large as the picture that `fit` makes of its own."""
-        size = size_when_resized(*mask.shape, self.size)
-        if not self.do_resize or not isinstance(self.resample, int) or size == mask.shape:
+        size = self.input_size(*mask.shape)
+        if not isinstance(self.resample, int) or size == mask.shape:
             return mask
-        return _take_nearest(mask, *size)
+        return take_nearest(mask, *size)
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width at which a model sees a picture of this size, without padding."""
+        return size_when_resized(height, width, self.size) if self.do_resize else (height, width)
 
     def _preprocess(self, images: list[Tensor], size: SizeDict, **kwargs) -> BatchFeature:
         if size.longest_edge:
@@ -440,21 +443,6 @@ def size_when_resized(height: int, width: int, size: SizeDict) -> tuple[int, int
 def _as_tensor(picture: Image.Image) -> Tensor:
     """An RGB image as uint8 (3, height, width); NumPy moves the channels several times as fast as PyTorch."""
     return torch.from_numpy(np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1)))
-
-
-def _take_nearest(masks: np.ndarray, height: int, width: int) -> np.ndarray:
-    """As interpolation by "nearest-exact" of bytes (..., rows, columns): the same pixels, in a third of the time."""
-    rows, columns = (_nearest(side, wanted) for side, wanted in zip(masks.shape[-2:], (height, width), strict=True))
-    # Of whole lines, which lie side by side: masks out of run lengths come column by column.
-    by_column = np.ascontiguousarray(masks.swapaxes(-1, -2)).take(columns, axis=-2)
-    return np.ascontiguousarray(by_column.swapaxes(-1, -2)).take(rows, axis=-2)
-
-
-@lru_cache(maxsize=256)
-def _nearest(side: int, wanted: int) -> np.ndarray:
-    """For each of `wanted` pixels the number of the one of `side` that its center lies in."""
-    numbers = torch.arange(side, dtype=torch.float32)[None, None]
-    return torch.nn.functional.interpolate(numbers, wanted, mode="nearest-exact")[0, 0].long().numpy()
 
 
 def _as_size(size: Any) -> tuple[int, int]:

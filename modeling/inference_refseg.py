@@ -49,6 +49,31 @@ class FrameMask:
 
 
 @dataclass(frozen=True)
+class ProbabilityMap:
+    """How probably each pixel of an image, or of a frame, belongs to what a text means.
+
+    Attributes:
+        probabilities: floating (height, width) at the wanted size, 0 to 1.
+        is_found: whether the presence head says that there is a target; `None` in a model without one.
+    """
+
+    probabilities: Tensor
+    is_found: bool | None
+
+    def mask(self, threshold: float) -> FrameMask:
+        """The pixels whose probability exceeds a threshold."""
+        foreground = self.probabilities > threshold
+        mask = torch.zeros_like(foreground) if self.is_found is False else foreground
+        present = bool(mask.any())
+        score = self.probabilities[mask].mean().item() if present else 0.0
+        return FrameMask(mask, score, present, foreground, self.is_found)
+
+    def cpu(self) -> "ProbabilityMap":
+        """The same on the CPU."""
+        return replace(self, probabilities=self.probabilities.cpu())
+
+
+@dataclass(frozen=True)
 class VideoWindow:
     """How a model goes through a video: in clips, each of which starts with the last frames of the one before.
 
@@ -151,26 +176,21 @@ def find_masks(
         ValueError: the threshold is no probability.
         NotFiniteError: a logit is NaN or infinite.
     """
-    require_finite(logits=outputs.logits, presence_logits=outputs.presence_logits)
     threshold = image_processor.mask_threshold if threshold is None else as_probability(threshold)
+    return [each.mask(threshold) for each in find_probabilities(outputs, image_processor, sizes)]
+
+
+def find_probabilities(
+    outputs: ModelOutput, image_processor: Any, sizes: Sequence[tuple[int, int]]
+) -> Iterator[ProbabilityMap]:
+    """One map per text, on the device of the logits; arguments and errors as of [`find_masks`]."""
+    require_finite(logits=outputs.logits, presence_logits=outputs.presence_logits)
     found = find_targets(outputs)
     answers = [None] * len(sizes) if found is None else found.tolist()
-    maps = _probability_maps(outputs.logits, image_processor, sizes)
-    return [_find_mask(*each, threshold) for each in zip(maps, answers, strict=True)]
-
-
-def _probability_maps(logits: Tensor, image_processor: Any, sizes: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
-    """For each text the foreground probability of every pixel at the wanted size, without padding."""
-    for each, size in zip(logits, sizes, strict=True):
-        inside = at_least_float32(image_processor.cut_padding(each, size))[None, None]
-        yield _probabilities(F.interpolate(inside, size, mode="bilinear", align_corners=False)[0, 0])
-
-
-def _find_mask(probabilities: Tensor, is_found: bool | None, threshold: float) -> FrameMask:
-    foreground = probabilities > threshold
-    mask = torch.zeros_like(foreground) if is_found is False else foreground
-    present = bool(mask.any())
-    return FrameMask(mask, probabilities[mask].mean().item() if present else 0.0, present, foreground, is_found)
+    for logits, size, is_found in zip(outputs.logits, sizes, answers, strict=True):
+        inside = at_least_float32(image_processor.cut_padding(logits, size))[None, None]
+        resized = F.interpolate(inside, size, mode="bilinear", align_corners=False)[0, 0]
+        yield ProbabilityMap(_probabilities(resized), is_found)
 
 
 def _probabilities(logits: Tensor) -> Tensor:
@@ -206,16 +226,34 @@ def segment_image(
         NotFiniteError: the model answers with NaN or infinity.
     """
     texts = [texts] if isinstance(texts, str) else list(texts)
+    threshold = processor.image_processor.mask_threshold if threshold is None else as_probability(threshold)
+    for each in image_probabilities(model, processor, image, texts, size=size, batch_size=batch_size):
+        yield each.mask(threshold).cpu()
+
+
+def image_probabilities(
+    model: nn.Module,
+    processor: Any,
+    image: Image.Image,
+    texts: Sequence[str],
+    *,
+    size: tuple[int, int] | None = None,
+    batch_size: int = 16,
+) -> Iterator[ProbabilityMap]:
+    """How probably each pixel of an image belongs to what each text means, on the model's device.
+
+    Arguments and errors as of [`segment_image`].
+    """
     pixel_values = to_model(model, processor(images=image, return_tensors="pt"))["pixel_values"]
     with evaluation_mode(model):
         image_embeds = model.get_image_features(pixel_values)
     for start in range(0, len(texts), batch_size):
-        batch = texts[start : start + batch_size]
+        batch = list(texts[start : start + batch_size])
         text_inputs = to_model(model, processor(text=batch, return_tensors="pt"))
         with evaluation_mode(model):
             outputs = model(image_embeds=image_embeds, **text_inputs)
         sizes = [size or (image.height, image.width)] * len(batch)
-        yield from (each.cpu() for each in find_masks(outputs, processor.image_processor, sizes, threshold))
+        yield from find_probabilities(outputs, processor.image_processor, sizes)
 
 
 def segment_video(
@@ -264,17 +302,16 @@ def video_probabilities(
     *,
     window: VideoWindow = SOME_FRAMES,
     batch_size: int = 16,
-) -> Iterator[Tensor]:
-    """How probably each pixel of a video belongs to what each text means: for texts that compete for pixels.
+) -> Iterator[list[ProbabilityMap]]:
+    """How probably each pixel of a video belongs to what each text means.
 
     Args:
         model, processor, frames, texts, window: as in [`segment_video`].
         batch_size: texts per forward pass; each batch encodes a clip anew.
 
     Returns:
-        An iterator that gives for each frame, in order and as soon as no later clip touches it, the foreground
-        probabilities on the CPU, floating (texts, height, width) at the frame's own size; 0 all over where the
-        presence head, asked as in [`segment_video`], says that there is no target.
+        An iterator that gives for each frame, in order and as soon as no later clip touches it, a [`ProbabilityMap`]
+        on the CPU per text, at the frame's own size. A presence head is asked as in [`segment_video`].
 
     Raises:
         ValueError: an empty text.
@@ -343,12 +380,10 @@ class _ClipSegmenter:
         found = find_masks(_mean_over_clips(frame), self.processor.image_processor, sizes, threshold)
         return [each.cpu() for each in found]
 
-    def probabilities(self, frame: _PendingFrame) -> Tensor:
-        outputs, sizes = _mean_over_clips(frame), [frame.size] * len(frame.logits)
-        require_finite(logits=outputs.logits, presence_logits=outputs.presence_logits)
-        maps = _probability_maps(outputs.logits, self.processor.image_processor, sizes)
-        probabilities, found = torch.stack([each.cpu() for each in maps]), find_targets(outputs)
-        return probabilities if found is None else probabilities * found.cpu()[:, None, None]
+    def probabilities(self, frame: _PendingFrame) -> list[ProbabilityMap]:
+        sizes = [frame.size] * len(frame.logits)
+        found = find_probabilities(_mean_over_clips(frame), self.processor.image_processor, sizes)
+        return [each.cpu() for each in found]
 
 
 def _mean_over_clips(frame: _PendingFrame) -> ReferringSegmentationOutput:
@@ -378,10 +413,13 @@ def _slide(segmenter: _ClipSegmenter, frames: Iterable[Image.Image]) -> Iterator
 
 __all__ = [
     "FrameMask",
+    "ProbabilityMap",
     "VideoWindow",
     "evaluation_mode",
     "find_foreground",
     "find_masks",
+    "find_probabilities",
+    "image_probabilities",
     "segment_image",
     "segment_video",
     "to_model",

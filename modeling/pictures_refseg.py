@@ -3,6 +3,7 @@
 import base64
 import math
 import os
+from functools import lru_cache
 from http.client import HTTPException
 from io import BytesIO
 from os import PathLike
@@ -170,4 +171,19 @@ def _from_array(values: np.ndarray | Tensor) -> Image.Image:
     return Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).convert("RGB")
 
 
-__all__ = ["as_mask", "as_pixels", "check_array", "fetch_picture", "read_image"]
+def take_nearest(masks: np.ndarray, height: int, width: int) -> np.ndarray:
+    """As interpolation by "nearest-exact" of bytes (..., rows, columns): the same pixels, in a third of the time."""
+    rows, columns = (_nearest(side, wanted) for side, wanted in zip(masks.shape[-2:], (height, width), strict=True))
+    # Of whole lines, which lie side by side: masks out of run lengths come column by column.
+    by_column = np.ascontiguousarray(masks.swapaxes(-1, -2)).take(columns, axis=-2)
+    return np.ascontiguousarray(by_column.swapaxes(-1, -2)).take(rows, axis=-2)
+
+
+@lru_cache(maxsize=256)
+def _nearest(side: int, wanted: int) -> np.ndarray:
+    """For each of `wanted` pixels the number of the one of `side` that its center lies in."""
+    numbers = torch.arange(side, dtype=torch.float32)[None, None]
+    return torch.nn.functional.interpolate(numbers, wanted, mode="nearest-exact")[0, 0].long().numpy()
+
+
+__all__ = ["as_mask", "as_pixels", "check_array", "fetch_picture", "read_image", "take_nearest"]

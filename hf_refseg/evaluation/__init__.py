@@ -1,4 +1,4 @@
-"""Scores of predicted masks: protocols for images and videos, and streaming evaluation of a model on a data set."""
+"""Scores of predicted masks: protocols for images and videos, and streaming evaluation of any system on a data set."""
 
 from importlib import import_module
 
@@ -37,7 +37,15 @@ _EVALUATOR_MODULES = {
     "EvaluationResult": ".results",
     "ImageEvaluationResult": ".image_scoring",
     "VideoEvaluationResult": ".video_scoring",
+    "Answer": ".systems",
+    "AnswerSource": ".systems",
+    "ModelSystem": ".systems",
+    "System": ".systems",
+    "SystemSource": ".systems",
+    "evaluate_answers": ".evaluator",
     "evaluate_model": ".evaluator",
+    "evaluate_system": ".evaluator",
+    "find_cases": ".evaluator",
     "predict_cases": ".evaluator",
     "select_worst_and_best": ".evaluator",
     "with_shuffled_sentences": ".shuffling",
@@ -45,14 +53,19 @@ _EVALUATOR_MODULES = {
 
 __all__ = [
     "VIDEO_PROTOCOLS",
+    "Answer",
+    "AnswerSource",
     "Comparison",
     "EvaluationResult",
     "ImageEvaluationResult",
+    "ModelSystem",
     "ObjectMatcher",
     "Protocol",
     "ScoreDifference",
     "ScoredMask",
     "SequenceScores",
+    "System",
+    "SystemSource",
     "VideoEvaluationResult",
     "bootstrap_intervals",
     "coco_statistics",
@@ -61,8 +74,11 @@ __all__ = [
     "count_answer",
     "davis_intervals",
     "davis_scores",
+    "evaluate_answers",
     "evaluate_masks",
     "evaluate_model",
+    "evaluate_system",
+    "find_cases",
     "get_protocol",
     "intervals_of_records",
     "label_pixels",

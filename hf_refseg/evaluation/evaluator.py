@@ -1,4 +1,4 @@
-"""Streaming evaluation of a model on images or videos: each is encoded once, and only numbers are kept."""
+"""Streaming evaluation of any system on images or videos: only numbers are kept of its answers."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from ..visualization import ComparisonRow, ComparisonStrip
 from .image_scoring import ImageScoring
 from .protocols import Protocol, get_protocol
 from .results import EvaluationResult, Record, key_of, name_record
+from .systems import AnswerSource, ModelSystem, System, SystemSource
 from .video import VIDEO_PROTOCOLS, check_video_protocol
 from .video_scoring import UnsupervisedScoring, VideoScoring
 
@@ -33,46 +34,91 @@ def evaluate_model(
     *,
     window: VideoWindow | None = None,
     batch_size: int = 16,
-    bootstrap_samples: int = 1000,
-    seed: int = 0,
-    progress: bool = True,
     device: str | torch.device | None = None,
-    max_examples: int | None = None,
+    **options: Any,
 ) -> EvaluationResult:
-    """Score a model on every sentence of a data set of images or videos, of these on the annotated frames.
+    """Score a model of this library on every sentence of a data set, as `evaluate_system` scores any system.
 
     Args:
         model: follows the library's contract, for videos of images or clips; its training mode is restored.
         processor: the model's processor.
+        dataset, protocol: as of `evaluate_system`.
+        window: how the model goes through a video; by default the whole of it is one clip.
+        batch_size: sentences per forward pass; it changes speed and memory, not the scores.
+        device: where to run, the model is moved there; None = where it is.
+        options: the others of `evaluate_system`.
+
+    Raises:
+        ValueError: as `evaluate_system`, or a window for images.
+    """
+    check_at_least_one(batch_size=batch_size)
+    if device is not None:
+        model.to(device)
+    system = _model_system(model, processor, dataset, window, batch_size)
+    return evaluate_system(system, dataset, protocol, **options)
+
+
+def evaluate_system(
+    system: System,
+    dataset: Dataset | IterableDataset,
+    protocol: str | Protocol | None = None,
+    *,
+    bootstrap_samples: int = 1000,
+    seed: int = 0,
+    progress: bool = True,
+    max_examples: int | None = None,
+) -> EvaluationResult:
+    """Score a system on every sentence of a data set of images or videos, of these on the annotated frames.
+
+    Args:
+        system: what answers.
         dataset: rows of `load_refseg`, streamed ones as well; those of one image adjacent.
         protocol: a protocol or its name, of images by default `"original"`; of videos `"davis"` (the default),
             `"davis_unsupervised"` or `"a2d"`.
-        window: how the model goes through a video; by default the whole of it is one clip.
-        batch_size: sentences per forward pass; it changes speed and memory, not the scores.
         bootstrap_samples: resamples (of images or videos) for the 95 % intervals; 0 = no intervals.
         seed: of the resampling.
         progress: show a progress bar over the images or videos.
-        device: where to run, the model is moved there; None = where it is.
         max_examples: stop after so many images or videos; None = all.
 
     Returns:
         An `ImageEvaluationResult` or a `VideoEvaluationResult`.
 
     Raises:
-        ValueError: unknown protocol, numbers out of range, a window for images, nothing to evaluate, a referent in a
-            video without annotated frames, a mask that does not have the size of its image or frame, or two sentences
-            of an annotator about one object under `"davis_unsupervised"` (the message names video and sentence).
+        ValueError: unknown protocol, or one that needs the size at which a model sees images of a system that has
+            none, numbers out of range, nothing to evaluate, a referent in a video without annotated frames, a mask
+            that does not have the size of its image or frame, or two sentences of an annotator about one object under
+            `"davis_unsupervised"` (the message names video and sentence).
         ImportError: a package that the protocol needs is not installed.
-        NotFiniteError: the model answers with NaN or infinity (the message names the image or video).
+        NotFiniteError: the system answers with NaN or infinity (the message names the image or video).
     """
-    scoring = _choose_scoring(model, processor, dataset, protocol, window, batch_size)
-    check_at_least_one(batch_size=batch_size, max_examples=max_examples)
+    return evaluate_answers(
+        SystemSource(system),
+        dataset,
+        protocol,
+        bootstrap_samples=bootstrap_samples,
+        seed=seed,
+        progress=progress,
+        max_examples=max_examples,
+    )
+
+
+def evaluate_answers(
+    source: AnswerSource,
+    dataset: Dataset | IterableDataset,
+    protocol: str | Protocol | None = None,
+    *,
+    bootstrap_samples: int = 1000,
+    seed: int = 0,
+    progress: bool = True,
+    max_examples: int | None = None,
+) -> EvaluationResult:
+    """Score answers from anywhere; arguments, result and errors as of `evaluate_system`, and those of the source."""
+    scoring = _choose_scoring(source, dataset, protocol)
+    check_at_least_one(max_examples=max_examples)
     if bootstrap_samples < 0:
         raise ValueError(f"bootstrap_samples must not be negative, not {bootstrap_samples}; 0 = no intervals.")
     if isinstance(dataset, Dataset) and len(dataset) == 0:
         raise ValueError("There is nothing to evaluate: the data set has no row.")
-    if device is not None:
-        model.to(device)
     start, examples, kind = time.perf_counter(), _examples_of(dataset, scoring), scoring.kind
     total, count = max_examples, 0
     if isinstance(dataset, Dataset):
@@ -81,7 +127,7 @@ def evaluate_model(
     for example in tqdm(islice(examples, total), total=total, desc="evaluate", unit=kind, disable=not progress):
         count += 1
         try:
-            records += scoring.score(example)
+            records += scoring.score(example, source)
         except NotFiniteError as error:
             raise NotFiniteError(f"{kind.capitalize()} {short_text(example[f'{kind}_id'])}: {error}") from error
     if not records:
@@ -112,28 +158,42 @@ def predict_cases(
     *,
     window: VideoWindow | None = None,
 ) -> list[ComparisonRow] | list[ComparisonStrip]:
-    """Predict single sentences again, for `draw_comparison` or `draw_strips` of `hf_refseg.visualization`.
+    """Ask a model of this library for single sentences again, as `find_cases` asks any source.
 
     Args:
-        model: as in `evaluate_model`, as are the others.
-        processor: the model's processor.
+        model, processor, dataset, protocol, window: as of `evaluate_model`.
+        records: some of `EvaluationResult.records`; their scores are shown as the evaluation measured them.
+    """
+    system = _model_system(model, processor, dataset, window, batch_size=16)
+    return find_cases(SystemSource(system), dataset, records, protocol)
+
+
+def find_cases(
+    source: AnswerSource,
+    dataset: Dataset | IterableDataset,
+    records: Sequence[Record],
+    protocol: str | Protocol | None = None,
+) -> list[ComparisonRow] | list[ComparisonStrip]:
+    """The answers to single sentences, for `draw_comparison` or `draw_strips` of `hf_refseg.visualization`.
+
+    Args:
+        source: where the answers come from.
         dataset: the data set the records come from; one that is streamed is read once more.
         records: some of `EvaluationResult.records`; their scores are shown as the evaluation measured them.
         protocol: whose mask threshold is used.
-        window: as in the evaluation.
 
     Returns:
-        In the records' order a row for each, predicted at its image's own size, or a strip of up to four annotated
-        frames, evenly spread.
+        In the records' order a row for each, at its image's own size, or a strip of up to four annotated frames,
+        evenly spread.
 
     Raises:
         ValueError: a record's sentence is not in the data set.
     """
-    scoring = _choose_scoring(model, processor, dataset, protocol, window, batch_size=16)
+    scoring = _choose_scoring(source, dataset, protocol)
     wanted = {key_of(record): record for record in records}
     group_ids, drawn = {group_id for group_id, _, _ in wanted}, {}
     for example in _examples_of(_select_groups(dataset, f"{scoring.kind}_id", group_ids), scoring):
-        drawn |= scoring.draw(example, wanted)
+        drawn |= scoring.draw(example, source, wanted)
         # A stream may go on for long.
         if len(drawn) == len(wanted):
             break
@@ -143,23 +203,28 @@ def predict_cases(
     return [drawn[key_of(record)] for record in records]
 
 
+def _model_system(
+    model: nn.Module, processor: Any, dataset: Dataset | IterableDataset, window: VideoWindow | None, batch_size: int
+) -> ModelSystem:
+    """A model as a system; raises ValueError for a window where the rows hold images."""
+    if window is not None and not _holds_videos(dataset):
+        raise ValueError("The data set holds images, which take no window: leave it out.")
+    return ModelSystem(model, processor, window=window or WHOLE_VIDEO, batch_size=batch_size)
+
+
+def _holds_videos(dataset: Dataset | IterableDataset) -> bool:
+    return "frames" in dataset.column_names
+
+
 def _choose_scoring(
-    model: nn.Module,
-    processor: Any,
-    dataset: Dataset | IterableDataset,
-    protocol: str | Protocol | None,
-    window: VideoWindow | None,
-    batch_size: int,
+    source: AnswerSource, dataset: Dataset | IterableDataset, protocol: str | Protocol | None
 ) -> ImageScoring | VideoScoring:
     """The scoring that fits the rows."""
-    if "frames" in dataset.column_names:
-        protocol = VIDEO_PROTOCOLS[0] if protocol is None else protocol
-        check_video_protocol(protocol)
-        scoring = UnsupervisedScoring if protocol == "davis_unsupervised" else VideoScoring
-        return scoring(model, processor, protocol, WHOLE_VIDEO if window is None else window, batch_size)
-    if window is not None:
-        raise ValueError("The data set holds images, which take no window: leave it out.")
-    return ImageScoring(model, processor, get_protocol(protocol or "original"), batch_size)
+    if not _holds_videos(dataset):
+        return ImageScoring(get_protocol(protocol or "original"), source.threshold)
+    protocol = VIDEO_PROTOCOLS[0] if protocol is None else protocol
+    check_video_protocol(protocol)
+    return UnsupervisedScoring(protocol) if protocol == "davis_unsupervised" else VideoScoring(protocol)
 
 
 def _examples_of(dataset: Dataset | IterableDataset, scoring: ImageScoring | VideoScoring) -> Iterable[dict[str, Any]]:
@@ -171,7 +236,7 @@ def _select_groups(dataset: Dataset | IterableDataset, column: str, group_ids: s
     """The rows of images or videos of which there are such ids."""
     if isinstance(dataset, Dataset):
         return dataset.select([row for row, group_id in enumerate(dataset[column]) if group_id in group_ids])
-    rows = undecoded_videos(dataset) if "frames" in dataset.column_names else undecoded(dataset)
+    rows = undecoded_videos(dataset) if _holds_videos(dataset) else undecoded(dataset)
     return rows.filter(group_ids.__contains__, input_columns=column)
 
 

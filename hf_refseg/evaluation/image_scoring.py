@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from torch import nn
 
 from ..data.examples import ImageExamples
 from ..data.streams import StreamedImages
-from ..modeling.inference_refseg import FrameMask, segment_image
+from ..modeling.pictures_refseg import take_nearest
 from ..visualization import ComparisonRow
 from .protocols import Protocol, bootstrap_intervals, count_answer, per_sample_iou, scores_from_counts
 from .results import EvaluationResult, Key, Record, key_of, name_record
+from .systems import Answer, AnswerSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,35 +37,38 @@ class ImageScoring:
     """Scores answers about images by one protocol.
 
     Args:
-        model: a model.
-        processor: its processor.
         protocol: how masks are compared.
-        batch_size: sentences per forward pass.
+        threshold: foreground probability above which a pixel belongs to a mask where the protocol names none.
     """
 
     kind = "image"
     examples = ImageExamples
     streamed_examples = StreamedImages
 
-    def __init__(self, model: nn.Module, processor: Any, protocol: Protocol, batch_size: int) -> None:
-        self.model, self.processor, self.protocol, self.batch_size = model, processor, protocol, batch_size
+    def __init__(self, protocol: Protocol, threshold: float) -> None:
+        self.protocol = protocol
+        self.threshold = threshold if protocol.mask_threshold is None else protocol.mask_threshold
 
-    def score(self, example: dict[str, Any]) -> list[Record]:
-        """The records of the sentences about an image.
+    def score(self, example: dict[str, Any], source: AnswerSource) -> list[Record]:
+        """The records of the sentences about an image; raises as `compare` and the source."""
+        places = range(len(example["texts"]))
+        return self.compare(example, source.answer_image(example, places, self.protocol.resolution))
+
+    def compare(self, example: dict[str, Any], answers: Iterable[Answer]) -> list[Record]:
+        """The records of the sentences about an image, with an answer for each.
 
         Raises:
-            ValueError: a mask does not have its image's size; the message names the sentence.
-            NotFiniteError: the model answers with NaN or infinity.
+            ValueError: a mask does not have its image's size (the message names the sentence), or there are more or
+                fewer answers than sentences.
+            NotFiniteError: an answer holds NaN or infinity.
         """
-        masks = example["masks"]
-        if self.protocol.resolution == "model" and masks:
-            masks = self._as_trained_on(masks)
-        size = masks[0].shape if masks else None
         records = []
-        answers = self._segment(example["image"], example["texts"], size)
-        for record, answer, mask in zip(self.records(example), answers, masks, strict=True):
+        for record, answer, mask in zip(self.records(example), answers, example["masks"], strict=True):
+            if self.protocol.resolution == "model":
+                # As a model is trained on it, resized to its input, without padding.
+                mask = take_nearest(mask, *answer.size)
             try:
-                counts = count_answer(answer.foreground, mask, answer.is_found, self.protocol)
+                counts = count_answer(answer.foreground(self.threshold), mask, answer.present, self.protocol)
             except ValueError as error:
                 raise ValueError(f"{name_record(record)}: {error}") from error
             records.append({**record, **dict(zip(("intersection", "union", "present"), counts, strict=True))})
@@ -92,33 +94,28 @@ class ImageScoring:
             metrics=metrics, intervals=intervals, protocol=self.protocol.name, images=images, records=records, **common
         )
 
-    def draw(self, example: dict[str, Any], drawn: Mapping[Key, Record]) -> dict[Key, ComparisonRow]:
-        """Those sentences about an image that are drawn, by what names them, predicted at the image's own size."""
-        records = self.records(example)
-        chosen = [place for place, record in enumerate(records) if key_of(record) in drawn]
-        answers = self._segment(example["image"], [example["texts"][place] for place in chosen], None)
+    def draw(
+        self, example: dict[str, Any], source: AnswerSource, drawn: Mapping[Key, Record]
+    ) -> dict[Key, ComparisonRow]:
+        """Those sentences about an image that are drawn, by what names them, answered at the image's own size."""
+        keys = [key_of(record) for record in self.records(example)]
+        places = [place for place, key in enumerate(keys) if key in drawn]
+        answers = source.answer_image(example, places, "original") if places else []
         return {
-            key_of(records[place]): ComparisonRow(
+            keys[place]: ComparisonRow(
                 image=example["image"],
                 text=example["texts"][place],
                 truth=example["masks"][place],
-                prediction=answer.mask.numpy(),
-                iou=drawn[key_of(records[place])]["iou"],
+                prediction=_fitting(answer.shown_mask(self.threshold), example["masks"][place].shape),
+                iou=drawn[keys[place]]["iou"],
             )
-            for place, answer in zip(chosen, answers, strict=True)
+            for place, answer in zip(places, answers, strict=True)
         }
 
-    def _segment(self, image: Image.Image, texts: Sequence[str], size: tuple[int, int] | None) -> Iterator[FrameMask]:
-        threshold = self.protocol.mask_threshold
-        return segment_image(
-            self.model, self.processor, image, texts, size=size, threshold=threshold, batch_size=self.batch_size
-        )
 
-    def _as_trained_on(self, masks: Sequence[NDArray[np.bool_]]) -> list[NDArray[np.bool_]]:
-        """The true masks as the model is trained on them, resized to its input by its processor, without padding."""
-        labels = self.processor(segmentation_maps=list(masks), return_tensors="pt")["mask_labels"]
-        cut = self.processor.image_processor.cut_padding
-        return [cut(label, mask.shape).numpy() != 0 for label, mask in zip(labels, masks, strict=True)]
+def _fitting(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """A mask as large as its image: a file may hold it as large as a model saw that."""
+    return mask if mask.shape == size else take_nearest(mask, *size)
 
 
 def _columns(records: Sequence[Record]) -> dict[str, list[Any]]:

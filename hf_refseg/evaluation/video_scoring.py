@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from ..data.clips import VideoExamples
 from ..data.masks import decode_mask, encode_mask
 from ..data.rows import DataFormatError
 from ..data.video_streams import StreamedVideos
 from ..messages import name_text, short_text
-from ..modeling.inference_refseg import FrameMask, VideoWindow, segment_video, video_probabilities
 from ..visualization import ComparisonStrip, StripFrame, spread
 from .protocols import mask_counts
 from .results import EvaluationResult, Key, Record, key_of, name_record
+from .systems import Answer, AnswerSource
 from .video import (
     MASK_THRESHOLD,
     ObjectMatcher,
@@ -61,10 +60,14 @@ class VideoEvaluationResult(EvaluationResult):
 
 @dataclass
 class _Sequence:
-    """One sentence about one video: who it is, its true masks by frame number, and what was found so far."""
+    """One sentence about one video: who it is, its true masks by frame number, and what was found so far.
+
+    `place` is the sentence's in the video's item; the objects that nobody describes have none.
+    """
 
     record: Record
     references: dict[int, dict[str, Any]]
+    place: int | None = None
     scores: list[tuple[float, float]] = field(default_factory=list)
 
 
@@ -79,50 +82,42 @@ class _Detections:
     references: dict[str, dict[str, Any]] = field(default_factory=dict)
     predictions: list[ScoredMask] = field(default_factory=list)
 
-    def add(self, image_id: str, reference: dict[str, Any], answer: FrameMask) -> None:
+    def add(self, image_id: str, reference: dict[str, Any], answer: Answer) -> None:
         self.references[image_id] = reference
-        if answer.present:
-            self.predictions.append(ScoredMask(image_id, encode_mask(np.asarray(answer.mask)), float(answer.score)))
+        mask = answer.shown_mask(MASK_THRESHOLD)
+        if mask.any():
+            self.predictions.append(ScoredMask(image_id, encode_mask(mask), answer.score_at(MASK_THRESHOLD)))
 
 
 class VideoScoring:
     """Scores answers about videos by one protocol, each sentence on its own.
 
     Args:
-        model: a model.
-        processor: its processor.
         protocol: `"davis"` or `"a2d"`; of `UnsupervisedScoring` `"davis_unsupervised"`.
-        window: how the model goes through a video. As one that sees single frames knows of no other, only the
-            annotated ones are then read.
-        batch_size: sentences that go through a video together.
     """
 
     kind = "video"
     examples = VideoExamples
     streamed_examples = StreamedVideos
 
-    def __init__(self, model: nn.Module, processor: Any, protocol: str, window: VideoWindow, batch_size: int) -> None:
-        self.model, self.processor, self.protocol = model, processor, protocol
-        self.window, self.batch_size = window, batch_size
+    def __init__(self, protocol: str) -> None:
+        self.protocol = protocol
         self.detections = _Detections()
 
-    def score(self, example: dict[str, Any]) -> list[Record]:
+    def score(self, example: dict[str, Any], source: AnswerSource) -> list[Record]:
         """The records of the sentences about a video.
 
         Raises:
             ValueError: no frame of a referent is annotated, or a mask does not have its frame's size; the message
                 names the sentence.
-            NotFiniteError: the model answers with NaN or infinity.
+            NotFiniteError: an answer holds NaN or infinity.
         """
-        sequences, records = _sequences(example), []
-        for first in range(0, len(sequences), self.batch_size):
-            batch = sequences[first : first + self.batch_size]
-            for number, answers in self._segment(example, batch):
-                for sequence, answer in zip(batch, answers, strict=True):
-                    if number in sequence.references:
-                        self._score_frame(sequence, number, answer)
-            records += [_finished(sequence, self.protocol) for sequence in batch]
-        return records
+        sequences = _sequences(example)
+        for number, answers in _go_through(example, source, sequences, sequences):
+            for sequence, answer in zip(sequences, answers, strict=True):
+                if number in sequence.references:
+                    self._score_frame(sequence, number, answer)
+        return [_finished(sequence, self.protocol) for sequence in sequences]
 
     def result(self, records: list[Record], videos: int, samples: int, seed: int, **common: Any) -> EvaluationResult:
         """What all records say; `samples` resamples of videos for the intervals."""
@@ -139,46 +134,24 @@ class VideoScoring:
             **common,
         )
 
-    def draw(self, example: dict[str, Any], drawn: Mapping[Key, Record]) -> dict[Key, ComparisonStrip]:
+    def draw(
+        self, example: dict[str, Any], source: AnswerSource, drawn: Mapping[Key, Record]
+    ) -> dict[Key, ComparisonStrip]:
         """Those sentences about a video that are drawn, by what names them, on up to four annotated frames."""
         sequences = [sequence for sequence in _sequences(example) if key_of(sequence.record) in drawn]
         if not sequences:
             return {}
         masks = (
-            (number, [answer.mask.numpy() for answer in answers])
-            for number, answers in self._segment(example, sequences)
+            (number, [answer.shown_mask(MASK_THRESHOLD) for answer in answers])
+            for number, answers in _go_through(example, source, sequences, sequences)
         )
         return _draw_strips(example, sequences, masks, drawn)
 
-    def _segment(
-        self, example: dict[str, Any], sequences: Sequence[_Sequence]
-    ) -> Iterator[tuple[int, list[FrameMask]]]:
-        """Frame number and one answer per sequence, frame by frame, up to the last annotated one."""
-        texts = [sequence.record["text"] for sequence in sequences]
-        return self._go_through(example, texts, sequences, partial(segment_video, threshold=MASK_THRESHOLD))
-
-    def _go_through(
-        self,
-        example: dict[str, Any],
-        texts: Sequence[str],
-        compared: Sequence[_Sequence],
-        segment: Callable[..., Iterator[Any]],
-    ) -> Iterator[tuple[int, Any]]:
-        """Frame number and what is said there of the texts, up to the last frame on which something is compared."""
-        frames = example["frames"]
-        annotated = sorted({number for sequence in compared for number in sequence.references})
-        numbers = range(len(frames)) if self.window.shows_clips(self.model) else annotated
-        shown = (frames[number] for number in numbers)
-        answers = segment(self.model, self.processor, shown, texts, window=self.window)
-        for number, frame_answers in zip(numbers, answers, strict=True):
-            yield number, frame_answers
-            if number == annotated[-1]:
-                return
-
-    def _score_frame(self, sequence: _Sequence, number: int, answer: FrameMask) -> None:
+    def _score_frame(self, sequence: _Sequence, number: int, answer: Answer) -> None:
         reference = sequence.references[number]
         with _naming_frame(sequence, number):
-            sequence.scores.append(FRAME_SCORES[self.protocol](answer.mask, decode_mask(reference)))
+            mask = answer.shown_mask(MASK_THRESHOLD)
+            sequence.scores.append(FRAME_SCORES[self.protocol](mask, decode_mask(reference)))
         if self.protocol == "a2d":
             self.detections.add(f"{key_of(sequence.record)}, frame {number}", reference, answer)
 
@@ -191,7 +164,7 @@ class UnsupervisedScoring(VideoScoring):
     no object to compare. Arguments as of `VideoScoring`.
     """
 
-    def score(self, example: dict[str, Any]) -> list[Record]:
+    def score(self, example: dict[str, Any], source: AnswerSource) -> list[Record]:
         """As `VideoScoring.score`, a record of each object; a sentence scores what its object does.
 
         Raises:
@@ -199,22 +172,24 @@ class UnsupervisedScoring(VideoScoring):
         """
         sequences = _sequences(example)
         groups = [(group, _objects(group, example)) for group in _by_annotator(sequences)]
-        for batch in _batches([(group, objects) for group, objects in groups if objects], self.batch_size):
-            matchers = [ObjectMatcher(len(group), len(objects)) for group, objects in batch]
-            for number, maps in self._label(example, batch):
-                void = _void(example, number, maps[0].shape)
-                for (_, objects), matcher, labels in zip(batch, matchers, maps, strict=True):
-                    matcher.add(labels, _references(objects, number, labels), void)
-            for (group, objects), matcher in zip(batch, matchers, strict=True):
-                for sequence, (answer, scores) in zip(objects, matcher.match(), strict=True):
-                    # Where there are fewer answers than objects, empty ones join, which are nobody's.
-                    matched = group[answer].record["ref_id"] if answer < len(group) else ""
-                    sequence.record["matched_ref_id"] = matched
-                    sequence.scores = list(zip(scores.region_similarities, scores.contour_accuracies, strict=True))
+        compared = [(group, objects) for group, objects in groups if objects]
+        matchers = [ObjectMatcher(len(group), len(objects)) for group, objects in compared]
+        for number, maps in _label(example, source, compared):
+            void = _void(example, number, maps[0].shape)
+            for (_, objects), matcher, labels in zip(compared, matchers, maps, strict=True):
+                matcher.add(labels, _references(objects, number, labels), void)
+        for (group, objects), matcher in zip(compared, matchers, strict=True):
+            for sequence, (answer, scores) in zip(objects, matcher.match(), strict=True):
+                # Where there are fewer answers than objects, empty ones join, which are nobody's.
+                matched = group[answer].record["ref_id"] if answer < len(group) else ""
+                sequence.record["matched_ref_id"] = matched
+                sequence.scores = list(zip(scores.region_similarities, scores.contour_accuracies, strict=True))
         undescribed = [sequence for _, objects in groups for sequence in objects if not sequence.record["text"]]
         return [_finished(sequence, self.protocol) for sequence in (*sequences, *undescribed) if sequence.scores]
 
-    def draw(self, example: dict[str, Any], drawn: Mapping[Key, Record]) -> dict[Key, ComparisonStrip]:
+    def draw(
+        self, example: dict[str, Any], source: AnswerSource, drawn: Mapping[Key, Record]
+    ) -> dict[Key, ComparisonStrip]:
         """As `VideoScoring.draw`, with the answers that the evaluation took for the objects."""
         strips: dict[Key, ComparisonStrip] = {}
         for group in _by_annotator(_sequences(example)):
@@ -226,21 +201,37 @@ class UnsupervisedScoring(VideoScoring):
             answers = [places[drawn[key_of(sequence.record)]["matched_ref_id"]] for sequence in chosen]
             masks = (
                 (number, [labels == answer + 1 for answer in answers])
-                for number, (labels,) in self._label(example, [(group, objects)])
+                for number, (labels,) in _label(example, source, [(group, objects)])
             )
             strips |= _draw_strips(example, chosen, masks, drawn)
         return strips
 
-    def _label(
-        self, example: dict[str, Any], groups: Sequence[_Group]
-    ) -> Iterator[tuple[int, list[NDArray[np.intp]]]]:
-        """Frame number and a label map for each group, frame by frame, up to the last one with an object."""
-        texts = [sequence.record["text"] for group, _ in groups for sequence in group]
-        compared = [sequence for _, objects in groups for sequence in objects]
-        bounds = np.cumsum([len(group) for group, _ in groups])[:-1]
-        segment = partial(video_probabilities, batch_size=self.batch_size)
-        for number, probabilities in self._go_through(example, texts, compared, segment):
-            yield number, [label_pixels(of_group) for of_group in np.split(probabilities.numpy(), bounds)]
+
+def _go_through(
+    example: dict[str, Any], source: AnswerSource, asked: Sequence[_Sequence], compared: Sequence[_Sequence]
+) -> Iterator[tuple[int, Sequence[Answer]]]:
+    """Frame number and an answer for each sequence asked for, up to the last frame on which something is compared."""
+    annotated = sorted({number for sequence in compared for number in sequence.references})
+    if not annotated:
+        return
+    numbers = range(len(example["frames"])) if source.sees_clips else annotated
+    answers = source.answer_video(example, [sequence.place for sequence in asked], numbers)
+    for number, of_frame in zip(numbers, answers, strict=True):
+        yield number, of_frame
+        if number == annotated[-1]:
+            return
+
+
+def _label(
+    example: dict[str, Any], source: AnswerSource, groups: Sequence[_Group]
+) -> Iterator[tuple[int, list[NDArray[np.intp]]]]:
+    """Frame number and a label map for each group, frame by frame, up to the last one with an object."""
+    asked = [sequence for group, _ in groups for sequence in group]
+    compared = [sequence for _, objects in groups for sequence in objects]
+    bounds = [0, *accumulate(len(group) for group, _ in groups)]
+    for number, answers in _go_through(example, source, asked, compared):
+        probabilities = [answer.competing_probabilities() for answer in answers]
+        yield number, [label_pixels(np.stack(probabilities[first:last])) for first, last in pairwise(bounds)]
 
 
 def _by_annotator(sequences: Sequence[_Sequence]) -> list[list[_Sequence]]:
@@ -281,18 +272,6 @@ def _objects(group: Sequence[_Sequence], example: dict[str, Any]) -> list[_Seque
     ]
     shown = [sequence for sequence in group if any(decode_mask(mask).any() for mask in sequence.references.values())]
     return [*shown, *undescribed]
-
-
-def _batches(groups: Sequence[_Group], batch_size: int) -> Iterator[list[_Group]]:
-    """Whole groups with their objects, together as many sentences as go through a video at once, or one with more."""
-    batch: list[_Group] = []
-    for group, objects in groups:
-        if batch and sum(len(each) for each, _ in batch) + len(group) > batch_size:
-            yield batch
-            batch = []
-        batch.append((group, objects))
-    if batch:
-        yield batch
 
 
 def _void(example: dict[str, Any], number: int, size: tuple[int, ...]) -> NDArray[np.bool_] | None:
@@ -355,14 +334,14 @@ def _sequences(example: dict[str, Any]) -> list[_Sequence]:
     names = {"ref_id": "ref_ids", "sent_id": "sent_ids", "annotator": "annotators", "text": "texts"}
     columns = zip(*(example[name] for name in (*names.values(), "annotated_frames", "masks")), strict=True)
     sequences = []
-    for *row, numbers, masks in columns:
+    for place, (*row, numbers, masks) in enumerate(columns):
         record = {"video_id": example["video_id"], **dict(zip(names, row, strict=True))}
         if not numbers:
             raise DataFormatError(
                 f"{name_record(record)}: no frame is annotated, so there is nothing to compare with. Choose a split "
                 "that comes with masks."
             )
-        sequences.append(_Sequence(record, dict(zip(numbers, masks, strict=True))))
+        sequences.append(_Sequence(record, dict(zip(numbers, masks, strict=True)), place))
     return sequences
 
 

@@ -539,10 +539,13 @@ def test_probabilities_are_those_of_the_masks() -> None:
     answers = segment_video(ClipModel(presence=presence), *given, window=window, threshold=0.4)
     probabilities = list(video_probabilities(ClipModel(presence=presence), *given, window=window))
     for of_frame, masks in zip(probabilities, answers, strict=True):
-        assert of_frame.shape == (2, 12, 20)
-        assert torch.equal(of_frame > 0.4, torch.stack([answer.mask for answer in masks]))
-        for values, answer in zip(of_frame, masks, strict=True):
-            assert values.mean().item() == pytest.approx(answer.score) if answer.present else values.max() < 0.4
+        assert len(of_frame) == 2
+        for found, answer in zip(of_frame, masks, strict=True):
+            values = found.probabilities
+            assert values.shape == (12, 20) and found.is_found is answer.is_found
+            assert torch.equal(values > 0.4, answer.foreground)
+            assert answer.present is (found.is_found and bool((values > 0.4).any()))
+            assert values.mean().item() == pytest.approx(answer.score) if answer.present else answer.score == 0
 
 
 def test_batches_of_texts_go_through_a_video_together() -> None:
@@ -552,8 +555,9 @@ def test_batches_of_texts_go_through_a_video_together() -> None:
     model = ClipModel(presence=[[1.0], [-1.0]] * 3)
     both = video_probabilities(model, gray_processor(), iter(frames), TEXTS, window=window, batch_size=1)
     first, second = zip(*both, strict=True)
-    assert torch.equal(torch.stack(first), torch.stack(alone)) and first[0].min() > 0.5
-    assert torch.stack(second).max() == 0
+    for found, same in zip(first, alone, strict=True):
+        assert torch.equal(found.probabilities, same.probabilities) and found.probabilities.min() > 0.5
+    assert [found.is_found for found in (*first, *second)] == [True] * 6 + [False] * 6
     assert (model.clips, model.texts) == ([3] * 6, 2)
 
 

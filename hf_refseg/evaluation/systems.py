@@ -1,0 +1,229 @@
+"""What can be evaluated: anything that answers what texts mean in an image, and the models of this library as such."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from ..modeling.inference_refseg import WHOLE_VIDEO, VideoWindow, image_probabilities, video_probabilities
+from ..modeling.modeling_outputs_refseg import NotFiniteError
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a system says that a text means in an image, or on a frame of a video: probabilities, or a mask.
+
+    Attributes:
+        probabilities: floating (height, width), 0 to 1, how probably each pixel belongs to it; None = `mask` says.
+        mask: bool (height, width); a mask that `present` holds back stays as it is. None = `probabilities` say.
+        score: 0 to 1, how sure the system is; None = the mean probability inside the mask, 1 where there is a mask
+            alone, and 0 for an empty one.
+        present: whether the system says that there is a target; None = the mask alone tells.
+
+    Raises:
+        ValueError: both or neither of `probabilities` and `mask`, another shape or type, or numbers out of range.
+        NotFiniteError: a probability or the score is NaN or infinite.
+    """
+
+    probabilities: NDArray[np.floating] | None = None
+    mask: NDArray[np.bool_] | None = None
+    score: float | None = None
+    present: bool | None = None
+
+    def __post_init__(self) -> None:
+        if (self.probabilities is None) == (self.mask is None):
+            raise ValueError("An answer is either a mask or probabilities: give one of the two.")
+        kind, values = ("probabilities", self.probabilities) if self.mask is None else ("mask", self.mask)
+        wanted = np.floating if self.mask is None else np.bool_
+        if not isinstance(values, np.ndarray) or values.ndim != 2 or not np.issubdtype(values.dtype, wanted):
+            found = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
+            raise ValueError(f"The {kind} of an answer are a {wanted.__name__} array (height, width), not {found}.")
+        numbers = [] if self.score is None else [self.score]
+        if self.mask is None and values.size:
+            # NaN is the least and the largest one where there is any.
+            numbers += [values.min(), values.max()]
+        if not all(math.isfinite(number) for number in numbers):
+            raise NotFiniteError("An answer holds NaN or infinity: the system that gave it is damaged.")
+        if not all(0 <= number <= 1 for number in numbers):
+            raise ValueError(f"Probabilities and the score of an answer lie between 0 and 1, not at {numbers}.")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return (self.probabilities if self.mask is None else self.mask).shape
+
+    def foreground(self, threshold: float) -> NDArray[np.bool_]:
+        """The mask, also where `present` holds it back: pixels whose probability exceeds a threshold."""
+        return self.probabilities > threshold if self.mask is None else self.mask
+
+    def shown_mask(self, threshold: float) -> NDArray[np.bool_]:
+        """The mask, empty where `present` holds it back."""
+        foreground = self.foreground(threshold)
+        return np.zeros_like(foreground) if self.present is False else foreground
+
+    def score_at(self, threshold: float) -> float:
+        """The score, of answers without one that of the mask at this threshold."""
+        if self.score is not None:
+            return float(self.score)
+        mask = self.shown_mask(threshold)
+        if not mask.any():
+            return 0.0
+        return 1.0 if self.mask is not None else float(self.probabilities[mask].mean())
+
+    def competing_probabilities(self) -> NDArray[np.floating]:
+        """Probabilities where texts compete for pixels: 0 all over where `present` holds the mask back.
+
+        Inside of a mask they lie above a half, in the order of the scores.
+        """
+        if self.present is False:
+            return np.zeros(self.size, dtype=np.float32)
+        if self.mask is None:
+            return self.probabilities
+        return np.where(self.mask, np.float32(0.5 + 0.5 * self.score_at(0.5)), np.float32(0))
+
+
+class System(ABC):
+    """Anything that answers what texts mean in an image. A subclass needs `name` and `segment`.
+
+    Attributes:
+        name: how results name it.
+        threshold: foreground probability, 0 to 1, above which a pixel belongs to a mask where a protocol names none.
+        sees_clips: whether what it says of a frame depends on the frames around it; one that sees single images is
+            shown the annotated ones alone.
+    """
+
+    name: str
+    threshold: float = 0.5
+    sees_clips: bool = False
+
+    @abstractmethod
+    def segment(self, image: Image.Image, texts: Sequence[str]) -> Iterable[Answer]:
+        """One answer for each text, in their order, as large as the image.
+
+        Args:
+            image: RGB, upright.
+            texts: one or more.
+        """
+
+    def segment_at_model_size(self, image: Image.Image, texts: Sequence[str]) -> Iterable[Answer]:
+        """As `segment`, at the size at which the system sees the image, for protocols that compare masks there.
+
+        Raises:
+            ValueError: the system has no such size.
+        """
+        raise ValueError(
+            f"{self.name} answers at the size of the image alone, and the protocol compares masks at the size that a "
+            "model sees: choose a protocol that compares them at the image's own, such as original."
+        )
+
+    def segment_video(self, frames: Iterable[Image.Image], texts: Sequence[str]) -> Iterator[Sequence[Answer]]:
+        """For each frame, in order, one answer for each text; by default frame by frame."""
+        return (list(self.segment(frame, texts)) for frame in frames)
+
+
+class ModelSystem(System):
+    """A model of this library as a system.
+
+    Args:
+        model: follows the library's contract, for images or clips; its training mode is restored.
+        processor: the model's processor.
+        name: how results name it.
+        window: how the model goes through a video.
+        batch_size: texts per forward pass.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        processor: Any,
+        *,
+        name: str = "",
+        window: VideoWindow = WHOLE_VIDEO,
+        batch_size: int = 16,
+    ) -> None:
+        self.model, self.processor, self.window, self.batch_size = model, processor, window, batch_size
+        self.name = name or type(model).__name__
+        self.threshold = processor.image_processor.mask_threshold
+
+    @property
+    def sees_clips(self) -> bool:
+        """Whether the model sees clips, rather than one frame at a time."""
+        return self.window.shows_clips(self.model)
+
+    def segment(self, image: Image.Image, texts: Sequence[str]) -> Iterator[Answer]:
+        return self._segment(image, texts, (image.height, image.width))
+
+    def segment_at_model_size(self, image: Image.Image, texts: Sequence[str]) -> Iterator[Answer]:
+        return self._segment(image, texts, self.processor.image_processor.input_size(image.height, image.width))
+
+    def segment_video(self, frames: Iterable[Image.Image], texts: Sequence[str]) -> Iterator[list[Answer]]:
+        maps = video_probabilities(
+            self.model, self.processor, frames, texts, window=self.window, batch_size=self.batch_size
+        )
+        return ([Answer(each.probabilities.numpy(), present=each.is_found) for each in of_frame] for of_frame in maps)
+
+    def _segment(self, image: Image.Image, texts: Sequence[str], size: tuple[int, int]) -> Iterator[Answer]:
+        maps = image_probabilities(self.model, self.processor, image, texts, size=size, batch_size=self.batch_size)
+        return (Answer(each.probabilities.cpu().numpy(), present=each.is_found) for each in maps)
+
+
+class AnswerSource(ABC):
+    """Where the answers about the items of `ImageExamples` and `VideoExamples` come from: a system, or a file.
+
+    Attributes:
+        threshold: as of `System`.
+        sees_clips: as of `System`.
+    """
+
+    threshold: float
+    sees_clips: bool
+
+    @abstractmethod
+    def answer_image(self, example: dict[str, Any], places: Sequence[int], resolution: str) -> Iterable[Answer]:
+        """An answer for each of the image's sentences at these places, at the `resolution` of a `Protocol`."""
+
+    @abstractmethod
+    def answer_video(
+        self, example: dict[str, Any], places: Sequence[int], numbers: Sequence[int]
+    ) -> Iterable[Sequence[Answer]]:
+        """For each frame of these numbers, in order, an answer for each of the video's sentences at these places."""
+
+
+class SystemSource(AnswerSource):
+    """The answers of a system, which is asked for them."""
+
+    def __init__(self, system: System) -> None:
+        self.system, self.threshold = system, system.threshold
+
+    @property
+    def sees_clips(self) -> bool:
+        """As of the system."""
+        return self.system.sees_clips
+
+    def answer_image(self, example: dict[str, Any], places: Sequence[int], resolution: str) -> Iterable[Answer]:
+        segment = self.system.segment_at_model_size if resolution == "model" else self.system.segment
+        return self._one_each(segment(example["image"], [example["texts"][place] for place in places]), len(places))
+
+    def answer_video(
+        self, example: dict[str, Any], places: Sequence[int], numbers: Sequence[int]
+    ) -> Iterable[Sequence[Answer]]:
+        frames = (example["frames"][number] for number in numbers)
+        answers = self.system.segment_video(frames, [example["texts"][place] for place in places])
+        return (list(self._one_each(of_frame, len(places))) for of_frame in answers)
+
+    def _one_each(self, answers: Iterable[Answer], texts: int) -> Iterator[Answer]:
+        """The answers; raises ValueError where there are more or fewer of them than texts."""
+        given = 0
+        for given, answer in enumerate(answers, start=1):
+            if given <= texts:
+                yield answer
+        if given != texts:
+            raise ValueError(f"{self.system.name} gave {given} answers to {texts} texts: each needs one.")
