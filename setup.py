@@ -59,6 +59,7 @@ setup(
         "hf_refseg.modeling",
         "hf_refseg.papers",
         "hf_refseg.recipes",
+        "hf_refseg.systems",
         "hf_refseg.training",
         "hf_refseg.visualization",
     ],

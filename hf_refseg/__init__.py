@@ -33,6 +33,7 @@ _LAZY = {
     "evaluate_model": ".evaluation.evaluator",
     "evaluate_system": ".evaluation.evaluator",
     "load_refseg": ".data.loading",
+    "load_system": ".systems",
     "load_with_adapter": ".training.adapters",
     "preview_dataset": ".data.preview",
 }

@@ -1,6 +1,6 @@
 """Saved models, processors and tokenizers, of a folder or the Hub, with one clear error for each that is wrong.
 
-Code that lies beside weights is never run, nor asked about: `trust_remote_code=False`.
+Code that lies beside weights is not run, nor asked about, unless a caller says so: `trust_remote_code=False`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     BertTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    ProcessorMixin,
 )
-from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
 
 from ..auto import AutoModelForReferringSegmentation, registered_methods
 from ..convert.torch_files import check_torch_file
@@ -29,13 +31,18 @@ from ..modeling.processing_refseg import RefSegProcessor
 from ..modeling.saved_files_refseg import (
     SavedFileError,
     check_mappings,
+    check_vocabulary,
     find_weights,
     load_saved_tokenizer,
+    may_be_damage,
+    naming_damage,
     read_mapping,
 )
 from ..training.adapters import find_base_model, is_adapter, load_with_adapter
 from ..training.checkpoints import check_checksums
 
+# Where processors keep their settings, today's and earlier ones.
+PROCESSOR_FILES = (PROCESSOR_NAME, IMAGE_PROCESSOR_NAME)
 # What making a configuration or a model of wrong values may raise.
 WRONG_VALUES = (
     ArithmeticError,
@@ -80,7 +87,25 @@ def check_processor(processor: RefSegProcessor, config: Any) -> None:
 
 def load_whole_model(name: str, dtype: str | None) -> PreTrainedModel:
     """A model without adapter; raises as `load_model`."""
-    config = load_config(name)
+    return load_weights(AutoModelForReferringSegmentation, name, load_config(name), dtype)
+
+
+def load_weights(
+    model_class: Any, name: str, config: Any, dtype: str | None, *, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """A model of a class of transformers' or ours, on the CPU, in evaluation mode.
+
+    Args:
+        model_class: has `from_pretrained`.
+        name: folder or Hub id.
+        config: the model's configuration.
+        dtype: such as "float32"; None = as the weights were saved.
+        trust_remote_code: whether the class of the model may be one that lies beside the weights.
+
+    Raises:
+        SavedFileError: the weights are missing, damaged, incomplete, or could run code.
+        OSError: the Hub has no such model, or cannot be reached.
+    """
     check_checksums(name)
     weights = find_weights(name, {})
     if not weights and Path(name).is_dir():
@@ -88,10 +113,14 @@ def load_whole_model(name: str, dtype: str | None) -> PreTrainedModel:
     for path in weights:
         if path.suffix != ".safetensors":
             check_torch_file(path)
-    with naming_config(name):
+    with naming_config(name), naming_damage(name, {}):
         try:
-            model, loading = AutoModelForReferringSegmentation.from_pretrained(
-                name, config=config, dtype="auto" if dtype is None else getattr(torch, dtype), output_loading_info=True
+            model, loading = model_class.from_pretrained(
+                name,
+                config=config,
+                dtype="auto" if dtype is None else getattr(torch, dtype),
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
             )
         except RuntimeError as error:
             raise SavedFileError(
@@ -107,23 +136,49 @@ def load_whole_model(name: str, dtype: str | None) -> PreTrainedModel:
 
 def load_config(name: str) -> Any:
     """The configuration of a model of this library; raises as `load_model`."""
+    config = load_any_config(name)
+    if config.model_type not in registered_methods():
+        known = ", ".join(registered_methods())
+        raise ValueError(f"{name} is a model of type {config.model_type}; known methods: {known}.")
+    return config
+
+
+def load_any_config(name: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The configuration of a model of any kind; raises as `load_model`.
+
+    With `trust_remote_code` its class may be one that lies beside the weights.
+    """
+    require_model(name)
+    with naming_config(name), naming_unreachable(name):
+        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+
+
+def read_config(name: str) -> dict[str, Any]:
+    """What config.json of a model of any kind says, whether or not its kind is known; raises as `load_model`."""
+    require_model(name)
+    with naming_config(name), naming_unreachable(name):
+        return PreTrainedConfig.get_config_dict(name)[0]
+
+
+def require_model(name: str) -> None:
+    """Raises ValueError where a name is neither that of a folder with a configuration, nor could be on the Hub."""
     folder = Path(name)
     if not (folder / CONFIG_NAME).is_file() and not may_be_on_hub(name):
         raise ValueError(
             f"{name} is no model: expected a folder with config.json, or a Hub id such as user/name; "
             f"{what_is_in(folder)}."
         )
-    with naming_config(name):
-        try:
-            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-        except OSError as error:
-            if folder.is_dir():
-                check_mappings(name, [CONFIG_NAME], {})
-            raise OSError(f"{name} cannot be loaded: {error}") from error
-    if config.model_type not in registered_methods():
-        known = ", ".join(registered_methods())
-        raise ValueError(f"{name} is a model of type {config.model_type}; known methods: {known}.")
-    return config
+
+
+@contextmanager
+def naming_unreachable(name: str) -> Iterator[None]:
+    """While a config.json is read: an OSError names the model, or the file is damaged, which is a SavedFileError."""
+    try:
+        yield
+    except OSError as error:
+        if Path(name).is_dir():
+            check_mappings(name, [CONFIG_NAME], {})
+        raise OSError(f"{name} cannot be loaded: {error}") from error
 
 
 @contextmanager
@@ -147,6 +202,36 @@ def load_processor(name: str) -> RefSegProcessor:
             "`processor.save_pretrained`."
         )
     return RefSegProcessor.from_pretrained(name, trust_remote_code=False)
+
+
+def load_processor_of(processor_class: Any, name: str, *, trust_remote_code: bool = False) -> ProcessorMixin:
+    """The processor beside a model of any kind.
+
+    Args:
+        processor_class: has `from_pretrained`, and makes a processor with a tokenizer.
+        name: folder or Hub id.
+        trust_remote_code: whether its class may be one that lies beside the model.
+
+    Raises:
+        ValueError: the folder holds no processor, or a file is damaged.
+        OSError: the Hub has none, or cannot be reached.
+    """
+    folder = Path(name)
+    if folder.is_dir() and not any((folder / file).is_file() for file in PROCESSOR_FILES):
+        raise ValueError(
+            f"{folder} holds a model, but no processor ({' or '.join(PROCESSOR_FILES)}): save its processor there "
+            "with `processor.save_pretrained`."
+        )
+    try:
+        processor = processor_class.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (*WRONG_VALUES, OSError) as error:
+        if not may_be_damage(error, name):
+            raise
+        check_mappings(name, PROCESSOR_FILES, {})
+        load_saved_tokenizer(name, trust_remote_code=False)
+        raise SavedFileError(f"{name}: no processor can be made of its files: {reason_of(error)}") from error
+    check_vocabulary(processor.tokenizer, name, {})
+    return processor
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

@@ -1,0 +1,6 @@
+"""Systems by name: saved models of this library and of others, each as an `evaluation.systems.System`."""
+
+from .kinds import KINDS, Kind
+from .loading import find_kind, load_system
+
+__all__ = ["KINDS", "Kind", "find_kind", "load_system"]
