@@ -10,19 +10,25 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import groupby
 from numbers import Integral
+from operator import itemgetter
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from transformers import BatchFeature
 from transformers.utils import ModelOutput
 
-from .modeling_outputs_refseg import ReferringSegmentationOutput, require_finite
+from .modeling_outputs_refseg import ReferringSegmentationOutput, join_features, require_finite
 from .picture_files_refseg import upright_rgb
 from .precision_refseg import at_least_float32
+
+# Images of so many pixels together are encoded at once, or a single one: four of 480 by 480, one of 1024 by 1024.
+PIXELS_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -227,33 +233,93 @@ def segment_image(
     """
     texts = [texts] if isinstance(texts, str) else list(texts)
     threshold = processor.image_processor.mask_threshold if threshold is None else as_probability(threshold)
-    for each in image_probabilities(model, processor, image, texts, size=size, batch_size=batch_size):
+    images, sizes = [prepare_image(processor, image, texts)], [size or (image.height, image.width)]
+    for each in probabilities_of_images(model, processor, images, sizes=sizes, batch_size=batch_size):
         yield each.mask(threshold).cpu()
 
 
-def image_probabilities(
+@dataclass(frozen=True)
+class PreparedImage:
+    """An image and what is asked about it on their way into a model.
+
+    Attributes:
+        pixel_values: floating (1, 3, height, width), what the processor makes of the image.
+        size: height and width of the image itself.
+        texts: the sentences.
+    """
+
+    pixel_values: Tensor
+    size: tuple[int, int]
+    texts: Sequence[str]
+
+
+def prepare_image(processor: Any, image: Image.Image, texts: Sequence[str]) -> PreparedImage:
+    """What a processor can do without the model, in another process as well; `image` is upright."""
+    pixel_values = processor(images=image, return_tensors="pt")["pixel_values"]
+    return PreparedImage(pixel_values, (image.height, image.width), texts)
+
+
+def probabilities_of_images(
     model: nn.Module,
     processor: Any,
-    image: Image.Image,
-    texts: Sequence[str],
+    images: Sequence[PreparedImage],
     *,
-    size: tuple[int, int] | None = None,
+    sizes: Sequence[tuple[int, int]],
     batch_size: int = 16,
 ) -> Iterator[ProbabilityMap]:
-    """How probably each pixel of an image belongs to what each text means, on the model's device.
+    """How probably each pixel of several images belongs to what each of their texts means, on the model's device.
 
-    Arguments and errors as of [`segment_image`].
+    Each image is encoded once. Neighbors share forward passes where the processor made them equally large.
+
+    Args:
+        model, processor: as in [`segment_image`].
+        images: what `prepare_image` made.
+        sizes: height and width of each image's maps.
+        batch_size: texts per forward pass.
+
+    Returns:
+        An iterator that gives for each text of the first image a map, then for each of the second, and so on.
+
+    Raises:
+        ValueError: an empty text.
+        NotFiniteError: in the place of an answer that is NaN or infinite.
     """
-    pixel_values = to_model(model, processor(images=image, return_tensors="pt"))["pixel_values"]
-    with evaluation_mode(model):
-        image_embeds = model.get_image_features(pixel_values)
-    for start in range(0, len(texts), batch_size):
-        batch = list(texts[start : start + batch_size])
-        text_inputs = to_model(model, processor(text=batch, return_tensors="pt"))
+    for _, alike in groupby(range(len(images)), key=lambda place: images[place].pixel_values.shape):
+        asked = [(place, text) for place in alike for text in images[place].texts]
+        encoded: dict[int, Any] = {}
+        for start in range(0, len(asked), batch_size):
+            places, texts = zip(*asked[start : start + batch_size], strict=True)
+            # The batch before has ended in the midst of an image, perhaps.
+            encoded = {place: features for place, features in encoded.items() if place in places}
+            unknown = [place for place in dict.fromkeys(places) if place not in encoded]
+            encoded |= zip(unknown, _encode(model, [images[place].pixel_values for place in unknown]), strict=True)
+            text_inputs = to_model(model, processor(text=list(texts), return_tensors="pt"))
+            # A single image stays one: the model repeats it without a copy.
+            shown = places[:1] if len(encoded) == 1 else places
+            with evaluation_mode(model):
+                outputs = model(image_embeds=join_features([encoded[place] for place in shown]), **text_inputs)
+            for place, rows in groupby(range(len(places)), key=places.__getitem__):
+                part = list(rows)
+                of_image = _take(outputs, slice(part[0], part[-1] + 1))
+                yield from find_probabilities(of_image, processor.image_processor, [sizes[place]] * len(part))
+
+
+def _encode(model: nn.Module, images: Sequence[Tensor]) -> Iterator[Any]:
+    """The features of each of several images of one size."""
+    at_once = max(1, PIXELS_AT_ONCE // images[0][0, 0].numel()) if images else 1
+    for start in range(0, len(images), at_once):
+        inputs = BatchFeature({"pixel_values": torch.cat(images[start : start + at_once])})
         with evaluation_mode(model):
-            outputs = model(image_embeds=image_embeds, **text_inputs)
-        sizes = [size or (image.height, image.width)] * len(batch)
-        yield from find_probabilities(outputs, processor.image_processor, sizes)
+            features = model.get_image_features(to_model(model, inputs)["pixel_values"])
+        for row in range(len(inputs["pixel_values"])):
+            yield tree_map_only(Tensor, itemgetter(slice(row, row + 1)), features)
+
+
+def _take(outputs: ModelOutput, rows: slice) -> ReferringSegmentationOutput:
+    presence = outputs.presence_logits
+    return ReferringSegmentationOutput(
+        logits=outputs.logits[rows], presence_logits=None if presence is None else presence[rows]
+    )
 
 
 def segment_video(
@@ -413,13 +479,15 @@ def _slide(segmenter: _ClipSegmenter, frames: Iterable[Image.Image]) -> Iterator
 
 __all__ = [
     "FrameMask",
+    "PreparedImage",
     "ProbabilityMap",
     "VideoWindow",
     "evaluation_mode",
     "find_foreground",
     "find_masks",
     "find_probabilities",
-    "image_probabilities",
+    "prepare_image",
+    "probabilities_of_images",
     "segment_image",
     "segment_video",
     "to_model",

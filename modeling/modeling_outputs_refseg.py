@@ -1,8 +1,9 @@
 """What passes between the parts of a model, and what comes out of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 from transformers import PreTrainedConfig
@@ -55,6 +56,12 @@ class ImageFeatures(ModelOutput):
         # In a graph that is traced sizes are tensors as well.
         tensors = {name: value for name, value in self.items() if name != "image_size"}
         return type(self)(**tree_map(change, tensors), image_size=self.image_size)
+
+
+def join_features(images: Sequence[ImageFeatures]) -> ImageFeatures:
+    """The features of several images, or clips, of one size as those of a batch."""
+    # Sizes, which are leaves as well, are those of all.
+    return tree_map(lambda *parts: torch.cat(parts) if isinstance(parts[0], Tensor) else parts[0], *images)
 
 
 @dataclass
@@ -221,6 +228,7 @@ __all__ = [
     "ImageFeatures",
     "NotFiniteError",
     "ReferringSegmentationOutput",
+    "join_features",
     "require_finite",
     "warn_of_missing_attentions",
     "what_to_record",

@@ -14,7 +14,14 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from hf_refseg.data.examples import DrawnExamples, checked_sentences, decode_row_mask, open_image, open_mask
+from hf_refseg.data.examples import (
+    DrawnExamples,
+    checked_sentences,
+    decode_row_mask,
+    fingerprint,
+    open_image,
+    open_mask,
+)
 from hf_refseg.data.rows import MAX_FRAMES, VOID, DataFormatError, InvalidRowError, video_features
 from hf_refseg.messages import name_text, short_text
 from hf_refseg.modeling.losses_refseg import NOT_ANNOTATED
@@ -109,6 +116,14 @@ class VideoExamples(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         return item_of_video(self.rows[range(len(self))[index]])
 
+    def keys(self) -> Iterable[int]:
+        """What each item is read by, in order."""
+        return range(len(self))
+
+    def fingerprint(self, key: int) -> str:
+        """A hash of all that the rows say of an item, without the frames."""
+        return fingerprint(self.rows.without_frames(key))
+
 
 class VideoRows(Sequence):
     """The rows of a video data set with frames as bytes or paths: reading a row opens none of them.
@@ -126,6 +141,10 @@ class VideoRows(Sequence):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self._tables[range(len(self))[index]].to_pylist()[0]
+
+    def without_frames(self, index: int) -> dict[str, Any]:
+        """A row but its frames."""
+        return self._tables.remove_columns("frames")[index].to_pylist()[0]
 
     def annotated_referents(self) -> np.ndarray:
         """Row and place in it of every referent with a sentence and an annotated frame (int64, referents x 2)."""

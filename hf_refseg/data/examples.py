@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -125,6 +126,14 @@ class ImageExamples(Dataset):
         rows = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
         return item_of_image(self.rows[start], rows)
 
+    def keys(self) -> Iterable[int]:
+        """What each item is read by, in order."""
+        return range(len(self))
+
+    def fingerprint(self, key: int) -> str:
+        """A hash of all that the rows say of an item, without the image."""
+        return fingerprint(self._rows_without_image[self._bounds[key] : self._bounds[key + 1]])
+
 
 @dataclass(frozen=True)
 class RefSegCollator:
@@ -183,6 +192,11 @@ def item_of_image(first: dict[str, Any], rows: Iterable[dict[str, Any]]) -> dict
         item["sent_ids"] += [sentence["sent_id"] for sentence in sentences]
         item["no_targets"] += [row["no_target"]] * len(sentences)
     return item
+
+
+def fingerprint(content: Any) -> str:
+    """A short hash of texts and numbers in lists and dictionaries."""
+    return hashlib.blake2b(repr(content).encode(errors="surrogatepass"), digest_size=8).hexdigest()
 
 
 def _item(row: dict[str, Any], sentence: dict[str, str], read_image: ReadImage) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pyarrow import ArrowException
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ..messages import name_text, one_line
-from .examples import REQUIRED_COLUMNS, draw_item, item_of_image, open_image, undecoded
+from .examples import REQUIRED_COLUMNS, draw_item, fingerprint, item_of_image, open_image, undecoded
 from .rows import DataFormatError, InvalidRowError, video_features
 
 # Rows among which the next ones are drawn, images included.
@@ -105,9 +105,18 @@ class StreamedImages:
         self.rows = undecoded(dataset)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for _, rows_of_image in groupby(read_rows(self.rows), key=itemgetter("image_id")):
-            rows = list(rows_of_image)
-            yield item_of_image(rows[0], rows)
+        return map(self.__getitem__, self.keys())
+
+    def keys(self) -> Iterator[list[dict[str, Any]]]:
+        """What each item is read by, in order: its rows, of which nothing is decoded."""
+        return (list(rows) for _, rows in groupby(read_rows(self.rows), key=itemgetter("image_id")))
+
+    def __getitem__(self, key: list[dict[str, Any]]) -> dict[str, Any]:
+        return item_of_image(key[0], key)
+
+    def fingerprint(self, key: list[dict[str, Any]]) -> str:
+        """A hash of all that the rows say of an item, without the image."""
+        return fingerprint([{name: row[name] for name in row if name != "image"} for row in key])
 
 
 def read_rows(rows: datasets.IterableDataset) -> Iterator[dict[str, Any]]:

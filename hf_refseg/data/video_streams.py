@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 
 from .clips import check_num_frames, check_video_columns, draw_clip, draw_frame, item_of_video
+from .examples import fingerprint
 from .streams import StreamedExamples, read_rows
 
 # Videos among whose referents the next one is drawn, with all of their frames as they are stored.
@@ -72,7 +73,18 @@ class StreamedVideos:
         self.rows = undecoded_videos(dataset)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return map(item_of_video, read_rows(self.rows))
+        return map(self.__getitem__, self.keys())
+
+    def keys(self) -> Iterator[dict[str, Any]]:
+        """What each item is read by, in order: its row, of which no frame is decoded."""
+        return read_rows(self.rows)
+
+    def __getitem__(self, key: dict[str, Any]) -> dict[str, Any]:
+        return item_of_video(key)
+
+    def fingerprint(self, key: dict[str, Any]) -> str:
+        """A hash of all that the row says of an item, without the frames."""
+        return fingerprint({name: key[name] for name in key if name != "frames"})
 
 
 def undecoded_videos(dataset: datasets.IterableDataset) -> datasets.IterableDataset:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from itertools import islice
+from collections.abc import Iterable, Sequence, Sized
+from dataclasses import asdict
+from functools import partial
+from itertools import groupby, islice
+from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset, IterableDataset
 from torch import nn
 from tqdm.auto import tqdm
 
 from ..data.examples import undecoded
 from ..data.video_streams import undecoded_videos
-from ..messages import short_text
+from ..messages import BadInputError
 from ..modeling.inference_refseg import WHOLE_VIDEO, VideoWindow
-from ..modeling.modeling_outputs_refseg import NotFiniteError
 from ..visualization import ComparisonRow, ComparisonStrip
 from .image_scoring import ImageScoring
+from .portions import KeptPortions, Share, in_portions, keeping_portions
 from .protocols import Protocol, get_protocol
-from .results import EvaluationResult, Record, key_of, name_record
+from .results import EvaluationResult, Record, Scored, all_records, key_of, name_record
 from .systems import AnswerSource, ModelSystem, System, SystemSource
 from .video import VIDEO_PROTOCOLS, check_video_protocol
 from .video_scoring import UnsupervisedScoring, VideoScoring
@@ -67,6 +72,9 @@ def evaluate_system(
     seed: int = 0,
     progress: bool = True,
     max_examples: int | None = None,
+    num_workers: int = 0,
+    state: PartialState | None = None,
+    unfinished: Path | None = None,
 ) -> EvaluationResult:
     """Score a system on every sentence of a data set of images or videos, of these on the annotated frames.
 
@@ -79,6 +87,11 @@ def evaluate_system(
         seed: of the resampling.
         progress: show a progress bar over the images or videos.
         max_examples: stop after so many images or videos; None = all.
+        num_workers: processes that read images, or the frames of videos, ahead; 0 = this one reads what it needs.
+        state: the processes that share the images or videos, such as those of `joining_processes`. Each of them has to
+            come here, and gets the result of all. None = this process does all by itself.
+        unfinished: a folder where the scores so far are kept, so that a run that is cut off goes on with them;
+            `forget_portions` removes it when the result is written. None = nothing is kept.
 
     Returns:
         An `ImageEvaluationResult` or a `VideoEvaluationResult`.
@@ -91,14 +104,18 @@ def evaluate_system(
         ImportError: a package that the protocol needs is not installed.
         NotFiniteError: the system answers with NaN or infinity (the message names the image or video).
     """
+    if num_workers < 0:
+        raise ValueError(f"num_workers must not be negative, not {num_workers}; 0 = no further process.")
     return evaluate_answers(
-        SystemSource(system),
+        SystemSource(system, num_workers),
         dataset,
         protocol,
         bootstrap_samples=bootstrap_samples,
         seed=seed,
         progress=progress,
         max_examples=max_examples,
+        state=state,
+        unfinished=unfinished,
     )
 
 
@@ -111,6 +128,8 @@ def evaluate_answers(
     seed: int = 0,
     progress: bool = True,
     max_examples: int | None = None,
+    state: PartialState | None = None,
+    unfinished: Path | None = None,
 ) -> EvaluationResult:
     """Score answers from anywhere; arguments, result and errors as of `evaluate_system`, and those of the source."""
     scoring = _choose_scoring(source, dataset, protocol)
@@ -119,23 +138,54 @@ def evaluate_answers(
         raise ValueError(f"bootstrap_samples must not be negative, not {bootstrap_samples}; 0 = no intervals.")
     if isinstance(dataset, Dataset) and len(dataset) == 0:
         raise ValueError("There is nothing to evaluate: the data set has no row.")
-    start, examples, kind = time.perf_counter(), _examples_of(dataset, scoring), scoring.kind
-    total, count = max_examples, 0
-    if isinstance(dataset, Dataset):
-        total = min(len(examples), max_examples or len(examples))
-    records: list[Record] = []
-    for example in tqdm(islice(examples, total), total=total, desc="evaluate", unit=kind, disable=not progress):
-        count += 1
-        try:
-            records += scoring.score(example, source)
-        except NotFiniteError as error:
-            raise NotFiniteError(f"{kind.capitalize()} {short_text(example[f'{kind}_id'])}: {error}") from error
-    if not records:
-        raise ValueError(f"There is nothing to evaluate: no {kind} has a sentence.")
+    start, examples = time.perf_counter(), _examples_of(dataset, scoring)
+    inputs = {} if unfinished is None else {**source.describe(), **scoring.describe(), "max_examples": max_examples}
+    with keeping_portions(unfinished, inputs) as kept:
+        share = Share(kept, state)
+        portions = in_portions(islice(examples.keys(), max_examples), scoring.portion_size(source))
+        keys = share.choose(portions, partial(_check_rows, kept, examples))
+        _score(scoring, source, examples, keys, kept, show=progress and share.is_first)
+        found = [each for findings in share.gather() for each in findings]
+    scored = [Scored(each["records"], each["detections"]) for each in found]
     # Objects that nobody describes have records without a text.
-    sentences = sum(bool(record["text"]) for record in records)
-    common = {"sentences": sentences, "seconds": time.perf_counter() - start}
-    return scoring.result(records, count, bootstrap_samples, seed, **common)
+    sentences = sum(bool(record["text"]) for record in all_records(scored))
+    if not sentences:
+        raise ValueError(f"There is nothing to evaluate: no {scoring.kind} has a sentence.")
+    seconds = time.perf_counter() - start
+    return scoring.result(scored, bootstrap_samples, seed, sentences=sentences, seconds=seconds)
+
+
+def _score(
+    scoring: ImageScoring | VideoScoring,
+    source: AnswerSource,
+    examples: Any,
+    keys: Iterable[tuple[int, Any]],
+    kept: KeptPortions,
+    show: bool,
+) -> None:
+    """Scores the items of the keys, each of which comes with the number of its portion, and keeps what is found."""
+    if isinstance(examples, Sized):
+        keys = list(keys)
+    total = len(keys) if isinstance(keys, list) else None
+    scored = scoring.score(source, partial(_read, examples), keys)
+    shown = tqdm(scored, total=total, desc="evaluate", unit=scoring.kind, disable=not show)
+    for number, portion in groupby(shown, key=itemgetter(0)):
+        kept.keep(number, [{"rows": item["rows"], **asdict(each)} for _, item, each in portion])
+
+
+def _read(examples: Any, key: Any) -> dict[str, Any]:
+    """An item, and what tells its rows from others."""
+    return {**examples[key], "rows": examples.fingerprint(key)}
+
+
+def _check_rows(kept: KeptPortions, examples: Any, number: int, keys: Sequence[Any]) -> None:
+    """Raises BadInputError where a portion was kept that was found about other rows."""
+    if number not in kept:
+        return
+    if [found["rows"] for found in kept.read(number)] != [examples.fingerprint(key) for key in keys]:
+        raise BadInputError(
+            f"{kept.folder} holds an unfinished evaluation of other rows. Delete the folder to begin anew."
+        )
 
 
 def select_worst_and_best(records: Sequence[Record], k: int, by: str = "iou") -> list[Record]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,9 @@ from ..data.examples import ImageExamples
 from ..data.streams import StreamedImages
 from ..modeling.pictures_refseg import take_nearest
 from ..visualization import ComparisonRow
+from .answering import answer_portions
 from .protocols import Protocol, bootstrap_intervals, count_answer, per_sample_iou, scores_from_counts
-from .results import EvaluationResult, Key, Record, key_of, name_record
+from .results import EvaluationResult, Key, Record, Scored, all_records, key_of, name_record, naming_not_finite
 from .systems import Answer, AnswerSource
 
 
@@ -49,10 +50,35 @@ class ImageScoring:
         self.protocol = protocol
         self.threshold = threshold if protocol.mask_threshold is None else protocol.mask_threshold
 
-    def score(self, example: dict[str, Any], source: AnswerSource) -> list[Record]:
-        """The records of the sentences about an image; raises as `compare` and the source."""
-        places = range(len(example["texts"]))
-        return self.compare(example, source.answer_image(example, places, self.protocol.resolution))
+    def portion_size(self, source: AnswerSource) -> int:
+        """How many images are answered together."""
+        return source.images_at_once
+
+    def describe(self) -> dict[str, Any]:
+        """What the scores of an answer depend on."""
+        return {"protocol": asdict(self.protocol), "threshold": self.threshold}
+
+    def score(
+        self, source: AnswerSource, read: Callable[[Any], dict[str, Any]], keys: Iterable[tuple[int, Any]]
+    ) -> Iterator[tuple[int, dict[str, Any], Scored]]:
+        """The scores of images, one after the other.
+
+        Args:
+            source: where the answers come from.
+            read: gives the item of a key.
+            keys: the number of its portion and the key of each image.
+
+        Returns:
+            An iterator of portions' numbers, items without their images, and scores.
+
+        Raises:
+            ValueError: as `compare`.
+            NotFiniteError: as `compare`; the message names the image.
+        """
+        for number, example, answers in answer_portions(source, read, keys, self.protocol.resolution):
+            with naming_not_finite(self.kind, example):
+                scored = Scored(self.compare(example, answers))
+            yield number, example, scored
 
     def compare(self, example: dict[str, Any], answers: Iterable[Answer]) -> list[Record]:
         """The records of the sentences about an image, with an answer for each.
@@ -81,8 +107,9 @@ class ImageScoring:
         columns = zip(*(example[name] for name in names.values()), strict=True)
         return [{"image_id": example["image_id"], **dict(zip(names, row, strict=True))} for row in columns]
 
-    def result(self, records: list[Record], images: int, samples: int, seed: int, **common: Any) -> EvaluationResult:
-        """What all records say; `samples` resamples of images for the intervals."""
+    def result(self, scored: Sequence[Scored], samples: int, seed: int, **common: Any) -> EvaluationResult:
+        """What the scores of all images say; `samples` resamples of images for the intervals."""
+        records = all_records(scored)
         columns, intervals = _columns(records), {}
         if samples:
             groups = [record["image_id"] for record in records]
@@ -91,7 +118,12 @@ class ImageScoring:
             )
         metrics = scores_from_counts(**columns, protocol=self.protocol)
         return ImageEvaluationResult(
-            metrics=metrics, intervals=intervals, protocol=self.protocol.name, images=images, records=records, **common
+            metrics=metrics,
+            intervals=intervals,
+            protocol=self.protocol.name,
+            images=len(scored),
+            records=records,
+            **common,
         )
 
     def draw(

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..files import write_json
 from ..messages import short_text
+from ..modeling.modeling_outputs_refseg import NotFiniteError
 
 Record = dict[str, Any]
 # The image or the video, the reference and the sentence.
 Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """All that is kept of an image or a video; JSON has types for it.
+
+    Attributes:
+        records: one for each sentence.
+        detections: true and predicted masks as run-length encodings, where a protocol ranks them over the data set.
+    """
+
+    records: list[Record]
+    detections: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +55,11 @@ class EvaluationResult:
         write_json(path, asdict(self))
 
 
+def all_records(scored: Iterable[Scored]) -> list[Record]:
+    """The records of all images or videos."""
+    return [record for each in scored for record in each.records]
+
+
 def key_of(record: Record) -> Key:
     """What names the sentence of a record."""
     return record["video_id" if "video_id" in record else "image_id"], record["ref_id"], record["sent_id"]
@@ -48,3 +69,12 @@ def name_record(record: Record) -> str:
     """How an error names the sentence of a record."""
     kind = "Video" if "video_id" in record else "Image"
     return "{} {}, reference {}, sentence {}".format(kind, *map(short_text, key_of(record)))
+
+
+@contextmanager
+def naming_not_finite(kind: str, item: dict[str, Any]) -> Iterator[None]:
+    """Names the image or the video, which is the `kind` of an item, in a NotFiniteError."""
+    try:
+        yield
+    except NotFiniteError as error:
+        raise NotFiniteError(f"{kind.capitalize()} {short_text(item[f'{kind}_id'])}: {error}") from error

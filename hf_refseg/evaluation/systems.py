@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
-from ..modeling.inference_refseg import WHOLE_VIDEO, VideoWindow, image_probabilities, video_probabilities
+from ..modeling.inference_refseg import (
+    WHOLE_VIDEO,
+    PreparedImage,
+    VideoWindow,
+    prepare_image,
+    probabilities_of_images,
+    video_probabilities,
+)
 from ..modeling.modeling_outputs_refseg import NotFiniteError
+from .reading import read_ahead
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,11 +109,13 @@ class System(ABC):
         threshold: foreground probability, 0 to 1, above which a pixel belongs to a mask where a protocol names none.
         sees_clips: whether what it says of a frame depends on the frames around it; one that sees single images is
             shown the annotated ones alone.
+        images_at_once: how many consecutive images of a data set `segment_images` is handed together.
     """
 
     name: str
     threshold: float = 0.5
     sees_clips: bool = False
+    images_at_once: int = 16
 
     @abstractmethod
     def segment(self, image: Image.Image, texts: Sequence[str]) -> Iterable[Answer]:
@@ -124,9 +137,34 @@ class System(ABC):
             "model sees: choose a protocol that compares them at the image's own, such as original."
         )
 
+    def preparation(self) -> Callable[[Image.Image, Sequence[str]], Any]:
+        """What can be done with an image and its texts in worker processes, which the system itself does not enter.
+
+        Its results go to `segment_images`. By default it hands image and texts on.
+        """
+        return _hand_on
+
+    def segment_images(self, prepared: Sequence[Any], resolution: str) -> Iterator[Answer]:
+        """One answer for each text of the first image, then of the second, and so on; by default image by image.
+
+        Args:
+            prepared: what `preparation` made of the images.
+            resolution: of a `Protocol`: `"original"`, as `segment`, or `"model"`, as `segment_at_model_size`.
+        """
+        segment = self.segment_at_model_size if resolution == "model" else self.segment
+        for image, texts in prepared:
+            yield from _one_each(self.name, segment(image, texts), len(texts)) if texts else ()
+
     def segment_video(self, frames: Iterable[Image.Image], texts: Sequence[str]) -> Iterator[Sequence[Answer]]:
         """For each frame, in order, one answer for each text; by default frame by frame."""
         return (list(self.segment(frame, texts)) for frame in frames)
+
+    def describe(self) -> dict[str, Any]:
+        """What the answers depend on, as JSON has types for; by default name and threshold.
+
+        An unfinished evaluation goes on only where it is the same.
+        """
+        return {"system": self.name, "threshold": self.threshold}
 
 
 class ModelSystem(System):
@@ -150,6 +188,8 @@ class ModelSystem(System):
         batch_size: int = 16,
     ) -> None:
         self.model, self.processor, self.window, self.batch_size = model, processor, window, batch_size
+        # So many images fill a pass, even with a single text each.
+        self.images_at_once = batch_size
         self.name = name or type(model).__name__
         self.threshold = processor.image_processor.mask_threshold
 
@@ -159,10 +199,20 @@ class ModelSystem(System):
         return self.window.shows_clips(self.model)
 
     def segment(self, image: Image.Image, texts: Sequence[str]) -> Iterator[Answer]:
-        return self._segment(image, texts, (image.height, image.width))
+        return self.segment_images([prepare_image(self.processor, image, texts)], "original")
 
     def segment_at_model_size(self, image: Image.Image, texts: Sequence[str]) -> Iterator[Answer]:
-        return self._segment(image, texts, self.processor.image_processor.input_size(image.height, image.width))
+        return self.segment_images([prepare_image(self.processor, image, texts)], "model")
+
+    def preparation(self) -> Callable[[Image.Image, Sequence[str]], PreparedImage]:
+        return partial(prepare_image, self.processor)
+
+    def segment_images(self, prepared: Sequence[PreparedImage], resolution: str) -> Iterator[Answer]:
+        sizes = [image.size for image in prepared]
+        if resolution == "model":
+            sizes = [self.processor.image_processor.input_size(*size) for size in sizes]
+        maps = probabilities_of_images(self.model, self.processor, prepared, sizes=sizes, batch_size=self.batch_size)
+        return (Answer(each.probabilities.cpu().numpy(), present=each.is_found) for each in maps)
 
     def segment_video(self, frames: Iterable[Image.Image], texts: Sequence[str]) -> Iterator[list[Answer]]:
         maps = video_probabilities(
@@ -170,9 +220,15 @@ class ModelSystem(System):
         )
         return ([Answer(each.probabilities.numpy(), present=each.is_found) for each in of_frame] for of_frame in maps)
 
-    def _segment(self, image: Image.Image, texts: Sequence[str], size: tuple[int, int]) -> Iterator[Answer]:
-        maps = image_probabilities(self.model, self.processor, image, texts, size=size, batch_size=self.batch_size)
-        return (Answer(each.probabilities.cpu().numpy(), present=each.is_found) for each in maps)
+    def describe(self) -> dict[str, Any]:
+        """As of any system, with all else that masks depend on."""
+        return {
+            **super().describe(),
+            "weights": hash_tensors(self.model.state_dict()),
+            "processor": self.processor.to_dict(),
+            "window": asdict(self.window),
+            "batch_size": self.batch_size,
+        }
 
 
 class AnswerSource(ABC):
@@ -181,10 +237,27 @@ class AnswerSource(ABC):
     Attributes:
         threshold: as of `System`.
         sees_clips: as of `System`.
+        images_at_once: how many consecutive items of images `answer_images` is handed together.
+        num_workers: processes that read ahead; 0 = this one reads what it needs.
     """
 
     threshold: float
     sees_clips: bool
+    images_at_once: int = 16
+    num_workers: int = 0
+
+    def preparation(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        """What becomes of an image's item in worker processes; by default it loses the image."""
+        return _without_image
+
+    def answer_images(self, examples: Sequence[dict[str, Any]], resolution: str) -> Iterator[Answer]:
+        """An answer for each sentence of the first item that `preparation` made, then of the second, and so on."""
+        for example in examples:
+            yield from self.answer_image(example, range(len(example["texts"])), resolution)
+
+    def describe(self) -> dict[str, Any]:
+        """As of `System`."""
+        return {}
 
     @abstractmethod
     def answer_image(self, example: dict[str, Any], places: Sequence[int], resolution: str) -> Iterable[Answer]:
@@ -200,30 +273,66 @@ class AnswerSource(ABC):
 class SystemSource(AnswerSource):
     """The answers of a system, which is asked for them."""
 
-    def __init__(self, system: System) -> None:
-        self.system, self.threshold = system, system.threshold
+    def __init__(self, system: System, num_workers: int = 0) -> None:
+        self.system, self.num_workers = system, num_workers
+        self.threshold, self.images_at_once = system.threshold, system.images_at_once
 
     @property
     def sees_clips(self) -> bool:
         """As of the system."""
         return self.system.sees_clips
 
+    def preparation(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        return partial(_prepare, self.system.preparation())
+
+    def answer_images(self, examples: Sequence[dict[str, Any]], resolution: str) -> Iterator[Answer]:
+        texts = sum(len(example["texts"]) for example in examples)
+        answers = self.system.segment_images([example["prepared"] for example in examples], resolution)
+        return _one_each(self.system.name, answers, texts)
+
+    def describe(self) -> dict[str, Any]:
+        return self.system.describe()
+
     def answer_image(self, example: dict[str, Any], places: Sequence[int], resolution: str) -> Iterable[Answer]:
         segment = self.system.segment_at_model_size if resolution == "model" else self.system.segment
-        return self._one_each(segment(example["image"], [example["texts"][place] for place in places]), len(places))
+        texts = [example["texts"][place] for place in places]
+        return _one_each(self.system.name, segment(example["image"], texts), len(texts))
 
     def answer_video(
         self, example: dict[str, Any], places: Sequence[int], numbers: Sequence[int]
     ) -> Iterable[Sequence[Answer]]:
-        frames = (example["frames"][number] for number in numbers)
+        frames = read_ahead(example["frames"].__getitem__, numbers, self.num_workers)
         answers = self.system.segment_video(frames, [example["texts"][place] for place in places])
-        return (list(self._one_each(of_frame, len(places))) for of_frame in answers)
+        return (list(_one_each(self.system.name, of_frame, len(places))) for of_frame in answers)
 
-    def _one_each(self, answers: Iterable[Answer], texts: int) -> Iterator[Answer]:
-        """The answers; raises ValueError where there are more or fewer of them than texts."""
-        given = 0
-        for given, answer in enumerate(answers, start=1):
-            if given <= texts:
-                yield answer
-        if given != texts:
-            raise ValueError(f"{self.system.name} gave {given} answers to {texts} texts: each needs one.")
+
+def _one_each(name: str, answers: Iterable[Answer], texts: int) -> Iterator[Answer]:
+    """The answers of the system of this name; raises ValueError where there are more or fewer of them than texts."""
+    given = 0
+    for given, answer in enumerate(answers, start=1):
+        if given <= texts:
+            yield answer
+    if given != texts:
+        raise ValueError(f"{name} gave {given} answers to {texts} texts: each needs one.")
+
+
+def _hand_on(image: Image.Image, texts: Sequence[str]) -> tuple[Image.Image, Sequence[str]]:
+    return image, texts
+
+
+def _prepare(prepare: Callable[[Image.Image, Sequence[str]], Any], example: dict[str, Any]) -> dict[str, Any]:
+    """An item with what a system makes of its image, in the place of that."""
+    return {**_without_image(example), "prepared": prepare(example["image"], example["texts"])}
+
+
+def _without_image(example: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in example.items() if name != "image"}
+
+
+def hash_tensors(tensors: dict[str, Tensor]) -> str:
+    """A hash of names, types, shapes and values."""
+    digest = hashlib.blake2b(digest_size=20)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

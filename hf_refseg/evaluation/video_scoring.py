@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
@@ -18,7 +18,7 @@ from ..data.video_streams import StreamedVideos
 from ..messages import name_text, short_text
 from ..visualization import ComparisonStrip, StripFrame, spread
 from .protocols import mask_counts
-from .results import EvaluationResult, Key, Record, key_of, name_record
+from .results import EvaluationResult, Key, Record, Scored, all_records, key_of, name_record, naming_not_finite
 from .systems import Answer, AnswerSource
 from .video import (
     MASK_THRESHOLD,
@@ -75,20 +75,6 @@ class _Sequence:
 _Group = tuple[list[_Sequence], list[_Sequence]]
 
 
-@dataclass
-class _Detections:
-    """Run-length encodings of true masks and answers by image id, which average precision ranks over the data set."""
-
-    references: dict[str, dict[str, Any]] = field(default_factory=dict)
-    predictions: list[ScoredMask] = field(default_factory=list)
-
-    def add(self, image_id: str, reference: dict[str, Any], answer: Answer) -> None:
-        self.references[image_id] = reference
-        mask = answer.shown_mask(MASK_THRESHOLD)
-        if mask.any():
-            self.predictions.append(ScoredMask(image_id, encode_mask(mask), answer.score_at(MASK_THRESHOLD)))
-
-
 class VideoScoring:
     """Scores answers about videos by one protocol, each sentence on its own.
 
@@ -102,33 +88,53 @@ class VideoScoring:
 
     def __init__(self, protocol: str) -> None:
         self.protocol = protocol
-        self.detections = _Detections()
 
-    def score(self, example: dict[str, Any], source: AnswerSource) -> list[Record]:
-        """The records of the sentences about a video.
+    def portion_size(self, source: AnswerSource) -> int:
+        """How many videos are answered together: they differ in length."""
+        return 1
+
+    def describe(self) -> dict[str, Any]:
+        """What the scores of an answer depend on."""
+        return {"protocol": self.protocol}
+
+    def score(
+        self, source: AnswerSource, read: Callable[[Any], dict[str, Any]], keys: Iterable[tuple[int, Any]]
+    ) -> Iterator[tuple[int, dict[str, Any], Scored]]:
+        """The scores of videos, one after the other; as `ImageScoring.score`, and raises as `score_video`."""
+        for number, key in keys:
+            example = read(key)
+            with naming_not_finite(self.kind, example):
+                scored = self.score_video(example, source)
+            yield number, example, scored
+
+    def score_video(self, example: dict[str, Any], source: AnswerSource) -> Scored:
+        """What is found about a video.
 
         Raises:
             ValueError: no frame of a referent is annotated, or a mask does not have its frame's size; the message
                 names the sentence.
             NotFiniteError: an answer holds NaN or infinity.
         """
-        sequences = _sequences(example)
+        sequences, detections = _sequences(example), []
         for number, answers in _go_through(example, source, sequences, sequences):
             for sequence, answer in zip(sequences, answers, strict=True):
                 if number in sequence.references:
                     self._score_frame(sequence, number, answer)
-        return [_finished(sequence, self.protocol) for sequence in sequences]
+                    if self.protocol == "a2d":
+                        detections.append(_detection(sequence, number, answer))
+        return Scored([_finished(sequence, self.protocol) for sequence in sequences], detections)
 
-    def result(self, records: list[Record], videos: int, samples: int, seed: int, **common: Any) -> EvaluationResult:
-        """What all records say; `samples` resamples of videos for the intervals."""
+    def result(self, scored: Sequence[Scored], samples: int, seed: int, **common: Any) -> EvaluationResult:
+        """What the scores of all videos say; `samples` resamples of videos for the intervals."""
+        records = all_records(scored)
         metrics = video_scores(records, self.protocol)
         if self.protocol == "a2d":
-            metrics["mAP"] = 100 * coco_statistics(self.detections.references, self.detections.predictions)[0]
+            metrics["mAP"] = _mean_average_precision([found for each in scored for found in each.detections])
         return VideoEvaluationResult(
             metrics=metrics,
             intervals=video_intervals(records, self.protocol, samples=samples, seed=seed) if samples else {},
             protocol=self.protocol,
-            videos=videos,
+            videos=len(scored),
             frames=sum(record["frames"] for record in records),
             records=records,
             **common,
@@ -152,8 +158,6 @@ class VideoScoring:
         with _naming_frame(sequence, number):
             mask = answer.shown_mask(MASK_THRESHOLD)
             sequence.scores.append(FRAME_SCORES[self.protocol](mask, decode_mask(reference)))
-        if self.protocol == "a2d":
-            self.detections.add(f"{key_of(sequence.record)}, frame {number}", reference, answer)
 
 
 class UnsupervisedScoring(VideoScoring):
@@ -164,8 +168,8 @@ class UnsupervisedScoring(VideoScoring):
     no object to compare. Arguments as of `VideoScoring`.
     """
 
-    def score(self, example: dict[str, Any], source: AnswerSource) -> list[Record]:
-        """As `VideoScoring.score`, a record of each object; a sentence scores what its object does.
+    def score_video(self, example: dict[str, Any], source: AnswerSource) -> Scored:
+        """As `VideoScoring.score_video`, a record of each object; a sentence scores what its object does.
 
         Raises:
             ValueError: as there, or an annotator has two sentences about one object.
@@ -185,7 +189,8 @@ class UnsupervisedScoring(VideoScoring):
                 sequence.record["matched_ref_id"] = matched
                 sequence.scores = list(zip(scores.region_similarities, scores.contour_accuracies, strict=True))
         undescribed = [sequence for _, objects in groups for sequence in objects if not sequence.record["text"]]
-        return [_finished(sequence, self.protocol) for sequence in (*sequences, *undescribed) if sequence.scores]
+        scored = [sequence for sequence in (*sequences, *undescribed) if sequence.scores]
+        return Scored([_finished(sequence, self.protocol) for sequence in scored])
 
     def draw(
         self, example: dict[str, Any], source: AnswerSource, drawn: Mapping[Key, Record]
@@ -205,6 +210,28 @@ class UnsupervisedScoring(VideoScoring):
             )
             strips |= _draw_strips(example, chosen, masks, drawn)
         return strips
+
+
+def _detection(sequence: _Sequence, number: int, answer: Answer) -> dict[str, Any]:
+    """What average precision ranks of a frame: run-length encodings of the true mask and of the answer, if any."""
+    mask = answer.shown_mask(MASK_THRESHOLD)
+    return {
+        "image_id": f"{key_of(sequence.record)}, frame {number}",
+        "reference": sequence.references[number],
+        "prediction": encode_mask(mask) if mask.any() else None,
+        "score": answer.score_at(MASK_THRESHOLD),
+    }
+
+
+def _mean_average_precision(detections: Sequence[dict[str, Any]]) -> float:
+    """In percent, of what `_detection` makes of all frames."""
+    references = {found["image_id"]: found["reference"] for found in detections}
+    predictions = [
+        ScoredMask(found["image_id"], found["prediction"], found["score"])
+        for found in detections
+        if found["prediction"] is not None
+    ]
+    return 100 * coco_statistics(references, predictions)[0]
 
 
 def _go_through(

@@ -5,6 +5,7 @@ Code that lies beside weights is not run, nor asked about, unless a caller says 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -266,10 +267,15 @@ def read_words(path: Path) -> list[str]:
 
 
 def find_device(name: str | None) -> torch.device:
-    """The device of this name; the accelerator, else the CPU, where there is no name."""
+    """The device of this name; where there is no name the accelerator, else the CPU.
+
+    Of the processes that a launcher starts on a machine, each has an accelerator of its own.
+    """
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if name is None:
-        return accelerator or torch.device("cpu")
+        if accelerator is None or "LOCAL_RANK" not in os.environ:
+            return accelerator or torch.device("cpu")
+        return torch.device(accelerator.type, int(os.environ["LOCAL_RANK"]) % torch.accelerator.device_count())
     available = ["cpu"]
     if accelerator is not None:
         numbers = range(torch.accelerator.device_count())

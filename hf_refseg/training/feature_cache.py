@@ -19,16 +19,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
-from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin, TrainingArguments
 
 from ..data.examples import open_image, read_image_file, undecoded
+from ..evaluation.systems import hash_tensors
 from ..files import OutputError, begin_folder, only_writer, write_whole, writing_into
 from ..messages import BadInputError, short_text
 from ..modeling.inference_refseg import evaluation_mode, to_model
-from ..modeling.modeling_outputs_refseg import ImageFeatures
+from ..modeling.modeling_outputs_refseg import ImageFeatures, join_features
 from ..modeling.two_encoders_refseg import is_frozen
 
 # Raised when files of earlier versions can no longer be read, or would hold something else.
@@ -315,15 +315,6 @@ def describe_encoder(model: PreTrainedModel, processor: ProcessorMixin) -> dict[
     }
 
 
-def hash_tensors(tensors: dict[str, Tensor]) -> str:
-    """A hash of names, types, shapes and values."""
-    digest = hashlib.blake2b(digest_size=20)
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 class _ImagesToEncode(Dataset):
     """Pixel values, the image's own height and width, and the name of its file in the cache."""
 
@@ -353,8 +344,7 @@ def join_images(images: Sequence[ImageFeatures]) -> ImageFeatures:
             f"The features of the images of one batch differ in shape ({short_text(sorted(shapes))}): the cache holds "
             "files of another encoder. Delete its folder, to have all features computed anew."
         )
-    # Sizes, which are leaves as well, are those of all.
-    return tree_map(lambda *parts: torch.cat(parts) if isinstance(parts[0], Tensor) else parts[0], *images)
+    return join_features(images)
 
 
 def _name_of(row: dict[str, Any]) -> str:

@@ -21,13 +21,13 @@ from ..data.loading import load_refseg
 from ..data.prepare import fingerprint_rows
 from ..data.video_streams import StreamedClips, StreamedFrames
 from ..evaluation.submission import write_submission
+from ..evaluation.systems import hash_tensors
 from ..evaluation.video_scoring import VideoEvaluationResult
 from ..modeling.inference_refseg import VideoWindow, segment_video
 from ..modeling.processing_refseg import RefSegProcessor
 from ..visualization import draw_strips
 from .arguments import RefSegTrainingArguments
 from .data_arguments import VideoDataArguments, with_used_splits
-from .feature_cache import hash_tensors
 from .run_data import RunData, RunExamples, describe_results
 from .streaming import load_with_stream, place_in_stream
 from .trainer import RefSegTrainer

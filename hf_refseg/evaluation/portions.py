@@ -1,0 +1,207 @@
+"""Portions of an evaluation: fixed runs of images or videos, shared among processes, and kept when they are done."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from ..files import PARTIAL, begin_folder
+from ..messages import BadInputError, short_text
+
+MANIFEST = "evaluation.json"
+# Of so many portions at a time the findings go from process to process.
+GATHERED = 64
+# A process that is done waits for the slowest one; a launcher ends it where another one fails.
+LONGEST_WAIT = timedelta(days=7)
+
+Key = TypeVar("Key")
+# What is found about the images or videos of a portion, in their order: of each what JSON has types for.
+Findings = list[dict[str, Any]]
+
+
+@contextmanager
+def joining_processes(device: str | None = None) -> Iterator[PartialState | None]:
+    """A context of the processes that torchrun or accelerate started; None where this one was started alone.
+
+    Args:
+        device: where each is to run: `"cpu"`, or None = each has an accelerator of its own, if there are any.
+
+    Raises:
+        ValueError: several processes are to share one accelerator.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield None
+        return
+    if device not in (None, "cpu"):
+        raise ValueError(f"Each of several processes takes a device of its own: leave out '{device}', or choose cpu.")
+    state = PartialState(cpu=device == "cpu" or not torch.accelerator.is_available(), timeout=LONGEST_WAIT)
+    yield state
+    # Its threads may not outlive the interpreter. After an error nobody waits for the others: the launcher ends them.
+    state.destroy_process_group()
+
+
+def in_portions(keys: Iterable[Key], size: int) -> Iterator[list[Key]]:
+    """The keys in runs of `size`, of which the last one may be shorter."""
+    keys = iter(keys)
+    while portion := list(islice(keys, size)):
+        yield portion
+
+
+class KeptPortions:
+    """The findings about finished portions, line by line in the files of a folder; each process writes one of its own.
+
+    A line that a killed process has not finished does not count.
+
+    Args:
+        folder: may hold files of earlier processes.
+
+    Raises:
+        BadInputError: a line is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._places: dict[int, tuple[BinaryIO, int]] = {}
+        self._files = ExitStack()
+        for path in sorted(folder.glob("*.jsonl")):
+            self._index(path)
+        own = folder / f"{uuid.uuid4().hex}.jsonl"
+        self._own = self._files.enter_context(own.open("x+b"))
+
+    def _index(self, path: Path) -> None:
+        file, begin = self._files.enter_context(path.open("rb")), 0
+        for line in file:
+            if line.endswith(b"\n"):
+                self._places[_parse(line, path)[0]] = file, begin
+            begin += len(line)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._places
+
+    def numbers(self) -> list[int]:
+        """Which portions are finished, in ascending order."""
+        return sorted(self._places)
+
+    def keep(self, number: int, findings: Findings) -> None:
+        """Writes what was found about a portion."""
+        begin = self._own.seek(0, 2)
+        self._own.write(json.dumps([number, findings], separators=(",", ":")).encode() + b"\n")
+        # So that a kill takes no more than the portion after this one.
+        self._own.flush()
+        self._places[number] = self._own, begin
+
+    def read(self, number: int) -> Findings:
+        """What was found about a finished portion."""
+        file, begin = self._places[number]
+        file.seek(begin)
+        return _parse(file.readline(), Path(file.name))[1]
+
+    def close(self) -> None:
+        """Closes the files, which stay."""
+        self._files.close()
+
+
+def _parse(line: bytes, path: Path) -> tuple[int, Findings]:
+    try:
+        number, findings = json.loads(line)
+    except ValueError as error:
+        raise BadInputError(f"{path} is damaged. Delete the folder {path.parent}, and start again.") from error
+    return number, findings
+
+
+@contextmanager
+def keeping_portions(folder: Path | None, inputs: Mapping[str, Any]) -> Iterator[KeptPortions]:
+    """A context with what is finished of an evaluation; without a folder nothing is, and nothing of it stays.
+
+    Raises:
+        BadInputError: the folder holds what was found with other inputs, or is damaged.
+        OSError: it cannot be made or written.
+    """
+    with ExitStack() as stack:
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        else:
+            before, now = begin_folder(folder / MANIFEST, inputs)
+            if before or now:
+                raise BadInputError(
+                    f"{folder} holds an unfinished evaluation with {short_text(before)}, not with {short_text(now)}. "
+                    "Finish that one, or delete the folder to begin anew."
+                )
+        kept = KeptPortions(folder)
+        stack.callback(kept.close)
+        yield kept
+
+
+def forget_portions(folder: Path) -> None:
+    """Removes the folder of an evaluation whose result is written; another process may have done so."""
+    aside = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
+    try:
+        # At once: what is begun meanwhile begins anew.
+        folder.rename(aside)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(aside)
+
+
+class Share:
+    """Which portions are for this process: of those that none has finished yet, each process takes its turn.
+
+    Args:
+        kept: what this process has found finished.
+        state: the processes, or None = this one alone.
+    """
+
+    def __init__(self, kept: KeptPortions, state: PartialState | None) -> None:
+        self.kept, self.state = kept, state
+        held = self._gather([kept.numbers()])
+        # Several processes may see the same files: the first one hands them on.
+        self._before = {number for numbers in held[: self._place] for number in numbers}
+        self.finished = self._before.union(*held)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the first of the processes."""
+        return self._place == 0
+
+    @property
+    def _place(self) -> int:
+        return 0 if self.state is None else self.state.process_index
+
+    def _gather(self, objects: list[Any]) -> list[Any]:
+        return objects if self.state is None else gather_object(objects)
+
+    def choose(
+        self, portions: Iterable[list[Key]], check: Callable[[int, list[Key]], None]
+    ) -> Iterator[tuple[int, Key]]:
+        """Number of its portion, and key, of all that this process is to look at; `check` sees the finished ones."""
+        processes, turn = 1 if self.state is None else self.state.num_processes, 0
+        for number, keys in enumerate(portions):
+            if number in self.finished:
+                check(number, keys)
+                continue
+            if turn % processes == self._place:
+                yield from ((number, key) for key in keys)
+            turn += 1
+
+    def gather(self) -> Iterator[Findings]:
+        """The findings of all processes in the order of the portions; each process has to go through all of them."""
+        own = [number for number in self.kept.numbers() if number not in self._before]
+        total = 1 + max(self._gather([own[-1] if own else -1]))
+        for begin in range(0, total, GATHERED):
+            numbers = range(begin, min(begin + GATHERED, total))
+            here = [(number, self.kept.read(number)) for number in own if number in numbers]
+            for _, findings in sorted(self._gather(here), key=lambda pair: pair[0]):
+                yield findings
