@@ -21,7 +21,6 @@ from hf_refseg.data.findings import SKIPPED, Findings
 from hf_refseg.data.masks import encode_mask, mask_to_bbox
 from hf_refseg.data.rows import DataFormatError, ordered_splits, row_features
 from hf_refseg.messages import BadInputError, counted, name_text, one_line, short_text
-from hf_refseg.modeling.picture_files_refseg import upright_rgb
 
 from .folder_coco import COCO
 from .folder_exports import other_exports
@@ -31,7 +30,7 @@ from .folder_labels import LABELS
 from .folder_metadata import METADATA
 from .folder_phrases import PHRASES
 from .folder_records import FolderFormat, FolderReading, FolderRecord, HeldPicture, MaskPicture
-from .original_files import check_link, read_picture
+from .original_files import check_link, read_picture, turned_file
 from .records import LONE_SURROGATE, list_folder
 from .rows_builder import RowsBuilder, RowsConfig
 
@@ -212,7 +211,7 @@ def _stored(image: Path | HeldPicture, where: str, orientation: str) -> tuple[st
     if turn == STORED_UPRIGHT or orientation == "stored":
         return stored, size
     if orientation == "upright":
-        turned, size = read_picture(path, where, _turned, content)
+        turned, size = read_picture(path, where, turned_file, content)
         return {"bytes": turned, "path": path.name}, size
     raise DataFormatError(
         f"{where}: programs turn {path} as its camera says (EXIF orientation {turn}); stored it is "
@@ -227,17 +226,6 @@ def _size_and_turn(picture: Image.Image) -> tuple[tuple[int, int], int]:
     is_told = picture.format != "PNG" or "exif" in picture.info
     orientation = picture.getexif().get(ExifTags.Base.Orientation, STORED_UPRIGHT) if is_told else STORED_UPRIGHT
     return (picture.height, picture.width), orientation if orientation in range(1, 9) else STORED_UPRIGHT
-
-
-def _turned(picture: Image.Image) -> tuple[bytes, tuple[int, int]]:
-    """A file of the picture, turned, without what its camera wrote; and its height and width."""
-    turned = upright_rgb(picture)
-    file = io.BytesIO()
-    if picture.format in ("JPEG", "MPO"):
-        turned.save(file, format="JPEG", quality=95, subsampling=0)
-    else:
-        turned.save(file, format="PNG")
-    return file.getvalue(), (turned.height, turned.width)
 
 
 def find_format(root: Path, name: str) -> tuple[FolderFormat, list[Path]]:

@@ -14,7 +14,7 @@ from PIL import Image
 from hf_refseg.data.rows import DataFormatError
 from hf_refseg.files import is_plain_path
 from hf_refseg.messages import short_text
-from hf_refseg.modeling.picture_files_refseg import PictureError, open_picture, picture_faults
+from hf_refseg.modeling.picture_files_refseg import PictureError, open_picture, picture_faults, upright_rgb
 
 from .records import AGAIN, list_folder
 
@@ -112,3 +112,14 @@ def read_picture(path: Path, where: str, read: Callable[[Image.Image], Any], con
             f"{path} ({where}) cannot be read as a picture: it is {error}. Download it again, or save it as "
             "JPEG or PNG."
         ) from error
+
+
+def turned_file(picture: Image.Image) -> tuple[bytes, tuple[int, int]]:
+    """A file of the picture, turned, without what its camera wrote; and its height and width."""
+    turned = upright_rgb(picture)
+    file = io.BytesIO()
+    if picture.format in ("JPEG", "MPO"):
+        turned.save(file, format="JPEG", quality=95, subsampling=0)
+    else:
+        turned.save(file, format="PNG")
+    return file.getvalue(), (turned.height, turned.width)

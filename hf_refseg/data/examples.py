@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,9 +112,7 @@ class ImageExamples(Dataset):
     def __init__(self, dataset: datasets.Dataset):
         self.rows = undecoded(dataset)
         self._rows_without_image = self.rows.remove_columns("image")
-        image_ids = np.asarray(self.rows.select_columns("image_id")[:]["image_id"], dtype=object)
-        starts = np.flatnonzero(np.r_[True, image_ids[1:] != image_ids[:-1]]) if len(image_ids) else []
-        self._bounds = [int(start) for start in starts] + [len(image_ids)]
+        self._bounds = image_bounds(self.rows.select_columns("image_id")[:]["image_id"])
 
     def __len__(self) -> int:
         return len(self._bounds) - 1
@@ -133,6 +131,13 @@ class ImageExamples(Dataset):
     def fingerprint(self, key: int) -> str:
         """A hash of all that the rows say of an item, without the image."""
         return fingerprint(self._rows_without_image[self._bounds[key] : self._bounds[key + 1]])
+
+
+def image_bounds(image_ids: Sequence[str]) -> list[int]:
+    """Where the rows of each image begin, by the ids of all rows, and behind these their number."""
+    ids = np.asarray(image_ids, dtype=object)
+    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else []
+    return [int(start) for start in starts] + [len(ids)]
 
 
 @dataclass(frozen=True)
