@@ -56,6 +56,7 @@ setup(
         "hf_refseg.evaluation",
         "hf_refseg.evaluation.refseg_iou",
         "hf_refseg.hub",
+        "hf_refseg.labeling",
         "hf_refseg.modeling",
         "hf_refseg.papers",
         "hf_refseg.recipes",

@@ -126,8 +126,8 @@ def load_card(path: Path) -> DatasetCard:
 def find_specs(name: str) -> list[DatasetSpec]:
     """The records that tell about a data set, by its name as in `load_refseg`.
 
-    Of a prepared folder or a data set on the Hub these are all that have the title of its card; of one from elsewhere
-    there are none.
+    Of a prepared folder or a data set on the Hub these are all that have the title of its card, or that of the data
+    set whose images it has (`source_datasets`); of one from elsewhere there are none.
 
     Raises:
         DataFormatError: the card of a folder is damaged.
@@ -145,7 +145,14 @@ def find_specs(name: str) -> list[DatasetSpec]:
         card = DatasetCard.load(name) if on_hub else load_card(card_file)
     except RemoteEntryNotFoundError:
         return []
-    return [spec for spec in DATASETS.values() if spec.title == card.data.pretty_name]
+    sources = card.data.get("source_datasets")
+    titles = [card.data.pretty_name, *(sources if isinstance(sources, list) else [])]
+    return [spec for spec in DATASETS.values() if spec.title in titles or source_name(spec.title) in titles]
+
+
+def source_name(title: str) -> str:
+    """How the metadata of a card name a data set whose images they have: `source_datasets`, as the Hub has it."""
+    return f"extended|{title}"
 
 
 def _damaged(card_file: Path, error: Exception) -> DataFormatError:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
 from huggingface_hub import DatasetCard, DatasetCardData
@@ -24,17 +25,21 @@ class RowText:
     columns: str
 
 
-IMAGE_TEXT = RowText(
-    "One row for each referent of an image: the image, the mask of what is meant, and the sentences that mean it.",
-    'mask = decode_mask(row["mask"])  # boolean, height x width of the image as it is stored',
-    """- `image`, `image_id`; rows of one image follow each other. Masks and boxes are of the image as it is stored;
+STORED_IMAGE = """\
+- `image`, `image_id`; rows of one image follow each other. Masks and boxes are of the image as it is stored;
   where its EXIF orientation says so, `row["image"]` is turned: PIL opens the bytes, which
-  `dataset.cast_column("image", datasets.Image(decode=False))` has, as they are stored
-- `ref_id`, `ann_ids`, `category` of the referent in the original files
+  `dataset.cast_column("image", datasets.Image(decode=False))` has, as they are stored"""
+MASK_AND_SENTENCES = """\
 - `mask`: COCO's compressed run-length encoding, `{"size": [height, width], "counts": text}`; empty without a target
 - `bbox`: x, y, width, height in pixels
 - `no_target`: True where the sentence means nothing in the image
-- `sentences`: `sent_id`, `raw` as written, `sent` normalized""",
+- `sentences`: `sent_id`, `raw` as written, `sent` normalized"""
+IMAGE_TEXT = RowText(
+    "One row for each referent of an image: the image, the mask of what is meant, and the sentences that mean it.",
+    'mask = decode_mask(row["mask"])  # boolean, height x width of the image as it is stored',
+    f"""{STORED_IMAGE}
+- `ref_id`, `ann_ids`, `category` of the referent in the original files
+{MASK_AND_SENTENCES}""",
 )
 VIDEO_TEXT = RowText(
     "One row for each video: its frames and its referents, each with masks and the sentences that mean it.",
@@ -72,16 +77,18 @@ def build_dataset_card(
         task_categories=["image-segmentation"],
         tags=["referring-segmentation", "hf_refseg"],
         size_categories=[size_category(sum(split["referents"] for split in counts.values()))],
-        # Without this list load_dataset renames val and leaves out testA and testB without a word.
-        configs=[
-            {
-                "config_name": "default",
-                "default": True,
-                "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in counts],
-            }
-        ],
+        configs=data_files(counts),
     )
     return DatasetCard(f"---\n{metadata.to_yaml()}\n---\n\n{_body(spec, counts, options, findings)}")
+
+
+def data_files(splits: Iterable[str]) -> list[dict[str, Any]]:
+    """What a card's metadata say of the files of each split: `data/<split>-*.parquet`.
+
+    Without it load_dataset renames val and leaves out testA and testB without a word.
+    """
+    files = [{"split": split, "path": f"data/{split}-*.parquet"} for split in splits]
+    return [{"config_name": "default", "default": True, "data_files": files}]
 
 
 def size_category(rows: int) -> str:
