@@ -71,7 +71,11 @@ setup(
         "hf_refseg.modeling": "modeling",
         "hf_refseg.recipes": "examples/recipes",
     },
-    package_data={"hf_refseg.papers": ["*.yaml", "measured/*.json"], "hf_refseg.recipes": ["*.yaml"]},
+    package_data={
+        "hf_refseg.evaluation": ["*.yaml"],
+        "hf_refseg.papers": ["*.yaml", "measured/*.json"],
+        "hf_refseg.recipes": ["*.yaml"],
+    },
     install_requires=DEPENDENCIES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["hf-refseg = hf_refseg_cli:app"]},

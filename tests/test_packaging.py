@@ -73,6 +73,14 @@ def test_sdist_and_wheel_contain_the_tables_of_the_papers(sdist: Path, wheel: zi
 
 
 @pytest.mark.slow_process
+def test_sdist_and_wheel_contain_the_word_lists(sdist: Path, wheel: zipfile.ZipFile) -> None:
+    name = "hf_refseg/evaluation/wording.yaml"
+    with tarfile.open(sdist) as archive:
+        assert name in {each.partition("/")[2] for each in archive.getnames()}
+    assert wheel.read(name) == (CHECKOUT / name).read_bytes()
+
+
+@pytest.mark.slow_process
 def test_the_sdist_contains_what_its_pages_link_to(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}

@@ -47,15 +47,15 @@ def decode_mask(rle: Mapping[str, Any]) -> np.ndarray:
     Raises `InvalidMaskError` on a size or counts of the wrong kind, on more than `MAX_PIXELS` pixels or more numbers
     than such a mask has, and when the runs do not add up to H * W.
     """
-    height, width = size_of_rle(rle)
-    runs = _run_lengths(rle.get("counts"), height * width)
-    if (runs < 0).any() or (runs > height * width).any() or runs.sum() != height * width:
-        raise InvalidMaskError(
-            f"The runs of the RLE cover {int(runs.sum())} pixels, its size {height} x {width} has {height * width}. "
-            "The counts were cut off, or belong to another size."
-        )
+    height, width, runs = _checked_runs(rle)
     foreground = np.arange(len(runs)) % 2 == 1
     return np.repeat(foreground, runs).reshape(width, height).T
+
+
+def foreground_share(rle: Mapping[str, Any]) -> float:
+    """The share of foreground pixels, 0 to 1, of what `decode_mask` makes, without making it; errors as there."""
+    height, width, runs = _checked_runs(rle)
+    return int(runs[1::2].sum()) / (height * width)
 
 
 def size_of_rle(rle: Mapping[str, Any]) -> tuple[int, int]:
@@ -253,6 +253,18 @@ def _checked_size(size: Any, whose: str) -> tuple[int, int]:
             f"The {whose} size {short_text([height, width])} exceeds {MAX_PIXELS} pixels. Correct it."
         )
     return height, width
+
+
+def _checked_runs(rle: Mapping[str, Any]) -> tuple[int, int, np.ndarray]:
+    """Height and width of a mask, and its run lengths, which fill it."""
+    height, width = size_of_rle(rle)
+    runs = _run_lengths(rle.get("counts"), height * width)
+    if (runs < 0).any() or (runs > height * width).any() or runs.sum() != height * width:
+        raise InvalidMaskError(
+            f"The runs of the RLE cover {int(runs.sum())} pixels, its size {height} x {width} has {height * width}. "
+            "The counts were cut off, or belong to another size."
+        )
+    return height, width, runs
 
 
 def _run_lengths(counts: Any, pixels: int) -> np.ndarray:

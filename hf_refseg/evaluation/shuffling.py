@@ -32,7 +32,7 @@ def _shuffle_images(dataset: Dataset, seed: int) -> Dataset:
     source = shuffle_among_groups(dataset["image_id"], "image", seed)
     # Flattened alone, so that joining the columns does not copy the images.
     sentences = dataset.select_columns("sentences").select(source).flatten_indices()
-    return _replace_column(dataset, sentences)
+    return replace_column(dataset, sentences)
 
 
 def _shuffle_videos(dataset: Dataset, seed: int) -> Dataset:
@@ -54,10 +54,10 @@ def _shuffle_videos(dataset: Dataset, seed: int) -> Dataset:
         return {"referents": referents}
 
     shuffled = column.map(replace, with_indices=True, keep_in_memory=True, features=column.features)
-    return _replace_column(dataset, shuffled)
+    return replace_column(dataset, shuffled)
 
 
-def _replace_column(dataset: Dataset, column: Dataset) -> Dataset:
+def replace_column(dataset: Dataset, column: Dataset) -> Dataset:
     joined = concatenate_datasets([dataset.remove_columns(column.column_names), column], axis=1)
     return joined.select_columns(dataset.column_names)
 
