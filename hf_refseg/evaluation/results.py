@@ -65,10 +65,14 @@ def key_of(record: Record) -> Key:
     return record["video_id" if "video_id" in record else "image_id"], record["ref_id"], record["sent_id"]
 
 
+def name_key(kind: str, key: Key) -> str:
+    """How an error names a sentence about a thing of a kind, an image or a video."""
+    return "{} {}, reference {}, sentence {}".format(kind.capitalize(), *map(short_text, key))
+
+
 def name_record(record: Record) -> str:
     """How an error names the sentence of a record."""
-    kind = "Video" if "video_id" in record else "Image"
-    return "{} {}, reference {}, sentence {}".format(kind, *map(short_text, key_of(record)))
+    return name_key("video" if "video_id" in record else "image", key_of(record))
 
 
 @contextmanager

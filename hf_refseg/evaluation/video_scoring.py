@@ -234,6 +234,23 @@ def _mean_average_precision(detections: Sequence[dict[str, Any]]) -> float:
     return 100 * coco_statistics(references, predictions)[0]
 
 
+def compared_frames(example: Mapping[str, Any], protocol: str) -> list[set[int]]:
+    """For each sentence about a video the numbers of the frames on which its answer counts under a protocol.
+
+    Raises:
+        ValueError: as the scoring.
+    """
+    sequences = _sequences(example)
+    if protocol != "davis_unsupervised":
+        return [set(sequence.references) for sequence in sequences]
+    compared: list[set[int]] = [set() for _ in sequences]
+    for group in _by_annotator(sequences):
+        numbers = {number for sequence in _objects(group, example) for number in sequence.references}
+        for sequence in group:
+            compared[sequence.place] = numbers
+    return compared
+
+
 def _go_through(
     example: dict[str, Any], source: AnswerSource, asked: Sequence[_Sequence], compared: Sequence[_Sequence]
 ) -> Iterator[tuple[int, Sequence[Answer]]]:
