@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,11 +12,13 @@ import typer
 from .options import Device, Dtype, ModelName, Overlap, check_data_options, with_data_options
 
 if TYPE_CHECKING:
+    from accelerate import PartialState
     from datasets import Dataset
 
     from ..evaluation import EvaluationResult
 
 SHOWN_CASES = 5
+TIMES = "times.jsonl"
 
 
 @with_data_options
@@ -51,6 +54,9 @@ def evaluate(
         bool,
         typer.Option("--streaming", help="Read a prepared data set as it is scored, without a copy."),
     ] = False,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that read images or frames ahead, of each process that scores.")
+    ] = 0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for results; by default runs/evaluate/<model>.")
     ] = None,
@@ -61,6 +67,9 @@ def evaluate(
 
     A model that a script of this library trained on the data set brings the options of its run along: those of the
     data that are not given here are as they were there.
+
+    On several GPUs: torchrun --nproc_per_node N -m hf_refseg_cli evaluate ..., or accelerate launch -m hf_refseg_cli
+    evaluate .... A run that was cut off goes on where it was.
     """
     from ..data.loading import load_refseg
     from ..evaluation import (
@@ -70,6 +79,7 @@ def evaluate(
         select_worst_and_best,
         with_shuffled_sentences,
     )
+    from ..evaluation.portions import forget_portions, join_processes, leave_processes
     from ..evaluation.video import SEQUENCE_MEASURES
     from ..files import require_writable, slug, write_json, write_picture
     from ..hub.saved_models import load_model
@@ -80,6 +90,7 @@ def evaluate(
     folder = Path("runs", "evaluate", slug(Path(model).name)) if output is None else output
     require_writable(folder)
     check_data_options(name, data_options)
+    state = join_processes(device)
     of_run = data_options_of_run(model, name)
     options = {**of_run, **data_options}
     given = {"window": window, "overlap": overlap, "per_frame": per_frame or None}
@@ -95,17 +106,29 @@ def evaluate(
         rows = with_shuffled_sentences(rows)
     loaded, processor = load_model(model, device, dtype)
     folder.mkdir(parents=True, exist_ok=True)
+    own_name = options.pop("dataset", None)
+    parts = [slug(Path(name).name), slug(own_name or ""), options.get("split_by"), split, protocol]
+    file_name = "_".join(filter(None, [*parts, "shuffled" if shuffle_sentences else None]))
+    unfinished = folder / f"{file_name}.unfinished"
     result = evaluate_model(
-        loaded, processor, rows, protocol, window=clips, batch_size=batch_size, max_examples=max_images
+        loaded,
+        processor,
+        rows,
+        protocol,
+        window=clips,
+        batch_size=batch_size,
+        max_examples=max_images,
+        num_workers=workers,
+        state=state,
+        unfinished=unfinished,
     )
+    if not leave_processes(state):
+        return
     cases = select_worst_and_best(result.records, SHOWN_CASES, by=SEQUENCE_MEASURES.get(protocol, "iou"))
     compared = predict_cases(loaded, processor, rows, cases, protocol, window=clips)
     picture = draw_strips(compared) if on_videos else draw_comparison(compared)
     scored = f"{result.videos} videos" if on_videos else f"{result.images} images"
 
-    own_name = options.pop("dataset", None)
-    parts = [slug(Path(name).name), slug(own_name or ""), options.get("split_by"), split, protocol]
-    file_name = "_".join(filter(None, [*parts, "shuffled" if shuffle_sentences else None]))
     dataset = " ".join(filter(None, [name, own_name]))
     settings = {"model": model, "dataset": dataset, "split": split, **options, **given, "dtype": dtype}
     report = {**settings, "shuffled_sentences": shuffle_sentences, "max_images": max_images, **asdict(result)}
@@ -117,10 +140,21 @@ def evaluate(
     if taken := ", ".join(f"{option} {value}" for option, value in of_run.items() if option not in data_options):
         typer.echo(f"Data as in the run that trained the model: {taken}")
     typer.echo(score_table(result))
+    # Apart from the scores, whose file is the same whenever and in however many processes they are measured.
+    write_times(folder / TIMES, file_name, report.pop("seconds"), state, workers)
     write_json(folder / f"{file_name}.json", report)
+    forget_portions(unfinished)
     typer.echo(f"{folder / file_name}.json")
     write_picture(folder / f"{file_name}.png", picture)
     typer.echo(f"{folder / file_name}.png")
+
+
+def write_times(path: Path, measured: str, seconds: float, state: PartialState | None, workers: int) -> None:
+    """Appends a line about the time that an evaluation took, of a run that went on with another one its own alone."""
+    processes = 1 if state is None else state.num_processes
+    line = {"measured": measured, "seconds": round(seconds, 1), "processes": processes, "workers": workers}
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def check_protocol(protocol: str | None) -> None:

@@ -88,7 +88,7 @@ def evaluate_system(
         progress: show a progress bar over the images or videos.
         max_examples: stop after so many images or videos; None = all.
         num_workers: processes that read images, or the frames of videos, ahead; 0 = this one reads what it needs.
-        state: the processes that share the images or videos, such as those of `joining_processes`. Each of them has to
+        state: the processes that share the images or videos, such as those of `join_processes`. Each of them has to
             come here, and gets the result of all. None = this process does all by itself.
         unfinished: a folder where the scores so far are kept, so that a run that is cut off goes on with them;
             `forget_portions` removes it when the result is written. None = nothing is kept.

@@ -32,9 +32,8 @@ Key = TypeVar("Key")
 Findings = list[dict[str, Any]]
 
 
-@contextmanager
-def joining_processes(device: str | None = None) -> Iterator[PartialState | None]:
-    """A context of the processes that torchrun or accelerate started; None where this one was started alone.
+def join_processes(device: str | None = None) -> PartialState | None:
+    """The processes that torchrun or accelerate started, of which this is one; None where it was started alone.
 
     Args:
         device: where each is to run: `"cpu"`, or None = each has an accelerator of its own, if there are any.
@@ -43,14 +42,20 @@ def joining_processes(device: str | None = None) -> Iterator[PartialState | None
         ValueError: several processes are to share one accelerator.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        yield None
-        return
+        return None
     if device not in (None, "cpu"):
         raise ValueError(f"Each of several processes takes a device of its own: leave out '{device}', or choose cpu.")
-    state = PartialState(cpu=device == "cpu" or not torch.accelerator.is_available(), timeout=LONGEST_WAIT)
-    yield state
-    # Its threads may not outlive the interpreter. After an error nobody waits for the others: the launcher ends them.
+    on_cpu = device == "cpu" or not torch.accelerator.is_available()
+    return PartialState(cpu=on_cpu, timeout=LONGEST_WAIT)
+
+
+def leave_processes(state: PartialState | None) -> bool:
+    """Ends what joins the processes; returns whether this is the first one, which writes what all have found."""
+    if state is None:
+        return True
+    # Its threads may not outlive the interpreter.
     state.destroy_process_group()
+    return state.is_main_process
 
 
 def in_portions(keys: Iterable[Key], size: int) -> Iterator[list[Key]]:

@@ -413,7 +413,7 @@ def test_evaluate_names_its_results_by_data_set_split_and_protocol(model_folder)
     output_of("evaluate", model_folder, "refcocog", *arguments, "--max-images", 1)
     folder = Path("runs/evaluate/tiny")
     names = {"refcocog_umd_test_lavt.json", "refcocog_umd_test_lavt.png"}
-    assert {path.name for path in folder.iterdir()} == names
+    assert {path.name for path in folder.iterdir()} == {*names, "times.jsonl"}
     written = json.loads((folder / "refcocog_umd_test_lavt.json").read_text())
     assert (written["data_dir"], written["split_by"]) == (str(REFER_API), "umd")
 
