@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "convert": ("modeling", "files", "messages"),
     "training": ("data", "evaluation", "visualization", "hub", "auto", "modeling", "files", "messages"),
     "papers": ("training", "evaluation", "hub", "data", "modeling", "files", "messages"),
-    "systems": ("evaluation", "hub", "training.adapters", "auto", "modeling", "files", "messages"),
+    "systems": ("data", "evaluation", "hub", "training.adapters", "auto", "modeling", "files", "messages"),
     "hub": ("training", "convert", "data", "evaluation", "auto", "modeling", "files", "messages"),
 }
 MODELING = CHECKOUT / "modeling"

@@ -205,12 +205,15 @@ def load_processor(name: str) -> RefSegProcessor:
     return RefSegProcessor.from_pretrained(name, trust_remote_code=False)
 
 
-def load_processor_of(processor_class: Any, name: str, *, trust_remote_code: bool = False) -> ProcessorMixin:
+def load_processor_of(
+    processor_class: Any, name: str, *, has_tokenizer: bool = True, trust_remote_code: bool = False
+) -> ProcessorMixin:
     """The processor beside a model of any kind.
 
     Args:
-        processor_class: has `from_pretrained`, and makes a processor with a tokenizer.
+        processor_class: has `from_pretrained`.
         name: folder or Hub id.
+        has_tokenizer: whether the processor is for texts as well, and its tokenizer is looked at.
         trust_remote_code: whether its class may be one that lies beside the model.
 
     Raises:
@@ -229,9 +232,11 @@ def load_processor_of(processor_class: Any, name: str, *, trust_remote_code: boo
         if not may_be_damage(error, name):
             raise
         check_mappings(name, PROCESSOR_FILES, {})
-        load_saved_tokenizer(name, trust_remote_code=False)
+        if has_tokenizer:
+            load_saved_tokenizer(name, trust_remote_code=False)
         raise SavedFileError(f"{name}: no processor can be made of its files: {reason_of(error)}") from error
-    check_vocabulary(processor.tokenizer, name, {})
+    if has_tokenizer:
+        check_vocabulary(processor.tokenizer, name, {})
     return processor
 
 

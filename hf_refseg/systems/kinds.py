@@ -30,9 +30,10 @@ OURS = Kind("a model of this library", "own", (), ("threshold", "window", "batch
 OF_ITS_REPOSITORY = Kind("a model with code of its own", "remote", (), OURS.options)
 # Found by a name "detector+segmenter", of which neither is a system of its own.
 PAIR = Kind("a detector with a segmenter", "grounded", (), ("score_threshold", "instances", "batch_size"))
-DETECTORS = ("grounding-dino", "mm-grounding-dino", "owlv2", "omdet-turbo")
+DETECTORS = ("grounding-dino", "mm-grounding-dino", "owlv2", "owlvit", "omdet-turbo")
 SEGMENTERS = ("sam", "sam2", "sam2_video")
 KINDS = (
+    Kind("Florence-2", "florence", ("florence2",), ("batch_size",)),
     Kind("CLIPSeg", "clipseg", ("clipseg",), ("threshold", "batch_size")),
     Kind("SAM 3", "sam3", ("sam3", "sam3_video"), ("score_threshold", "instances", "batch_size")),
 )

@@ -25,13 +25,13 @@ CLIP_WORDS = [*CLIP_WORDS, "<|startoftext|>", "<|endoftext|>"]
 START, END = len(CLIP_WORDS) - 2, len(CLIP_WORDS) - 1
 
 
-def drawn_anew(model: nn.Module) -> nn.Module:
+def drawn_anew(model: nn.Module, std: float = 0.3) -> nn.Module:
     """The model in evaluation mode, with weights so large that its answers depend on picture and text."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weights in model.parameters():
             if weights.ndim > 1:
-                weights.normal_(std=0.3, generator=generator)
+                weights.normal_(std=std, generator=generator)
     return model.eval()
 
 
