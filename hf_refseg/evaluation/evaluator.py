@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence, Sized
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Sequence, Sized
 from functools import partial
 from itertools import groupby, islice
 from operator import itemgetter
@@ -24,6 +23,7 @@ from ..modeling.inference_refseg import WHOLE_VIDEO, VideoWindow
 from ..visualization import ComparisonRow, ComparisonStrip
 from .image_scoring import ImageScoring
 from .portions import KeptPortions, Share, in_portions, keeping_portions
+from .prediction_recorder import AnswerRecorder, RecordingSource
 from .protocols import Protocol, get_protocol
 from .results import EvaluationResult, Record, Scored, all_records, key_of, name_record
 from .systems import AnswerSource, ModelSystem, System, SystemSource
@@ -75,6 +75,7 @@ def evaluate_system(
     num_workers: int = 0,
     state: PartialState | None = None,
     unfinished: Path | None = None,
+    write_lines: Callable[[Sequence[str]], None] | None = None,
 ) -> EvaluationResult:
     """Score a system on every sentence of a data set of images or videos, of these on the annotated frames.
 
@@ -92,6 +93,9 @@ def evaluate_system(
             come here, and gets the result of all. None = this process does all by itself.
         unfinished: a folder where the scores so far are kept, so that a run that is cut off goes on with them;
             `forget_portions` removes it when the result is written. None = nothing is kept.
+        write_lines: takes the lines of a file of predictions, in the end, portion after portion in the data set's
+            order, such as what `writing_predictions` gives. Of several processes each has to pass something, and the
+            first one's is called.
 
     Returns:
         An `ImageEvaluationResult` or a `VideoEvaluationResult`.
@@ -116,6 +120,7 @@ def evaluate_system(
         max_examples=max_examples,
         state=state,
         unfinished=unfinished,
+        write_lines=write_lines,
     )
 
 
@@ -130,6 +135,7 @@ def evaluate_answers(
     max_examples: int | None = None,
     state: PartialState | None = None,
     unfinished: Path | None = None,
+    write_lines: Callable[[Sequence[str]], None] | None = None,
 ) -> EvaluationResult:
     """Score answers from anywhere; arguments, result and errors as of `evaluate_system`, and those of the source."""
     scoring = _choose_scoring(source, dataset, protocol)
@@ -139,14 +145,23 @@ def evaluate_answers(
     if isinstance(dataset, Dataset) and len(dataset) == 0:
         raise ValueError("There is nothing to evaluate: the data set has no row.")
     start, examples = time.perf_counter(), _examples_of(dataset, scoring)
-    inputs = {} if unfinished is None else {**source.describe(), **scoring.describe(), "max_examples": max_examples}
+    inputs, recorder = {}, None
+    if unfinished is not None:
+        inputs = {**source.describe(), **scoring.describe(), "max_examples": max_examples}
+        inputs["predictions"] = write_lines is not None
+    if write_lines is not None:
+        recorder = AnswerRecorder(scoring.protocol, source.threshold)
+        source = RecordingSource(source, recorder)
+    scored: list[Scored] = []
     with keeping_portions(unfinished, inputs) as kept:
         share = Share(kept, state)
         portions = in_portions(islice(examples.keys(), max_examples), scoring.portion_size(source))
         keys = share.choose(portions, partial(_check_rows, kept, examples))
-        _score(scoring, source, examples, keys, kept, show=progress and share.is_first)
-        found = [each for findings in share.gather() for each in findings]
-    scored = [Scored(each["records"], each["detections"]) for each in found]
+        _score(scoring, source, examples, keys, kept, recorder, show=progress and share.is_first)
+        for findings in share.gather():
+            scored += [Scored(each["records"], each["detections"]) for each in findings]
+            if write_lines is not None and share.is_first:
+                write_lines([line for each in findings for line in each["lines"]])
     # Objects that nobody describes have records without a text.
     sentences = sum(bool(record["text"]) for record in all_records(scored))
     if not sentences:
@@ -161,6 +176,7 @@ def _score(
     examples: Any,
     keys: Iterable[tuple[int, Any]],
     kept: KeptPortions,
+    recorder: AnswerRecorder | None,
     show: bool,
 ) -> None:
     """Scores the items of the keys, each of which comes with the number of its portion, and keeps what is found."""
@@ -170,7 +186,13 @@ def _score(
     scored = scoring.score(source, partial(_read, examples), keys)
     shown = tqdm(scored, total=total, desc="evaluate", unit=scoring.kind, disable=not show)
     for number, portion in groupby(shown, key=itemgetter(0)):
-        kept.keep(number, [{"rows": item["rows"], **asdict(each)} for _, item, each in portion])
+        kept.keep(number, [_finding(item, each, recorder) for _, item, each in portion])
+
+
+def _finding(item: dict[str, Any], scored: Scored, recorder: AnswerRecorder | None) -> dict[str, Any]:
+    """What is kept of the item that was scored last."""
+    lines = [] if recorder is None else recorder.take_lines()
+    return {"rows": item["rows"], "records": scored.records, "detections": scored.detections, "lines": lines}
 
 
 def _read(examples: Any, key: Any) -> dict[str, Any]:

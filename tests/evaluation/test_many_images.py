@@ -116,19 +116,25 @@ def numbers_of(result) -> dict:
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_run_that_was_cut_off_goes_on_where_it_was(dataset, tmp_path, streaming):
     rows = dataset.to_iterable_dataset() if streaming else dataset
-    unfinished, whole = tmp_path / "unfinished", evaluate(LeftHalf(), dataset)
+    unfinished, whole_lines, lines_again = tmp_path / "unfinished", [], []
+    whole = evaluate(LeftHalf(), dataset, write_lines=whole_lines.extend)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(LeftHalf(breaks_off_after=3), rows, unfinished=unfinished)
+        evaluate(LeftHalf(breaks_off_after=3), rows, unfinished=unfinished, write_lines=lines_again.extend)
+    assert lines_again == []
     # What a kill in the midst of a line leaves.
     (lines,) = unfinished.glob("*.jsonl")
     with lines.open("a") as file:
         file.write('[1, [{"rows": "')
     again = LeftHalf(breaks_off_after=3)
-    assert numbers_of(evaluate(again, rows, unfinished=unfinished)) == numbers_of(whole)
+    goes_on = {"unfinished": unfinished, "write_lines": lines_again.extend}
+    assert numbers_of(evaluate(again, rows, **goes_on)) == numbers_of(whole)
     # Two images make a portion: the one that was not finished, and the last image.
     assert again.seen == 3
-    finished = LeftHalf(breaks_off_after=0)
-    assert numbers_of(evaluate(finished, rows, unfinished=unfinished)) == numbers_of(whole)
+    assert lines_again == whole_lines
+    assert [json.loads(line)["text"] for line in lines_again] == [text for texts in TEXTS for text in texts]
+    assert numbers_of(evaluate(LeftHalf(breaks_off_after=0), rows, **goes_on)) == numbers_of(whole)
+    with pytest.raises(BadInputError, match="'predictions': True"):
+        evaluate(LeftHalf(), rows, unfinished=unfinished)
     forget_portions(unfinished)
     assert list(tmp_path.iterdir()) == []
     # Another process may have removed it.
