@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,6 +51,12 @@ def evaluate(
     shuffle_sentences: Annotated[
         bool, typer.Option("--shuffle-sentences", help="Ask for other images' sentences: shows whether a model reads.")
     ] = False,
+    breakdown: Annotated[
+        bool, typer.Option("--breakdown", help="Score groups of sentences too: by words, length, target and category.")
+    ] = False,
+    probes: Annotated[
+        bool, typer.Option("--probes", help="Ask changed sentences too: how far do scores drop on them?")
+    ] = False,
     streaming: Annotated[
         bool,
         typer.Option("--streaming", help="Read a prepared data set as it is scored, without a copy."),
@@ -74,12 +81,17 @@ def evaluate(
     from ..data.loading import load_refseg
     from ..evaluation import (
         VIDEO_PROTOCOLS,
+        break_down,
+        describe_sentences,
         evaluate_model,
+        evaluate_probes,
         predict_cases,
         select_worst_and_best,
         with_shuffled_sentences,
     )
+    from ..evaluation.groups import breakdown_table, draw_breakdown
     from ..evaluation.portions import forget_portions, join_processes, leave_processes
+    from ..evaluation.probes import check_probes, probes_table
     from ..evaluation.video import SEQUENCE_MEASURES
     from ..files import require_writable, slug, write_json, write_picture
     from ..hub.saved_models import load_model
@@ -102,6 +114,10 @@ def evaluate(
     if given and not on_videos:
         raise ValueError(f"{name} holds images and takes no --{next(iter(given)).replace('_', '-')}.")
     clips = VideoWindow(window, overlap, per_frame) if on_videos else None
+    if probes:
+        check_probes(rows, protocol)
+    if probes and shuffle_sentences:
+        raise ValueError("--probes shuffles sentences itself: leave --shuffle-sentences out.")
     if shuffle_sentences:
         rows = with_shuffled_sentences(rows)
     loaded, processor = load_model(model, device, dtype)
@@ -109,21 +125,28 @@ def evaluate(
     own_name = options.pop("dataset", None)
     parts = [slug(Path(name).name), slug(own_name or ""), options.get("split_by"), split, protocol]
     file_name = "_".join(filter(None, [*parts, "shuffled" if shuffle_sentences else None]))
-    unfinished = folder / f"{file_name}.unfinished"
-    result = evaluate_model(
-        loaded,
-        processor,
-        rows,
-        protocol,
-        window=clips,
-        batch_size=batch_size,
-        max_examples=max_images,
-        num_workers=workers,
-        state=state,
-        unfinished=unfinished,
-    )
+    begun: list[Path] = []
+
+    def score(scored_rows: Dataset, probe: str = "", **how: Any) -> EvaluationResult:
+        begun.append(folder / f"{'_'.join(filter(None, [file_name, slug(probe)]))}.unfinished")
+        return evaluate_model(
+            loaded,
+            processor,
+            scored_rows,
+            protocol,
+            window=clips,
+            batch_size=batch_size,
+            num_workers=workers,
+            state=state,
+            unfinished=begun[-1],
+            **how,
+        )
+
+    result = score(rows, max_examples=max_images)
+    probed = evaluate_probes(partial(score, bootstrap_samples=0), rows, unchanged=result) if probes else None
     if not leave_processes(state):
         return
+    groups = break_down(result.records, protocol, describe_sentences(rows)) if breakdown else None
     cases = select_worst_and_best(result.records, SHOWN_CASES, by=SEQUENCE_MEASURES.get(protocol, "iou"))
     compared = predict_cases(loaded, processor, rows, cases, protocol, window=clips)
     picture = draw_strips(compared) if on_videos else draw_comparison(compared)
@@ -132,6 +155,8 @@ def evaluate(
     dataset = " ".join(filter(None, [name, own_name]))
     settings = {"model": model, "dataset": dataset, "split": split, **options, **given, "dtype": dtype}
     report = {**settings, "shuffled_sentences": shuffle_sentences, "max_images": max_images, **asdict(result)}
+    more = {"breakdown": groups, "probes": probed}
+    report |= {option: list(map(asdict, found)) for option, found in more.items() if found is not None}
     # Told before they are written: a disk that is full by now does not lose them.
     typer.echo(
         f"{model} on {dataset} {split}, protocol {protocol}: "
@@ -142,11 +167,20 @@ def evaluate(
     typer.echo(score_table(result))
     # Apart from the scores, whose file is the same whenever and in however many processes they are measured.
     write_times(folder / TIMES, file_name, report.pop("seconds"), state, workers)
+    if groups:
+        typer.echo(f"\n{breakdown_table(groups)}")
+    if probed:
+        typer.echo(f"\n{probes_table(probed)}")
     write_json(folder / f"{file_name}.json", report)
-    forget_portions(unfinished)
+    for unfinished in begun:
+        forget_portions(unfinished)
     typer.echo(f"{folder / file_name}.json")
     write_picture(folder / f"{file_name}.png", picture)
     typer.echo(f"{folder / file_name}.png")
+    if groups:
+        path = folder / f"{file_name}_breakdown.png"
+        write_picture(path, draw_breakdown(groups, f"{dataset} {split}, protocol {protocol}"))
+        typer.echo(path)
 
 
 def write_times(path: Path, measured: str, seconds: float, state: PartialState | None, workers: int) -> None:

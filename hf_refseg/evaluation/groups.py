@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data.masks import InvalidMaskError, foreground_share
-from ..messages import align, name_text
+from ..messages import align, counted, name_text
+from ..visualization import Bar, draw_bars
 from .protocols import Protocol
 from .record_scores import intervals_of_records, scores_of_records
 from .results import Key, Record, key_of, name_record
@@ -19,16 +20,19 @@ from .wording import groups_of_text, split_words, wording_groups
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
+    from PIL import Image
 
 # The first number that a group no longer has, and its name.
 LENGTHS = ((3, "1 or 2 words"), (6, "3 to 5 words"), (11, "6 to 10 words"), (math.inf, "11 words or more"))
 AREAS = ((0.01, "below 1 %"), (0.05, "1 to 5 %"), (0.2, "5 to 20 %"), (math.inf, "20 % or more"))
-COUNTS = ((2, "1"), (3, "2"), (4, "3"), (math.inf, "4 or more"))
+COUNTS = ((2, "1 object"), (3, "2 objects"), (4, "3 objects"), (math.inf, "4 objects or more"))
 # Intervals over fewer sentences say nothing; the categories that have no more make one group.
 FEWEST_OF_CATEGORY = 30
 OTHER_CATEGORIES, WITHOUT_WORDS = "all others", "none of these"
 # In the tables; the results have all scores.
 SHOWN_SCORES = 2
+# Of each protocol the one in which every sentence counts as much, for pictures.
+MEAN_SCORES = ("mIoU", "gIoU", "mean-IoU", "J&F")
 
 Grouped = dict[str, dict[str, list[Record]]]
 
@@ -204,6 +208,28 @@ def breakdown_table(breakdown: Sequence[GroupScores]) -> str:
         kind = "" if before is not None and before.kind == each.kind else each.kind
         rows.append((kind, each.group, str(each.sentences), *_cells(each, names)))
     return align(rows)
+
+
+def draw_breakdown(breakdown: Sequence[GroupScores], title: str) -> Image.Image:
+    """A picture with a bar for each group: what most papers give, the first score that is a mean over sentences.
+
+    Args:
+        breakdown: of `break_down`, at least one group.
+        title: shown above; the name of the score follows.
+    """
+    score = next((name for name in MEAN_SCORES if name in breakdown[0].metrics), next(iter(breakdown[0].metrics)))
+    bars = [
+        Bar(
+            heading=each.kind,
+            label=each.group,
+            value=each.metrics[score],
+            interval=each.intervals.get(score),
+            note=counted(each.sentences, "sentence"),
+        )
+        for each in breakdown
+        if score in each.metrics
+    ]
+    return draw_bars(bars, f"{title}: {score}, percent")
 
 
 def _cells(scores: GroupScores, names: Sequence[str]) -> list[str]:

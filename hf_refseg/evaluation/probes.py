@@ -26,7 +26,8 @@ from .wording import mirror_text, misspell, split_words, without_head_noun
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-Evaluate = Callable[["Dataset"], EvaluationResult]
+# Scores a system on a data set; the name is that of the probe, or "unchanged".
+Evaluate = Callable[["Dataset", str], EvaluationResult]
 # Changes a sentence, given its id and its referent's category; None = it is left out.
 Change = Callable[[str, str, str], str | None]
 
@@ -70,8 +71,8 @@ def evaluate_probes(
     """How far the scores of a system drop on each changed data set, against the same sentences unchanged.
 
     Args:
-        evaluate: scores the system on a data set, such as
-            `lambda rows: evaluate_model(model, processor, rows, progress=False)`.
+        evaluate: scores the system on a data set; it is told which probe that is, or `"unchanged"`. Such as
+            `lambda rows, probe: evaluate_system(system, rows, bootstrap_samples=0)`.
         dataset: rows of `load_refseg`, not streamed; a file in the folder for temporary files is made of each image
             that is mirrored.
         unchanged: what `evaluate` found on the data set, or on its first images or videos, which alone are then
@@ -86,7 +87,7 @@ def evaluate_probes(
         ValueError: rows that are streamed, too few images to shuffle sentences among, or the protocol
             `"davis_unsupervised"`, under which sentences that are left out change the scores of the others.
     """
-    unchanged = evaluate(dataset) if unchanged is None else unchanged
+    unchanged = evaluate(dataset, "unchanged") if unchanged is None else unchanged
     check_probes(dataset, unchanged.protocol)
     dataset = _evaluated_rows(dataset, unchanged.records)
     probes = []
@@ -99,7 +100,7 @@ def evaluate_probes(
         }
         for name, make in changed.items():
             rows = make()
-            records = evaluate(rows).records if len(rows) else []
+            records = evaluate(rows, name).records if len(rows) else []
             probes.append(_compare(name, unchanged, records, samples, seed))
     return probes
 

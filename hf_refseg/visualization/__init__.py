@@ -1,5 +1,6 @@
 """Pictures of masks, of data sets and of explanations."""
 
+from .bar_charts import Bar, draw_bars
 from .contact_sheets import SheetFrame, SheetRow, draw_image_sheet, draw_video_sheet
 from .explanations import (
     MaskedImage,
@@ -23,6 +24,7 @@ from .overlays import (
 )
 
 __all__ = [
+    "Bar",
     "ComparisonRow",
     "ComparisonStrip",
     "MaskedImage",
@@ -31,6 +33,7 @@ __all__ = [
     "SheetRow",
     "StripFrame",
     "can_draw",
+    "draw_bars",
     "draw_comparison",
     "draw_heat_maps",
     "draw_image_sheet",

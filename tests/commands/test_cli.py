@@ -408,6 +408,29 @@ def test_evaluate_writes_scores_and_cases(model_folder, shapes_folder, way):
     assert picture.height > 10 * 200
 
 
+def test_evaluate_breaks_scores_down_and_probes_on_request(model_folder, shapes_folder):
+    arguments = ["evaluate", model_folder, shapes_folder, "--max-images", 2, "--output", "results"]
+    printed = output_of(*arguments, "--breakdown", "--probes")
+    written = json.loads(Path("results/shapes_val_original.json").read_text())
+    kinds = [group["kind"] for group in written["breakdown"]]
+    assert list(dict.fromkeys(kinds)) == ["words", "length", "area", "same category", "category"]
+    lengths = [group["sentences"] for group in written["breakdown"] if group["kind"] == "length"]
+    assert sum(lengths) == written["sentences"]
+    assert {group["images"] for group in written["breakdown"]} <= {1, 2}
+    shuffled, *_ = written["probes"]
+    assert (shuffled["probe"], shuffled["sentences"]) == ("shuffled", written["sentences"])
+    assert shuffled["unchanged"] == pytest.approx(written["metrics"])
+    for name, drop in shuffled["drops"].items():
+        assert drop == pytest.approx(shuffled["unchanged"][name] - shuffled["changed"][name])
+    lines = [line.split() for line in printed.splitlines()]
+    assert ["words", "place"] in [line[:2] for line in lines]
+    assert ["mirrored", str(written["probes"][1]["sentences"])] in [line[:2] for line in lines]
+    assert Image.open("results/shapes_val_original_breakdown.png").width > 500
+    assert not list(Path("results").glob("*.unfinished"))
+    assert "leave --shuffle-sentences out" in error_of(*arguments, "--probes", "--shuffle-sentences")
+    assert "without streaming" in error_of(*arguments, "--probes", "--streaming")
+
+
 def test_evaluate_names_its_results_by_data_set_split_and_protocol(model_folder):
     arguments = ["--data-dir", REFER_API, "--split-by", "umd", "--split", "test", "--protocol", "lavt"]
     output_of("evaluate", model_folder, "refcocog", *arguments, "--max-images", 1)

@@ -16,10 +16,12 @@ from hf_refseg.evaluation.groups import (
     break_down,
     breakdown_table,
     describe_sentences,
+    draw_breakdown,
     group_records,
 )
 from hf_refseg.evaluation.record_scores import intervals_of_records, scores_of_records
 from hf_refseg.evaluation.video import SequenceScores
+from hf_refseg.visualization.bar_charts import BAR_COLOR, draw_bars
 
 SIDE = 20
 TEXTS = [
@@ -167,7 +169,7 @@ def test_the_groups_of_a_kind_share_the_sentences_out():
     ]
     assert len(grouped["area"]["below 1 %"]) == areas.count(0.0)
     assert len(grouped["area"]["20 % or more"]) == sum(area is not None and area >= 0.2 for area in areas)
-    assert len(grouped["same category"]["4 or more"]) == sum(
+    assert len(grouped["same category"]["4 objects or more"]) == sum(
         each.same_category is not None and each.same_category > 3 for each in descriptions.values()
     )
 
@@ -226,6 +228,23 @@ def test_the_table_has_a_line_for_each_group():
         f"{place.intervals['oIoU'][0]:.2f}",
     ]
     assert "95 % interval" in header and "nan" not in breakdown_table(break_down(records, "original", samples=0))
+
+
+def test_the_picture_has_a_bar_for_each_group():
+    records = image_records()
+    breakdown = break_down(records, "original", samples=20)
+    picture = draw_breakdown(breakdown, "shapes val")
+    heights = [draw_breakdown(breakdown[:count], "shapes val").height for count in (1, 2)]
+    # One line for each group and each kind.
+    kinds = len({each.kind for each in breakdown})
+    assert picture.height - heights[0] == (len(breakdown) - 1 + kinds - 1) * (heights[1] - heights[0])
+    longer = [
+        dataclasses.replace(each, metrics={"mIoU": value}) for each, value in zip(breakdown, (0, 50), strict=False)
+    ]
+    lengths = [np.count_nonzero((np.asarray(draw_breakdown([each], "")) == BAR_COLOR).all(axis=-1)) for each in longer]
+    assert lengths[0] < lengths[1] / 50
+    with pytest.raises(ValueError, match="nothing to draw"):
+        draw_bars([], "")
 
 
 def test_sentences_of_other_data_are_named():

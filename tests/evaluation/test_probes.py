@@ -101,8 +101,12 @@ def score(system: System, dataset: Dataset, protocol: str | None = None):
     return evaluate_system(system, dataset, protocol, bootstrap_samples=0, progress=False)
 
 
+def answered_by(system: System):
+    return lambda dataset, _: score(system, dataset)
+
+
 def probe(system: System, dataset: Dataset, **options) -> dict:
-    found = evaluate_probes(partial(score, system), dataset, samples=50, **options)
+    found = evaluate_probes(answered_by(system), dataset, samples=50, **options)
     return {each.probe: each for each in found}
 
 
@@ -191,12 +195,12 @@ def test_what_is_mirrored_of_videos(tmp_path: Path):
         np.testing.assert_array_equal(np.asarray(found), np.asarray(frame)[:, ::-1])
     for found, side in zip(mirrored[0]["referents"], ("left", "right"), strict=True):
         np.testing.assert_array_equal(decode_mask(found["masks"][1]), square(side)[:, ::-1])
-    probes = evaluate_probes(partial(score, Reader()), dataset, samples=20)
+    probes = evaluate_probes(answered_by(Reader()), dataset, samples=20)
     drops = {each.probe: (each.sentences, each.drops.get("J&F")) for each in probes}
     assert drops["mirrored"] == (2, 0) and drops["shuffled"][0] == 5 and drops["without noun"] == (0, None)
     competing = replace(score(Reader(), dataset), protocol="davis_unsupervised")
     with pytest.raises(ValueError, match="probe under davis"):
-        evaluate_probes(partial(score, Reader()), dataset, unchanged=competing)
+        evaluate_probes(answered_by(Reader()), dataset, unchanged=competing)
 
 
 def test_typos_depend_on_the_seed_and_the_sentence_alone():
@@ -229,17 +233,18 @@ def test_what_no_sentence_can_be_asked_is_told_as_such():
 def test_what_was_evaluated_before_is_not_evaluated_again_and_alone_is_probed():
     dataset, seen = both_sides(), []
 
-    def evaluate(changed: Dataset):
-        seen.append(len(changed))
+    def evaluate(changed: Dataset, name: str):
+        seen.append((name, len(changed)))
         return score(Reader(), changed)
 
     first = evaluate_system(Reader(), dataset, bootstrap_samples=0, progress=False, max_examples=4)
     found = evaluate_probes(evaluate, dataset, unchanged=first, samples=20)
-    assert seen == [4, 4, 4, 4] and {each.sentences for each in found} == {4}
+    assert seen == [(name, 4) for name in ("shuffled", "mirrored", "without noun", "misspelled")]
+    assert {each.sentences for each in found} == {4}
 
 
 def test_streamed_rows_are_refused_by_name():
-    for change in (without_head_nouns, with_typos, partial(evaluate_probes, partial(score, Reader()))):
+    for change in (without_head_nouns, with_typos, partial(evaluate_probes, answered_by(Reader()))):
         with pytest.raises(ValueError, match="without streaming"):
             change(both_sides().to_iterable_dataset())
 
