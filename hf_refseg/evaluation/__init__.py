@@ -13,7 +13,7 @@ from .protocols import (
     per_sample_iou,
     scores_from_counts,
 )
-from .record_scores import intervals_of_records, scores_of_records
+from .record_scores import intervals_of_records, scores_of_records, video_intervals, video_scores
 from .video import (
     VIDEO_PROTOCOLS,
     ObjectMatcher,
@@ -28,8 +28,6 @@ from .video import (
     score_frames_a2d,
     score_frames_davis,
     sequence_statistics,
-    video_intervals,
-    video_scores,
 )
 
 # The evaluators need torch and datasets; whoever only scores masks does not wait for them.

@@ -14,7 +14,8 @@ from ..data.streams import StreamedImages
 from ..modeling.pictures_refseg import take_nearest
 from ..visualization import ComparisonRow
 from .answering import answer_portions
-from .protocols import Protocol, bootstrap_intervals, count_answer, per_sample_iou, scores_from_counts
+from .protocols import Protocol, count_answer, per_sample_iou
+from .record_scores import count_columns, intervals_of_records, scores_of_records
 from .results import EvaluationResult, Key, Record, Scored, all_records, key_of, name_record, naming_not_finite
 from .systems import Answer, AnswerSource
 
@@ -98,7 +99,7 @@ class ImageScoring:
             except ValueError as error:
                 raise ValueError(f"{name_record(record)}: {error}") from error
             records.append({**record, **dict(zip(("intersection", "union", "present"), counts, strict=True))})
-        ious = per_sample_iou(**_columns(records), protocol=self.protocol) if records else []
+        ious = per_sample_iou(**count_columns(records), protocol=self.protocol) if records else []
         return [{**record, "iou": float(iou)} for record, iou in zip(records, ious, strict=True)]
 
     def records(self, example: dict[str, Any]) -> list[Record]:
@@ -110,16 +111,9 @@ class ImageScoring:
     def result(self, scored: Sequence[Scored], samples: int, seed: int, **common: Any) -> EvaluationResult:
         """What the scores of all images say; `samples` resamples of images for the intervals."""
         records = all_records(scored)
-        columns, intervals = _columns(records), {}
-        if samples:
-            groups = [record["image_id"] for record in records]
-            intervals = bootstrap_intervals(
-                **columns, protocol=self.protocol, groups=groups, samples=samples, seed=seed
-            )
-        metrics = scores_from_counts(**columns, protocol=self.protocol)
         return ImageEvaluationResult(
-            metrics=metrics,
-            intervals=intervals,
+            metrics=scores_of_records(records, self.protocol),
+            intervals=intervals_of_records(records, self.protocol, samples=samples, seed=seed) if samples else {},
             protocol=self.protocol.name,
             images=len(scored),
             records=records,
@@ -148,9 +142,3 @@ class ImageScoring:
 def _fitting(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
     """A mask as large as its image: a file may hold it as large as a model saw that."""
     return mask if mask.shape == size else take_nearest(mask, *size)
-
-
-def _columns(records: Sequence[Record]) -> dict[str, list[Any]]:
-    """The records as the protocols take them."""
-    names = {"intersections": "intersection", "unions": "union", "no_target": "no_target", "present": "present"}
-    return {argument: [record[name] for record in records] for argument, name in names.items()}

@@ -24,6 +24,7 @@ from .video import (
     A2D,
     DAVIS_MEASURES,
     VIDEO_PROTOCOLS,
+    check_video_protocol,
     davis_contributions,
     davis_scores_from_totals,
     frame_counts,
@@ -104,6 +105,29 @@ def intervals_of_records(
     contributions = contributions_of(records, protocol)
     totals = resampled_totals(contributions.values, contributions.groups, samples, seed)
     return percentile_intervals(contributions.names, contributions.to_scores(totals), confidence)
+
+
+def video_scores(records: Sequence[Record], protocol: str) -> dict[str, float]:
+    """Scores in percent from all or some of the records that `evaluate_model` makes of videos.
+
+    Args:
+        records: one for each sequence, of this protocol.
+        protocol: `"davis"` or `"davis_unsupervised"`, see `davis_scores`; or `"a2d"`, see `scores_from_counts`, whose
+            mAP needs masks, not records.
+
+    Raises:
+        ValueError: unknown protocol or no record.
+    """
+    check_video_protocol(protocol)
+    return scores_of_records(records, protocol)
+
+
+def video_intervals(
+    records: Sequence[Record], protocol: str, *, samples: int = 1000, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """95 % bootstrap intervals over videos of `video_scores`, in percent; arguments and errors as there."""
+    check_video_protocol(protocol)
+    return intervals_of_records(records, protocol, samples=samples, seed=seed)
 
 
 def _of_counts(

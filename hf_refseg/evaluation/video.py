@@ -19,12 +19,10 @@ from ..data.masks import InvalidMaskError, decode_mask, encode_mask
 from ..messages import short_text
 from .protocols import (
     Protocol,
-    bootstrap_intervals,
     mask_counts,
     per_sample_iou,
     percentile_intervals,
     resampled_totals,
-    scores_from_counts,
 )
 
 VIDEO_PROTOCOLS = ("davis", "davis_unsupervised", "a2d")
@@ -317,36 +315,6 @@ def davis_intervals(
     """
     totals = resampled_totals(davis_contributions(measures, annotators), video_ids, samples, seed)
     return percentile_intervals(DAVIS_MEASURES, davis_scores_from_totals(totals), confidence)
-
-
-def video_scores(records: Sequence[Mapping[str, Any]], protocol: str) -> dict[str, float]:
-    """Scores in percent from all or some of the records that `evaluate_model` makes of videos.
-
-    Args:
-        records: one for each sequence, of this protocol.
-        protocol: `"davis"` or `"davis_unsupervised"`, see `davis_scores`; or `"a2d"`, see `scores_from_counts`, whose
-            mAP needs masks, not records.
-
-    Raises:
-        ValueError: unknown protocol or no record.
-    """
-    check_video_protocol(protocol)
-    if protocol == "a2d":
-        intersections, unions, _ = frame_counts(records)
-        return scores_from_counts(intersections, unions, A2D)
-    return davis_scores(records, [record["annotator"] for record in records])
-
-
-def video_intervals(
-    records: Sequence[Mapping[str, Any]], protocol: str, *, samples: int = 1000, seed: int = 0
-) -> dict[str, tuple[float, float]]:
-    """95 % bootstrap intervals over videos of `video_scores`, in percent; arguments and errors as there."""
-    check_video_protocol(protocol)
-    if protocol == "a2d":
-        intersections, unions, video_ids = frame_counts(records)
-        return bootstrap_intervals(intersections, unions, A2D, groups=video_ids, samples=samples, seed=seed)
-    video_ids, annotators = ([record[name] for record in records] for name in ("video_id", "annotator"))
-    return davis_intervals(records, video_ids, annotators, samples=samples, seed=seed)
 
 
 def a2d_mean_iou(counts: Sequence[tuple[int, int]]) -> float:

@@ -18,6 +18,7 @@ from ..data.video_streams import StreamedVideos
 from ..messages import name_text, short_text
 from ..visualization import ComparisonStrip, StripFrame, spread
 from .protocols import mask_counts
+from .record_scores import video_intervals, video_scores
 from .results import EvaluationResult, Key, Record, Scored, all_records, key_of, name_record, naming_not_finite
 from .systems import Answer, AnswerSource
 from .video import (
@@ -29,8 +30,6 @@ from .video import (
     coco_statistics,
     label_pixels,
     score_frame_davis,
-    video_intervals,
-    video_scores,
 )
 
 FRAME_SCORES = {"davis": score_frame_davis, "a2d": mask_counts}
