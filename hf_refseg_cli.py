@@ -67,10 +67,12 @@ def options(
 def build_app() -> typer.Typer:
     """The command line with all commands."""
     import_modules_of_help()
+    from hf_refseg.commands.compare import compare
     from hf_refseg.commands.convert import app as convert_app
     from hf_refseg.commands.evaluate import evaluate
     from hf_refseg.commands.explain import explain
     from hf_refseg.commands.info import info
+    from hf_refseg.commands.leaderboard import leaderboard
     from hf_refseg.commands.merge import merge
     from hf_refseg.commands.predict import predict
     from hf_refseg.commands.prepare import prepare
@@ -89,6 +91,8 @@ def build_app() -> typer.Typer:
     app.command()(predict)
     app.command()(explain)
     app.command()(evaluate)
+    app.command()(compare)
+    app.command()(leaderboard)
     app.command(context_settings=CONTEXT)(train)
     app.command(context_settings=CONTEXT)(table)
     app.command()(prepare)

@@ -28,6 +28,7 @@ class DataOption:
         least: the least number; None = any.
         default: what is meant without it, where that is part of what the data is; else the builder knows it.
         is_place: whether it says where files lie, not what the data is.
+        of_split: the split that it is about, where it leaves the others as they are.
     """
 
     name: str
@@ -36,6 +37,7 @@ class DataOption:
     least: int | None = None
     default: str | None = None
     is_place: bool = False
+    of_split: str | None = None
 
 
 @dataclass(frozen=True)
@@ -182,9 +184,9 @@ REFER_OPTIONS = (
 )
 DATASET = DataOption("dataset", "refer: what the data set is called, the folder of its annotation files.", str)
 SCENE_OPTIONS = (
-    DataOption("train_size", "RefShapes: number of training scenes."),
-    DataOption("val_size", "RefShapes: number of validation scenes."),
-    DataOption("test_size", "RefShapes: number of test scenes."),
+    DataOption("train_size", "RefShapes: number of training scenes.", of_split="train"),
+    DataOption("val_size", "RefShapes: number of validation scenes.", of_split="val"),
+    DataOption("test_size", "RefShapes: number of test scenes.", of_split="test"),
     DataOption("image_size", "RefShapes: width and height in pixels."),
     SEED,
     SPLITS,

@@ -2,7 +2,6 @@
 
 from importlib import import_module
 
-from .comparison import Comparison, ScoreDifference, compare_records, same_sentences
 from .protocols import (
     Protocol,
     bootstrap_intervals,
@@ -13,7 +12,6 @@ from .protocols import (
     per_sample_iou,
     scores_from_counts,
 )
-from .record_scores import intervals_of_records, scores_of_records, video_intervals, video_scores
 from .video import (
     VIDEO_PROTOCOLS,
     ObjectMatcher,
@@ -38,6 +36,7 @@ _EVALUATOR_MODULES = {
     "Answer": ".systems",
     "AnswerRecorder": ".prediction_recorder",
     "AnswerSource": ".systems",
+    "Comparison": ".comparison",
     "GroupScores": ".groups",
     "ModelSystem": ".systems",
     "PredictionError": ".prediction_lines",
@@ -45,9 +44,11 @@ _EVALUATOR_MODULES = {
     "PredictionsHeader": ".prediction_lines",
     "ProbeScores": ".probes",
     "RecordingSource": ".prediction_recorder",
+    "ScoreDifference": ".comparison",
     "System": ".systems",
     "SystemSource": ".systems",
     "break_down": ".groups",
+    "compare_records": ".comparison",
     "describe_sentences": ".groups",
     "evaluate_answers": ".evaluator",
     "evaluate_model": ".evaluator",
@@ -56,9 +57,14 @@ _EVALUATOR_MODULES = {
     "evaluate_system": ".evaluator",
     "find_cases": ".evaluator",
     "header_for": ".prediction_recorder",
+    "intervals_of_records": ".record_scores",
     "open_predictions": ".prediction_files",
     "predict_cases": ".evaluator",
+    "same_sentences": ".comparison",
+    "scores_of_records": ".record_scores",
     "select_worst_and_best": ".evaluator",
+    "video_intervals": ".record_scores",
+    "video_scores": ".record_scores",
     "with_mirrored_images": ".probes",
     "with_shuffled_sentences": ".shuffling",
     "with_typos": ".probes",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -164,13 +165,31 @@ def same_sentences(records: Mapping[str, Sequence[Record]], *, only_common: bool
     return {name: [sentences[sentence] for sentence in order] for name, sentences in by_system.items()}
 
 
+def most_different(records: Mapping[str, Sequence[Record]], by: str, count: int) -> list[dict[str, Record]]:
+    """The sentences about which systems differ most, those first, each as the systems' records of it.
+
+    Args:
+        records: by the name of a system its records, all in one order, see `same_sentences`.
+        by: the number of a record by which it is good, such as `"iou"`.
+        count: how many, at most; those about which all are equally good are left out.
+    """
+    cases = [dict(zip(records, answers, strict=True)) for answers in zip(*records.values(), strict=True)]
+    spreads = [np.ptp([record[by] for record in case.values()]).item() for case in cases]
+    order = sorted(range(len(cases)), key=spreads.__getitem__, reverse=True)
+    return [cases[place] for place in order[:count] if spreads[place] > 0]
+
+
+def sentence_of(record: Record) -> tuple[Hashable, ...]:
+    """What is equal of two records about the same sentence, and of no others."""
+    return key_of(record), *map(record.get, SENTENCE_FIELDS)
+
+
 def _by_sentence(name: str, records: Sequence[Record]) -> dict[tuple, Record]:
-    ids: dict[tuple, Record] = {}
-    for record in records:
-        if key_of(record) in ids:
-            raise ValueError(f"{name_text(name)} has two records of {name_record(record)}. Evaluate it again.")
-        ids[key_of(record)] = record
-    return {(key, *map(record.get, SENTENCE_FIELDS)): record for key, record in ids.items()}
+    times = Counter(map(key_of, records))
+    if len(times) < len(records):
+        twice = next(record for record in records if times[key_of(record)] > 1)
+        raise ValueError(f"{name_text(name)} has two records of {name_record(twice)}. Evaluate it again.")
+    return {sentence_of(record): record for record in records}
 
 
 def _describe_differing(by_system: Mapping[str, Mapping[tuple, Record]], common: set[tuple]) -> str:
@@ -185,7 +204,7 @@ def _describe_differing(by_system: Mapping[str, Mapping[tuple, Record]], common:
     example = next(
         record for sentences in by_system.values() for sentence, record in sentences.items() if sentence not in common
     )
-    remedy = "those in all of them can be compared" if common else "none is in all of them"
+    remedy = "--common compares those in all of them" if common else "none is in all of them"
     return (
         f"The sentences are not the same ({len(common)} are): {', '.join(counts)}{told}. One is "
         f"{name_record(example)}. Evaluate all on one split of the same data; {remedy}."

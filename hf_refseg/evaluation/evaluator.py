@@ -25,7 +25,7 @@ from .image_scoring import ImageScoring
 from .portions import KeptPortions, Share, in_portions, keeping_portions
 from .prediction_recorder import AnswerRecorder, RecordingSource
 from .protocols import Protocol, get_protocol
-from .results import EvaluationResult, Record, Scored, all_records, key_of, name_record
+from .results import EvaluationResult, Record, Scored, all_records, count_sentences, key_of, name_record
 from .systems import AnswerSource, ModelSystem, System, SystemSource
 from .video import VIDEO_PROTOCOLS, check_video_protocol
 from .video_scoring import UnsupervisedScoring, VideoScoring
@@ -162,8 +162,7 @@ def evaluate_answers(
             scored += [Scored(each["records"], each["detections"]) for each in findings]
             if write_lines is not None and share.is_first:
                 write_lines([line for each in findings for line in each["lines"]])
-    # Objects that nobody describes have records without a text.
-    sentences = sum(bool(record["text"]) for record in all_records(scored))
+    sentences = count_sentences(all_records(scored))
     if not sentences:
         raise ValueError(f"There is nothing to evaluate: no {scoring.kind} has a sentence.")
     seconds = time.perf_counter() - start

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -15,6 +15,13 @@ from ..modeling.modeling_outputs_refseg import NotFiniteError
 Record = dict[str, Any]
 # The image or the video, the reference and the sentence.
 Key = tuple[str, str, str]
+# What a model was trained on, seen from the data set that it is scored on; in this order tables follow each other.
+TRAINING_REGIMES = {
+    "single": "trained on this data set alone",
+    "mixed": "trained on this data set and others of referring expressions",
+    "extra": "trained on other data as well, or instead",
+    "unknown": "what it was trained on is unknown",
+}
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,11 @@ class EvaluationResult:
 def all_records(scored: Iterable[Scored]) -> list[Record]:
     """The records of all images or videos."""
     return [record for each in scored for record in each.records]
+
+
+def count_sentences(records: Sequence[Record]) -> int:
+    """How many sentences there are; objects in videos that nobody describes have records without a text."""
+    return sum(bool(record["text"]) for record in records)
 
 
 def key_of(record: Record) -> Key:

@@ -39,6 +39,7 @@ from hf_refseg.data.loading import load_refseg, option_names
 from hf_refseg.data.masks import decode_mask
 from hf_refseg.data.prepare import prepare_dataset
 from hf_refseg.evaluation import evaluate_model, with_shuffled_sentences
+from hf_refseg.evaluation.saved_results import read_result
 from hf_refseg.model_costs import count_flops, count_task_flops
 from hf_refseg.training.run_options import write_run_options
 from hf_refseg_cli import app
@@ -49,6 +50,8 @@ THRESHOLD = 0.455
 COMMANDS = (
     ["predict"],
     ["evaluate"],
+    ["compare"],
+    ["leaderboard"],
     ["prepare"],
     ["preview"],
     ["convert"],
@@ -399,6 +402,7 @@ def test_evaluate_writes_scores_and_cases(model_folder, shapes_folder, way):
     assert written["sentences"] == len(written["records"]) == expected.sentences
     assert (written["model"], written["dataset"]) == (str(model_folder), str(shapes_folder))
     assert (written["split"], written["protocol"], written["shuffled_sentences"]) == ("val", "original", shuffled)
+    assert read_result(Path(f"results/{name}.json")).records == written["records"]
     low, high = written["intervals"]["oIoU"]
     scores = [line.split() for line in printed.splitlines()]
     assert ["oIoU", f"{written['metrics']['oIoU']:.2f}", f"{low:.2f}", "to", f"{high:.2f}"] in scores
@@ -486,6 +490,7 @@ def test_evaluate_scores_sentences_without_target(model_folder):
     printed = output_of("evaluate", model_folder, "shapes", "--protocol", "rela", "--output", "results")
     written = json.loads(Path("results/shapes_val_rela.json").read_text())
     assert written["protocol"] == "rela"
+    assert read_result(Path("results/shapes_val_rela.json")).metrics == written["metrics"]
     assert list(written["metrics"]) == ["cIoU", "gIoU", "Pr@0.7", "Pr@0.8", "Pr@0.9", "N-acc", "T-acc"]
     assert {record["no_target"] for record in written["records"]} == {True, False}
     wrong = [record for record in written["records"] if record["no_target"] and record["present"]]

@@ -29,6 +29,7 @@ from hf_refseg.evaluation import (
     video_intervals,
     video_scores,
 )
+from hf_refseg.evaluation.saved_results import read_result
 from hf_refseg.training.data_arguments import VideoDataArguments
 from hf_refseg_cli import app
 
@@ -415,4 +416,5 @@ def test_the_command_scores_by_it(tmp_path, monkeypatch):
     expected = evaluate(rows, tiny_processor(), model=tiny_lavt())
     assert written["metrics"] == pytest.approx(expected.metrics, abs=1e-6)
     assert (written["protocol"], written["sentences"]) == (PROTOCOL, 6)
+    assert read_result(Path(f"results/videos_val_{PROTOCOL}.json")).records == written["records"]
     assert Image.open(f"results/videos_val_{PROTOCOL}.png").height > 6 * 2 * 200

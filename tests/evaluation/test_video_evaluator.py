@@ -26,6 +26,7 @@ from hf_refseg.evaluation import (
     video_scores,
     with_shuffled_sentences,
 )
+from hf_refseg.evaluation.saved_results import read_result
 from hf_refseg.evaluation.video import A2D
 from hf_refseg.visualization import draw_strips
 from hf_refseg_cli import app
@@ -279,6 +280,7 @@ def test_the_command_writes_scores_and_strips(folders, dataset):
     expected = evaluate(dataset, tiny_processor(), model=tiny_lavt())
     assert written["metrics"] == pytest.approx(expected.metrics, abs=1e-6)
     assert (written["videos"], written["sentences"], written["per_frame"]) == (3, 12, True)
+    assert read_result(Path("results/videos_val_davis.json")).records == written["records"]
     lines = [line.split()[:2] for line in result.stdout.splitlines()]
     assert lines[2:9] == [[name, f"{written['metrics'][name]:.2f}"] for name in DAVIS]
     assert "12 sentences, 3 videos" in result.stdout
@@ -293,6 +295,7 @@ def test_the_command_scores_by_other_protocols_and_on_shuffled_sentences(folders
     written = json.loads(Path("results/videos_val_a2d_shuffled.json").read_text())
     assert (written["videos"], written["window"], written["overlap"]) == (1, 4, 1)
     assert list(written["metrics"])[0::7] == ["oIoU", "mAP"]
+    assert read_result(Path("results/videos_val_a2d_shuffled.json")).metrics == written["metrics"]
     assert all(record["sent_id"][0] != "0" for record in written["records"])
 
 
