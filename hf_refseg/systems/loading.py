@@ -49,7 +49,7 @@ def load_system(
         window: how a model of this library goes through a video; None = the whole of it is one clip.
         batch_size: texts per forward pass; None = the kind's.
         score_threshold: of systems that find instances, the score above which one counts; None = the kind's.
-        instances: of such systems, whether the mask holds "all" instances or the "best" one; None = all.
+        instances: of such systems, whether the mask holds "all" instances or the "best" one; None = the kind's.
 
     Returns:
         The system. An option that is None is not given; one that is given has an effect.
