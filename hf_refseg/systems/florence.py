@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
 from ..data.masks import draw_polygons
-from ..evaluation.systems import Answer, System
+from ..evaluation.systems import Answer, System, hash_tensors
 from ..hub.saved_models import find_device, load_any_config, load_processor_of, load_weights
 from ..modeling.inference_refseg import evaluation_mode, to_model
 from ..modeling.modeling_outputs_refseg import require_finite
@@ -54,6 +54,16 @@ class FlorenceSystem(System):
             for tokens in self._write(image, encoded, list(texts[start : start + self.batch_size])):
                 mask = mask_of_tokens(self.processor, tokens, image.height, image.width)
                 yield Answer(mask=mask, present=bool(mask.any()))
+
+    def describe(self) -> dict[str, Any]:
+        """As of any system, with all else that masks depend on."""
+        return {
+            **super().describe(),
+            "weights": hash_tensors(self.model.state_dict()),
+            "processor": self.processor.to_dict(),
+            "generation": self.model.generation_config.to_dict(),
+            "batch_size": self.batch_size,
+        }
 
     def _write(self, image: Image.Image, encoded: Tensor, texts: list[str]) -> Tensor:
         """The tokens (texts, positions) that the model answers with, about an image that is encoded already."""

@@ -21,7 +21,7 @@ from transformers import (
     SamProcessor,
 )
 
-from ..evaluation.systems import Answer, System
+from ..evaluation.systems import Answer, System, hash_tensors
 from ..hub.saved_models import find_device, load_any_config, load_processor_of, load_weights
 from ..modeling.inference_refseg import evaluation_mode
 from ..modeling.modeling_outputs_refseg import require_finite
@@ -122,6 +122,18 @@ class GroundedSystem(System):
         masks = self.segmenter.segment(image, boxes) if len(boxes) else iter(())
         for of_text in found:
             yield _union(islice(masks, len(of_text.scores)), of_text, (image.height, image.width))
+
+    def describe(self) -> dict[str, Any]:
+        """As of any system, with all else that masks depend on."""
+        parts = {"detector": self.detector, "segmenter": self.segmenter}
+        return {
+            **super().describe(),
+            **{part: hash_tensors(each.model.state_dict()) for part, each in parts.items()},
+            **{f"{part}_processor": each.processor.to_dict() for part, each in parts.items()},
+            "detector_options": self.detector.options,
+            "instances": self.instances,
+            "batch_sizes": [each.batch_size for each in parts.values()],
+        }
 
 
 def _union(masks: Iterator[Tensor], found: Detections, size: tuple[int, int]) -> Answer:

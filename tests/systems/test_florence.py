@@ -1,6 +1,8 @@
 """Florence-2: outlines as the model writes them, whole or cut off, and masks as transformers' tokens mean them."""
 
+import json
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +183,18 @@ def test_it_is_loaded_by_its_name(loaded, image, tmp_path: Path) -> None:
         np.testing.assert_array_equal(answer.mask, expected.mask)
     for answer in load_system(name, device="cpu", dtype="bfloat16").segment(image, TEXTS):
         assert answer.present
+
+
+def test_description_tells_systems_apart(loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, processor = loaded
+    described = FlorenceSystem(model, processor).describe()
+    assert json.dumps(described) == json.dumps(FlorenceSystem(model, processor).describe())
+    assert FlorenceSystem(model, processor, batch_size=1).describe() != described
+    changed = deepcopy(model)
+    next(changed.parameters()).data += 1
+    assert FlorenceSystem(changed, processor).describe() != described
+    monkeypatch.setattr(model.generation_config, "num_beams", 3)
+    assert FlorenceSystem(model, processor).describe() != described
 
 
 def test_processor_has_to_know_how_outlines_are_written(loaded) -> None:

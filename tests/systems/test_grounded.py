@@ -1,6 +1,8 @@
 """A detector with a segmenter: masks as transformers makes them of the boxes that the detector finds, step by step."""
 
+import json
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -133,6 +135,19 @@ def test_image_is_encoded_once(
 def test_other_words_for_instances_are_refused(detector, segmenter) -> None:
     with pytest.raises(ValueError, match="all, best, not 'both'"):
         system_of(detector, segmenter, instances="both")
+
+
+def test_description_tells_systems_apart(detector, segmenter) -> None:
+    described = system_of(detector, segmenter).describe()
+    assert json.dumps(described) == json.dumps(system_of(detector, segmenter).describe())
+    kind, model, processor = segmenter
+    others = [system_of(detector, segmenter, 0.5), system_of(detector, segmenter, instances="all")]
+    for changes_detector in (True, False):
+        changed = deepcopy(detector[0] if changes_detector else model)
+        next(changed.parameters()).data += 1
+        parts = ((changed, detector[1]), segmenter) if changes_detector else (detector, (kind, changed, processor))
+        others.append(system_of(*parts))
+    assert all(other.describe() != described for other in others)
 
 
 def test_numbers_that_are_none_are_an_error(detector, segmenter, image) -> None:
