@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import Device, Dtype, ModelName, Overlap, check_data_options, with_data_options
+from .options import Device, Dtype, ModelName, Overlap, TrainingRegime, check_data_options, with_data_options
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -57,6 +57,7 @@ def evaluate(
     probes: Annotated[
         bool, typer.Option("--probes", help="Ask changed sentences too: how far do scores drop on them?")
     ] = False,
+    training_regime: TrainingRegime = None,
     streaming: Annotated[
         bool,
         typer.Option("--streaming", help="Read a prepared data set as it is scored, without a copy."),
@@ -96,6 +97,7 @@ def evaluate(
     from ..files import require_writable, slug, write_json, write_picture
     from ..hub.saved_models import load_model
     from ..modeling.inference_refseg import VideoWindow
+    from ..training.run_options import load_run_options, regime_of_run
     from ..visualization import draw_comparison, draw_strips
 
     check_protocol(protocol)
@@ -154,6 +156,7 @@ def evaluate(
 
     dataset = " ".join(filter(None, [name, own_name]))
     settings = {"model": model, "dataset": dataset, "split": split, **options, **given, "dtype": dtype}
+    settings["training_regime"] = training_regime or regime_of_run(load_run_options(model), name)
     report = {**settings, "shuffled_sentences": shuffle_sentences, "max_images": max_images, **asdict(result)}
     more = {"breakdown": groups, "probes": probed}
     report |= {option: list(map(asdict, found)) for option, found in more.items() if found is not None}

@@ -22,6 +22,13 @@ PictureFolder = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:1; by default the accelerator if there is one.")]
 Dtype = Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Type of the weights.")]
+TrainingRegime = Annotated[
+    Literal["single", "mixed", "extra"] | None,
+    typer.Option(
+        help="What it was trained on: this data set alone, this and others of expressions, or other data; by default "
+        "as the run that trained it says."
+    ),
+]
 Overlap = Annotated[
     int | None,
     typer.Option(min=0, help="Frames that neighboring windows share; by default 8, or half a smaller window."),

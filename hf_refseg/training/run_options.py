@@ -166,6 +166,24 @@ def load_run_options(name: str) -> dict[str, Any]:
     return {} if path is None else read_run_options(Path(path).parent) or {}
 
 
+def regime_of_run(options: Mapping[str, Any], dataset_name: str) -> str:
+    """Which of `TRAINING_REGIMES` a run was, seen from a data set that its model is scored on.
+
+    One that went on from a saved model counts as trained on other data: what that had seen is not told. What encoders
+    were pretrained on does not count.
+
+    Args:
+        options: of the run, see `load_run_options`.
+        dataset_name: as in `load_refseg`.
+    """
+    trained_on = options.get(DATASETS, {})
+    if not trained_on:
+        return "unknown"
+    if public_name(dataset_name) not in trained_on or options.get("model", {}).get("model_name_or_path"):
+        return "extra"
+    return "single" if len(trained_on) == 1 else "mixed"
+
+
 def check_same_options(checkpoint: str | PathLike[str], before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raises ValueError with a list of the options of a checkpoint that a run would go on with in another way."""
     # Checkpoints of earlier versions hold paths.

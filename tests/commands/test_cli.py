@@ -400,6 +400,7 @@ def test_evaluate_writes_scores_and_cases(model_folder, shapes_folder, way):
     assert written["metrics"] == pytest.approx(expected.metrics)
     assert written["images"] == (3 if shuffled else 2)
     assert written["sentences"] == len(written["records"]) == expected.sentences
+    assert written["training_regime"] == "unknown"
     assert (written["model"], written["dataset"]) == (str(model_folder), str(shapes_folder))
     assert (written["split"], written["protocol"], written["shuffled_sentences"]) == ("val", "original", shuffled)
     assert read_result(Path(f"results/{name}.json")).records == written["records"]
@@ -477,8 +478,12 @@ def test_evaluate_takes_the_data_options_of_the_run_that_trained_the_model(model
     expected = evaluate_model(AutoModel.from_pretrained("run"), AutoProcessor.from_pretrained("run"), rows)
     assert written["metrics"] == pytest.approx(expected.metrics) and written["sentences"] == expected.sentences
     assert "Data as in the run that trained the model: train_size 1, val_size 3, test_size 1, image_s" in printed
-    output_of("evaluate", "run", "refshapes", "--val-size", "2", "--output", "out")
+    assert written["training_regime"] == "single"
+    output_of("evaluate", "run", "refshapes", "--val-size", "2", "--training-regime", "extra", "--output", "out")
     written = json.loads(Path("out/refshapes_val_original.json").read_text())
+    assert (
+        written["training_regime"] == read_result(Path("out/refshapes_val_original.json")).training_regime == "extra"
+    )
     assert (written["images"], written["val_size"], written["seed"]) == (2, 2, 7)
     Path("run/run_options.json").write_text("{")
     assert "run_options.json is damaged" in error_of("evaluate", "run", "refshapes")

@@ -27,6 +27,7 @@ from hf_refseg.training.run_options import (
     check_same_options,
     load_run_options,
     read_run_options,
+    regime_of_run,
     write_local_options,
     write_run_options,
 )
@@ -172,6 +173,26 @@ def test_every_checkpoint_is_pushed_and_in_the_end_the_model_with_the_librarys_c
     card = ModelCard(repository.files("main")["README.md"].content.decode())
     assert card.data.library_name == "hf_refseg" and "tester/whole" in card.text
     assert {entry.dataset_split for entry in card.data.eval_results} == {"val (first 1 images)"}
+
+
+@pytest.mark.parametrize(
+    ("datasets", "model", "regime"),
+    [
+        (["refcoco"], {}, "single"),
+        (["refcoco+", "refcoco"], {}, "mixed"),
+        (["refcoco+"], {}, "extra"),
+        (["refcoco"], {"model_name_or_path": "user/model"}, "extra"),
+        (["refcoco"], {"vision_name_or_path": "user/swin"}, "single"),
+        ([], {"model_name_or_path": "user/model"}, "unknown"),
+    ],
+)
+def test_a_run_tells_what_its_model_was_trained_on(tmp_path, datasets, model, regime) -> None:
+    options = {"model": model, "datasets": {name: {"split_by": "unc"} for name in datasets}}
+    assert regime_of_run(options, "refcoco") == regime
+    # A prepared folder goes by its name.
+    (tmp_path / "refcoco").mkdir()
+    assert regime_of_run(options, str(tmp_path / "refcoco")) == regime
+    assert regime_of_run({}, "refcoco") == "unknown"
 
 
 def test_options_are_kept_without_places_and_with_the_names_of_other_paths(tmp_path) -> None:
