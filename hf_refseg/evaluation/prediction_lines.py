@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -286,7 +285,7 @@ def _check_fields(content: Mapping[str, Any], known: Sequence[str], where: str) 
 
 def _probability(value: Any, where: str, name: str) -> float:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    is_probability = is_number and math.isfinite(value) and 0 <= value <= 1
+    is_probability = is_number and 0 <= value <= 1
     _require(is_probability, where, name, value, "a number from 0 to 1, or nothing")
     return float(value)
 

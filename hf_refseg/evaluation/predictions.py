@@ -87,7 +87,7 @@ class PredictionSource(AnswerSource):
 
     def describe(self) -> dict[str, Any]:
         changed = self.file.path.stat().st_mtime_ns
-        return {"predictions": str(self.file.path.resolve()), "changed": changed, "missing": self.missing}
+        return {"prediction_file": str(self.file.path.resolve()), "changed": changed, "missing": self.missing}
 
     def answer_image(self, example: dict[str, Any], places: Sequence[int], resolution: str) -> Iterator[Answer]:
         for place in places:

@@ -1,36 +1,44 @@
 """Predictions as files: the same scores as of the answers themselves, and one clear error for what does not fit."""
 
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from color_videos import ColorModel, as_dataset, color_processor, make_row
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from PIL import Image
-from places import FIXTURES
+from places import CHECKOUT, FIXTURES, REAL_DATA
+from tiny_lavt import tiny_lavt, tiny_processor
+from video_loading import load
+from video_trees import DAVIS_NAMES, labels_of, make_davis, make_youtube_vos, write_labels
 
+from hf_refseg import RefSegImageProcessor, RefSegProcessor
+from hf_refseg.data.loading import load_refseg
 from hf_refseg.data.masks import decode_mask, encode_mask
 from hf_refseg.data.rows import row_features, video_features
 from hf_refseg.evaluation import (
     Answer,
-    AnswerRecorder,
     ModelSystem,
     PredictionError,
+    PredictionsHeader,
     PredictionSource,
-    RecordingSource,
     System,
     SystemSource,
-    evaluate_answers,
     evaluate_predictions,
+    evaluate_system,
     find_cases,
     header_for,
     open_predictions,
     writing_predictions,
 )
+from hf_refseg.evaluation.prediction_lines import parse_header, parse_line
 
 IMAGE_PROTOCOLS = ("original", "lavt", "vlt", "cris", "phrasecut", "rela", "rela_area50")
 HEADER = {"format": "hf_refseg-predictions", "version": 1}
@@ -103,11 +111,8 @@ def videos() -> Dataset:
 
 def save(system: System, rows: Dataset, protocol: str, path: Path) -> Any:
     """What a system scores, with its predictions in a file."""
-    recorder = AnswerRecorder(protocol, system.threshold)
-    with writing_predictions(path, header_for(protocol, system.threshold, system=system.name)) as write:
-        result = evaluate_answers(RecordingSource(SystemSource(system), recorder), rows, protocol, **QUIET)
-        write(recorder.take_lines())
-    return result
+    with writing_predictions(path, header_for(protocol, system.threshold, system=system.name)) as write_lines:
+        return evaluate_system(system, rows, protocol, write_lines=write_lines, **QUIET)
 
 
 def write(path: Path, lines: Sequence[Any], **header: Any) -> Path:
@@ -646,3 +651,117 @@ def test_what_is_wrong_with_a_folder_is_told(dataset, tmp_path):
     path.rename(tmp_path / "a/b/c/00.png")
     with pytest.raises(PredictionError, match=r"c/00.png is not where masks are looked for: name them <image_id>"):
         score(tmp_path, dataset)
+
+
+def test_the_folders_that_video_repositories_write_are_read(tmp_path):
+    """A folder of each expression, and label pictures of each annotator, about trees of the two data sets."""
+    rows = load("ref_youtube_vos", make_youtube_vos(tmp_path / "vos"), splits=["train"])["train"]
+    for row in rows:
+        for number, name in enumerate(row["frame_names"]):
+            for expression, label in (("0", 1), ("1", 1), ("2", 2)):
+                path = tmp_path / "sent" / "Annotations" / row["video_id"] / expression / f"{name}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray((labels_of(number, (1, 2)) == label).astype(np.uint8) * 255).save(path)
+    # Object 2 comes with the second frame of four, the answers have it from the first one on.
+    records = evaluate_predictions(tmp_path / "sent", rows, "davis", **QUIET).records
+    assert [record["J"] for record in records] == [1, 1, 0.75] * 2
+    (tmp_path / "sent" / "Annotations" / "t1" / "2" / "00010.png").unlink()
+    with pytest.raises(PredictionError, match=r"1 sentences lack frames .*Video 't1', .*: 00010\)"):
+        score(tmp_path / "sent", rows)
+
+    rows = load("ref_davis17", make_davis(tmp_path / "davis", "texts"), splits=["val"])["val"]
+    for number, name in enumerate(DAVIS_NAMES):
+        for annotator in range(4):
+            labels = labels_of(number, (1, 2))
+            # One of the four mixes the objects up, which costs nothing where they are matched.
+            labels = np.array([0, 2, 1], dtype=np.uint8)[labels] if annotator == 3 else labels
+            write_labels(tmp_path / "written" / f"anno_{annotator}" / "two" / f"{name}.png", labels)
+    assert score(tmp_path / "written", rows, "davis_unsupervised")["J&F"] == 100
+    records = evaluate_predictions(tmp_path / "written", rows, "davis", **QUIET).records
+    assert {(each["annotator"], each["J"]) for each in records} == {("0", 1), ("1", 1), ("2", 1), ("3", 0)}
+    Image.new("RGB", (20, 12)).save(tmp_path / "written/anno_2/two/00001.png")
+    with pytest.raises(PredictionError, match=r"00001.png holds no numbers of objects: save it as a palette picture"):
+        score(tmp_path / "written", rows)
+
+
+@pytest.mark.parametrize("protocol", ["davis", "davis_unsupervised"])
+def test_a_file_scores_as_a_tiny_model_on_a_tree_of_ref_davis(tmp_path, protocol):
+    rows = load("ref_davis17", make_davis(tmp_path / "davis", "texts"), splits=["val"])["val"]
+    system = ModelSystem(tiny_lavt(), tiny_processor())
+    direct = save(system, rows, protocol, tmp_path / "file.jsonl")
+    read = evaluate_predictions(tmp_path / "file.jsonl", rows, protocol, **QUIET)
+    assert (read.metrics, read.intervals, read.records) == (direct.metrics, direct.intervals, direct.records)
+
+
+PHOTOGRAPHS = REAL_DATA / "refcoco_mini"
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> Dataset:
+    """All sentences about all of them."""
+    cache = tmp_path_factory.mktemp("cache")
+    both = (("refcoco", "unc"), ("refcocog", "google"))
+    splits = [load_refseg(name, PHOTOGRAPHS, split_by, cache_dir=cache) for name, split_by in both]
+    return concatenate_datasets([rows for each in splits for rows in each.values()])
+
+
+@pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason=f"no photographs in {PHOTOGRAPHS}; set HF_REFSEG_REAL_DATA")
+@pytest.mark.parametrize(
+    ("protocol", "size"),
+    [("lavt", {"longest_edge": 64}), ("cris", {"height": 64, "width": 64})],
+)
+def test_a_file_scores_as_a_tiny_model_on_photographs(photographs, tmp_path, protocol, size):
+    processor = RefSegProcessor(RefSegImageProcessor(size=size), tiny_processor().tokenizer)
+    model, first = tiny_lavt(), photographs[0]
+    with torch.no_grad():
+        # Random weights call everything foreground, or nothing: with the median as threshold it is half of a picture.
+        logits = model(**processor(images=first["image"], text="the left dog", return_tensors="pt")).logits
+        model.decoder.classifier.bias[1] -= logits.median()
+    direct = save(ModelSystem(model, processor), photographs, protocol, tmp_path / "file.jsonl")
+    assert direct.images == 17 and 1 < direct.metrics["oIoU"] < 99
+    read = evaluate_predictions(tmp_path / "file.jsonl", photographs, protocol, **QUIET)
+    assert (read.metrics, read.intervals, read.records) == (direct.metrics, direct.intervals, direct.records)
+
+
+PAGE = CHECKOUT / "docs" / "predictions.md"
+
+
+def test_the_loop_of_the_page_writes_what_can_be_scored(dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    truths = {
+        (row["image_id"], sentence["raw"]): decode_mask(row["mask"])
+        for row in dataset
+        for sentence in row["sentences"]
+    }
+    samples = [
+        {"image": row["image_id"], "image_id": row["image_id"], "text": sentence["raw"], **sentence}
+        for row in dataset
+        for sentence in row["sentences"]
+    ]
+    (loop,) = re.findall(r"```python\n(import json\n.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(loop.splitlines()) <= 15
+    exec(loop, {"samples": samples, "segment": lambda image, text: truths[image, text]})
+    assert score(tmp_path / "predictions.jsonl", dataset)["oIoU"] == 100
+
+
+def test_the_page_names_every_field_and_shows_sound_lines():
+    page = PAGE.read_text(encoding="utf-8")
+    blocks = [block.splitlines() for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL)]
+    headers = [json.loads(line) for block in blocks for line in block[:1]]
+    lines = [parse_line(json.loads(line), "the page") for block in blocks for line in block[1:]]
+    assert {line.kind for line in lines} == {"image", "video"}
+    assert [parse_header(header, "the page").competing for header in headers] == [False] * len(headers)
+    named = set(re.findall(r"^\| `(\w+)`", page, re.MULTILINE))
+    assert named >= {field.name for field in fields(PredictionsHeader)}
+    assert named >= {
+        "image_id",
+        "video_id",
+        "ref_id",
+        "sent_id",
+        "text",
+        "mask",
+        "score",
+        "present",
+        "frames",
+        "frame",
+    }

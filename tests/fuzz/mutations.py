@@ -219,6 +219,13 @@ DATA_SETS = {
     ),
 }
 
+predictions = st.one_of(
+    of_kinds("images.jsonl", jsonl=structure_edits()),
+    of_kinds("videos.jsonl", jsonl=structure_edits()),
+    of_kinds("results.json", json=structure_edits()),
+    of_kinds("masks/0.png", png=png_edits),
+)
+
 # --- Pictures and masks --------------------------------------------------------------------------------------------
 
 pictures = st.one_of(
@@ -375,6 +382,7 @@ checkpoints = st.one_of(
 
 STRATEGIES = {
     **DATA_SETS,
+    "predictions": predictions,
     "picture": pictures,
     "masks": masks,
     "processor": calls,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -40,7 +41,7 @@ from hf_refseg.data.masks import (
 )
 from hf_refseg.data.prepare import prepare_dataset
 from hf_refseg.data.rows import DataFormatError, InvalidRowError
-from hf_refseg.evaluation import ScoredMask, coco_statistics
+from hf_refseg.evaluation import PredictionError, ScoredMask, coco_statistics, evaluate_predictions
 from hf_refseg.modeling.modeling_outputs_refseg import ReferringSegmentationOutput
 from hf_refseg.modeling.picture_files_refseg import open_image
 
@@ -84,6 +85,7 @@ def make_files(folder: Path) -> None:
     for name, make in FOLDERS.items():
         make(base / name)
     prepare_dataset("refcoco", base / "refcoco", base / "prepared", cache_dir=folder / "cache")
+    make_predictions(base, folder / "cache")
     outside.mkdir()
     Image.new("RGB", (WIDTH, HEIGHT), "white").save(outside / f"{SECRET}.png")
     with h5py.File(outside / f"{SECRET}.h5", "w") as file:
@@ -117,6 +119,48 @@ def data_set(name: str, tree: str | None = None, **options: Any) -> Target:
         return [Path(path).name for path, _, _ in damages] + nothing
 
     return Target(run, (), (DataFormatError, InvalidRowError, InvalidMaskError), names)
+
+
+# --- Predictions: a file or folder about a tree, of which one file is damaged ----------------------------------------
+
+
+def make_predictions(base: Path, cache: Path) -> None:
+    """`predictions` with the true masks of images and videos in all formats that are read."""
+    header, folder = {"format": "hf_refseg-predictions", "version": 1}, base / "predictions"
+    (folder / "masks").mkdir(parents=True)
+    rows = load_refseg("refcoco", base / "refcoco", cache_dir=cache)["train"]
+    sentences = [(sentence["sent_id"], row["mask"]) for row in rows for sentence in row["sentences"]]
+    _write_lines(folder / "images.jsonl", [header, *({"sent_id": name, "mask": mask} for name, mask in sentences)])
+    results = [{"sent_id": name, "segmentation": mask, "score": 0.5} for name, mask in sentences]
+    (folder / "results.json").write_text(json.dumps(results))
+    for name, mask in sentences:
+        Image.fromarray(decode_mask(mask)).save(folder / "masks" / f"{name}.png")
+    lines = [header]
+    for row in load_refseg("ref_davis17", base / "ref_davis17", cache_dir=cache)["val"]:
+        for referent in row["referents"]:
+            pairs = zip(referent["annotated_frames"], referent["masks"], strict=True)
+            frames = [{"frame": number, "mask": mask} for number, mask in pairs]
+            names = [{"video_id": row["video_id"], "sent_id": each["sent_id"]} for each in referent["sentences"]]
+            lines += [{**each, "frames": frames} for each in names]
+    _write_lines(folder / "videos.jsonl", lines)
+
+
+def _write_lines(path: Path, lines: Iterable[Any]) -> None:
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def score_predictions(case: tuple[str, str, Any], work: Path) -> None:
+    name, kind, how = case
+    data, base = work / "data", work.parent / "base"
+    shutil.copytree(base / "predictions", data)
+    (data / name).write_bytes(damage((data / name).read_bytes(), kind, how))
+    tree, split = ("ref_davis17", "val") if name == "videos.jsonl" else ("refcoco", "train")
+    rows = load_refseg(tree, base / tree, cache_dir=work / "cache", splits=[split])[split]
+    path = data / Path(name).parts[0]
+    how = {"progress": False, "bootstrap_samples": 0, "unfinished": work / "unfinished"}
+    result = evaluate_predictions(path, rows, missing="empty", **how)
+    assert all(0 <= score <= 100 or score_name.endswith("decay") for score_name, score in result.metrics.items())
+    assert result.sentences == sum(bool(record["text"]) for record in result.records) > 0
 
 
 def _check_images(rows: datasets.Dataset) -> None:
@@ -367,6 +411,12 @@ TARGETS = {
     **{name: data_set("folder", name) for name in ("metadata", "labels")},
     "metadata_csv": data_set("folder", "metadata_csv", **TOLERANT),
     "phrases": data_set("folder", "phrases", **TOLERANT),
+    "predictions": Target(
+        score_predictions,
+        ("images.jsonl", "bytes", ()),
+        (PredictionError, DataFormatError),
+        lambda case: [Path(case[0]).parts[0]],
+    ),
     "picture": Target(read_picture, ("png", "bytes", ()), (ValueError,), lambda case: [f"picture.{case[0]}"]),
     "masks": Target(use_masks, ("decode", {"rle": SOUND_RLE}), (ValueError,)),
     "processor": Target(

@@ -36,6 +36,7 @@ CASES = {
     "coco": 25,
     "labelme": 25,
     "label_studio": 25,
+    "predictions": 15,
     "picture": 100,
     "masks": 180,
     "processor": 120,
