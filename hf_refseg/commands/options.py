@@ -13,6 +13,24 @@ import typer
 from ..data.catalog import DataOption, data_options
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved model, or its id on the Hub.")]
+SystemName = Annotated[
+    str,
+    typer.Argument(
+        metavar="SYSTEM",
+        help="Folder or Hub id of a saved model or adapter, of CLIPSeg or SAM 3, or of two as detector+segmenter.",
+    ),
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run the code that lies beside a model of no known kind.")
+]
+ScoreThreshold = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Of systems that find instances: the score above which one counts."),
+]
+Instances = Annotated[
+    Literal["all", "best"] | None,
+    typer.Option(help="Of such systems: whether a mask is that of all instances, the default, or of the best one."),
+]
 DataFolder = Annotated[
     Path | None, typer.Argument(metavar="[DIR]", help="Folder of the original files, the same as --data-dir.")
 ]

@@ -1,20 +1,29 @@
-"""`hf-refseg predict`: the masks of expressions in images and videos, as files."""
+"""`hf-refseg predict`: the masks of expressions in images and videos, as files, by any system."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import Device, Dtype, ModelName, Overlap, PictureFolder
+from .options import (
+    Device,
+    Dtype,
+    Instances,
+    Overlap,
+    PictureFolder,
+    ScoreThreshold,
+    SystemName,
+    TrustRemoteCode,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ..evaluation.systems import Answer, System
     from ..modeling.inference_refseg import FrameMask
     from .sources import Source
 
@@ -23,7 +32,7 @@ Text = Annotated[list[str], typer.Option("--text", "-t", help="What to segment; 
 
 def predict(
     context: typer.Context,
-    model: ModelName,
+    system: SystemName,
     sources: Annotated[
         list[Path],
         typer.Argument(
@@ -37,8 +46,12 @@ def predict(
         Path | None, typer.Option("--json", help="File for scores, boxes and masks (COCO run lengths) of all of them.")
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Foreground probability; by default the processor's.")
+        float | None,
+        typer.Option(min=0, max=1, help="Foreground probability; by default the processor's, or a half."),
     ] = None,
+    score_threshold: ScoreThreshold = None,
+    instances: Instances = None,
+    trust_remote_code: TrustRemoteCode = False,
     device: Device = None,
     dtype: Dtype = "float32",
     video: Annotated[bool, typer.Option("--video", help="All of them are videos.")] = False,
@@ -56,12 +69,10 @@ def predict(
     expression, 1 for the first. What is wrong with an image or a video is told, the others are segmented all the same,
     and the exit status is 1.
     """
-    from transformers import pipeline
-
     from ..files import OutputError, require_writable, write_json
-    from ..hub.saved_models import load_model
     from ..messages import message_of
-    from ..modeling.inference_refseg import SOME_FRAMES, VideoWindow, segment_video
+    from ..modeling.inference_refseg import SOME_FRAMES, VideoWindow
+    from ..systems import find_kind, load_system
     from .sources import SOURCE_ERRORS, find_sources, keep_readable
 
     failures = 0
@@ -90,12 +101,11 @@ def predict(
     require_place_for_videos(output, [source.name for source in readable if source.is_video], text)
     if not readable:
         raise typer.Exit(1)
-    loaded, processor = load_model(model, device, dtype)
-    segment_images = partial(
-        pipeline("referring-image-segmentation", model=loaded, processor=processor, device=loaded.device),
-        threshold=threshold,
-    )
-    segment_videos = partial(segment_video, loaded, processor, window=clips, threshold=threshold)
+    options = {"score_threshold": score_threshold, "instances": instances, "threshold": threshold}
+    if is_given or "window" in find_kind(system, trust_remote_code).options:
+        # All expressions in one pass.
+        options |= {"window": clips, "batch_size": len(text)}
+    loaded = load_system(system, device=device, dtype=dtype, trust_remote_code=trust_remote_code, **options)
     output.mkdir(parents=True, exist_ok=True)
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)
@@ -104,9 +114,9 @@ def predict(
         for source in readable:
             try:
                 if source.is_video:
-                    record = predict_video(segment_videos, source, text, output, masks=json is not None)
+                    record = predict_video(loaded, source, text, output, masks=json is not None)
                 else:
-                    record = predict_image(segment_images, source, text, output)
+                    record = predict_image(loaded, source, text, output)
                 records.append(record)
             except OutputError:
                 raise
@@ -120,40 +130,36 @@ def predict(
         raise typer.Exit(1)
 
 
-def predict_image(
-    segment: Callable[..., list[dict]], source: Source, texts: Sequence[str], output: Path
-) -> dict[str, Any]:
+def predict_image(system: System, source: Source, texts: Sequence[str], output: Path) -> dict[str, Any]:
     """Writes `<image>_overlay.png` and `<image>_<number>_<text>.png` (0 or 255) for each text.
 
     Prints a line for each mask: path, score and share of pixels, whether there is no target, and the text where the
     overlay's legend shows its number instead. Returns the image's entry of the JSON file.
     """
-    import numpy as np
-
     from ..files import slug, write_picture
     from ..modeling.picture_files_refseg import open_image
+    from ..modeling.pipeline_refseg import as_picture
     from ..visualization import can_draw, draw_masks
 
     image = open_image(source.path)
-    results = segment(image, text=list(texts))
-    masks = [np.asarray(result["mask"]) != 0 for result in results]
+    found = shown_masks(system.segment(image, texts), system.threshold)
+    masks = [each.mask.numpy() for each in found]
     record = {"image": str(source.path), "predictions": []}
-    for number, (result, mask) in enumerate(zip(results, masks, strict=True), start=1):
-        text = result["label"]
+    for number, (text, each, mask) in enumerate(zip(texts, found, masks, strict=True), start=1):
         mask_path = output / ("_".join(filter(None, [source.name, str(number), slug(text)])) + ".png")
-        write_picture(mask_path, result["mask"])
-        line = f"{mask_path}  score {result['score']:.3f}  {100 * mask.mean():.1f} % of pixels"
-        line = line if result["present"] else f"{line}  no target"
+        write_picture(mask_path, as_picture(mask))
+        line = f"{mask_path}  score {each.score:.3f}  {100 * mask.mean():.1f} % of pixels"
+        line = line if each.present else f"{line}  no target"
         typer.echo(line if can_draw(text) else f"{line}  {number} is {text}")
-        described = describe_mask(mask, result["score"], result["present"])
+        described = describe_mask(mask, each.score, each.present)
         record["predictions"].append({"text": text, **described, "file": str(mask_path)})
-    picture = draw_masks(image, masks, [result["label"] for result in results])
+    picture = draw_masks(image, masks, texts)
     write_picture(output / f"{source.name}_overlay.png", picture)
     return record
 
 
 def predict_video(
-    segment: Callable[..., Iterator[list[FrameMask]]],
+    system: System,
     source: Source,
     texts: Sequence[str],
     output: Path,
@@ -179,7 +185,7 @@ def predict_video(
                 of_text.append(describe_mask(each.mask.numpy(), each.score, each.present))
             yield answer
 
-    answers = segment(frames, texts)
+    answers = (shown_masks(of_frame, system.threshold) for of_frame in system.segment_video(frames, texts))
     all_scores = write_video_masks(frames, described_along(answers) if masks else answers, texts, folder)
     for number, (text, scores) in enumerate(zip(texts, all_scores, strict=True), start=1):
         found = [score for score in scores if score > 0]
@@ -187,6 +193,19 @@ def predict_video(
         typer.echo(f"{line}, mean score {np.mean(found):.3f}" if found else f"{line}, no target")
     predictions = [{"text": text, "frames": of_text} for text, of_text in zip(texts, described, strict=True)]
     return {"video": str(source.path), "predictions": predictions, "folder": str(folder)}
+
+
+def shown_masks(answers: Iterable[Answer], threshold: float) -> list[FrameMask]:
+    """What a system says of an image or a frame, one mask for each text, empty where it says that there is nothing."""
+    import torch
+
+    from ..modeling.inference_refseg import FrameMask
+
+    found = []
+    for answer in answers:
+        mask, foreground = (torch.from_numpy(each(threshold)) for each in (answer.shown_mask, answer.foreground))
+        found.append(FrameMask(mask, answer.score_at(threshold), bool(mask.any()), foreground, answer.present))
+    return found
 
 
 def describe_mask(mask: NDArray[np.bool_], score: float, present: bool) -> dict[str, Any]:

@@ -176,14 +176,19 @@ def test_debug_shows_the_traceback(model_folder):
 
 
 def test_predict_writes_masks_and_overlays(model_folder, monkeypatch):
-    batches = []
-    forward = LavtForReferringSegmentation.forward
+    encoded = {"encode_image": [], "encode_text": []}
 
-    def counting_forward(self, pixel_values=None, input_ids=None, **inputs):
-        batches.append((len(pixel_values), len(input_ids)))
-        return forward(self, pixel_values=pixel_values, input_ids=input_ids, **inputs)
+    def watch(name):
+        encode = getattr(LavtForReferringSegmentation, name)
 
-    monkeypatch.setattr(LavtForReferringSegmentation, "forward", counting_forward)
+        def counting(self, values, *others):
+            encoded[name].append(len(values))
+            return encode(self, values, *others)
+
+        monkeypatch.setattr(LavtForReferringSegmentation, name, counting)
+
+    for name in encoded:
+        watch(name)
     exif = Image.Exif()
     exif[0x0112] = 6  # To be turned by 90 degrees.
     images = [noise(Path("a/photo.png")), noise(Path("b/photo.jpg"), exif=exif)]
@@ -195,12 +200,13 @@ def test_predict_writes_masks_and_overlays(model_folder, monkeypatch):
             for text in texts:
                 outputs[path, text] = model(**processor(Image.open(path), text, return_tensors="pt"))
     threshold = torch.stack([output.logits for output in outputs.values()]).sigmoid().median().item()
-    batches.clear()
+    for counts in encoded.values():
+        counts.clear()
     options = ["--text", texts[0], "--text", texts[1], "--output", "out", "--threshold", threshold]
     printed = output_of("predict", model_folder, *images, *options)
 
     names = ["photo_1_the-left-dog", "photo_2_red-circle-e", "photo-2_1_the-left-dog", "photo-2_2_red-circle-e"]
-    assert batches == [(1, 2), (1, 2)]
+    assert encoded == {"encode_image": [1, 1], "encode_text": [2, 2]}
     expected_files = {*names, "photo_overlay", "photo-2_overlay"}
     assert {path.name for path in Path("out").iterdir()} == {f"{name}.png" for name in expected_files}
 
