@@ -1,4 +1,4 @@
-"""`hf-refseg evaluate`: the scores of a model on a split of a data set."""
+"""`hf-refseg evaluate`: the scores of any system on a split of a data set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import Device, Dtype, ModelName, Overlap, TrainingRegime, check_data_options, with_data_options
+from .options import (
+    Device,
+    Dtype,
+    Instances,
+    Overlap,
+    ScoreThreshold,
+    SystemName,
+    TrainingRegime,
+    TrustRemoteCode,
+    check_data_options,
+    with_data_options,
+)
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -24,7 +35,7 @@ TIMES = "times.jsonl"
 
 @with_data_options
 def evaluate(
-    model: ModelName,
+    system: SystemName,
     name: Annotated[
         str, typer.Argument(metavar="DATASET", help="Name of a data set, or folder or Hub id of a prepared one.")
     ],
@@ -39,7 +50,9 @@ def evaluate(
     ] = None,
     *,
     data_options: dict[str, Any],
-    batch_size: Annotated[int, typer.Option(min=1, help="Sentences per forward pass.")] = 16,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Sentences per forward pass; by default 16, of large systems fewer.")
+    ] = None,
     max_images: Annotated[int | None, typer.Option(min=1, help="Stop after so many images, or videos.")] = None,
     window: Annotated[
         int | None, typer.Option(min=1, help="Frames of a video that the model sees at once; by default all of them.")
@@ -65,13 +78,16 @@ def evaluate(
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that read images or frames ahead, of each process that scores.")
     ] = 0,
+    score_threshold: ScoreThreshold = None,
+    instances: Instances = None,
+    trust_remote_code: TrustRemoteCode = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for results; by default runs/evaluate/<model>.")
+        Path | None, typer.Option("--output", "-o", help="Folder for results; by default runs/evaluate/<system>.")
     ] = None,
     device: Device = None,
     dtype: Dtype = "float32",
 ) -> None:
-    """Score a model on a split: a table with 95 % intervals, a JSON file, and a picture of worst and best cases.
+    """Score a system on a split: a table with 95 % intervals, a JSON file, and a picture of worst and best cases.
 
     A model that a script of this library trained on the data set brings the options of its run along: those of the
     data that are not given here are as they were there.
@@ -84,28 +100,29 @@ def evaluate(
         VIDEO_PROTOCOLS,
         break_down,
         describe_sentences,
-        evaluate_model,
         evaluate_probes,
-        predict_cases,
+        evaluate_system,
+        find_cases,
         select_worst_and_best,
         with_shuffled_sentences,
     )
     from ..evaluation.groups import breakdown_table, draw_breakdown
     from ..evaluation.portions import forget_portions, join_processes, leave_processes
     from ..evaluation.probes import check_probes, probes_table
+    from ..evaluation.systems import SystemSource
     from ..evaluation.video import SEQUENCE_MEASURES
     from ..files import require_writable, slug, write_json, write_picture
-    from ..hub.saved_models import load_model
     from ..modeling.inference_refseg import VideoWindow
+    from ..systems import find_kind, load_system, short_name
     from ..training.run_options import load_run_options, regime_of_run
     from ..visualization import draw_comparison, draw_strips
 
     check_protocol(protocol)
-    folder = Path("runs", "evaluate", slug(Path(model).name)) if output is None else output
+    folder = Path("runs", "evaluate", slug(short_name(system))) if output is None else output
     require_writable(folder)
     check_data_options(name, data_options)
     state = join_processes(device)
-    of_run = data_options_of_run(model, name)
+    of_run = data_options_of_run(system, name)
     options = {**of_run, **data_options}
     given = {"window": window, "overlap": overlap, "per_frame": per_frame or None}
     given = {option: value for option, value in given.items() if value is not None}
@@ -115,14 +132,16 @@ def evaluate(
     on_videos = protocol in VIDEO_PROTOCOLS
     if given and not on_videos:
         raise ValueError(f"{name} holds images and takes no --{next(iter(given)).replace('_', '-')}.")
-    clips = VideoWindow(window, overlap, per_frame) if on_videos else None
     if probes:
         check_probes(rows, protocol)
     if probes and shuffle_sentences:
         raise ValueError("--probes shuffles sentences itself: leave --shuffle-sentences out.")
     if shuffle_sentences:
         rows = with_shuffled_sentences(rows)
-    loaded, processor = load_model(model, device, dtype)
+    of_system = {"batch_size": batch_size, "score_threshold": score_threshold, "instances": instances}
+    if given or (on_videos and "window" in find_kind(system, trust_remote_code).options):
+        of_system["window"] = VideoWindow(window, overlap, per_frame)
+    loaded = load_system(system, device=device, dtype=dtype, trust_remote_code=trust_remote_code, **of_system)
     folder.mkdir(parents=True, exist_ok=True)
     own_name = options.pop("dataset", None)
     parts = [slug(Path(name).name), slug(own_name or ""), options.get("split_by"), split, protocol]
@@ -131,17 +150,8 @@ def evaluate(
 
     def score(scored_rows: Dataset, probe: str = "", **how: Any) -> EvaluationResult:
         begun.append(folder / f"{'_'.join(filter(None, [file_name, slug(probe)]))}.unfinished")
-        return evaluate_model(
-            loaded,
-            processor,
-            scored_rows,
-            protocol,
-            window=clips,
-            batch_size=batch_size,
-            num_workers=workers,
-            state=state,
-            unfinished=begun[-1],
-            **how,
+        return evaluate_system(
+            loaded, scored_rows, protocol, num_workers=workers, state=state, unfinished=begun[-1], **how
         )
 
     result = score(rows, max_examples=max_images)
@@ -150,19 +160,20 @@ def evaluate(
         return
     groups = break_down(result.records, protocol, describe_sentences(rows)) if breakdown else None
     cases = select_worst_and_best(result.records, SHOWN_CASES, by=SEQUENCE_MEASURES.get(protocol, "iou"))
-    compared = predict_cases(loaded, processor, rows, cases, protocol, window=clips)
+    compared = find_cases(SystemSource(loaded), rows, cases, protocol)
     picture = draw_strips(compared) if on_videos else draw_comparison(compared)
     scored = f"{result.videos} videos" if on_videos else f"{result.images} images"
 
     dataset = " ".join(filter(None, [name, own_name]))
-    settings = {"model": model, "dataset": dataset, "split": split, **options, **given, "dtype": dtype}
-    settings["training_regime"] = training_regime or regime_of_run(load_run_options(model), name)
+    settings = {"model": system, "dataset": dataset, "split": split, **options, **given, "dtype": dtype}
+    settings |= {name: of_system[name] for name in ("score_threshold", "instances") if of_system[name] is not None}
+    settings["training_regime"] = training_regime or regime_of_run(load_run_options(system), name)
     report = {**settings, "shuffled_sentences": shuffle_sentences, "max_images": max_images, **asdict(result)}
     more = {"breakdown": groups, "probes": probed}
     report |= {option: list(map(asdict, found)) for option, found in more.items() if found is not None}
     # Told before they are written: a disk that is full by now does not lose them.
     typer.echo(
-        f"{model} on {dataset} {split}, protocol {protocol}: "
+        f"{system} on {dataset} {split}, protocol {protocol}: "
         f"{result.sentences} sentences, {scored}, {result.seconds:.0f} s"
     )
     if taken := ", ".join(f"{option} {value}" for option, value in of_run.items() if option not in data_options):

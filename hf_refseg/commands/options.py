@@ -17,7 +17,7 @@ SystemName = Annotated[
     str,
     typer.Argument(
         metavar="SYSTEM",
-        help="Folder or Hub id of a saved model or adapter, of CLIPSeg or SAM 3, or of two as detector+segmenter.",
+        help="Folder or Hub id of a model or adapter of ours, of CLIPSeg, SAM 3 or Florence-2, or DETECTOR+SEGMENTER.",
     ),
 ]
 TrustRemoteCode = Annotated[
@@ -29,7 +29,9 @@ ScoreThreshold = Annotated[
 ]
 Instances = Annotated[
     Literal["all", "best"] | None,
-    typer.Option(help="Of such systems: whether a mask is that of all instances, the default, or of the best one."),
+    typer.Option(
+        help="Of such systems: a mask of all instances (the default of SAM 3), or of the best one (of pairs)."
+    ),
 ]
 DataFolder = Annotated[
     Path | None, typer.Argument(metavar="[DIR]", help="Folder of the original files, the same as --data-dir.")

@@ -51,6 +51,11 @@ def is_pair(name: str) -> bool:
     return "+" in name and not Path(name).exists()
 
 
+def short_name(name: str) -> str:
+    """What files are called after a system: the last part of its name, or of both names."""
+    return "+".join(Path(each).name for each in (split_pair(name) if is_pair(name) else (name,)))
+
+
 def split_pair(name: str) -> tuple[str, str]:
     """The names of detector and segmenter; raises ValueError where one of them can be no model."""
     places = [place for place, character in enumerate(name) if character == "+"]
