@@ -72,6 +72,7 @@ def build_app() -> typer.Typer:
     from hf_refseg.commands.evaluate import evaluate
     from hf_refseg.commands.explain import explain
     from hf_refseg.commands.info import info
+    from hf_refseg.commands.label import label
     from hf_refseg.commands.leaderboard import leaderboard
     from hf_refseg.commands.merge import merge
     from hf_refseg.commands.predict import predict
@@ -97,6 +98,7 @@ def build_app() -> typer.Typer:
     app.command(context_settings=CONTEXT)(table)
     app.command()(prepare)
     app.command()(preview)
+    app.command()(label)
     app.add_typer(convert_app, name="convert")
     app.command()(merge)
     app.command()(info)

@@ -33,6 +33,10 @@ MAY_IMPORT = {
     "data": ("visualization", "modeling", "files", "messages", "hub.dataset_card", "hub.markdown"),
     "visualization": ("modeling", "files", "messages"),
     "evaluation": ("data", "visualization", "modeling", "files", "messages"),
+    "labeling": (
+        *("evaluation", "data", "datasets_scripts", "hub.dataset_card", "hub.markdown", "visualization"),
+        *("modeling", "files", "messages"),
+    ),
     "convert": ("modeling", "files", "messages"),
     "training": ("data", "evaluation", "visualization", "hub", "auto", "modeling", "files", "messages"),
     "papers": ("training", "evaluation", "hub", "data", "modeling", "files", "messages"),

@@ -287,7 +287,8 @@ class SystemSource(AnswerSource):
 
     def answer_images(self, examples: Sequence[dict[str, Any]], resolution: str) -> Iterator[Answer]:
         texts = sum(len(example["texts"]) for example in examples)
-        answers = self.system.segment_images([example["prepared"] for example in examples], resolution)
+        prepared = [example["prepared"] for example in examples if example["texts"]]
+        answers = self.system.segment_images(prepared, resolution) if prepared else ()
         return _one_each(self.system.name, answers, texts)
 
     def describe(self) -> dict[str, Any]:
@@ -321,8 +322,9 @@ def _hand_on(image: Image.Image, texts: Sequence[str]) -> tuple[Image.Image, Seq
 
 
 def _prepare(prepare: Callable[[Image.Image, Sequence[str]], Any], example: dict[str, Any]) -> dict[str, Any]:
-    """An item with what a system makes of its image, in the place of that."""
-    return {**_without_image(example), "prepared": prepare(example["image"], example["texts"])}
+    """An item with what a system makes of its image, in the place of that; without a text there is nothing to make."""
+    prepared = prepare(example["image"], example["texts"]) if example["texts"] else None
+    return {**_without_image(example), "prepared": prepared}
 
 
 def _without_image(example: dict[str, Any]) -> dict[str, Any]:

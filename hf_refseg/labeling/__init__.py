@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from os import PathLike
 from typing import Any
@@ -45,7 +47,8 @@ def label_images(
         images: `Photographs` or `DatasetImages`.
         output: a new or empty folder, or one that was begun with the same.
         rules: which answers become rows; by default all that have a mask.
-        made_by: what answers depend on beside the system's name, such as its revision.
+        made_by: what answers depend on beside the system's name; by default a "revision", a hash of all that the
+            system says of itself.
         shard_images: images in one Parquet file, which is what a kill loses.
         num_workers: processes that read and prepare images.
         progress: show a progress bar over the images.
@@ -59,9 +62,9 @@ def label_images(
         ValueError: a number out of range, or the system fails.
         OutputError: the folder cannot be written, or the disk is full.
     """
-    labeling = Labeling(
-        images, output, {"system": system.name, **(made_by or {})}, rules=rules, shard_images=shard_images
-    )
+    if made_by is None:
+        made_by = {"revision": hashlib.sha256(json.dumps(system.describe()).encode()).hexdigest()[:12]}
+    labeling = Labeling(images, output, {"system": system.name, **made_by}, rules=rules, shard_images=shard_images)
     labeling.begin()
     labeling.write_all(system, num_workers=num_workers, progress=progress)
     return None if labeling.unfinished() else labeling.finish()

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ..data.rows import DataFormatError
 from ..data.shards import IMAGE_GROUP_ROWS
+from ..evaluation.answering import answer_items
 from ..evaluation.systems import Answer, System
 from ..files import OutputError, write_whole
 from ..messages import message_of
@@ -100,7 +101,7 @@ def write_shard(
         OutputError: the disk is full.
     """
     items = _ShardItems(images, shard)
-    together = _answer(system, items, num_workers)
+    together = answer_items(system, items, num_workers=num_workers)
     try:
         _write(shard.path, _Rows(system, images, rules, together, on_image))
     except OutputError:
@@ -126,15 +127,6 @@ class _ShardItems(Dataset):
         except (OSError, ValueError):
             return {"place": place, "image": None, "texts": [], "asked": None}
         return {"place": place, "image": picture, "texts": [text.raw for text in asked.texts], "asked": asked}
-
-
-def _answer(system: System, items: _ShardItems, num_workers: int) -> Answered:
-    for item in DataLoader(items, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is):
-        yield item, system.segment(item["image"], item["texts"]) if item["texts"] else ()
-
-
-def _as_it_is(item: dict[str, Any]) -> dict[str, Any]:
-    return item
 
 
 def _answer_apart(system: System, items: _ShardItems) -> Answered:

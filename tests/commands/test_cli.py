@@ -61,6 +61,7 @@ COMMANDS = (
     ["merge"],
     ["explain"],
     ["info"],
+    ["label"],
     ["table"],
     ["train"],
 )

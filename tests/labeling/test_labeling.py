@@ -196,7 +196,7 @@ def label_in_shards(system: System, photos: Path, output: str) -> Labeling:
 
 def test_processes_that_share_the_work_write_what_one_writes(photos: Path) -> None:
     one = Halves()
-    label_images(one, all_of(photos, TEXTS), "one", shard_images=2, progress=False)
+    label_images(one, all_of(photos, TEXTS), "one", made_by={}, shard_images=2, progress=False)
     # Of two that were started at the same time each has its own system.
     first, second = (Halves(), Halves())
     mine = label_in_shards(first, photos, "several")

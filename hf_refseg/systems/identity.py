@@ -1,4 +1,4 @@
-"""Which state of a saved model a name means."""
+"""Who a system is, for whoever keeps its answers: its name, and which state of its files gave them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,30 @@ from pathlib import Path
 
 from transformers.utils import CONFIG_NAME, cached_file
 
+from ..files import public_name
 from ..training.adapters import is_adapter
+from .kinds import is_pair, split_pair
 
 ADAPTER_CONFIG = "adapter_config.json"
 # What models, processors and tokenizers are saved as.
 SAVED_SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model", ".py")
 
 
-def find_revision(name: str) -> str:
-    """The commit of a model on the Hub; of a folder the beginning of a hash of all files that a model is saved as.
+def identify_system(name: str) -> dict[str, str]:
+    """The "system" by its name, without any place of this machine, and its "revision".
+
+    That is the commit of a model on the Hub, and the beginning of a hash of all files that one in a folder is saved
+    as; of two models both.
 
     Raises:
         ValueError: the folder holds no such file.
         OSError: the Hub has no such model, or it cannot be reached.
     """
+    parts = split_pair(name) if is_pair(name) else (name,)
+    return {"system": "+".join(map(public_name, parts)), "revision": "+".join(map(_find_revision, parts))}
+
+
+def _find_revision(name: str) -> str:
     folder = Path(name)
     if not folder.is_dir():
         return Path(cached_file(name, ADAPTER_CONFIG if is_adapter(name) else CONFIG_NAME)).parent.name
