@@ -31,7 +31,7 @@ Evaluate = Callable[["Dataset", str], EvaluationResult]
 # Changes a sentence, given its id and its referent's category; None = it is left out.
 Change = Callable[[str, str, str], str | None]
 
-SHUFFLED, MIRRORED, WITHOUT_NOUN, MISSPELLED = "shuffled", "mirrored", "without noun", "misspelled"
+PROBES = SHUFFLED, MIRRORED, WITHOUT_NOUN, MISSPELLED = "shuffled", "mirrored", "without noun", "misspelled"
 # In the tables; the results have all scores.
 SHOWN_SCORES = 2
 
@@ -186,8 +186,8 @@ def _cells(scores: ProbeScores, name: str) -> tuple[str, str, str, str]:
     if name not in scores.drops:
         return "", "", "", ""
     before, after, drop = (numbers[name] for numbers in (scores.unchanged, scores.changed, scores.drops))
-    interval = "{:.2f} to {:.2f}".format(*scores.intervals[name]) if name in scores.intervals else ""
-    return f"{before:.2f}", f"{after:.2f}", f"{drop:.2f}", interval
+    interval = "{:z.2f} to {:z.2f}".format(*scores.intervals[name]) if name in scores.intervals else ""
+    return f"{before:.2f}", f"{after:.2f}", f"{drop:z.2f}", interval
 
 
 def _compare(probe: str, result: EvaluationResult, changed: Sequence[Record], samples: int, seed: int) -> ProbeScores:

@@ -1,5 +1,6 @@
 """Probes: what is changed and what is not, and drops that are known for systems that read, half read, and do not."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from datasets import Dataset
 from PIL import Image
+from places import CHECKOUT
+from tiny_lavt import tiny_lavt, tiny_processor
 
 from hf_refseg import Answer, System, evaluate_system, load_refseg
 from hf_refseg.data.examples import ImageExamples
@@ -17,12 +20,14 @@ from hf_refseg.data.masks import decode_mask, encode_mask
 from hf_refseg.data.rows import row_features, video_features
 from hf_refseg.evaluation import with_shuffled_sentences
 from hf_refseg.evaluation.probes import (
+    PROBES,
     evaluate_probes,
     probes_table,
     with_mirrored_images,
     with_typos,
     without_head_nouns,
 )
+from hf_refseg.evaluation.wording import wording_groups
 
 WIDTH, HEIGHT = 24, 10
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -116,7 +121,7 @@ def texts_of(dataset: Dataset) -> list[str]:
 
 def test_a_system_that_reads_loses_nothing_in_a_mirror_or_without_the_noun():
     found = probe(Reader(), both_sides())
-    assert list(found) == ["shuffled", "mirrored", "without noun", "misspelled"]
+    assert tuple(found) == PROBES
     for name in ("mirrored", "without noun"):
         assert found[name].unchanged["mIoU"] == found[name].changed["mIoU"] == 100
         assert set(found[name].drops.values()) == {0} and set(found[name].intervals.values()) == {(0, 0)}
@@ -239,7 +244,7 @@ def test_what_was_evaluated_before_is_not_evaluated_again_and_alone_is_probed():
 
     first = evaluate_system(Reader(), dataset, bootstrap_samples=0, progress=False, max_examples=4)
     found = evaluate_probes(evaluate, dataset, unchanged=first, samples=20)
-    assert seen == [(name, 4) for name in ("shuffled", "mirrored", "without noun", "misspelled")]
+    assert seen == [(name, 4) for name in PROBES]
     assert {each.sentences for each in found} == {4}
 
 
@@ -254,3 +259,15 @@ def test_generated_scenes_can_be_probed():
     found = probe(Reader(), dataset)
     assert found["shuffled"].sentences == len(texts_of(dataset))
     assert min(each.sentences for each in found.values()) > 3
+
+
+def test_the_page_shows_code_that_runs_and_every_group_and_probe(capsys):
+    page = (CHECKOUT / "docs" / "breakdown.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    code = code.replace('splits=["val"]', 'splits=["val"], val_size=3')
+    assert code.count("val_size") == 1
+    exec(code, {"model": tiny_lavt(), "processor": tiny_processor()})
+    printed = capsys.readouterr().out.splitlines()
+    names = [*PROBES, *wording_groups()]
+    assert [line.split()[0] for line in printed[-len(PROBES) :]] == [name.split()[0] for name in PROBES]
+    assert all(f"| {name} |" in page for name in names)
