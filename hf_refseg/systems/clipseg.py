@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
+from transformers import BatchFeature, CLIPSegForImageSegmentation, CLIPSegProcessor
 
-from ..evaluation.systems import Answer, System
+from ..evaluation.systems import Answer
 from ..hub.saved_models import find_device, load_any_config, load_processor_of, load_weights
 from ..modeling.inference_refseg import as_probability, evaluation_mode, to_model
 from ..modeling.modeling_outputs_refseg import require_finite
 from ..modeling.precision_refseg import at_least_float32
+from .one_model import OneModelSystem
 
 
-class ClipSegSystem(System):
+@dataclass(frozen=True)
+class PreparedImage:
+    """An image as CLIPSeg sees it, and what is asked about it.
+
+    Attributes:
+        pixel_values: floating (1, channels, height, width).
+        size: height and width of the image itself.
+        texts: the texts.
+    """
+
+    pixel_values: Tensor
+    size: tuple[int, int]
+    texts: list[str]
+
+
+class ClipSegSystem(OneModelSystem):
     """CLIPSeg: probabilities; neither a score of its own nor a word on whether there is a target.
 
     The processor stretches each image to the square that the model sees, so that its logits are stretched back. An
@@ -28,55 +47,68 @@ class ClipSegSystem(System):
         processor: its `CLIPSegProcessor`.
         name: how results name it.
         threshold: foreground probability above which a pixel belongs to a mask where a protocol names none.
-        batch_size: texts per forward pass.
+        batch_size: texts, and images, per forward pass.
 
     Raises:
-        ValueError: numbers out of range.
+        ValueError: the threshold is no probability.
     """
 
     def __init__(
         self, model: Any, processor: Any, *, name: str = "CLIPSeg", threshold: float = 0.5, batch_size: int = 16
     ) -> None:
-        self.model, self.processor, self.name, self.batch_size = model, processor, name, batch_size
-        self.threshold = as_probability(threshold)
+        super().__init__(model, processor, name=name, batch_size=batch_size)
+        self.images_at_once, self.threshold = batch_size, as_probability(threshold)
 
     def segment(self, image: Image.Image, texts: Sequence[str]) -> Iterator[Answer]:
-        for logits in self._logits(image, texts):
-            stretched = F.interpolate(
-                logits[None, None], (image.height, image.width), mode="bilinear", align_corners=False
-            )
-            yield _answer(stretched[0, 0])
+        return self.segment_images([_prepare(self.processor, image, texts)], "original")
 
     def segment_at_model_size(self, image: Image.Image, texts: Sequence[str]) -> Iterator[Answer]:
-        return map(_answer, self._logits(image, texts))
+        return self.segment_images([_prepare(self.processor, image, texts)], "model")
 
-    def _logits(self, image: Image.Image, texts: Sequence[str]) -> Iterator[Tensor]:
-        """For each text the logits at the size that the model sees, floating (height, width)."""
-        model = self.model
-        inputs = to_model(model, self.processor.image_processor(image, return_tensors="pt"))
-        with evaluation_mode(model):
-            encoded = model.clip.get_image_features(inputs["pixel_values"], output_hidden_states=True)
+    def preparation(self) -> Callable[[Image.Image, Sequence[str]], PreparedImage]:
+        return partial(_prepare, self.processor)
+
+    def segment_images(self, prepared: Sequence[PreparedImage], resolution: str) -> Iterator[Answer]:
+        images = [image for image in prepared if image.texts]
+        asked = [(index, text) for index, image in enumerate(images) for text in image.texts]
+        layers = self._encode_images(images) if images else []
+        for start in range(0, len(asked), self.batch_size):
+            indices, texts = zip(*asked[start : start + self.batch_size], strict=True)
+            logits = self._decode([layer[list(indices)] for layer in layers], list(texts))
+            for index, each in zip(indices, logits, strict=True):
+                yield _answer(each, tuple(each.shape) if resolution == "model" else images[index].size)
+
+    def _encode_images(self, images: Sequence[PreparedImage]) -> list[Tensor]:
+        """Those layers of the image encoder that are decoded, floating (images, tokens, channels)."""
+        inputs = BatchFeature({"pixel_values": torch.cat([image.pixel_values for image in images])})
+        with evaluation_mode(self.model):
+            encoded = self.model.clip.get_image_features(**to_model(self.model, inputs), output_hidden_states=True)
         # The first of the hidden states is what the embeddings say.
-        layers = [encoded.hidden_states[layer + 1] for layer in model.extract_layers]
-        for start in range(0, len(texts), self.batch_size):
-            batch = list(texts[start : start + self.batch_size])
-            with evaluation_mode(model):
-                condition = model.get_conditional_embeddings(len(batch), **self._encode(batch))
-                shared = [layer.expand(len(batch), -1, -1) for layer in layers]
-                logits = model.decoder(shared, condition).logits
-            require_finite(logits=logits)
-            yield from at_least_float32(logits)
+        return [encoded.hidden_states[layer + 1] for layer in self.model.extract_layers]
 
-    def _encode(self, texts: list[str]) -> dict[str, Tensor]:
+    def _decode(self, layers: list[Tensor], texts: list[str]) -> Tensor:
+        """The logits at the size that the model sees, floating (texts, height, width), of an image for each text."""
         longest = self.model.config.text_config.max_position_embeddings
         tokens = self.processor.tokenizer(
             texts, padding=True, truncation=True, max_length=longest, return_tensors="pt"
         )
-        return {name: tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
+        inputs = {name: tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
+        with evaluation_mode(self.model):
+            condition = self.model.get_conditional_embeddings(len(texts), **inputs)
+            logits = self.model.decoder(layers, condition).logits
+        require_finite(logits=logits)
+        return at_least_float32(logits)
 
 
-def _answer(logits: Tensor) -> Answer:
-    return Answer(probabilities=logits.sigmoid().cpu().numpy())
+def _prepare(processor: Any, image: Image.Image, texts: Sequence[str]) -> PreparedImage:
+    pixel_values = processor.image_processor(image, return_tensors="pt")["pixel_values"]
+    return PreparedImage(pixel_values, (image.height, image.width), list(texts))
+
+
+def _answer(logits: Tensor, size: tuple[int, int]) -> Answer:
+    """The answer of this size of logits (height, width)."""
+    stretched = F.interpolate(logits[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+    return Answer(probabilities=stretched.sigmoid().cpu().numpy())
 
 
 def load(name: str, *, device: str | None, dtype: str | None, **options: Any) -> ClipSegSystem:

@@ -12,15 +12,16 @@ from torch import Tensor
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
 from ..data.masks import draw_polygons
-from ..evaluation.systems import Answer, System, hash_tensors
+from ..evaluation.systems import Answer
 from ..hub.saved_models import find_device, load_any_config, load_processor_of, load_weights
 from ..modeling.inference_refseg import evaluation_mode, to_model
 from ..modeling.modeling_outputs_refseg import require_finite
+from .one_model import OneModelSystem
 
 TASK = "<REFERRING_EXPRESSION_SEGMENTATION>"
 
 
-class FlorenceSystem(System):
+class FlorenceSystem(OneModelSystem):
     """Florence-2: a mask inside the outlines that the model writes; neither a score of its own nor probabilities.
 
     An image is encoded once for all texts. How tokens are searched is what the model's `generation_config` says, but
@@ -43,7 +44,7 @@ class FlorenceSystem(System):
                 f"{name}: its processor has no post_processor_config for polygons, which says how they are written: "
                 "save it as the released checkpoints have it."
             )
-        self.model, self.processor, self.name, self.batch_size = model, processor, name, batch_size
+        super().__init__(model, processor, name=name, batch_size=batch_size)
 
     def segment(self, image: Image.Image, texts: Sequence[str]) -> Iterator[Answer]:
         pixels = to_model(self.model, self.processor.image_processor(images=image, return_tensors="pt"))
@@ -56,14 +57,7 @@ class FlorenceSystem(System):
                 yield Answer(mask=mask, present=bool(mask.any()))
 
     def describe(self) -> dict[str, Any]:
-        """As of any system, with all else that masks depend on."""
-        return {
-            **super().describe(),
-            "weights": hash_tensors(self.model.state_dict()),
-            "processor": self.processor.to_dict(),
-            "generation": self.model.generation_config.to_dict(),
-            "batch_size": self.batch_size,
-        }
+        return {**super().describe(), "generation": self.model.generation_config.to_dict()}
 
     def _write(self, image: Image.Image, encoded: Tensor, texts: list[str]) -> Tensor:
         """The tokens (texts, positions) that the model answers with, about an image that is encoded already."""

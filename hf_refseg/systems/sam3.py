@@ -10,15 +10,16 @@ from torch import Tensor
 from transformers import Sam3Model, Sam3Processor
 from transformers.utils import ModelOutput
 
-from ..evaluation.systems import Answer, System
+from ..evaluation.systems import Answer
 from ..hub.saved_models import find_device, load_any_config, load_processor_of, load_weights
 from ..modeling.inference_refseg import as_probability, evaluation_mode, to_model
 from ..modeling.modeling_outputs_refseg import require_finite
+from .one_model import OneModelSystem
 
 INSTANCES = ("all", "best")
 
 
-class Sam3System(System):
+class Sam3System(OneModelSystem):
     """SAM 3: a mask and a score; the mask alone says whether there is a target.
 
     The score of an instance is its own times the one by which the model tells that the image shows what the text means
@@ -50,7 +51,7 @@ class Sam3System(System):
     ) -> None:
         if instances not in INSTANCES:
             raise ValueError(f"instances is one of {', '.join(INSTANCES)}, not {instances!r}.")
-        self.model, self.processor, self.name, self.batch_size = model, processor, name, batch_size
+        super().__init__(model, processor, name=name, batch_size=batch_size)
         self.instances = instances
         default = 0.3 if instances == "all" else 0.0
         self.score_threshold = default if score_threshold is None else as_probability(score_threshold)
@@ -64,6 +65,9 @@ class Sam3System(System):
                 target_sizes=[size] * len(outputs.pred_logits),
             )
             yield from (_union(each["masks"], each["scores"], size) for each in found)
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "instances": self.instances, "score_threshold": self.score_threshold}
 
     def _outputs(self, image: Image.Image, texts: Sequence[str]) -> Iterator[ModelOutput]:
         """What the model says, a batch of texts after the other."""

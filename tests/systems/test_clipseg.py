@@ -1,5 +1,8 @@
 """CLIPSeg as a system answers what transformers' own model and post-processing say."""
 
+import json
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -44,6 +47,31 @@ def test_an_image_is_encoded_once_and_the_model_is_left_as_it_was(count_calls) -
     model.train()
     assert len(list(ClipSegSystem(model, processor, batch_size=1).segment(noise(40, 30), TEXTS))) == 3
     assert len(encoded) == 1 and model.training
+
+
+@pytest.mark.parametrize("resolution", ["original", "model"])
+def test_images_that_are_answered_together_are_answered_as_alone(resolution: str, count_calls) -> None:
+    model, processor = tiny_clipseg()
+    system = ClipSegSystem(model, processor, batch_size=2)
+    prepare = pickle.loads(pickle.dumps(system.preparation()))
+    asked = [(noise(40, 30), TEXTS), (noise(30, 50), []), (noise(20, 20), TEXTS[:1])]
+    alone = system.segment if resolution == "original" else system.segment_at_model_size
+    expected = [answer.probabilities for image, texts in asked for answer in alone(image, texts)]
+    encoded = count_calls(model.clip.vision_model, "forward")
+    answers = system.segment_images([prepare(image, texts) for image, texts in asked], resolution)
+    for answer, probabilities in zip(answers, expected, strict=True):
+        np.testing.assert_allclose(answer.probabilities, probabilities, atol=1e-5)
+    assert len(encoded) == 1 and len(expected) == 4
+
+
+def test_what_answers_depend_on_is_described() -> None:
+    model, processor = tiny_clipseg()
+    described = ClipSegSystem(model, processor).describe()
+    assert json.dumps(described) == json.dumps(ClipSegSystem(model, processor).describe())
+    assert ClipSegSystem(model, processor, threshold=0.4).describe() != described
+    with torch.no_grad():
+        model.decoder.film_mul.bias[0] += 1
+    assert ClipSegSystem(model, processor).describe() != described
 
 
 def test_a_text_is_cut_where_positions_end() -> None:

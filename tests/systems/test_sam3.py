@@ -1,5 +1,7 @@
 """SAM 3 as a system answers what transformers' own model and post-processing say."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -57,6 +59,14 @@ def test_no_instance_is_an_empty_mask(instances: str) -> None:
     system = Sam3System(*tiny_sam3(), instances=instances, score_threshold=1.0)
     for answer in system.segment(noise(50, 40), TEXTS):
         assert answer.mask.shape == (40, 50) and not answer.mask.any() and answer.score == 0
+
+
+def test_what_answers_depend_on_is_described() -> None:
+    model, processor = tiny_sam3()
+    described = Sam3System(model, processor).describe()
+    assert json.dumps(described) == json.dumps(Sam3System(model, processor).describe())
+    assert Sam3System(model, processor, score_threshold=0.4).describe() != described
+    assert Sam3System(model, processor, instances="best", score_threshold=0.3).describe() != described
 
 
 def test_an_image_is_encoded_once_and_a_long_text_is_cut(count_calls) -> None:
