@@ -5,11 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import DataFolder, Device, Dtype, check_data_options, with_data_dir, with_data_options
+from .options import (
+    DataFolder,
+    Device,
+    Dtype,
+    Instances,
+    ScoreThreshold,
+    SystemName,
+    TrustRemoteCode,
+    check_data_options,
+    with_data_dir,
+    with_data_options,
+)
 
 if TYPE_CHECKING:
     from ..labeling import LabelReport
@@ -17,7 +28,7 @@ if TYPE_CHECKING:
 
 @with_data_options
 def label(
-    system: Annotated[str, typer.Argument(metavar="SYSTEM", help="As of predict: a folder or a Hub id.")],
+    system: SystemName,
     images: Annotated[
         str,
         typer.Argument(
@@ -41,12 +52,8 @@ def label(
     threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="Foreground probability; by default the system's.")
     ] = None,
-    score_threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Of systems that find instances: the score that one needs.")
-    ] = None,
-    instances: Annotated[
-        Literal["all", "best"] | None, typer.Option(help="Of such systems: which instances a mask holds.")
-    ] = None,
+    score_threshold: ScoreThreshold = None,
+    instances: Instances = None,
     minimum_score: Annotated[float, typer.Option(min=0, max=1, help="Leave masks of lower scores out.")] = 0.0,
     keep_no_target: Annotated[
         bool, typer.Option("--keep-no-target", help="Make rows without a target of answers without a mask.")
@@ -58,9 +65,7 @@ def label(
     ] = None,
     device: Device = None,
     dtype: Dtype = "float32",
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run the code that lies beside the weights.")
-    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Write a system's masks for any number of images as a data set.
 

@@ -63,7 +63,7 @@ def label_images(
         OutputError: the folder cannot be written, or the disk is full.
     """
     if made_by is None:
-        made_by = {"revision": hashlib.sha256(json.dumps(system.describe()).encode()).hexdigest()[:12]}
+        made_by = {"revision": hashlib.sha256(json.dumps(system.describe(), default=str).encode()).hexdigest()[:12]}
     labeling = Labeling(images, output, {"system": system.name, **made_by}, rules=rules, shard_images=shard_images)
     labeling.begin()
     labeling.write_all(system, num_workers=num_workers, progress=progress)

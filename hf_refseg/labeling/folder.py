@@ -157,11 +157,15 @@ class Labeling:
 
     def write_all(self, system: System, *, num_workers: int = 0, progress: bool = True) -> None:
         """Writes every shard that is not done, and that no other process is writing; errors of `write_shard`."""
-        total = sum(self.images.counts.values())
+        shards, total, passed = self.shards(), sum(self.images.counts.values()), 0
         with tqdm(total=total, desc="label", unit="image", disable=not progress) as bar:
-            for shard in self.shards():
-                if not self.write(system, shard, num_workers=num_workers, on_image=bar.update):
-                    bar.update(len(shard.places))
+            for shard in shards:
+                self.write(system, shard, num_workers=num_workers, on_image=bar.update)
+                passed += len(shard.places)
+                bar.update(passed - bar.n)
+        # What a process had claimed that was ended meanwhile is free by now.
+        while any(self.write(system, shard, num_workers=num_workers) for shard in self.unfinished()):
+            pass
 
     def unfinished(self) -> list[LabelShard]:
         """The shards that are not there."""

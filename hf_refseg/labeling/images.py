@@ -21,7 +21,7 @@ from ..data.loading import load_refseg
 from ..data.prepared import find_specs, is_prepared, source_name
 from ..data.rows import DataFormatError
 from ..datasets_scripts.original_files import check_link, turned_file
-from ..datasets_scripts.records import LONE_SURROGATE
+from ..datasets_scripts.records import LONE_SURROGATE, require_characters
 from ..files import may_be_on_hub, public_name
 from ..messages import BadInputError, name_text, short_text
 from ..modeling.picture_files_refseg import decode_rgb, is_turned, naming_picture, open_picture
@@ -255,12 +255,13 @@ def find_images(name: str, texts: Sequence[str] | None = None, **options: Any) -
 
 
 def as_asked(texts: Sequence[str]) -> tuple[AskedText, ...]:
-    """The texts; raises ValueError where there is none, an empty one, or one twice."""
+    """The texts; raises ValueError where there is none, an empty one, one twice, or one that no row can hold."""
     if not texts:
         raise ValueError("There is no text: say what to segment.")
     for text in texts:
         if not text.strip():
             raise ValueError("A text is empty: write what to segment.")
+        require_characters(text, "A text")
         if texts.count(text) > 1:
             raise ValueError(f"The text {name_text(text)} is given more than once: leave it out.")
     return tuple(map(AskedText, texts))

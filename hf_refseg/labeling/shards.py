@@ -15,7 +15,7 @@ from ..data.rows import DataFormatError
 from ..data.shards import IMAGE_GROUP_ROWS
 from ..evaluation.answering import answer_items
 from ..evaluation.systems import Answer, System
-from ..files import OutputError, write_whole
+from ..files import write_whole
 from ..messages import message_of
 from .images import ImagesToLabel
 from .rows import OUTCOMES, LabelRules, label_features, rows_of_image
@@ -104,8 +104,6 @@ def write_shard(
     together = answer_items(system, items, num_workers=num_workers)
     try:
         _write(shard.path, _Rows(system, images, rules, together, on_image))
-    except OutputError:
-        raise
     except ValueError:
         # Which of those that are answered together it was is not known, and the others are to go on.
         _write(shard.path, _Rows(system, images, rules, _answer_apart(system, items), lambda: None))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 from filelock import FileLock
 from PIL import Image
-from places import REAL_DATA
+from places import CHECKOUT, REAL_DATA
 from tiny_lavt import tiny_lavt, tiny_processor
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from hf_refseg import load_refseg
@@ -101,9 +105,11 @@ def test_a_data_set_is_asked_for_its_own_sentences_and_keeps_its_collection(mode
 
 
 def write_photos(number: int) -> Path:
+    generator = np.random.default_rng(0)
+    Path("photos").mkdir()
     for index in range(number):
-        Path("photos").mkdir(exist_ok=True)
-        Image.effect_noise((40 + index, 30), 200).convert("RGB").save(f"photos/{index}.png")
+        pixels = generator.integers(0, 256, (30, 40 + index, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(f"photos/{index}.png")
     return Path("photos")
 
 
@@ -166,3 +172,18 @@ def test_files_that_other_processes_write_are_left_to_them(model: Path) -> None:
         printed = label(*command).stdout
     assert printed == "1 of 2 files are left to other processes, the last of which finishes labels.\n"
     assert "masks   2" in label(*command).stdout
+
+
+def test_the_page_names_options_that_there_are_and_its_python_runs(model: Path) -> None:
+    page = (CHECKOUT / "docs" / "labeling.md").read_text(encoding="utf-8")
+    commands = [shlex.split(line, comments=True) for line in page.splitlines() if " label " in line and " --" in line]
+    parts = [arguments[arguments.index("label") + 1 :] for arguments in commands]
+    assert len(parts) == 7
+    for arguments in parts:
+        get_command(app).commands["label"].make_context("label", arguments)
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    write_photos(2)
+    # No mean probability of a mask lies below the threshold.
+    at_any_score = code.replace('"runs/demo"', f'"{model}", threshold={THRESHOLD}').replace("0.6", str(THRESHOLD))
+    exec(at_any_score.replace('"the ball"', '"the red dog"'), {})
+    assert {split: len(rows) for split, rows in load_refseg("labels").items()} == {"train": 2, "val": 2}

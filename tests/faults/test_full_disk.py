@@ -126,6 +126,19 @@ def test_the_cache_of_generated_data_that_is_full_is_named(name: str, disk: Smal
     assert len(load_refseg(name, cache_dir=str(disk.folder / "cache"), **sizes)["train"]) > 0
 
 
+def test_label_keeps_finished_files(model_folder: Path, disk: SmallDisk) -> None:
+    for number, side in enumerate((40, 200)):
+        noise(Path("photos", f"{number}.png"), side)
+    arguments = ["label", model_folder, "photos", "-t", "the red dog", "--threshold", 0.4, "--num-workers", 0]
+    arguments += ["--shard-images", 1, "--val-share", 0, "--output", disk.folder / "out"]
+    with disk.room(60_000):
+        assert error_of(run(*arguments)).startswith(f"{disk.folder / 'out' / 'data'} cannot be written")
+    (finished,) = (disk.folder / "out" / "data").iterdir()
+    written = finished.stat().st_mtime_ns
+    assert run(*arguments).exit_code == 0
+    assert finished.stat().st_mtime_ns == written and len(load_refseg(str(disk.folder / "out"))["train"]) == 2
+
+
 def test_prepare_keeps_finished_shards(disk: SmallDisk, tmp_path: Path) -> None:
     def prepare() -> Path:
         return prepare_dataset("refcoco", REFER_API, disk.folder / "out", max_shard_rows=5, cache_dir=tmp_path)

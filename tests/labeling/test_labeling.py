@@ -216,6 +216,27 @@ def test_processes_that_share_the_work_write_what_one_writes(photos: Path) -> No
     assert load_refseg("whole")["train"].to_list() == load_refseg("one")["train"].to_list()
 
 
+class Dying(Halves):
+    """While it answers for the first time, the process that holds a lock ends."""
+
+    def __init__(self, lock: FileLock) -> None:
+        super().__init__()
+        self.lock = lock
+
+    def segment(self, image: Image.Image, texts: Sequence[str]) -> Iterator[Answer]:
+        self.lock.release()
+        return super().segment(image, texts)
+
+
+def test_what_a_process_had_claimed_that_died_is_done_by_the_others(photos: Path) -> None:
+    labeling = label_in_shards(Halves(), photos, "labels")
+    lock = FileLock(labeling.folder / ".locks" / f"{labeling.shards()[0].path.name}.lock")
+    lock.acquire()
+    system = Dying(lock)
+    labeling.write_all(system, progress=False)
+    assert labeling.unfinished() == [] and len(system.asked) == 5
+
+
 def test_reading_in_worker_processes_changes_nothing(photos: Path) -> None:
     for output, workers in (("here", 0), ("workers", 1)):
         label_images(Halves(), all_of(photos, TEXTS), output, num_workers=workers, progress=False)
@@ -409,6 +430,8 @@ def test_what_cannot_be_labeled_is_said(photos: Path, shapes: datasets.DatasetDi
         Photographs(photos, [])
     with pytest.raises(ValueError, match="A text is empty"):
         Photographs(photos, [" "])
+    with pytest.raises(DataFormatError, match="A text has half a character"):
+        Photographs(photos, ["a \ud800"])
     with pytest.raises(ValueError, match="The text a cat is given more than once"):
         Photographs(photos, ["a cat", "a cat"])
     (tmp_path / "empty").mkdir()
