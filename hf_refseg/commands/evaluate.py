@@ -179,8 +179,7 @@ def evaluate(
     if taken := ", ".join(f"{option} {value}" for option, value in of_run.items() if option not in data_options):
         typer.echo(f"Data as in the run that trained the model: {taken}")
     typer.echo(score_table(result))
-    # Apart from the scores, whose file is the same whenever and in however many processes they are measured.
-    write_times(folder / TIMES, file_name, report.pop("seconds"), state, workers)
+    seconds = report.pop("seconds")
     if groups:
         typer.echo(f"\n{breakdown_table(groups)}")
     if probed:
@@ -188,6 +187,8 @@ def evaluate(
     write_json(folder / f"{file_name}.json", report)
     for unfinished in begun:
         forget_portions(unfinished)
+    # Apart from the scores, whose file is the same whenever and in however many processes they are measured.
+    write_times(folder / TIMES, file_name, seconds, state, workers)
     typer.echo(f"{folder / file_name}.json")
     write_picture(folder / f"{file_name}.png", picture)
     typer.echo(f"{folder / file_name}.png")
@@ -199,9 +200,11 @@ def evaluate(
 
 def write_times(path: Path, measured: str, seconds: float, state: PartialState | None, workers: int) -> None:
     """Appends a line about the time that an evaluation took, of a run that went on with another one its own alone."""
+    from ..files import writing_into
+
     processes = 1 if state is None else state.num_processes
     line = {"measured": measured, "seconds": round(seconds, 1), "processes": processes, "workers": workers}
-    with path.open("a", encoding="utf-8") as file:
+    with writing_into(path.parent), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import IO, Any, TypeVar
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from ..files import PARTIAL, begin_folder
+from ..files import PARTIAL, OutputError, begin_folder, find_write_fault
 from ..messages import BadInputError, short_text
 
+logger = logging.getLogger(__name__)
+
 MANIFEST = "evaluation.json"
+CUT_OFF = "a run that is cut off would"
 # Of so many portions at a time the findings go from process to process.
 GATHERED = 64
 # A process that is done waits for the slowest one; a launcher ends it where another one fails.
@@ -71,26 +76,26 @@ class KeptPortions:
     A line that a killed process has not finished does not count.
 
     Args:
-        folder: may hold files of earlier processes.
+        folder: may hold files of earlier processes. None = what is found goes to a file that nobody else sees.
 
     Raises:
         BadInputError: a line is damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None) -> None:
         self.folder = folder
-        self._places: dict[int, tuple[BinaryIO, int]] = {}
+        # File, and where in it the line begins and how long it is.
+        self._places: dict[int, tuple[IO[bytes], int, int]] = {}
         self._files = ExitStack()
-        for path in sorted(folder.glob("*.jsonl")):
+        for path in sorted(folder.glob("*.jsonl")) if folder else ():
             self._index(path)
-        own = folder / f"{uuid.uuid4().hex}.jsonl"
-        self._own = self._files.enter_context(own.open("x+b"))
+        self._own = self._files.enter_context(_open_own(folder))
 
     def _index(self, path: Path) -> None:
         file, begin = self._files.enter_context(path.open("rb")), 0
         for line in file:
             if line.endswith(b"\n"):
-                self._places[_parse(line, path)[0]] = file, begin
+                self._places[_parse(line, path)[0]] = file, begin, len(line)
             begin += len(line)
 
     def __contains__(self, number: int) -> bool:
@@ -101,22 +106,44 @@ class KeptPortions:
         return sorted(self._places)
 
     def keep(self, number: int, findings: Findings) -> None:
-        """Writes what was found about a portion."""
-        begin = self._own.seek(0, 2)
-        self._own.write(json.dumps([number, findings], separators=(",", ":")).encode() + b"\n")
-        # So that a kill takes no more than the portion after this one.
-        self._own.flush()
-        self._places[number] = self._own, begin
+        """Writes what was found about a portion; on a full disk it is there as long as this process is."""
+        line = json.dumps([number, findings], separators=(",", ":")).encode() + b"\n"
+        try:
+            begin = _append(self._own, line)
+        except OSError as error:
+            reason = find_write_fault(error)
+            if reason is None:
+                raise
+            if self.folder is not None:
+                logger.warning("%s cannot be written (%s): %s go on from here.", self.folder, reason, CUT_OFF)
+            self._own = io.BytesIO()
+            begin = _append(self._own, line)
+        self._places[number] = self._own, begin, len(line)
 
     def read(self, number: int) -> Findings:
         """What was found about a finished portion."""
-        file, begin = self._places[number]
+        file, begin, length = self._places[number]
         file.seek(begin)
-        return _parse(file.readline(), Path(file.name))[1]
+        return json.loads(file.read(length))[1]
 
     def close(self) -> None:
         """Closes the files, which stay."""
         self._files.close()
+
+
+def _open_own(folder: Path | None) -> IO[bytes]:
+    """A new file without a buffer, which would try to write again what found no room."""
+    if folder is None:
+        return tempfile.TemporaryFile(buffering=0)
+    return (folder / f"{uuid.uuid4().hex}.jsonl").open("x+b", buffering=0)
+
+
+def _append(file: IO[bytes], line: bytes) -> int:
+    """Writes a line behind all others; returns where it begins."""
+    begin, rest = file.seek(0, os.SEEK_END), memoryview(line)
+    while rest:
+        rest = rest[file.write(rest) :]
+    return begin
 
 
 def _parse(line: bytes, path: Path) -> tuple[int, Findings]:
@@ -129,25 +156,42 @@ def _parse(line: bytes, path: Path) -> tuple[int, Findings]:
 
 @contextmanager
 def keeping_portions(folder: Path | None, inputs: Mapping[str, Any]) -> Iterator[KeptPortions]:
-    """A context with what is finished of an evaluation; without a folder nothing is, and nothing of it stays.
+    """A context with what is finished of an evaluation; without a folder, or room in it, nothing of it stays.
 
     Raises:
         BadInputError: the folder holds what was found with other inputs, or is damaged.
-        OSError: it cannot be made or written.
+        OSError: it cannot be made.
     """
-    with ExitStack() as stack:
-        if folder is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        else:
-            before, now = begin_folder(folder / MANIFEST, inputs)
-            if before or now:
-                raise BadInputError(
-                    f"{folder} holds an unfinished evaluation with {short_text(before)}, not with {short_text(now)}. "
-                    "Finish that one, or delete the folder to begin anew."
-                )
-        kept = KeptPortions(folder)
-        stack.callback(kept.close)
-        yield kept
+    try:
+        has_room = folder is not None and _begin(folder, inputs)
+        with closing(KeptPortions(folder if has_room else None)) as kept:
+            yield kept
+    finally:
+        if folder is not None:
+            _remove_unless_used(folder)
+
+
+def _begin(folder: Path, inputs: Mapping[str, Any]) -> bool:
+    """Begins a folder, or goes on with one; returns whether there is room. Raises as `keeping_portions`."""
+    try:
+        before, now = begin_folder(folder / MANIFEST, inputs)
+    except OutputError as error:
+        logger.warning("%s cannot be written (%s): %s begin anew.", folder, find_write_fault(error), CUT_OFF)
+        return False
+    if before or now:
+        raise BadInputError(
+            f"{folder} holds an unfinished evaluation with {short_text(before)}, not with {short_text(now)}. "
+            "Finish that one, or delete the folder to begin anew."
+        )
+    return True
+
+
+def _remove_unless_used(folder: Path) -> None:
+    """Removes a folder in which no portion is finished."""
+    # Another process may remove it just now.
+    with suppress(FileNotFoundError):
+        if not any(file.stat().st_size for file in folder.glob("*.jsonl")):
+            forget_portions(folder)
 
 
 def forget_portions(folder: Path) -> None:
