@@ -155,7 +155,7 @@ def without_head_nouns(dataset: Dataset) -> Dataset:
 
 
 def with_typos(dataset: Dataset, seed: int = 0) -> Dataset:
-    """The sentences with a typo in one word, see `misspell`; those without a word of four letters are left out.
+    """The sentences with a typo in one word, see `misspell`; those without a word of 4 letters are left out.
 
     No typo is a word of the data set.
 

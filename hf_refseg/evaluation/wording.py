@@ -19,8 +19,8 @@ ORDINAL_IN_DIGITS = re.compile(r"\d+(?:st|nd|rd|th)")
 BEGINNING, END, ANY_WORD, ANY_DIGITS = "^", "$", "*", "#"
 ARTICLES = frozenset({"the", "a", "an", "that", "this"})
 PLURAL = "plural"
-# Shorter words are not recognizable with a letter changed.
-SHORTEST_MISSPELLED = 4
+# Shorter words are not recognizable with a letter changed, and of longer ones, which are none, there are many typos.
+SHORTEST_MISSPELLED, LONGEST_MISSPELLED = 4, 30
 
 Phrase = tuple[str, ...]
 
@@ -145,7 +145,7 @@ def mirror_text(text: str) -> str | None:
 
 
 def misspell(text: str, generator: random.Random, known: Collection[str]) -> str | None:
-    """A sentence with a typo: in one word of at least four letters one is left out or doubled, or two change places.
+    """A sentence with a typo: in one word of 4 to 30 letters one is left out or doubled, or two change places.
 
     Args:
         text: a sentence.
@@ -155,7 +155,8 @@ def misspell(text: str, generator: random.Random, known: Collection[str]) -> str
     Returns:
         The sentence; None where no word is long enough.
     """
-    words = [word for word in split_words(text) if len(word.token) >= SHORTEST_MISSPELLED and word.token.isalpha()]
+    lengths = range(SHORTEST_MISSPELLED, LONGEST_MISSPELLED + 1)
+    words = [word for word in split_words(text) if len(word.token) in lengths and word.token.isalpha()]
     for word in generator.sample(words, len(words)):
         written = text[word.start : word.end]
         typos = [typo for typo in _typos(written) if typo.lower() not in known]

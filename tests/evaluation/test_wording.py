@@ -165,3 +165,4 @@ def test_a_typo_changes_one_long_word_and_makes_no_other_known_word():
     } - {"the form on the wal"}
     assert misspell(text, random.Random(3), known) == misspell(text, random.Random(3), known)
     assert misspell("the man", random.Random(0), set()) is None
+    assert misspell(f"the {10**6 * 'a'}", random.Random(0), set()) is None
