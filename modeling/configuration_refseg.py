@@ -257,6 +257,10 @@ class RefSegConfig(CheckedConfig):
             evaluation mode.
         freeze_text_encoder (`bool`, *optional*, defaults to `False`):
             The same for the text encoder.
+        mask_prior (`float`, *optional*):
+            Foreground probability, above 0 and below 1, that the masks of a new model start at: about the share of
+            pixels that belong to a target. From random weights a model that starts at one half spends its first
+            hundreds of steps on unlearning it. `None` = as the layers start; the papers say nothing of it.
         presence_head (`bool`, *optional*, defaults to `False`):
             Whether the model also says if there is a target at all; an auxiliary task with the loss `presence`.
         presence_loss_weight (`float`, *optional*, defaults to 1.0):
@@ -290,6 +294,7 @@ class RefSegConfig(CheckedConfig):
 
     freeze_image_encoder: bool = False
     freeze_text_encoder: bool = False
+    mask_prior: float | None = None
     presence_head: bool = False
     presence_loss_weight: float | int = 1.0
     mask_grounding: MaskGroundingConfig | dict | None = None
@@ -388,6 +393,11 @@ class RefSegConfig(CheckedConfig):
             encoder = getattr(self, key)
             require_encoder(key, type(encoder), values_of(encoder))
         require_text_encoder(self.text_config)
+
+    def validate_mask_prior(self):
+        """Checks the foreground probability that masks start at; called on construction."""
+        if self.mask_prior is not None and not 0 < self.mask_prior < 1:
+            raise ValueError(f"mask_prior: a probability above 0 and below 1 is needed, got {self.mask_prior}.")
 
     def validate_sentence_vector(self):
         """Checks that the text encoder has the state that a task reads; called on construction."""

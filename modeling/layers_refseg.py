@@ -8,6 +8,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
+from transformers import initialization as init
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .precision_refseg import at_least_float32
@@ -359,6 +360,38 @@ class DecoderStep(nn.Module):
         return F.relu(self.norm2(self.conv2(maps)), inplace=True).unflatten(0, frames)
 
 
+class MaskClassifier(nn.Conv2d):
+    """The 1x1 convolution from maps to logits: one map of them, or one of the background and one of the foreground."""
+
+    def __init__(self, channels: int, maps: int) -> None:
+        super().__init__(channels, maps, 1)
+
+
+class MaskBias(nn.Module):
+    """A number that is added to all logits, for masks that are products and have no bias of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits + self.bias
+
+
+def build_mask_bias(mask_prior: float | None) -> nn.Module:
+    """What makes logits of products start at a prior; without one they stay as they are."""
+    return nn.Identity() if mask_prior is None else MaskBias()
+
+
+def start_at_prior(module: nn.Module, mask_prior: float) -> None:
+    """Sets the bias of a new `MaskClassifier` or `MaskBias` so that logits of 0 mean this foreground probability."""
+    log_odds = math.log(mask_prior / (1 - mask_prior))
+    if isinstance(module, MaskClassifier) and module.out_channels == 2:
+        init.copy_(module.bias, torch.tensor([-log_odds / 2, log_odds / 2]))
+    elif isinstance(module, MaskClassifier | MaskBias):
+        init.constant_(module.bias, log_odds)
+
+
 class LavtDecoder(nn.Module):
     """From the features of the stages, finest first, to background and foreground maps (LAVT, equation 10).
 
@@ -380,7 +413,7 @@ class LavtDecoder(nn.Module):
             DecoderStep(coarse, width, hidden_size)
             for coarse, width in zip(coarse_widths, coarse_to_fine[1:], strict=True)
         )
-        self.classifier = nn.Conv2d(hidden_size, 2, 1)
+        self.classifier = MaskClassifier(hidden_size, 2)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         return self.classifier(self.join(features))

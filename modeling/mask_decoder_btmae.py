@@ -10,6 +10,7 @@ from .configuration_btmae import BtmaeConfig
 from .layers_refseg import (
     AttentionKernel,
     LavtDecoder,
+    MaskClassifier,
     MultiHeadAttention,
     PixelWordAttention,
     resize,
@@ -142,7 +143,7 @@ class MaskHead(nn.Module):
             nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
             for _ in range(2)
         )
-        self.classifier = nn.Conv2d(channels, 1, 1)
+        self.classifier = MaskClassifier(channels, 1)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         *finer, coarse = maps

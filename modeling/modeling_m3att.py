@@ -38,7 +38,7 @@ from transformers.utils.output_capturing import OutputRecorder
 from .configuration_m3att import M3AttConfig
 from .encoders_refseg import build_map_encoder
 from .explanations_refseg import Explainable, Explanation, WordWeights, pixels_of_words, words_of_pixels
-from .layers_refseg import MultiHeadAttention, map_positions, resize, to_map, to_tokens
+from .layers_refseg import MaskClassifier, MultiHeadAttention, map_positions, resize, to_map, to_tokens
 from .losses_refseg import cross_entropy
 from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures, ReferringSegmentationOutput
 from .modeling_refseg import RefSegPreTrainedModel
@@ -154,7 +154,7 @@ class MaskDecoder(nn.Module):
         self.first_convolution = build_convolution(channels, width, 3) if has_five else nn.Identity()
         widths = (width if has_five else channels, width, width)
         self.convolutions = nn.ModuleList(build_convolution(each, width, 3) for each in widths)
-        self.classifier = nn.Conv2d(width, 1, 1)
+        self.classifier = MaskClassifier(width, 1)
 
     def forward(self, text_features: Tensor, text_mask: Tensor, pixels: Tensor) -> Tensor:
         text_features = self.join(

@@ -49,7 +49,7 @@ from .cross_modal_alignment_refseg import (
 )
 from .encoders_refseg import build_stage_encoder
 from .explanations_refseg import Explainable, Explanation
-from .layers_refseg import AttentionKernel, GateProjection, resize, to_map
+from .layers_refseg import AttentionKernel, GateProjection, build_mask_bias, resize, to_map
 from .losses_refseg import cross_entropy, dice_loss
 from .mask2former_magnet import MaskHead
 from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures, ReferringSegmentationOutput
@@ -109,6 +109,7 @@ class MagNetForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         self.text_encoder = TextStages(config.text_config, config.text_stage_layers)
         self.stages = nn.ModuleList(CrossModalAlignment(config, stage) for stage in range(len(config.stage_widths)))
         self.head = MaskHead(config.head_config, config.stage_widths)
+        self.mask_bias = build_mask_bias(config.mask_prior)
         self.alignment = CrossModalAlignmentLoss(
             config.alignment_losses,
             config.pixel_temperature,
@@ -154,10 +155,11 @@ class MagNetForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         """The one query's mask logits at the input size, (batch, height, width)."""
         pixels = self.head.pixel_decoder(list(fused.maps))
         scales = list(pixels.multi_scale_features[:3])
-        masks = self.head.transformer(scales, pixels.mask_features).masks_queries_logits
+        products = self.head.transformer(scales, pixels.mask_features).masks_queries_logits
+        masks = tuple(self.mask_bias(each) for each in products)
         return MagNetDecoderOutput(
             logits=resize(masks[-1], image_size, align_corners=True).squeeze(1),
-            mask_logits=tuple(masks),
+            mask_logits=masks,
             pixel_features=pixels.mask_features,
             text_features=fused.text_features,
             text_mask=fused.text_mask,

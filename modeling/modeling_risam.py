@@ -48,6 +48,7 @@ from .explanations_risam import explain_fusion
 from .layers_refseg import (
     AttentionKernel,
     MultiHeadAttention,
+    build_mask_bias,
     masked_mean,
     resize,
     sinusoidal_positions,
@@ -409,6 +410,7 @@ class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         if not config.reads_final_words and config.fusion_type == "mutual_attention":
             self.fusion[-1].word_norm = nn.Identity()
         self.mask_decoder = MASK_DECODER[config.mask_decoder](config)
+        self.mask_bias = build_mask_bias(config.mask_prior)
         # omega_f and omega_d of equation 12.
         self.loss_weights = {"focal": config.focal_loss_weight, "dice": config.dice_loss_weight}
         self.maps_hold_language = config.fusion_type != "none"
@@ -462,7 +464,7 @@ class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
 
     def decode(self, fused: FusedFeatures, image_size: tuple[int, int]) -> DecoderOutput:
         """Logits at the input size, (batch, height, width) (section 3.4)."""
-        logits = self.mask_decoder(fused.maps[-1], fused.text_features, fused.text_mask)
+        logits = self.mask_bias(self.mask_decoder(fused.maps[-1], fused.text_features, fused.text_mask))
         return DecoderOutput(logits=resize(logits.unsqueeze(1), image_size, align_corners=False).squeeze(1))
 
     def compute_losses(self, output: DecoderOutput, mask_labels: Tensor) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from transformers.utils import logging
 from .configuration_encoders_refseg import longest_text
 from .configuration_refseg import RefSegConfig
 from .encoders_refseg import MapEncoder, load_image_encoder
-from .layers_refseg import VocabularyHead
+from .layers_refseg import VocabularyHead, start_at_prior
 from .pipeline_refseg import ReferringImageSegmentationPipeline, ReferringVideoSegmentationPipeline
 from .pretrained_refseg import load_encoder_weights
 from .saved_files_refseg import naming_damage
@@ -273,7 +273,7 @@ class TwoEncoderModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Linear and convolution layers start as PyTorch starts them, all else as transformers does.
 
-        The encoders inside are initialized by their own rules.
+        The encoders inside are initialized by their own rules. Masks start at the configuration's `mask_prior`.
         """
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
@@ -282,6 +282,8 @@ class TwoEncoderModel(PreTrainedModel):
                 init.uniform_(module.bias, -bound, bound)
         else:
             super()._init_weights(module)
+        if self.config.mask_prior is not None:
+            start_at_prior(module, self.config.mask_prior)
         for task in self.tasks:
             task.init_weights(module)
 

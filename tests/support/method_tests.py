@@ -74,6 +74,20 @@ class MethodTests(TinyMethod):
         losses = [model(**self.inputs(), mask_labels=self.labels()).loss for _ in range(2)]
         assert torch.equal(*losses) and torch.equal(torch.get_rng_state(), state)
 
+    @torch.no_grad()
+    def test_masks_start_at_their_prior(self, tmp_path) -> None:
+        inputs = self.inputs()
+        rare, common = (self.build(mask_prior=prior) for prior in (0.04, 0.2))
+        log_odds = math.log(0.04 / 0.96) - math.log(0.2 / 0.8)
+        logits = rare(**inputs).logits
+        torch.testing.assert_close(logits - common(**inputs).logits, torch.full_like(logits, log_odds))
+        # Where there is nothing to see yet, as between two answers, the probability is about the prior.
+        assert 0.01 < logits.sigmoid().mean() < 0.15
+        rare.save_pretrained(tmp_path)
+        torch.testing.assert_close(self.model_class.from_pretrained(tmp_path)(**inputs).logits, logits)
+        with pytest.raises(Exception, match=r"mask_prior: a probability above 0 and below 1 is needed, got 1\.0"):
+            self.tiny_config(mask_prior=1.0)
+
     def test_empty_masks_are_legal_labels(self) -> None:
         output = self.build()(**self.inputs(), mask_labels=torch.zeros(2, *self.size, dtype=torch.long))
         assert output.loss.isfinite()
