@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..messages import counted, name_text
+from .groups import Description, group_records
 from .protocols import Protocol, percentile_intervals, resampled_totals
 from .record_scores import Contributions, contributions_of
-from .results import Record, key_of, name_record
+from .results import Key, Record, key_of, name_record
 
 # Beside its ids, what makes a sentence another one; images and videos have some of them each.
 SENTENCE_FIELDS = ("text", "no_target", "annotator", "frames")
@@ -63,6 +65,23 @@ class Comparison:
     metrics: dict[str, dict[str, float]]
     intervals: dict[str, dict[str, tuple[float, float]]]
     differences: list[ScoreDifference]
+
+
+@dataclass(frozen=True)
+class GroupComparison:
+    """A comparison on a group of sentences.
+
+    Attributes:
+        kind: what the groups differ in, such as `"words"`.
+        group: name of the group, such as `"color"`.
+        sentences: number of sentences.
+        compared: what was found on them; p-values are corrected for all pairs of systems and all groups of the kind.
+    """
+
+    kind: str
+    group: str
+    sentences: int
+    compared: Comparison
 
 
 def compare_records(
@@ -209,6 +228,60 @@ def _describe_differing(by_system: Mapping[str, Mapping[tuple, Record]], common:
         f"The sentences are not the same ({len(common)} are): {', '.join(counts)}{told}. One is "
         f"{name_record(example)}. Evaluate all on one split of the same data; {remedy}."
     )
+
+
+def compare_groups(
+    records: Mapping[str, Sequence[Record]],
+    protocol: str | Protocol,
+    descriptions: Mapping[Key, Description] | None = None,
+    **options: Any,
+) -> list[GroupComparison]:
+    """Compares systems on groups of sentences, see `group_records`.
+
+    Args:
+        records: by the name of a system its records, about the same sentences, see `same_sentences`.
+        protocol: that of the evaluations.
+        descriptions: of `describe_sentences`; without them the groups are those that texts tell.
+        options: as of `compare_records`.
+
+    Raises:
+        ValueError: as `compare_records` and `group_records`.
+    """
+    of_systems = {name: {key_of(record): record for record in of_system} for name, of_system in records.items()}
+    found = []
+    for kind, groups in group_records(next(iter(records.values())), descriptions).items():
+        compared = []
+        for name, members in groups.items():
+            of_group = {
+                system: [of_system[key_of(record)] for record in members] for system, of_system in of_systems.items()
+            }
+            comparison = compare_records(of_group, protocol, **options)
+            compared.append(GroupComparison(kind, name, len(members), comparison))
+        found += _corrected_together(compared)
+    return found
+
+
+def _corrected_together(groups: Sequence[GroupComparison]) -> list[GroupComparison]:
+    """Groups of a kind, whose p-values are corrected for the number of them as well."""
+    scores = dict.fromkeys(each.score for group in groups for each in group.compared.differences)
+    corrected: dict[str, Iterator[float]] = {
+        score: iter(
+            holm([each.p_value for group in groups for each in group.compared.differences if each.score == score])
+        )
+        for score in scores
+    }
+    return [
+        replace(
+            group,
+            compared=replace(
+                group.compared,
+                differences=[
+                    replace(each, corrected_p_value=next(corrected[each.score])) for each in group.compared.differences
+                ],
+            ),
+        )
+        for group in groups
+    ]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -113,6 +113,8 @@ PROTOCOLS = {
         dataclasses.replace(RELA, name="rela_area50", minimum_area=50),
     )
 }
+# How many numbers of times that something was drawn are held at once.
+COUNTS_AT_ONCE = 1_000_000
 SCORING_OPTIONS = (
     "empty_union_iou",
     "intersection_epsilon",
@@ -364,11 +366,12 @@ def resampled_totals(
         contributions = _sum_by_group(contributions, groups)
     generator = np.random.default_rng(seed)
     count = len(contributions)
-    totals = [
-        np.tensordot(np.bincount(generator.integers(count, size=count), minlength=count), contributions, axes=1)
-        for _ in range(samples)
-    ]
-    return np.stack(totals)
+    at_once, totals = max(1, COUNTS_AT_ONCE // count), []
+    for begin in range(0, samples, at_once):
+        draws = (generator.integers(count, size=count) for _ in range(min(at_once, samples - begin)))
+        times = np.stack([np.bincount(drawn, minlength=count) for drawn in draws]).astype(np.float64)
+        totals.append(np.tensordot(times, contributions, axes=1))
+    return np.concatenate(totals)
 
 
 def percentile_intervals(

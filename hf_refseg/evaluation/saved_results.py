@@ -202,7 +202,7 @@ def _checked_result(path: Path, content: Mapping[str, Any]) -> SavedResult:
     return SavedResult(
         path=path,
         system=content["model"],
-        condition=_condition_of(content),
+        condition=condition_of(content),
         max_images=content["max_images"],
         training_regime=regime,
         metrics=content["metrics"],
@@ -239,7 +239,8 @@ def _check_scores(path: Path, content: Mapping[str, Any]) -> None:
             )
 
 
-def _condition_of(content: Mapping[str, Any]) -> Condition:
+def condition_of(content: Mapping[str, Any]) -> Condition:
+    """What a result is about, by what its file says of it."""
     split = content["split"]
     telling = {
         name: option

@@ -1,5 +1,6 @@
 """Pictures of masks, of data sets and of explanations."""
 
+from .answers import draw_answer_strips, draw_answers
 from .bar_charts import Bar, draw_bars
 from .contact_sheets import SheetFrame, SheetRow, draw_image_sheet, draw_video_sheet
 from .explanations import (
@@ -33,6 +34,8 @@ __all__ = [
     "SheetRow",
     "StripFrame",
     "can_draw",
+    "draw_answer_strips",
+    "draw_answers",
     "draw_bars",
     "draw_comparison",
     "draw_heat_maps",

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
+import datasets
+import numpy as np
 import pytest
+from color_videos import as_dataset, make_row
+from PIL import Image
 from result_files import make_records, make_result, write_result
 from typer.testing import CliRunner, Result
 
+from hf_refseg.data.loading import load_refseg
+from hf_refseg.data.masks import decode_mask, encode_mask
 from hf_refseg.evaluation import compare_records
 from hf_refseg.evaluation.saved_results import ResultError, find_results, read_result
 from hf_refseg_cli import app
@@ -34,8 +41,8 @@ def error_of(*arguments: object) -> str:
     """The one line with which the command fails."""
     result = run(*arguments)
     assert result.exit_code == 1, result.output
-    (line,) = result.stderr.splitlines()
-    return line.removeprefix("Error: ")
+    assert "Traceback" not in result.stderr
+    return result.stderr.splitlines()[-1].removeprefix("Error: ")
 
 
 def tables_of(page: str) -> dict[tuple[str, str], list[list[str]]]:
@@ -294,3 +301,102 @@ def test_what_is_no_result_is_an_error_where_it_was_named():
         assert error_of(*arguments).startswith("folder/cut.json is damaged (")
     assert "No such file" in error_of("leaderboard", "absent.json")
     assert not Path("leaderboard.md").exists() and not Path("runs").exists()
+
+
+SCENES = {"train_size": 1, "val_size": 3, "test_size": 1, "image_size": 64}
+OF_SCENES = [word for name, value in SCENES.items() for word in (f"--{name.replace('_', '-')}", value)]
+
+
+def write_predictions(path: str, lines: Iterable[dict], **header: object) -> None:
+    lines = [{"format": "hf_refseg-predictions", "version": 1, **header}, *lines]
+    Path(path).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def test_compare_scores_and_draws_predictions(monkeypatch, tmp_path):
+    """One system is right, another one answers with nothing."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = load_refseg("refshapes", **SCENES)["val"]
+    answers = [
+        {"sent_id": sentence["sent_id"], "ref_id": row["ref_id"], "image_id": row["image_id"], "mask": row["mask"]}
+        for row in rows
+        for sentence in row["sentences"]
+    ]
+    empty = encode_mask(np.zeros((64, 64), dtype=bool))
+    write_predictions("right.jsonl", answers, system="perfect")
+    write_predictions("empty.jsonl", [{**answer, "mask": empty} for answer in answers])
+    about = ["--data", "refshapes", *OF_SCENES]
+    printed = output_of("compare", "empty.jsonl", "right.jsonl", *about, "--breakdown", "-o", "out")
+    assert printed.splitlines()[-2:] == ["out/comparison.json", "out/comparison.png"]
+    assert printed.startswith("refshapes val (val_size 3, image_size 64), protocol original: ")
+    assert "perfect less empty" in printed and "perfect less empty, in groups of sentences" in printed
+    (report,) = json.loads(Path("out/comparison.json").read_text())["comparisons"]
+    assert {each["difference"] for each in report["differences"]} == {100}
+    # The data set tells groups that texts do not.
+    assert {"words", "area", "category"} <= {group["kind"] for group in report["groups"]}
+    picture = Image.open("out/comparison.png")
+    # Image, sentence, truth and two systems; the masks of one are those of the truth.
+    width = (picture.width - 6) // 5
+    first = np.asarray(picture)[45:245]
+    columns = [first[:, 6 + number * width : number * width + 200] for number in range(5)]
+    assert np.array_equal(columns[2], columns[4]) and not np.array_equal(columns[2], columns[3])
+    assert np.array_equal(columns[0], columns[3])
+    assert picture.height > len(report["cases"]) * 200
+
+    write_predictions("half.jsonl", answers[::2])
+    assert "of 18 sentences have no prediction" in error_of("compare", "half.jsonl", "right.jsonl", *about)
+    assert "--split goes with --data" in error_of("compare", "a.json", "b.json", "--split", "val")
+    assert "--image-size goes with --data" in error_of("compare", "a.json", "b.json", "--image-size", "64")
+    assert "--common is for results" in error_of("compare", "empty.jsonl", "right.jsonl", *about, "--common")
+    assert "'refshapes' takes no --mask-overlap" in error_of(
+        "compare", "empty.jsonl", "right.jsonl", *about, "--mask-overlap", "union"
+    )
+    assert "Unknown protocol 'nope'" in error_of("compare", "empty.jsonl", "right.jsonl", *about, "--protocol", "nope")
+
+
+def test_compare_draws_predictions_about_videos(monkeypatch, tmp_path):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = as_dataset(make_row(0, ["red"]), make_row(1, ["green"]))
+    Path("videos/data").mkdir(parents=True)
+    Path("videos/README.md").write_text("# Videos")
+    rows.to_parquet("videos/data/val-00000-of-00001.parquet")
+    lines = [
+        {
+            "video_id": row["video_id"],
+            "ref_id": referent["ref_id"],
+            "sent_id": sentence["sent_id"],
+            "frames": [
+                {"frame": number, "mask": mask}
+                for number, mask in zip(referent["annotated_frames"], referent["masks"], strict=True)
+            ],
+        }
+        for row in rows
+        for referent in row["referents"]
+        for sentence in referent["sentences"]
+    ]
+    nothing = [
+        {**line, "frames": [{**frame, "mask": encode_mask(~decode_mask(frame["mask"]))} for frame in line["frames"]]}
+        for line in lines
+    ]
+    write_predictions("right.jsonl", lines)
+    write_predictions("wrong.jsonl", nothing)
+    printed = output_of("compare", "right.jsonl", "wrong.jsonl", "--data", "videos", "-o", "out")
+    assert printed.splitlines()[-1] == "out/comparison.png" and "Where they differ most, by J&F" in printed
+    (report,) = json.loads(Path("out/comparison.json").read_text())["comparisons"]
+    assert report["videos"] == 2 and report["systems"]["right"]["metrics"]["J&F"] == 100
+    # The truth above each of two systems.
+    assert Image.open("out/comparison.png").height > len(report["cases"]) * 3 * 48
+
+
+def test_compare_breaks_results_down_by_their_texts():
+    for seed, name in enumerate("abc"):
+        texts = ["the left dog", "a red cat", "the second man from the right"]
+        records = [{**record, "text": texts[place % 3]} for place, record in enumerate(make_records(seed))]
+        write_result(Path(f"{name}.json"), seed, records=records)
+    printed = output_of("compare", "a.json", "b.json", "c.json", "--breakdown", "-o", "out")
+    (report,) = json.loads(Path("out/comparison.json").read_text())["comparisons"]
+    counts = {(group["kind"], group["group"]): group["sentences"] for group in report["groups"]}
+    assert counts["words", "color"] == 4 and {kind for kind, _ in counts} == {"words", "length"}
+    rows = [line.split() for line in printed.splitlines()]
+    (color, *_) = [row for row in rows if row[:2] == ["words", "color"] or row[:1] == ["color"]]
+    assert "4" in color
+    assert printed.count(", in groups of sentences") == 3

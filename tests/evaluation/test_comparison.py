@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hf_refseg.evaluation import bootstrap_intervals, davis_intervals, davis_scores, scores_from_counts
-from hf_refseg.evaluation.comparison import Comparison, compare_records, holm, same_sentences
+from hf_refseg.evaluation.comparison import Comparison, compare_groups, compare_records, holm, same_sentences
 from hf_refseg.evaluation.record_scores import count_columns, intervals_of_records, scores_of_records
 from hf_refseg.evaluation.video import A2D, DAVIS_MEASURES, SequenceScores, frame_counts
 
@@ -234,3 +234,23 @@ def test_what_cannot_be_compared_is_refused():
     one, other = ([{"video_id": name, "annotator": "", **measures}] for name in "vw")
     with pytest.raises(ValueError, match="b lacks 1 video of a and has 1 video more"):
         compare_records({"a": one, "b": other}, "davis")
+
+
+def test_groups_are_compared_and_corrected_together():
+    """Two groups of the kind "length" and three pairs: six p-values of a score."""
+    texts = ["dog", "the dog on the left side of it"]
+    systems = {
+        name: [{**record, "text": texts[place % 2]} for place, record in enumerate(image_records(seed, images=9))]
+        for seed, name in enumerate("abc")
+    }
+    groups = [group for group in compare_groups(systems, "lavt", permutations=50) if group.kind == "length"]
+    assert [group.group for group in groups] == ["1 or 2 words", "6 to 10 words"]
+    p_values, corrected = [], []
+    for group, text in zip(groups, texts, strict=True):
+        of_group = {name: [each for each in of if each["text"] == text] for name, of in systems.items()}
+        alone = compare_records(of_group, "lavt", permutations=50)
+        assert group.sentences == len(of_group["a"]) and group.compared.metrics == alone.metrics
+        p_values += [each.p_value for each in differences(alone, "oIoU")]
+        corrected += [each.corrected_p_value for each in differences(group.compared, "oIoU")]
+    assert len(p_values) == 6 and corrected == pytest.approx(holm(p_values))
+    assert max(corrected) > 3 * min(p_values)
