@@ -14,14 +14,18 @@ from .options import (
     Device,
     Dtype,
     Instances,
+    Missing,
     Overlap,
+    Predictions,
+    SavePredictions,
     ScoreThreshold,
-    SystemName,
+    SystemAndDataset,
     TrainingRegime,
     TrustRemoteCode,
     check_data_options,
     with_data_options,
 )
+from .prediction_files import open_file, saving_predictions, split_names
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -35,10 +39,7 @@ TIMES = "times.jsonl"
 
 @with_data_options
 def evaluate(
-    system: SystemName,
-    name: Annotated[
-        str, typer.Argument(metavar="DATASET", help="Name of a data set, or folder or Hub id of a prepared one.")
-    ],
+    names: SystemAndDataset,
     split: Annotated[str, typer.Option(help="Such as val, testA or test.")] = "val",
     protocol: Annotated[
         str | None,
@@ -70,6 +71,9 @@ def evaluate(
     probes: Annotated[
         bool, typer.Option("--probes", help="Ask changed sentences too: how far do scores drop on them?")
     ] = False,
+    predictions: Predictions = None,
+    missing: Missing = None,
+    save_predictions: SavePredictions = None,
     training_regime: TrainingRegime = None,
     streaming: Annotated[
         bool,
@@ -89,6 +93,8 @@ def evaluate(
 ) -> None:
     """Score a system on a split: a table with 95 % intervals, a JSON file, and a picture of worst and best cases.
 
+    Masks of any other program are scored with --predictions FILE DATASET, without a system.
+
     A model that a script of this library trained on the data set brings the options of its run along: those of the
     data that are not given here are as they were there.
 
@@ -98,10 +104,12 @@ def evaluate(
     from ..data.loading import load_refseg
     from ..evaluation import (
         VIDEO_PROTOCOLS,
+        PredictionSource,
+        SystemSource,
         break_down,
         describe_sentences,
+        evaluate_answers,
         evaluate_probes,
-        evaluate_system,
         find_cases,
         select_worst_and_best,
         with_shuffled_sentences,
@@ -109,7 +117,6 @@ def evaluate(
     from ..evaluation.groups import breakdown_table, draw_breakdown
     from ..evaluation.portions import forget_portions, join_processes, leave_processes
     from ..evaluation.probes import check_probes, probes_table
-    from ..evaluation.systems import SystemSource
     from ..evaluation.video import SEQUENCE_MEASURES
     from ..files import require_writable, slug, write_json, write_picture
     from ..modeling.inference_refseg import VideoWindow
@@ -117,15 +124,23 @@ def evaluate(
     from ..training.run_options import load_run_options, regime_of_run
     from ..visualization import draw_comparison, draw_strips
 
+    system, name = split_names(names, predictions)
     check_protocol(protocol)
-    folder = Path("runs", "evaluate", slug(short_name(system))) if output is None else output
+    of_system = {"batch_size": batch_size, "score_threshold": score_threshold, "instances": instances}
+    given = {"window": window, "overlap": overlap, "per_frame": per_frame or None}
+    given = {option: value for option, value in given.items() if value is not None}
+    changes = {"shuffle_sentences": shuffle_sentences, "probes": probes, "save_predictions": save_predictions}
+    loading = {"device": device, "dtype": dtype != "float32", "trust_remote_code": trust_remote_code}
+    of_systems = {**of_system, **given, **changes, **loading, "workers": workers}
+    file = open_file(predictions, missing, name, split, of_systems)
+    scored_name = system or file.header.system or predictions.name
+    folder = Path("runs", "evaluate", slug(short_name(system or predictions.stem))) if output is None else output
     require_writable(folder)
     check_data_options(name, data_options)
     state = join_processes(device)
-    of_run = data_options_of_run(system, name)
+    run_options = {} if system is None else load_run_options(system)
+    of_run = data_options_of_run(system, name) if system else {}
     options = {**of_run, **data_options}
-    given = {"window": window, "overlap": overlap, "per_frame": per_frame or None}
-    given = {option: value for option, value in given.items() if value is not None}
     how = {"streaming": True} if streaming else {}
     rows = load_refseg(name, **{**options, **how, "splits": [split]})[split]
     protocol = choose_protocol(protocol, name, rows)
@@ -136,12 +151,17 @@ def evaluate(
         check_probes(rows, protocol)
     if probes and shuffle_sentences:
         raise ValueError("--probes shuffles sentences itself: leave --shuffle-sentences out.")
+    if shuffle_sentences and save_predictions:
+        raise ValueError("Predictions of shuffled sentences fit no data set: leave --save-predictions out.")
     if shuffle_sentences:
         rows = with_shuffled_sentences(rows)
-    of_system = {"batch_size": batch_size, "score_threshold": score_threshold, "instances": instances}
-    if given or (on_videos and "window" in find_kind(system, trust_remote_code).options):
-        of_system["window"] = VideoWindow(window, overlap, per_frame)
-    loaded = load_system(system, device=device, dtype=dtype, trust_remote_code=trust_remote_code, **of_system)
+    if file is not None:
+        source = PredictionSource(file, rows, protocol, missing or "error", max_images)
+    else:
+        if given or (on_videos and "window" in find_kind(system, trust_remote_code).options):
+            of_system["window"] = VideoWindow(window, overlap, per_frame)
+        loaded = load_system(system, device=device, dtype=dtype, trust_remote_code=trust_remote_code, **of_system)
+        source = SystemSource(loaded, workers)
     folder.mkdir(parents=True, exist_ok=True)
     own_name = options.pop("dataset", None)
     parts = [slug(Path(name).name), slug(own_name or ""), options.get("split_by"), split, protocol]
@@ -150,30 +170,34 @@ def evaluate(
 
     def score(scored_rows: Dataset, probe: str = "", **how: Any) -> EvaluationResult:
         begun.append(folder / f"{'_'.join(filter(None, [file_name, slug(probe)]))}.unfinished")
-        return evaluate_system(
-            loaded, scored_rows, protocol, num_workers=workers, state=state, unfinished=begun[-1], **how
-        )
+        return evaluate_answers(source, scored_rows, protocol, state=state, unfinished=begun[-1], **how)
 
-    result = score(rows, max_examples=max_images)
+    saved = {"dataset": name, "split": split, "system": scored_name}
+    with saving_predictions(save_predictions, protocol, source, state, **saved) as write_lines:
+        result = score(rows, max_examples=max_images, write_lines=write_lines)
     probed = evaluate_probes(partial(score, bootstrap_samples=0), rows, unchanged=result) if probes else None
     if not leave_processes(state):
         return
     groups = break_down(result.records, protocol, describe_sentences(rows)) if breakdown else None
     cases = select_worst_and_best(result.records, SHOWN_CASES, by=SEQUENCE_MEASURES.get(protocol, "iou"))
-    compared = find_cases(SystemSource(loaded), rows, cases, protocol)
+    compared = find_cases(source, rows, cases, protocol)
     picture = draw_strips(compared) if on_videos else draw_comparison(compared)
     scored = f"{result.videos} videos" if on_videos else f"{result.images} images"
 
     dataset = " ".join(filter(None, [name, own_name]))
-    settings = {"model": system, "dataset": dataset, "split": split, **options, **given, "dtype": dtype}
-    settings |= {name: of_system[name] for name in ("score_threshold", "instances") if of_system[name] is not None}
-    settings["training_regime"] = training_regime or regime_of_run(load_run_options(system), name)
+    settings = {"model": scored_name, "dataset": dataset, "split": split, **options, **given}
+    if file is None:
+        settings["dtype"] = dtype
+        settings |= {name: of_system[name] for name in ("score_threshold", "instances") if of_system[name] is not None}
+    else:
+        settings |= {"predictions": str(predictions), "missing": source.left_out}
+    settings["training_regime"] = training_regime or regime_of_run(run_options, name)
     report = {**settings, "shuffled_sentences": shuffle_sentences, "max_images": max_images, **asdict(result)}
     more = {"breakdown": groups, "probes": probed}
     report |= {option: list(map(asdict, found)) for option, found in more.items() if found is not None}
     # Told before they are written: a disk that is full by now does not lose them.
     typer.echo(
-        f"{system} on {dataset} {split}, protocol {protocol}: "
+        f"{scored_name} on {dataset} {split}, protocol {protocol}: "
         f"{result.sentences} sentences, {scored}, {result.seconds:.0f} s"
     )
     if taken := ", ".join(f"{option} {value}" for option, value in of_run.items() if option not in data_options):
@@ -192,6 +216,8 @@ def evaluate(
     typer.echo(f"{folder / file_name}.json")
     write_picture(folder / f"{file_name}.png", picture)
     typer.echo(f"{folder / file_name}.png")
+    if save_predictions:
+        typer.echo(save_predictions)
     if groups:
         path = folder / f"{file_name}_breakdown.png"
         write_picture(path, draw_breakdown(groups, f"{dataset} {split}, protocol {protocol}"))

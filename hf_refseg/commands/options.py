@@ -20,6 +20,23 @@ SystemName = Annotated[
         help="Folder or Hub id of a model or adapter of ours, of CLIPSeg, SAM 3 or Florence-2, or DETECTOR+SEGMENTER.",
     ),
 ]
+SystemAndDataset = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[SYSTEM] DATASET",
+        help="SYSTEM: folder or Hub id of a model or adapter of ours, of CLIPSeg, SAM 3 or Florence-2, or "
+        "DETECTOR+SEGMENTER. DATASET: name of a data set, or folder or Hub id of a prepared one.",
+    ),
+]
+Predictions = Annotated[
+    Path | None,
+    typer.Option(help="File (.jsonl, .json) or folder of predictions, which are scored in place of a system."),
+]
+Missing = Annotated[
+    Literal["error", "empty"] | None,
+    typer.Option(help="What sentences without a prediction are: an error (the default), or answered by empty masks."),
+]
+SavePredictions = Annotated[Path | None, typer.Option(help="File (.jsonl) for the answers that are scored.")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run the code that lies beside a model of no known kind.")
 ]
