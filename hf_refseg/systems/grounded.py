@@ -119,7 +119,8 @@ class GroundedSystem(System):
         if self.instances == "best":
             found = [of_text.best() for of_text in found]
         boxes = torch.cat([of_text.boxes for of_text in found])
-        masks = self.segmenter.segment(image, boxes) if len(boxes) else iter(())
+        # Begins with the first mask that is asked for, of which there may be none.
+        masks = self.segmenter.segment(image, boxes)
         for of_text in found:
             yield _union(islice(masks, len(of_text.scores)), of_text, (image.height, image.width))
 
