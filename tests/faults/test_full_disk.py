@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from typer.testing import CliRunner, Result
 
 from hf_refseg.data.loading import load_refseg
 from hf_refseg.data.prepare import prepare_dataset
+from hf_refseg.evaluation import Answer, System, evaluate_system
 from hf_refseg.evaluation.submission import SubmissionWriter
 from hf_refseg.files import LOCK, OutputError, write_whole, writing_into
 from hf_refseg.training.checkpoints import last_complete_checkpoint
@@ -170,6 +172,29 @@ def test_evaluate_tells_scores_that_cannot_be_written(model_folder: Path, prepar
     assert error_of(result).startswith(f"{disk.folder / 'out'} cannot be written")
     assert "oIoU" in result.stdout
     assert not files_in(disk.folder)
+
+
+class Everything(System):
+    """Finds everything everywhere."""
+
+    name, images_at_once = "everything", 1
+
+    def segment(self, image: Image.Image, texts: Sequence[str]) -> list[Answer]:
+        return [Answer(mask=np.ones((image.height, image.width), dtype=bool)) for _ in texts]
+
+
+def test_a_disk_that_fills_up_stops_no_evaluation(prepared: Path, disk: SmallDisk, caplog) -> None:
+    rows = datasets.concatenate_datasets(list(load_refseg(str(prepared)).values()))
+    options, unfinished = {"progress": False, "bootstrap_samples": 0}, disk.folder / "unfinished"
+    wanted = evaluate_system(Everything(), rows, **options)
+    with disk.room(8192):
+        found = evaluate_system(Everything(), rows, unfinished=unfinished, **options)
+    assert found.records == wanted.records
+    (warning,) = caplog.messages
+    assert warning.startswith(f"{unfinished} cannot be written (") and "would go on from here" in warning
+    # What was kept while there was room is not found anew.
+    assert 0 < next(unfinished.glob("*.jsonl")).read_bytes().count(b"\n") < found.images
+    assert evaluate_system(Everything(), rows, unfinished=unfinished, **options).records == wanted.records
 
 
 def test_convert_leaves_no_half_of_a_model(disk: SmallDisk) -> None:
