@@ -186,14 +186,15 @@ class OmDetTurbo(Detector):
         length = self.model.config.text_config.max_position_embeddings
         classes = self.encode_texts(texts, length, padding="max_length")
         tasks = self.encode_texts([f"Detect {text}." for text in texts], length, padding="max_length")
-        one_each = torch.ones(len(texts), dtype=torch.long, device=self.model.device)
-        language = self.model.get_language_embedding(
-            classes["input_ids"], classes["attention_mask"], tasks["input_ids"], tasks["attention_mask"], one_each
-        )
+        # Not through the model's memory of texts: the last digits would tell whether a text was asked for before.
+        read = self.model.language_backbone
+        of_classes = read(classes["input_ids"], encode_type="class")[None]
+        of_tasks, mask = read(tasks["input_ids"], mask=tasks["attention_mask"], encode_type="task")
         maps = [each.expand(len(texts), -1, -1, -1) for each in encoded]
-        outputs = self.model.decoder(maps, *language, return_dict=True)
+        outputs = self.model.decoder(maps, of_classes, of_tasks, mask, return_dict=True)
         logits, boxes = at_least_float32(outputs.decoder_classes[-1]), at_least_float32(outputs.decoder_coords[-1])
         require_finite(scores=logits, boxes=boxes)
+        one_each = torch.ones(len(texts), dtype=torch.long, device=self.model.device)
         return OmDetTurboObjectDetectionOutput(
             decoder_class_logits=logits, decoder_coord_logits=boxes, classes_structure=one_each
         )

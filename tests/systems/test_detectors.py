@@ -165,6 +165,13 @@ def test_half_precision_answers_as_single_does(loaded, image) -> None:
         assert found.best().scores.item() == pytest.approx(single.best().scores.item(), abs=0.05)
 
 
+def test_omdet_turbo_remembers_no_texts(image) -> None:
+    model, processor = tiny_omdet_turbo()
+    assert len(list(detector_of(("omdet-turbo", model, processor)).detect(image, TEXTS))) == len(TEXTS)
+    # What it remembers was read together with other texts, and differs in the last digits.
+    assert not model.language_cache_class.cache and not model.language_cache_prompt.cache
+
+
 def test_numbers_that_are_none_are_an_error(loaded, image) -> None:
     kind, model, processor = loaded
     damaged = deepcopy(model)
