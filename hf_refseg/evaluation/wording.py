@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
-from itertools import product, takewhile
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,13 +91,21 @@ def wording_groups() -> tuple[str, ...]:
 def groups_of_text(text: str) -> tuple[str, ...]:
     """The groups that a sentence belongs to by its words: none, one or several of `wording_groups`."""
     tokens = [word.token for word in split_words(text)]
-    # What is several is asked at the beginning, before anything is said of it.
-    subject = list(takewhile(lambda token: token not in _subject_ends(), tokens))
+    subject = _subject(tokens)
     looked_at = {name: [BEGINNING, *(subject if name == PLURAL else tokens), END] for name in wording_groups()}
     found = {name for name, phrases in _groups().items() if phrases.has_true(looked_at[name])}
     if _begins_with_plural(subject):
         found.add(PLURAL)
     return tuple(name for name in wording_groups() if name in found)
+
+
+def _subject(tokens: Sequence[str]) -> Sequence[str]:
+    """The words that name the target, before anything is said of it."""
+    for place, token in enumerate(tokens):
+        is_doing = token.endswith("ing") and set(tokens[:place]) - ARTICLES
+        if is_doing or token in _subject_ends():
+            return tokens[:place]
+    return tokens
 
 
 def _begins_with_plural(subject: Sequence[str]) -> bool:

@@ -68,6 +68,11 @@ GROUPS_OF_TEXTS = {
     "woman in crowd": "relation",
     "all the way left": "place",
     "girls hand": "",
+    "71 shirt": "",
+    "car rolling several times": "",
+    "closest bear": "place comparison",
+    "watch worn by a man": "",
+    "player in the front row": "place",
     "kid with bananas": "",
     "椅子": "",
 }
