@@ -294,27 +294,24 @@ def write_prepared(rows: Dataset, folder: Path) -> None:
 
 
 @pytest.mark.slow_process
-def test_one_and_several_processes_write_the_same_file(dataset, tmp_path):
-    """Of five images in portions of two, one process has four, the other one; of two videos each has one."""
+def test_one_and_several_processes_write_the_same_files(dataset, tmp_path):
+    """Of five images in portions of two, one process has three, the other one two; of two videos each has one."""
     tiny_lavt().save_pretrained(tmp_path / "tiny")
     tiny_processor().save_pretrained(tmp_path / "tiny")
     write_prepared(dataset, tmp_path / "pictures")
-    command = ["evaluate", "tiny", "pictures", "--batch-size", "2", "--output"]
-    (alone,) = run_program(CHECKOUT / "hf_refseg_cli.py", *command, "alone", cwd=tmp_path)
-    together = run_program(
-        CHECKOUT / "hf_refseg_cli.py", *command, "together", "--workers", "1", "--streaming", cwd=tmp_path, processes=2
-    )
+    program, command = CHECKOUT / "tests" / "support" / "evaluate_shared.py", ["tiny", "pictures", "--batch-size", "2"]
+    (alone,) = run_program(program, "alone", *command, cwd=tmp_path)
+    differently = ["--workers", "1", "--streaming"]
+    together = run_program(program, "together", *command, *differently, cwd=tmp_path, processes=2)
     for done in (alone, *together):
         assert done.exit_status == 0, done.errors
-    files = [sorted(path.name for path in (tmp_path / folder).iterdir()) for folder in ("alone", "together")]
-    assert files[0] == files[1] == ["pictures_val_original.json", "pictures_val_original.png", "times.jsonl"]
-    for name in files[0][:2]:
-        assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "together" / name).read_bytes()
+    written = [{path.name: path for path in (tmp_path / folder).iterdir()} for folder in ("alone", "together")]
+    names = ["pictures_val_original.json", "pictures_val_original.png", "predictions.jsonl", "videos.json"]
+    assert [sorted(files) for files in written] == [[*names[:3], "times.jsonl", *names[3:]]] * 2
+    for name in names:
+        assert written[0][name].read_bytes() == written[1][name].read_bytes(), name
+    assert "mAP" in json.loads(written[0]["videos.json"].read_text())["metrics"]
     assert "9 sentences, 5 images" in together[0].output and together[1].output == ""
-    (line,) = (tmp_path / "together" / "times.jsonl").read_text().splitlines()
-    assert {**json.loads(line), "seconds": 0} == {
-        "measured": "pictures_val_original",
-        "seconds": 0,
-        "processes": 2,
-        "workers": 1,
-    }
+    (line,) = written[1]["times.jsonl"].read_text().splitlines()
+    measured = {"measured": "pictures_val_original", "seconds": 0, "processes": 2, "workers": 1}
+    assert {**json.loads(line), "seconds": 0} == measured
