@@ -6,7 +6,7 @@ from typing import Any
 
 from damage import DEEP, NUMPY, SECRET, SHARED
 from hypothesis import strategies as st
-from targets import CHECKPOINT_DTYPES, HEIGHT, TENSOR_CHANGES, WIDTH
+from targets import CHECKPOINT_DTYPES, HEIGHT, RESULTS, TENSOR_CHANGES, WIDTH
 
 from hf_refseg.data.masks import encode_mask
 
@@ -226,6 +226,8 @@ predictions = st.one_of(
     of_kinds("masks/0.png", png=png_edits),
 )
 
+results = st.one_of(*(of_kinds(f"{protocol}.json", json=structure_edits()) for protocol in RESULTS))
+
 # --- Pictures and masks --------------------------------------------------------------------------------------------
 
 pictures = st.one_of(
@@ -383,6 +385,7 @@ checkpoints = st.one_of(
 STRATEGIES = {
     **DATA_SETS,
     "predictions": predictions,
+    "results": results,
     "picture": pictures,
     "masks": masks,
     "processor": calls,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +23,12 @@ from phrasecut_tree import make_phrasecut
 from PIL import Image
 from pycocotools import mask as coco_mask
 from refer_trees import make_grefcoco, make_refclef, make_refcoco, make_rrsisd
+from result_files import write_result
 from safetensors.torch import save_file
 from tiny_lavt import WORDS, tiny_processor
 from video_trees import make_davis, make_jhmdb, make_youtube_vos, release_a2d, release_davis, release_jhmdb
 
+from hf_refseg.commands.leaderboard import sort_into_tables, write_leaderboard
 from hf_refseg.convert import CheckpointError, convert_lavt_checkpoint, load_checkpoint
 from hf_refseg.data.clips import VideoExamples
 from hf_refseg.data.examples import ImageExamples
@@ -41,7 +44,14 @@ from hf_refseg.data.masks import (
 )
 from hf_refseg.data.prepare import prepare_dataset
 from hf_refseg.data.rows import DataFormatError, InvalidRowError
-from hf_refseg.evaluation import PredictionError, ScoredMask, coco_statistics, evaluate_predictions
+from hf_refseg.evaluation import (
+    PredictionError,
+    ScoredMask,
+    coco_statistics,
+    compare_records,
+    evaluate_predictions,
+)
+from hf_refseg.evaluation.saved_results import ResultError, read_result
 from hf_refseg.modeling.modeling_outputs_refseg import ReferringSegmentationOutput
 from hf_refseg.modeling.picture_files_refseg import open_image
 
@@ -52,6 +62,8 @@ FOLDERS: dict[str, Callable[[Path], Path]] = {
     "labelme": make_labelme,
     "label_studio": make_label_studio,
 }
+# Protocols whose records differ.
+RESULTS = ("original", "davis", "a2d")
 
 
 @dataclass(frozen=True)
@@ -86,6 +98,8 @@ def make_files(folder: Path) -> None:
         make(base / name)
     prepare_dataset("refcoco", base / "refcoco", base / "prepared", cache_dir=folder / "cache")
     make_predictions(base, folder / "cache")
+    for protocol in RESULTS:
+        write_result(base / "results" / f"{protocol}.json", 0, protocol)
     outside.mkdir()
     Image.new("RGB", (WIDTH, HEIGHT), "white").save(outside / f"{SECRET}.png")
     with h5py.File(outside / f"{SECRET}.h5", "w") as file:
@@ -161,6 +175,20 @@ def score_predictions(case: tuple[str, str, Any], work: Path) -> None:
     result = evaluate_predictions(path, rows, missing="empty", **how)
     assert all(0 <= score <= 100 or score_name.endswith("decay") for score_name, score in result.metrics.items())
     assert result.sentences == sum(bool(record["text"]) for record in result.records) > 0
+
+
+def show_result(case: tuple[str, str, Any], work: Path) -> None:
+    """Reads a damaged result, compares it with itself and puts it into a table."""
+    name, kind, how = case
+    path = work / name
+    path.write_bytes(damage((work.parent / "base" / "results" / name).read_bytes(), kind, how))
+    result = read_result(path)
+    found = compare_records({"a": result.records, "b": result.records}, result.condition.protocol, permutations=9)
+    assert found.differences and all(each.difference == 0 and each.p_value == 1 for each in found.differences)
+    page = write_leaderboard(sort_into_tables([result]))
+    # No text of the file begins a line or a cell of its own, or a tag.
+    *_, header, rule, row = page.splitlines()
+    assert len(re.findall(r"(?<!\\)\|", row)) == header.count("|") == rule.count("|") and "<" not in page
 
 
 def _check_images(rows: datasets.Dataset) -> None:
@@ -417,6 +445,7 @@ TARGETS = {
         (PredictionError, DataFormatError),
         lambda case: [Path(case[0]).parts[0]],
     ),
+    "results": Target(show_result, ("original.json", "bytes", ()), (ResultError,), lambda case: [case[0]]),
     "picture": Target(read_picture, ("png", "bytes", ()), (ValueError,), lambda case: [f"picture.{case[0]}"]),
     "masks": Target(use_masks, ("decode", {"rle": SOUND_RLE}), (ValueError,)),
     "processor": Target(

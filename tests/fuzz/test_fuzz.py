@@ -37,6 +37,7 @@ CASES = {
     "labelme": 25,
     "label_studio": 25,
     "predictions": 15,
+    "results": 40,
     "picture": 100,
     "masks": 180,
     "processor": 120,
