@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import check_data_options, with_data_options
+from .options import Missing, check_data_options, with_data_options
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -44,6 +44,7 @@ def compare(
     ] = None,
     *,
     data_options: dict[str, Any],
+    missing: Missing = None,
     common: Annotated[
         bool, typer.Option("--common", help="Compare the sentences that all have, in place of refusing others.")
     ] = False,
@@ -66,10 +67,13 @@ def compare(
 
     if len(results) < 2:
         raise ValueError("Name two results at least, of which each is of another system.")
-    check_options(data, common, {"split": split, "protocol": protocol, **data_options})
+    check_options(data, common, {"split": split, "protocol": protocol, "missing": missing}, data_options)
     folder = Path("runs", "compare", "_".join(slug(path.stem) for path in results)[:100]) if output is None else output
     require_writable(folder)
-    predictions = None if data is None else score_predictions(results, data, split or "val", protocol, data_options)
+    predictions = None
+    if data is not None:
+        how = {"split": split or "val", "protocol": protocol, "missing": missing or "error"}
+        predictions = score_predictions(results, data, data_options, **how)
     reports, picture = [], None
     for found in match_results(results) if predictions is None else [predictions.results]:
         systems = dict(zip(name_systems(found), found, strict=True))
@@ -90,13 +94,15 @@ def compare(
         typer.echo(f"{folder / 'comparison.png'}")
 
 
-def check_options(data: str | None, common: bool, given: Mapping[str, Any]) -> None:
+def check_options(
+    data: str | None, common: bool, of_predictions: Mapping[str, Any], data_options: Mapping[str, Any]
+) -> None:
     """Raises ValueError for options that have no effect on results, or on predictions."""
     if data is not None:
-        check_data_options(data, {name: value for name, value in given.items() if name not in ("split", "protocol")})
+        check_data_options(data, data_options)
         if common:
             raise ValueError("--common is for results: predictions are about all sentences of --data.")
-    elif wrong := [name for name, value in given.items() if value is not None]:
+    elif wrong := [name for name, value in {**of_predictions, **data_options}.items() if value is not None]:
         raise ValueError(
             f"--{wrong[0].replace('_', '-')} goes with --data: results say themselves what they are about."
         )
@@ -118,15 +124,19 @@ class ScoredPredictions:
 
 
 def score_predictions(
-    paths: Sequence[Path], data: str, split: str, protocol: str | None, options: Mapping[str, Any]
+    paths: Sequence[Path], data: str, options: Mapping[str, Any], *, split: str, protocol: str | None, missing: str
 ) -> ScoredPredictions:
     """Scores files or folders of predictions; raises as `load_refseg` and `evaluate_predictions`."""
     from ..data.loading import load_refseg
     from ..evaluation import PredictionSource, evaluate_answers, open_predictions
     from ..evaluation.saved_results import SavedResult, condition_of
     from .evaluate import check_protocol, choose_protocol
+    from .prediction_files import check_origin
 
     check_protocol(protocol)
+    files = [open_predictions(path) for path in paths]
+    for file in files:
+        check_origin(file, data, split)
     rows = load_refseg(data, **options, splits=[split])[split]
     protocol = choose_protocol(protocol, data, rows)
     dataset = " ".join(filter(None, [data, options.get("dataset")]))
@@ -134,19 +144,20 @@ def score_predictions(
         {**options, "dataset": dataset, "split": split, "protocol": protocol, "shuffled_sentences": False}
     )
     sources, results = [], []
-    for path in paths:
-        source = PredictionSource(open_predictions(path), rows, protocol)
+    for file in files:
+        source = PredictionSource(file, rows, protocol, missing)
         scored = evaluate_answers(source, rows, protocol, bootstrap_samples=0)
         sources.append(source)
         results.append(
             SavedResult(
-                path=path,
-                system=source.file.header.system or path.stem,
+                path=file.path,
+                system=file.header.system or file.path.stem,
                 condition=condition,
                 max_images=None,
                 training_regime="unknown",
                 metrics=scored.metrics,
                 intervals={},
+                unanswered=source.left_out,
                 records=scored.records,
             )
         )
@@ -234,6 +245,7 @@ def report_comparison(
             "file": str(result.path),
             "model": result.system,
             "sentences": count_sentences(result.records),
+            "unanswered": result.unanswered,
             "metrics": compared.metrics[name],
             "intervals": compared.intervals[name],
         }
@@ -294,6 +306,9 @@ def show_report(report: Mapping[str, Any]) -> str:
     for name, system in systems.items():
         if further := system["sentences"] - report["sentences"]:
             lines.append(f"{name_text(name)} has {further} more, which are left out")
+        if system["unanswered"]:
+            told = counted(system["unanswered"], "sentence")
+            lines.append(f"{name_text(name)} has no prediction for {told}, scored as empty masks")
     names = list(next(iter(systems.values()))["metrics"])
     rows = [[name, *(show_score(system, name) for system in systems.values())] for name in names]
     lines += ["", align([("score", *map(name_text, systems)), *rows])]

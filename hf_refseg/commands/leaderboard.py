@@ -121,9 +121,18 @@ def write_table(results: Sequence[SavedResult]) -> str:
     scores = list(dict.fromkeys(name for result in results for name in result.metrics))
     named = zip(name_systems(results), results, strict=True)
     ranked = sorted(named, key=lambda row: (-row[1].metrics[scores[0]], row[0]))
-    rows = [[name, *(show_score(result, score) for score in scores)] for name, result in ranked]
+    rows = [[show_name(name, result), *(show_score(result, score) for score in scores)] for name, result in ranked]
     about = f"{counted(count_sentences(first.records), 'sentence')} about {counted(groups, kind)}."
     return f"{about}\n\n{to_table(['system', *scores], rows)}"
+
+
+def show_name(name: str, result: SavedResult) -> str:
+    """A system, and how much it left out."""
+    from ..messages import counted
+
+    if not result.unanswered:
+        return name
+    return f"{name} ({counted(result.unanswered, 'sentence')} without a prediction, scored as empty masks)"
 
 
 def show_score(result: SavedResult, score: str) -> str:

@@ -38,6 +38,7 @@ BOUNDS: Check = (
     ),
     "two finite numbers by the name of each score",
 )
+# What is there in every result. It may also have `training_regime` and `missing`.
 RESULT_FIELDS = {
     "model": TEXT,
     "dataset": TEXT,
@@ -106,6 +107,7 @@ class SavedResult:
         training_regime: one of `TRAINING_REGIMES`.
         metrics: scores in percent.
         intervals: their 95 % intervals, as far as there are some.
+        unanswered: how many sentences had no prediction, and were scored as empty masks.
         records: one of each sentence, see `ImageEvaluationResult` and `VideoEvaluationResult`.
     """
 
@@ -116,6 +118,7 @@ class SavedResult:
     training_regime: str
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
+    unanswered: int
     records: list[Record]
 
 
@@ -190,6 +193,9 @@ def _checked_result(path: Path, content: Mapping[str, Any]) -> SavedResult:
     if regime not in TRAINING_REGIMES:
         expected = ", ".join(TRAINING_REGIMES)
         raise ResultError(f"{path} has the training_regime {short_text(regime)}: expected one of {expected}.")
+    # Of a system's own answers none are missing, and nothing is said of them.
+    unanswered = content.get("missing", 0)
+    _check_fields({"missing": unanswered}, {"missing": COUNT}, str(path))
     fields = DAVIS_FIELDS if protocol in VIDEO_PROTOCOLS else IMAGE_FIELDS
     fields = A2D_FIELDS if protocol == "a2d" else fields
     for number, record in enumerate(records):
@@ -207,6 +213,7 @@ def _checked_result(path: Path, content: Mapping[str, Any]) -> SavedResult:
         training_regime=regime,
         metrics=content["metrics"],
         intervals={name: tuple(bounds) for name, bounds in content["intervals"].items()},
+        unanswered=unanswered,
         records=records,
     )
 

@@ -227,12 +227,16 @@ def test_leaderboard_never_mixes_what_cannot_be_compared():
 def test_leaderboard_shows_names_as_text_and_tells_equal_ones_apart():
     write_result(Path("a.json"), 0, model="a|b <script> [x](y)")
     write_result(Path("b.json"), 1, model="a|b <script> [x](y)", dtype="bfloat16")
-    write_result(Path("c.json"), 2, model="c*", intervals={}, dataset="<b>_x_", split="*")
+    write_result(Path("c.json"), 2, model="c*", intervals={}, dataset="<b>_x_", split="*", missing=3)
     output_of("leaderboard", "a.json", "b.json", "c.json")
     page = Path("leaderboard.md").read_text()
     unknown = "Protocol original, what it was trained on is unknown"
     assert {row[0] for row in tables_of(page)["refcoco val (split_by unc)", unknown][3:]} == {"a.json", "b.json"}
-    assert "## &lt;b&gt;\\_x\\_ \\* (split_by unc)" in page and "| c\\* |" in page and "<" not in page
+    assert (
+        "## &lt;b&gt;\\_x\\_ \\* (split_by unc)" in page
+        and "| c\\* (3 sentences without a prediction, scored as empty masks) |" in page
+        and "<" not in page
+    )
     write_result(Path("d.json"), 0, model="a|b <script> [x](y)")
     assert error_of("leaderboard", "a.json", "d.json") == (
         "a.json and d.json hold the same result: leave one of them out."
@@ -253,6 +257,7 @@ def records_with(**changes: object) -> dict:
         ({"metrics": {"oIoU": math.nan}}, "expected finite numbers by the names of scores"),
         ({"intervals": {"oIoU": [1, math.inf]}}, "expected two finite numbers by the name of each score"),
         ({"max_images": True}, "has the max_images True: expected null or a whole number"),
+        ({"missing": -1}, "has the missing -1: expected a whole number"),
         ({"training_regime": "best"}, "has the training_regime 'best': expected one of single, mixed, extra, unknown"),
         (records_with(iou=math.nan), "record 0 has the iou nan: expected a finite number"),
         (records_with(union=math.nan), "record 0 has the union nan: expected a whole number"),
@@ -344,6 +349,10 @@ def test_compare_scores_and_draws_predictions(monkeypatch, tmp_path):
 
     write_predictions("half.jsonl", answers[::2])
     assert "of 18 sentences have no prediction" in error_of("compare", "half.jsonl", "right.jsonl", *about)
+    printed = output_of("compare", "half.jsonl", "right.jsonl", *about, "--missing", "empty")
+    assert printed.splitlines()[1] == "half has no prediction for 9 sentences, scored as empty masks"
+    write_predictions("other.jsonl", answers, dataset="refcoco")
+    assert "other.jsonl is about the data set refcoco" in error_of("compare", "other.jsonl", "right.jsonl", *about)
     assert "--split goes with --data" in error_of("compare", "a.json", "b.json", "--split", "val")
     assert "--image-size goes with --data" in error_of("compare", "a.json", "b.json", "--image-size", "64")
     assert "--common is for results" in error_of("compare", "empty.jsonl", "right.jsonl", *about, "--common")
