@@ -288,27 +288,30 @@ def _run_lengths(counts: Any, pixels: int) -> np.ndarray:
 
 def _decompress(counts: bytes) -> np.ndarray:
     """Run lengths (int64) from COCO's text: little-endian groups of 5 bits, from the fourth run on as differences."""
-    codes = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
-    goes_on = codes & 32 != 0
-    # Of each group its place among those of its number.
-    places = np.arange(len(codes))
-    is_first = np.concatenate([[True], ~goes_on[:-1]])[: len(codes)]
-    places -= np.maximum.accumulate(np.where(is_first, places, 0))
-    if ((codes < 0) | (codes >= 64) | (places > 7)).any():
+    if not counts:
+        return np.zeros(0, dtype=np.int64)
+    # What is no code becomes a large one.
+    codes = np.frombuffer(counts, dtype=np.uint8) - np.uint8(48)
+    if codes.max() > 63:
         raise InvalidMaskError("The RLE's counts hold text which no encoder writes. Encode the mask again.")
-    if goes_on[-1:].any():
+    if codes[-1] & 32:
         raise InvalidMaskError("The RLE's counts end in the middle of a number. The text was cut off.")
-    bits = 5 * places
-    numbers = np.add.reduceat((codes & 31) << bits, np.flatnonzero(is_first)) if len(codes) else codes
+    # Of each number its last group and its first one.
+    lasts = np.flatnonzero(codes < 32)
+    firsts = np.concatenate(([0], lasts[:-1] + 1))
+    lengths = lasts - firsts + 1
+    if lengths.max() > 8:
+        raise InvalidMaskError("The RLE's counts hold text which no encoder writes. Encode the mask again.")
+    bits = 5 * (np.arange(len(codes)) - firsts.repeat(lengths))
+    numbers = np.add.reduceat((codes & 31) << bits, firsts)
     # The last group says whether the number is negative.
-    is_negative = codes[~goes_on] & 16 != 0
-    numbers = numbers - (is_negative.astype(np.int64) << (bits[~goes_on] + 5))
+    numbers -= (codes[lasts] & 16).astype(np.int64) << bits[lasts] + 1
     # So that the sums below stay far from what 64 bits hold.
-    if (np.abs(numbers) <= 2 * MAX_PIXELS).all():
+    if np.abs(numbers).max() <= 2 * MAX_PIXELS:
         # The first run stands for itself, the second and the third begin two series of differences.
         for first in (1, 2):
             numbers[first::2] = numbers[first::2].cumsum()
-    if (np.abs(numbers) > MAX_PIXELS).any():
+    if np.abs(numbers).max() > MAX_PIXELS:
         raise InvalidMaskError(f"The RLE has a run of more than {MAX_PIXELS} pixels. Encode the mask again.")
     return numbers
 

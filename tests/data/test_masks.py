@@ -125,6 +125,7 @@ def test_polygons_come_in_a_list(draw, polygons):
         ({"size": [4, 4], "counts": "é"}, "compressed text"),
         ({"size": [4, 4], "counts": "` "}, "no encoder writes"),
         ({"size": [4, 4], "counts": "oooooooooooooooo0"}, "no encoder writes"),
+        ({"size": [4, 4], "counts": "````````@0"}, "no encoder writes"),
         ({"size": [4, 4], "counts": "oooooo0"}, "more than"),
         ({"size": [4, 4], "counts": "`"}, "cut off"),
         ({"size": [0, 4], "counts": [0]}, "two positive integers"),
