@@ -38,7 +38,7 @@ from processor import describe_processor
 from transformers import BertTokenizer
 
 from hf_refseg import RefSegImageProcessor, RefSegProcessor
-from hf_refseg.data.byte_batches import FittedExamples, keep_bytes
+from hf_refseg.data.byte_batches import FittedReferents, keep_bytes
 from hf_refseg.data.clips import ClipCollator, ClipExamples
 from hf_refseg.data.examples import ReferentExamples, RefSegCollator
 from hf_refseg.data.loading import load_refseg
@@ -163,7 +163,7 @@ def measure_reading(root: Path, arguments: argparse.Namespace) -> dict[str, Any]
     if arguments.kind == "clips":
         examples, collator = ClipExamples(as_videos(rows, arguments.frames), arguments.frames), ClipCollator
     fitted, collate, per_batch = (
-        FittedExamples(examples, processor.image_processor),
+        FittedReferents(examples, processor.image_processor),
         collator(keep_bytes(processor)),
         arguments.batch_size,
     )
@@ -179,7 +179,7 @@ def measure_reading(root: Path, arguments: argparse.Namespace) -> dict[str, Any]
         ]
 
     def read(first: int) -> Any:
-        return collate([fitted[(first + number) % len(fitted)] for number in range(per_batch)])
+        return collate(fitted.__getitems__([(first + number) % len(fitted) for number in range(per_batch)]))
 
     read(0), with_pil(0)
     seconds = [

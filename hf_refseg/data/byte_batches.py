@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,11 @@ class FittedExamples(Dataset):
 
 
 class FittedReferents(FittedExamples):
-    """The same of examples of which a part is drawn anew in each epoch, for training."""
+    """The same of `DrawnExamples`, of which a part is drawn anew in each epoch, for training."""
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """The items of a batch, as a `DataLoader` asks for them."""
+        return [fit_item(item, self.image_processor) for item in self.examples.read(indices)]
 
     def set_epoch(self, epoch: int) -> None:
         """Makes the items those of this epoch, in worker processes too."""

@@ -1,6 +1,6 @@
 """Batches of bytes: finished on the device, they are what the processor itself makes, to the last bit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -61,6 +61,9 @@ def note_call(function: Callable, calls: list) -> Callable:
 
 
 class Items(list):
+    def read(self, indices: list[int]) -> Iterator[dict]:
+        return (self[index] for index in indices)
+
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
@@ -113,11 +116,25 @@ def test_fitted_examples_are_small_and_follow_the_epoch() -> None:
     fitted = FittedReferents(items, RefSegImageProcessor(size={"longest_edge": 32}))
     fitted.set_epoch(3)
     assert items.epoch == 3 and len(fitted) == len(SIZES)
-    assert [(item["image"].size, item["mask"].shape) for item in map(fitted.__getitem__, range(len(SIZES)))] == [
-        ((32, 19), (19, 32)),
-        ((17, 32), (32, 17)),
-        ((32, 32), (32, 32)),
-    ]
+    for read in (fitted.__getitems__([0, 1, 2]), map(fitted.__getitem__, range(len(SIZES)))):
+        assert [(item["image"].size, item["mask"].shape) for item in read] == [
+            ((32, 19), (19, 32)),
+            ((17, 32), (32, 17)),
+            ((32, 32), (32, 32)),
+        ]
+
+
+def test_of_a_batch_each_picture_is_fitted_before_the_next_one_is_read(monkeypatch) -> None:
+    steps = []
+
+    class Read(Items):
+        def __getitem__(self, index: int) -> dict:
+            steps.append(f"read {index}")
+            return super().__getitem__(index)
+
+    monkeypatch.setattr(RefSegImageProcessor, "fit", lambda _, picture: steps.append("fit") or picture)
+    FittedReferents(Read(image_items()), RefSegImageProcessor()).__getitems__([2, 0])
+    assert steps == ["read 2", "fit", "read 0", "fit"]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +168,7 @@ def test_a_picture_that_is_to_be_turned_is_turned_however_large_it_is() -> None:
     assert torch.equal(finished["pixel_values"], RefSegCollator(processor)(items)["pixel_values"])
 
 
-@pytest.mark.parametrize("size", [(5, 7), (64, 48), (427, 640), (1, 333)])
+@pytest.mark.parametrize("size", [(5, 7), (64, 48), (427, 640), (480, 640), (640, 480), (1, 333)])
 def test_masks_take_the_pixels_that_torchvision_takes(size) -> None:
     mask = masks_of(*size)
     for height, width in ((30, 31), (480, 480), size):

@@ -83,6 +83,40 @@ def test_the_sentence_depends_on_seed_epoch_and_index_alone(rows):
     assert drawn(4, 5, indices) != first
 
 
+def test_the_items_of_a_batch_are_those_that_are_read_one_by_one(rows):
+    examples = ReferentExamples(rows, seed=3)
+    examples.set_epoch(2)
+    indices = [4, 0, -1, 4, len(rows) - 2]
+    one_by_one = [examples[index] for index in indices]
+    for index, row in enumerate(rows):
+        drawn = row["sentences"][examples.generator_of(index).randrange(len(row["sentences"]))]
+        assert examples[index]["sent_id"] == examples[index - len(rows)]["sent_id"] == drawn["sent_id"]
+    (loaded,) = DataLoader(examples, batch_sampler=[indices], collate_fn=list)
+    for read in (examples.__getitems__(indices), loaded):
+        for item, expected in zip(read, one_by_one, strict=True):
+            assert item.keys() == expected.keys()
+            assert all(np.array_equal(item[name], expected[name]) for name in item)
+    for index in (len(rows), -len(rows) - 1):
+        with pytest.raises(IndexError):
+            examples.__getitems__([0, index])
+
+
+def test_the_rows_of_a_batch_leave_their_table_together(rows, monkeypatch):
+    asked, take = [], datasets.Dataset.__getitems__
+    monkeypatch.setattr(datasets.Dataset, "__getitems__", lambda self, keys: asked.append(keys) or take(self, keys))
+    list(DataLoader(ReferentExamples(rows), batch_size=4, collate_fn=list))
+    assert [index for batch in asked for index in batch] == list(range(len(rows)))
+    assert len(asked) == -(-len(rows) // 4)
+
+
+def test_the_items_of_a_batch_are_made_one_at_a_time_and_a_bad_row_is_named():
+    good, bad = make_row(0), make_row(1, image={"bytes": b"no picture", "path": None})
+    items = ReferentExamples(dataset_of(good, bad)).read([0, 1])
+    assert next(items)["ref_id"] == "ref-0"
+    with pytest.raises(InvalidRowError, match="image of row ref-1 "):
+        next(items)
+
+
 def test_every_sentence_of_a_row_is_drawn_about_equally_often():
     examples = ReferentExamples(dataset_of(make_row(raws=("a", "b", "c"))))
     drawn = []
