@@ -285,7 +285,7 @@ def _unreadable(row: dict[str, Any], reason: str) -> InvalidRowError:
 
 def open_mask(row: dict[str, Any], image: Image.Image) -> np.ndarray:
     """The mask of a row, bool (H, W), of the image's size; raises `InvalidMaskError` or `InvalidRowError`."""
-    with _naming_mask(row):
+    with naming_mask(row):
         height, width = size_of_rle(row["mask"])
     # Before it is decoded: of another size it may fill the memory.
     if (height, width) != (image.height, image.width):
@@ -298,12 +298,13 @@ def open_mask(row: dict[str, Any], image: Image.Image) -> np.ndarray:
 
 def decode_row_mask(row: dict[str, Any]) -> np.ndarray:
     """The mask of a row, bool (H, W), of whatever size; raises `InvalidMaskError`, which names the row."""
-    with _naming_mask(row):
+    with naming_mask(row):
         return decode_mask(row["mask"])
 
 
 @contextmanager
-def _naming_mask(row: dict[str, Any]) -> Iterator[None]:
+def naming_mask(row: dict[str, Any]) -> Iterator[None]:
+    """Names the row in an `InvalidMaskError` about its mask."""
     try:
         yield
     except InvalidMaskError as error:

@@ -120,13 +120,14 @@ class StreamedImages:
 
 
 def read_rows(rows: datasets.IterableDataset) -> Iterator[dict[str, Any]]:
-    """The rows of a stream, of which nobody has looked at all before.
+    """The rows of a stream, of which nobody has looked at all before, or some of their columns.
 
     Raises:
         DataFormatError: they cannot be read, or are damaged.
         InvalidRowError: a row has a gap.
     """
-    required, of = (video_features(), "video_id") if "frames" in rows.column_names else (REQUIRED_COLUMNS, "ref_id")
+    columns, of = (video_features(), "video_id") if "video_id" in rows.column_names else (REQUIRED_COLUMNS, "ref_id")
+    required = [name for name in columns if name in rows.column_names]
     try:
         for row in rows:
             for name in required:

@@ -12,8 +12,9 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 
 from ..data.clips import check_video_columns, item_of_video
-from ..data.examples import checked_sentences, undecoded
+from ..data.examples import checked_sentences, naming_mask, undecoded
 from ..data.masks import InvalidMaskError, size_of_rle
+from ..data.streams import read_rows
 from ..messages import counted, name_text
 from .prediction_files import PredictionFile
 from .prediction_lines import NoMask, Prediction, PredictionError, SentenceNames, normalized
@@ -204,13 +205,14 @@ def sentences_of(
     if "frames" in dataset.column_names:
         check_video_columns(dataset)
         columns = ["video_id", "frame_names", "referents"]
-        for row in islice(dataset.select_columns(columns), max_examples):
+        for row in islice(read_rows(dataset.select_columns(columns)), max_examples):
             yield from _sentences_of_video(row, protocol)
         return
-    rows = undecoded(dataset).select_columns(["image_id", "ref_id", "mask", "sentences"])
+    rows = read_rows(undecoded(dataset).select_columns(["image_id", "ref_id", "mask", "sentences"]))
     for _, of_image in islice(groupby(rows, key=itemgetter("image_id")), max_examples):
         for row in of_image:
-            size = size_of_rle(row["mask"])
+            with naming_mask(row):
+                size = size_of_rle(row["mask"])
             for sentence in checked_sentences(row):
                 key = row["image_id"], row["ref_id"], sentence["sent_id"]
                 yield Sentence(key, _texts(sentence), size)

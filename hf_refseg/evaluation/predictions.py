@@ -167,7 +167,8 @@ def _check_header(file: PredictionFile, protocol: str | Protocol) -> None:
         size = {"original": "at the size of their images", "model": "at the size at which the model sees images"}
         raise PredictionError(
             f"{file.path} holds masks {size[header.resolution]}, protocol {name} compares them "
-            f'{size[resolution]} (in the header resolution "{resolution}"). Make such masks, or choose another one.'
+            f'{size[resolution]} (in the header resolution "{resolution}"). Make such masks (of a system with '
+            f"--save-predictions --protocol {name}), or choose another protocol."
         )
     if header.competing and protocol != "davis_unsupervised":
         raise PredictionError(

@@ -23,8 +23,8 @@ from video_trees import DAVIS_NAMES, labels_of, make_davis, make_youtube_vos, wr
 
 from hf_refseg import RefSegImageProcessor, RefSegProcessor
 from hf_refseg.data.loading import load_refseg
-from hf_refseg.data.masks import decode_mask, encode_mask
-from hf_refseg.data.rows import row_features, video_features
+from hf_refseg.data.masks import InvalidMaskError, decode_mask, encode_mask
+from hf_refseg.data.rows import InvalidRowError, row_features, video_features
 from hf_refseg.evaluation import (
     Answer,
     ModelSystem,
@@ -640,6 +640,17 @@ def test_a_folder_of_pictures_is_read(dataset, tmp_path, mode, name):
             (picture if mode == "I;16" else picture.convert(mode)).save(path)
     (tmp_path / "notes.txt").write_text("not a mask")
     assert score(tmp_path, dataset.select([0, 1]))["oIoU"] == 100
+
+
+def test_what_is_wrong_with_the_rows_names_them(dataset, tmp_path):
+    path = write(tmp_path / "file.jsonl", lines_of(dataset))
+    rows = dataset.to_list()
+    rows[1]["mask"] = {"size": [0, 5], "counts": ""}
+    with pytest.raises(InvalidMaskError, match="The mask of row r1 cannot be decoded"):
+        score(path, Dataset.from_list(rows, features=dataset.features))
+    rows[1] = {**dataset.to_list()[1], "sentences": None}
+    with pytest.raises(InvalidRowError, match="Row r1 has no sentences"):
+        score(path, Dataset.from_list(rows, features=dataset.features).to_iterable_dataset())
 
 
 def test_what_is_wrong_with_a_folder_is_told(dataset, tmp_path):
