@@ -111,8 +111,7 @@ class Labeling:
                 f"{self.folder} was begun with other inputs or options (different: "
                 f"{', '.join(dict.fromkeys((*now, *before)))}). Choose another output folder, or delete this one."
             )
-        for folder in ("data", LOCKS):
-            (self.folder / folder).mkdir(exist_ok=True)
+        (self.folder / "data").mkdir(exist_ok=True)
 
     def shards(self) -> list[LabelShard]:
         """All shards, in order."""
@@ -231,6 +230,8 @@ class Labeling:
     @contextmanager
     def _claiming(self, shard: LabelShard) -> Iterator[bool]:
         """A context in which a shard is this process's, if no other one has it; what a killed one left is removed."""
+        # Where another process has finished the folder meanwhile, it is gone.
+        (self.folder / LOCKS).mkdir(exist_ok=True)
         lock = FileLock(self.folder / LOCKS / f"{shard.path.name}.lock")
         try:
             lock.acquire(timeout=0)

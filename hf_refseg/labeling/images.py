@@ -130,7 +130,7 @@ class Photographs(ImagesToLabel):
         if not folder.is_dir():
             raise ValueError(f"There is no folder {folder} with photographs to label.")
         if not texts:
-            raise ValueError("Photographs have no sentences of their own: say what to segment, with --texts.")
+            raise ValueError("Photographs have no sentences of their own: say what to segment (--texts).")
         self.folder, self.name = folder.resolve(), folder.resolve().name
         self._texts = as_asked(texts)
         if not 0 <= val_share < 1:

@@ -149,7 +149,7 @@ def error_of(*arguments: object) -> str:
 def test_wrong_arguments_are_said(model: Path) -> None:
     photos = write_photos(2)
     text = ("--texts", "the dog")
-    assert "no sentences of their own: say what to segment, with --texts" in error_of(model, photos)
+    assert "no sentences of their own: say what to segment (--texts)" in error_of(model, photos)
     assert "no folder nowhere with photographs" in error_of(model, "nowhere", *text)
     assert "takes no split_by, only val_share" in error_of(model, photos, *text, "--split-by", "unc")
     Path("texts.txt").write_text("\n")

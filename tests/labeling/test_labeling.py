@@ -194,6 +194,13 @@ def label_in_shards(system: System, photos: Path, output: str) -> Labeling:
     return labeling
 
 
+def lock_of(labeling: Labeling) -> Path:
+    """The lock of its first file."""
+    folder = labeling.folder / ".locks"
+    folder.mkdir(exist_ok=True)
+    return folder / f"{labeling.shards()[0].path.name}.lock"
+
+
 def test_processes_that_share_the_work_write_what_one_writes(photos: Path) -> None:
     one = Halves()
     label_images(one, all_of(photos, TEXTS), "one", made_by={}, shard_images=2, progress=False)
@@ -201,7 +208,7 @@ def test_processes_that_share_the_work_write_what_one_writes(photos: Path) -> No
     first, second = (Halves(), Halves())
     mine = label_in_shards(first, photos, "several")
     other = pickle.loads(pickle.dumps(label_in_shards(second, photos, "several")))
-    with FileLock(other.folder / ".locks" / f"{other.shards()[0].path.name}.lock"):
+    with FileLock(lock_of(other)):
         # The other one is at the first shard.
         mine.write_all(first, progress=False)
         assert mine.unfinished() == mine.shards()[:1] and len(first.asked) == 3
@@ -230,7 +237,7 @@ class Dying(Halves):
 
 def test_what_a_process_had_claimed_that_died_is_done_by_the_others(photos: Path) -> None:
     labeling = label_in_shards(Halves(), photos, "labels")
-    lock = FileLock(labeling.folder / ".locks" / f"{labeling.shards()[0].path.name}.lock")
+    lock = FileLock(lock_of(labeling))
     lock.acquire()
     system = Dying(lock)
     labeling.write_all(system, progress=False)
@@ -276,6 +283,7 @@ def test_a_killed_run_goes_on_where_it_was(photos: Path) -> None:
         ({"texts": TEXTS[:2]}, "ids and texts"),
         ({"rules": LabelRules(minimum_score=0.2)}, "minimum_score"),
         ({"made_by": {"system": "halves", "revision": "1"}}, "revision"),
+        ({"made_by": {}}, "system"),
         ({"shard_images": 3}, "shard_images"),
     ],
 )
@@ -391,6 +399,17 @@ def test_a_data_set_is_asked_for_its_own_sentences(shapes: datasets.DatasetDict)
         }
     assert all(decode_mask(row["mask"]).all() for row in labels["train"])
     assert len(system.asked) == 5
+
+
+def test_a_sentence_of_several_referents_is_asked_once(shapes: datasets.DatasetDict) -> None:
+    rows = shapes["val"]
+    alike = [[{"sent_id": str(number), "raw": "a shape", "sent": "a shape"}] for number in range(len(rows))]
+    rows = rows.remove_columns("sentences").add_column("sentences", alike, feature=rows.features["sentences"])
+    system = Everywhere()
+    label_images(system, DatasetImages("shapes", {"val": rows}), "labels", progress=False)
+    assert system.asked == [["a shape"]] * 2 and len(rows) > 2
+    first = [str(rows["image_id"].index(image_id)) for image_id in dict.fromkeys(rows["image_id"])]
+    assert [sentence["sent_id"] for (sentence,) in load_refseg("labels")["val"]["sentences"]] == first
 
 
 def test_a_data_set_is_asked_for_other_texts(shapes: datasets.DatasetDict) -> None:
