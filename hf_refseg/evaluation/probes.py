@@ -87,6 +87,7 @@ def evaluate_probes(
         ValueError: rows that are streamed, too few images to shuffle sentences among, or the protocol
             `"davis_unsupervised"`, under which sentences that are left out change the scores of the others.
     """
+    _require_rows(dataset)
     unchanged = evaluate(dataset, "unchanged") if unchanged is None else unchanged
     check_probes(dataset, unchanged.protocol)
     dataset = _evaluated_rows(dataset, unchanged.records)

@@ -171,3 +171,36 @@ def test_a_typo_changes_one_long_word_and_makes_no_other_known_word():
     assert misspell(text, random.Random(3), known) == misspell(text, random.Random(3), known)
     assert misspell("the man", random.Random(0), set()) is None
     assert misspell(f"the {10**6 * 'a'}", random.Random(0), set()) is None
+
+
+def test_any_text_has_groups_and_changes_in_its_words_alone():
+    generator = random.Random(0)
+    pieces = [
+        "left",
+        "Right",
+        "the",
+        "man",
+        "w/o",
+        "orange",
+        "^",
+        "$",
+        "#",
+        "*",
+        "2",
+        "\u2019",
+        "\u00df",
+        "\u0130",
+        "\n",
+        "\ud800",
+    ]
+    for _ in range(300):
+        text = "".join(generator.choice(pieces) + generator.choice(["", " "]) for _ in range(generator.randrange(9)))
+        assert set(groups_of_text(text)) <= set(wording_groups())
+        words = split_words(text)
+        assert all(0 <= word.start < word.end <= len(text) for word in words)
+        mirrored, typo = mirror_text(text), misspell(text, random.Random(0), set())
+        for changed in filter(None, (mirrored, typo)):
+            tokens = [word.token for word in split_words(changed)]
+            assert len(tokens) == len(words) and tokens != [word.token for word in words]
+        rest = without_head_noun(text, "person")
+        assert rest is None or len(split_words(rest)) == len(words) - 1
