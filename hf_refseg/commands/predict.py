@@ -41,7 +41,7 @@ def predict(
         ),
     ],
     text: Text,
-    output: PictureFolder,
+    output: PictureFolder = Path("masks"),
     json: Annotated[
         Path | None, typer.Option("--json", help="File for scores, boxes and masks (COCO run lengths) of all of them.")
     ] = None,
