@@ -13,7 +13,7 @@ from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
 from ..data.masks import draw_polygons
 from ..evaluation.systems import Answer
-from ..hub.saved_models import find_device, load_any_config, load_processor_of, load_weights
+from ..hub.saved_models import find_device, load_any_config, load_processor_of, load_weights, read_config
 from ..modeling.inference_refseg import evaluation_mode, to_model
 from ..modeling.modeling_outputs_refseg import require_finite
 from .one_model import OneModelSystem
@@ -52,19 +52,23 @@ class FlorenceSystem(OneModelSystem):
             encoded = self.model.get_image_features(pixels["pixel_values"], return_dict=True).pooler_output
         require_finite(image_features=encoded)
         for start in range(0, len(texts), self.batch_size):
-            for tokens in self._write(image, encoded, list(texts[start : start + self.batch_size])):
+            for tokens in self._write(encoded, texts[start : start + self.batch_size]):
                 mask = mask_of_tokens(self.processor, tokens, image.height, image.width)
                 yield Answer(mask=mask, present=bool(mask.any()))
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "generation": self.model.generation_config.to_dict()}
 
-    def _write(self, image: Image.Image, encoded: Tensor, texts: list[str]) -> Tensor:
+    def _write(self, encoded: Tensor, texts: Sequence[str]) -> Tensor:
         """The tokens (texts, positions) that the model answers with, about an image that is encoded already."""
         longest = self.model.config.text_config.max_position_embeddings
-        inputs = self.processor(
-            images=[image] * len(texts),
-            text=[TASK + text for text in texts],
+        processor, tokenizer = self.processor, self.processor.tokenizer
+        # As the processor itself puts it, which would make each text an image of its own.
+        of_image = processor.image_token * processor.num_image_tokens
+        prompts = [processor.task_prompts_with_input[TASK].format(input=text.strip()) for text in texts]
+        inputs = tokenizer(
+            [f"{of_image}{tokenizer.bos_token}{prompt}{tokenizer.eos_token}" for prompt in prompts],
+            add_special_tokens=False,
             padding=True,
             truncation=True,
             max_length=longest,
@@ -72,10 +76,10 @@ class FlorenceSystem(OneModelSystem):
         ).to(self.model.device)
         with evaluation_mode(self.model):
             embedded = self.model.get_input_embeddings()(inputs["input_ids"])
-            of_image = encoded.expand(len(texts), -1, -1).to(embedded.dtype)
-            places = self.model.get_placeholder_mask(inputs["input_ids"], embedded, of_image)
+            seen = encoded.expand(len(texts), -1, -1).to(embedded.dtype)
+            places = self.model.get_placeholder_mask(inputs["input_ids"], embedded, seen)
             read = self.model.get_encoder()(
-                inputs_embeds=embedded.masked_scatter(places, of_image), attention_mask=inputs["attention_mask"]
+                inputs_embeds=embedded.masked_scatter(places, seen), attention_mask=inputs["attention_mask"]
             )
             require_finite(text_features=read.last_hidden_state)
             return self.model.generate(
@@ -116,9 +120,15 @@ def load(name: str, *, device: str | None, dtype: str | None, **options: Any) ->
         options: those of `FlorenceSystem`.
 
     Raises:
-        ValueError: weights, configuration or processor are missing or damaged.
+        ValueError: weights, configuration or processor are missing or damaged, or as the code beside them has them.
         OSError: the Hub has no such model, or cannot be reached.
     """
+    text_config = read_config(name).get("text_config")
+    if isinstance(text_config, dict) and text_config.get("model_type") == "florence2_language":
+        raise ValueError(
+            f"{name} is Florence-2 for code of its own, under other names than in transformers: take the same model "
+            "from florence-community, such as florence-community/Florence-2-base-ft."
+        )
     config = load_any_config(name)
     model = load_weights(Florence2ForConditionalGeneration, name, config, dtype).to(find_device(device))
     return FlorenceSystem(model, load_processor_of(Florence2Processor, name), name=name, **options)

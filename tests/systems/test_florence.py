@@ -197,6 +197,14 @@ def test_description_tells_systems_apart(loaded, monkeypatch: pytest.MonkeyPatch
     assert FlorenceSystem(model, processor).describe() != described
 
 
+def test_model_for_code_of_its_own_is_told_where_it_is_for_transformers(tmp_path: Path) -> None:
+    text_config, vision_config = {"model_type": "florence2_language"}, {"model_type": "davit", "dim_embed": [128]}
+    config = {"model_type": "florence2", "text_config": text_config, "vision_config": vision_config}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"is Florence-2 for code of its own.* such as florence-community/"):
+        load_system(str(tmp_path), device="cpu")
+
+
 def test_processor_has_to_know_how_outlines_are_written(loaded) -> None:
     model, processor = loaded
     without = Florence2Processor(processor.image_processor, processor.tokenizer)
