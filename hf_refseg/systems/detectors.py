@@ -57,7 +57,7 @@ class Detector(ABC):
     """
 
     def __init__(
-        self, model: Any, processor: Any, *, score_threshold: float | None = None, batch_size: int = 16
+        self, model: Any, processor: Any, *, score_threshold: float | None = None, batch_size: int = 4
     ) -> None:
         self.model, self.processor, self.batch_size = model, processor, batch_size
         self.options = {} if score_threshold is None else {"threshold": as_probability(score_threshold)}

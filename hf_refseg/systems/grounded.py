@@ -27,9 +27,7 @@ from ..modeling.inference_refseg import evaluation_mode
 from ..modeling.modeling_outputs_refseg import require_finite
 from ..modeling.precision_refseg import at_least_float32
 from .detectors import DETECTOR_CLASSES, Detections, Detector
-from .kinds import split_pair
-
-INSTANCES = ("all", "best")
+from .kinds import check_instances, split_pair
 
 
 class BoxSegmenter(ABC):
@@ -41,7 +39,7 @@ class BoxSegmenter(ABC):
         batch_size: boxes per pass.
     """
 
-    def __init__(self, model: Any, processor: Any, *, batch_size: int = 16) -> None:
+    def __init__(self, model: Any, processor: Any, *, batch_size: int = 4) -> None:
         self.model, self.processor, self.batch_size = model, processor, batch_size
 
     def segment(self, image: Image.Image, boxes: Tensor) -> Iterator[Tensor]:
@@ -110,8 +108,7 @@ class GroundedSystem(System):
         name: str,
         instances: Literal["all", "best"] = "best",
     ) -> None:
-        if instances not in INSTANCES:
-            raise ValueError(f"instances is one of {', '.join(INSTANCES)}, not {instances!r}.")
+        check_instances(instances)
         self.detector, self.segmenter, self.name, self.instances = detector, segmenter, name, instances
 
     def segment(self, image: Image.Image, texts: Sequence[str]) -> Iterator[Answer]:
@@ -161,7 +158,7 @@ def load(
     dtype: str | None,
     score_threshold: float | None = None,
     instances: Literal["all", "best"] = "best",
-    batch_size: int = 16,
+    batch_size: int = 4,
 ) -> GroundedSystem:
     """The detector and the segmenter of folders or the Hub.
 

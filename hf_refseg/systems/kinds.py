@@ -38,6 +38,15 @@ KINDS = (
     Kind("SAM 3", "sam3", ("sam3", "sam3_video"), ("score_threshold", "instances", "batch_size")),
 )
 
+# Of what a text finds: whether the mask is the union, or that of the highest score.
+INSTANCES = ("all", "best")
+
+
+def check_instances(instances: str) -> None:
+    """Raises ValueError for what is none of `INSTANCES`."""
+    if instances not in INSTANCES:
+        raise ValueError(f"instances is one of {', '.join(INSTANCES)}, not {instances!r}.")
+
 
 def known_kinds() -> str:
     """What an error says of the kinds that there are."""

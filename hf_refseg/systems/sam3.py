@@ -14,9 +14,8 @@ from ..evaluation.systems import Answer
 from ..hub.saved_models import find_device, load_any_config, load_processor_of, load_weights
 from ..modeling.inference_refseg import as_probability, evaluation_mode, to_model
 from ..modeling.modeling_outputs_refseg import require_finite
+from .kinds import check_instances
 from .one_model import OneModelSystem
-
-INSTANCES = ("all", "best")
 
 
 class Sam3System(OneModelSystem):
@@ -49,8 +48,7 @@ class Sam3System(OneModelSystem):
         instances: Literal["all", "best"] = "all",
         batch_size: int = 4,
     ) -> None:
-        if instances not in INSTANCES:
-            raise ValueError(f"instances is one of {', '.join(INSTANCES)}, not {instances!r}.")
+        check_instances(instances)
         super().__init__(model, processor, name=name, batch_size=batch_size)
         self.instances = instances
         default = 0.3 if instances == "all" else 0.0

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -195,3 +196,20 @@ def test_half_precision_answers_as_single_does(folders, image, kind: str) -> Non
     for single, half in zip(*(segmenter.segment(image, boxes) for segmenter in both), strict=True):
         assert single.shape == half.shape == (40, 70)
         assert (single != half).float().mean() < 0.1
+
+
+def test_damaged_and_missing_files_of_a_segmenter_are_named(built, folders, tmp_path: Path) -> None:
+    model, processor = built["sam"]
+    model.save_pretrained(tmp_path)
+    name = f"{folders['owlvit']}+{tmp_path}"
+    with pytest.raises(ValueError, match=r"holds a model, but no processor"):
+        load_system(name, device="cpu")
+    processor.save_pretrained(tmp_path)
+    path = tmp_path / "processor_config.json"
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(whole[:50], encoding="utf-8")
+    with pytest.raises(ValueError, match=r"processor_config.json"):
+        load_system(name, device="cpu")
+    path.write_text(whole.replace('"longest_edge"', '"farthest_edge"'), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"{tmp_path}: no processor can be made of its files"):
+        load_system(name, device="cpu")
