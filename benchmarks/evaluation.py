@@ -30,6 +30,7 @@ from data import HEIGHT, REFERENTS, WIDTH, draw_photograph
 from datasets import Dataset
 from json_lines import write_line
 from processor import describe_processor
+from tqdm import trange
 from transformers import BertTokenizer, PreTrainedModel
 
 from hf_refseg import LavtConfig, LavtForReferringSegmentation, RefSegImageProcessor, RefSegProcessor
@@ -153,7 +154,7 @@ def measure(arguments: argparse.Namespace) -> list[dict]:
     }
     seconds: dict[str, list[float]] = {}
     run_plain(model, processor, rows.select(range(REFERENTS)), arguments.batch_size)
-    for _ in range(arguments.rounds):
+    for _ in trange(arguments.rounds, unit="round"):
         for name, run in runs.items():
             taken, counts = timed(run)
             seconds.setdefault(name, []).append(taken)
