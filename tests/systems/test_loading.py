@@ -1,10 +1,12 @@
 """Which system a name means, and what is said of names that mean none."""
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny_lavt import tiny_lavt, tiny_processor
 from tiny_systems import noise, save, tiny_clipseg, tiny_sam3
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor, ViTImageProcessor
@@ -123,6 +125,47 @@ def test_missing_and_damaged_files_are_named(tmp_path) -> None:
     weights.unlink()
     with pytest.raises(ValueError, match="holds no weights"):
         load_system(str(tmp_path), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("file_name", "outcome"),
+    [
+        ("processor_config.json", pytest.raises(ValueError, match="no processor can be made of its files")),
+        # A processor knows the class of its tokenizer itself.
+        ("tokenizer_config.json", nullcontext()),
+        ("model.safetensors", pytest.raises(ValueError, match="which was not run")),
+    ],
+)
+def test_no_code_of_a_folder_is_run(file_name: str, outcome: AbstractContextManager, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("builtins.input", lambda question="": pytest.fail(question))
+    trace, folder = tmp_path / "trace", tmp_path / "clipseg"
+    name = save(folder, *tiny_clipseg())
+    (folder / "harm.py").write_text(f"from pathlib import Path\nPath({str(trace)!r}).touch()\nclass Harm:\n    pass\n")
+    code = {"AutoImageProcessor": "harm.Harm", "AutoProcessor": "harm.Harm"}
+    kinds = {
+        "processor_config.json": {"image_processor": {"image_processor_type": "Harm", "auto_map": code}},
+        "tokenizer_config.json": {"tokenizer_class": "Harm", "auto_map": {"AutoTokenizer": ["harm.Harm", None]}},
+    }
+    path = folder / file_name
+    if file_name in kinds:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps({**saved, **kinds[file_name]}), encoding="utf-8")
+    else:
+        path.unlink()
+        torch.save({"weights": Touching(trace)}, folder / "pytorch_model.bin")
+    with outcome:
+        load_system(name, device="cpu")
+    assert not trace.exists()
+
+
+class Touching:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
 
 
 def rename_type(folder: Path, model_type: str, **more: object) -> None:
