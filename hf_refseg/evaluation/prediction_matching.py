@@ -55,6 +55,9 @@ class _Fault:
         if len(self.first) < SHOWN:
             self.first.append(example)
 
+    def __str__(self) -> str:
+        return f" ({'; '.join(self.first)})"
+
 
 class Match:
     """Which prediction answers which sentence, and what does not fit.
@@ -164,38 +167,36 @@ class Match:
 
     def check(self, allow_missing: bool) -> None:
         """Raises `PredictionError` where predictions do not fit; warns of what is foreign or left out."""
-        faults = {
-            "predictions are of sentences that have one already; give sent_id where texts are the same": self.double,
-            f"predictions could mean several sentences; give {self.kind}_id and ref_id beside sent_id": self.unclear,
-            "predictions have another text than the sentence of their ids": self.other_text,
-            f"masks do not have the size of their {self.kind} (height x width); resize them": self.other_size,
-        }
-        absent = {
-            f"of {len(self.sentences)} sentences have no prediction": self.missing,
-            "sentences lack frames on which they are compared": self.lacking,
-        }
-        foreign = {"predictions are about no sentence of the data set": self.foreign}
-        wrong = _listed({**({} if allow_missing else absent), **faults})
-        if wrong or not self.places:
+        faults = _listed(
+            ("prediction", "of a sentence that has one already; give sent_id where texts are the same", self.double),
+            ("prediction", f"without telling which sentence; give {self.kind}_id and ref_id as well", self.unclear),
+            ("prediction", "with another text than the sentence of the same ids", self.other_text),
+            ("mask", f"of another size than the {self.kind} (height x width); resize them", self.other_size),
+        )
+        absent = _listed(("sentence", "without a mask on each frame that is compared", self.lacking))
+        if self.missing.count:
+            absent.append(f"{self.missing.count} of {len(self.sentences)} sentences have no prediction{self.missing}")
+        foreign = _listed(("prediction", "of no sentence of the data set", self.foreign))
+        if faults or not self.places or (absent and not allow_missing):
             remedy = "Choose the data set and split that they were made for, or correct them."
-            if not _listed(faults) and self.places:
+            if not faults and self.places:
                 remedy += ' Or take empty masks for what is missing: --missing empty (in Python missing="empty").'
-            table = "\n".join(f"  {line}" for line in wrong + _listed(foreign))
+            table = "\n".join(f"  {line}" for line in absent + faults + foreign)
             raise PredictionError(f"{self.file.path} does not fit the data set. {remedy}", table)
         if self.at_model_size and len(self.sizes) != 1 and (self.holds_no_mask or self.left_out):
             raise PredictionError(
                 f"{self.file.path} leaves masks out, whose size at the model is unknown: the others have "
                 f"{counted(len(self.sizes), 'size')}. Write empty masks of the right size."
             )
-        for line in _listed(foreign):
+        for line in foreign:
             logger.warning("%s: %s: not scored.", self.file.path, line)
-        for line in _listed(absent):
+        for line in absent:
             logger.warning("%s: %s: empty masks are scored for them.", self.file.path, line)
 
 
-def _listed(faults: Mapping[str, _Fault]) -> list[str]:
-    """How often each fault is there, and where first."""
-    return [f"{fault.count} {what} ({'; '.join(fault.first)})" for what, fault in faults.items() if fault.count]
+def _listed(*faults: tuple[str, str, _Fault]) -> list[str]:
+    """How often each fault is there, and where first, after a noun for what is at fault and what it is."""
+    return [f"{counted(fault.count, noun)} {what}{fault}" for noun, what, fault in faults if fault.count]
 
 
 def sentences_of(

@@ -384,12 +384,23 @@ def test_a_text_answers_all_sentences_of_its_image_that_read_so(tmp_path):
     assert score(write(tmp_path / "file.jsonl", lines), rows)["mIoU"] == 100
 
 
+def test_an_id_of_several_sentences_needs_more_beside_it(tmp_path):
+    rows = make_rows([np.eye(8, dtype=bool), np.eye(9, dtype=bool)], [["it"], ["it"]])
+    rows = rows.map(lambda row: {"sentences": [{**row["sentences"][0], "sent_id": "0"}]}, load_from_cache_file=False)
+    lines = lines_of(rows)
+    with pytest.raises(PredictionError, match=r"(?s)2 predictions without telling.*line 2: Image 'i0'.* and Image"):
+        score(write(tmp_path / "file.jsonl", lines), rows)
+    for name, values in (("image_id", ["i0", "i1"]), ("ref_id", ["r0", "r1"])):
+        named = [{**line, name: value} for line, value in zip(lines, values, strict=True)]
+        assert score(write(tmp_path / "file.jsonl", named), rows)["oIoU"] == 100
+
+
 def test_other_rows_than_those_of_the_file_are_told(dataset, tmp_path, caplog):
     path = write(tmp_path / "file.jsonl", lines_of(dataset))
     assert score(path, dataset.select([0, 1]), max_examples=1)["oIoU"] == 100
     assert not caplog.messages
     score(path, dataset.select(range(4)))
-    assert "4 predictions are about no sentence of the data set" in caplog.text and "line 10: 40" in caplog.text
+    assert "4 predictions of no sentence of the data set" in caplog.text and "line 10: 40" in caplog.text
     caplog.clear()
     path = write(tmp_path / "file.jsonl", lines_of(dataset)[:-3])
     with pytest.raises(PredictionError, match=r'(?s)missing="empty".*3 of 12 sentences .*\(Image .i2.*sentence .41.'):
@@ -403,18 +414,21 @@ def test_other_rows_than_those_of_the_file_are_told(dataset, tmp_path, caplog):
 MASK = encode_mask(np.ones((30, 40), dtype=bool))
 # What is made of sound lines, and what the error says.
 FAULTS: dict[str, tuple[Callable[[list[dict]], Any], str]] = {
-    "double": (lambda lines: lines.append(lines[3]), r"1 predictions .* already; give sent_id .*line 14: Image 'i0'"),
+    "double": (
+        lambda lines: lines.append(lines[3]),
+        r"1 prediction of .* already; give sent_id .*line 14: Image 'i0'",
+    ),
     "text": (
         lambda lines: lines[2].update(text="a cat"),
-        "1 predictions have another text .*line 4: a cat, not thing 1",
+        "1 prediction with another text .*line 4: a cat, not thing 1",
     ),
     "one pixel off": (
         lambda lines: [line.update(mask=encode_mask(decode_mask(line["mask"])[:, 1:])) for line in lines[:5]],
-        r"5 masks do not have the size of their image .*line 2: 30 x 39, not 30 x 40.*line 3.*line 4.*[^5]\)$",
+        r"5 masks of another size than the image .*line 2: 30 x 39, not 30 x 40.*line 3.*line 4.*[^5]\)$",
     ),
     "other split": (
         lambda lines: [line.update(sent_id=f"9{line['sent_id']}") for line in lines],
-        "Choose the data set and split .*12 of 12 sentences have no prediction.*12 predictions are about no sentence",
+        "Choose the data set and split .*12 of 12 sentences have no prediction.*12 predictions of no sentence",
     ),
     "image": (lambda lines: lines[0].update(image_id="i7"), "1 of 12 sentences have no .*line 2: i7, 00"),
     "videos": (
@@ -545,10 +559,10 @@ def test_videos_are_answered_on_the_frames_that_are_compared(tmp_path, caplog):
     lines[1]["frames"][1]["frame"] = "00001"
     assert score(write(path, lines), rows)["J"] == 100
     del lines[1]["frames"][1]
-    with pytest.raises(PredictionError, match=r"1 sentences lack frames .*Video 'v0', reference '0-1', .*: 00001"):
+    with pytest.raises(PredictionError, match=r"1 sentence without a mask on each .*Video 'v0', .*'0-1', .*: 00001"):
         score(write(path, lines), rows)
     assert score(path, rows, missing="empty")["J"] == pytest.approx(100 * 5 / 6)
-    assert "1 sentences lack frames" in caplog.text
+    assert "1 sentence without a mask on each frame" in caplog.text
     lines[1]["frames"].append(lines[1]["frames"][0])
     with pytest.raises(PredictionError, match=r"line 3, frames\[2\] is frame 0 once more"):
         score(write(path, lines), rows)
@@ -685,7 +699,7 @@ def test_the_folders_that_video_repositories_write_are_read(tmp_path):
     records = evaluate_predictions(tmp_path / "sent", rows, "davis", **QUIET).records
     assert [record["J"] for record in records] == [1, 1, 0.75] * 2
     (tmp_path / "sent" / "Annotations" / "t1" / "2" / "00010.png").unlink()
-    with pytest.raises(PredictionError, match=r"1 sentences lack frames .*Video 't1', .*: 00010\)"):
+    with pytest.raises(PredictionError, match=r"1 sentence without a mask on each frame .*Video 't1', .*: 00010\)"):
         score(tmp_path / "sent", rows)
 
     rows = load("ref_davis17", make_davis(tmp_path / "davis", "texts"), splits=["val"])["val"]

@@ -172,7 +172,14 @@ def score_predictions(case: tuple[str, str, Any], work: Path) -> None:
     rows = load_refseg(tree, base / tree, cache_dir=work / "cache", splits=[split])[split]
     path = data / Path(name).parts[0]
     how = {"progress": False, "bootstrap_samples": 0, "unfinished": work / "unfinished"}
-    result = evaluate_predictions(path, rows, missing="empty", **how)
+    try:
+        result = evaluate_predictions(path, rows, missing="empty", **how)
+    except PredictionError as error:
+        # Below the message, of which the same is asked as of all, there may be lines of what does not fit.
+        message, *lines = str(error).split("\n")
+        assert all(line.isprintable() and len(line) < 2000 for line in lines)
+        error.args = (message,)
+        raise
     assert all(0 <= score <= 100 or score_name.endswith("decay") for score_name, score in result.metrics.items())
     assert result.sentences == sum(bool(record["text"]) for record in result.records) > 0
 
