@@ -16,8 +16,10 @@ from datasets import Dataset, IterableDataset
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..data.examples import undecoded
-from ..data.video_streams import undecoded_videos
+from ..data.clips import VideoExamples
+from ..data.examples import ImageExamples, undecoded
+from ..data.streams import StreamedImages
+from ..data.video_streams import StreamedVideos, undecoded_videos
 from ..messages import BadInputError
 from ..modeling.inference_refseg import WHOLE_VIDEO, VideoWindow
 from ..visualization import ComparisonRow, ComparisonStrip
@@ -29,6 +31,8 @@ from .results import EvaluationResult, Record, Scored, all_records, count_senten
 from .systems import AnswerSource, ModelSystem, System, SystemSource
 from .video import VIDEO_PROTOCOLS, check_video_protocol
 from .video_scoring import UnsupervisedScoring, VideoScoring
+
+Examples = ImageExamples | StreamedImages | VideoExamples | StreamedVideos
 
 
 def evaluate_model(
@@ -103,8 +107,10 @@ def evaluate_system(
     Raises:
         ValueError: unknown protocol, or one that needs the size at which a model sees images of a system that has
             none, numbers out of range, nothing to evaluate, a referent in a video without annotated frames, a mask
-            that does not have the size of its image or frame, or two sentences of an annotator about one object under
-            `"davis_unsupervised"` (the message names video and sentence).
+            that does not have the size of its image or frame, two sentences of an annotator about one object under
+            `"davis_unsupervised"` (the message names video and sentence), or an `unfinished` folder of an evaluation
+            of something else.
+        OSError: the `unfinished` folder cannot be made.
         ImportError: a package that the protocol needs is not installed.
         NotFiniteError: the system answers with NaN or infinity (the message names the image or video).
     """
@@ -172,7 +178,7 @@ def evaluate_answers(
 def _score(
     scoring: ImageScoring | VideoScoring,
     source: AnswerSource,
-    examples: Any,
+    examples: Examples,
     keys: Iterable[tuple[int, Any]],
     kept: KeptPortions,
     recorder: AnswerRecorder | None,
@@ -194,12 +200,12 @@ def _finding(item: dict[str, Any], scored: Scored, recorder: AnswerRecorder | No
     return {"rows": item["rows"], "records": scored.records, "detections": scored.detections, "lines": lines}
 
 
-def _read(examples: Any, key: Any) -> dict[str, Any]:
+def _read(examples: Examples, key: Any) -> dict[str, Any]:
     """An item, and what tells its rows from others."""
     return {**examples[key], "rows": examples.fingerprint(key)}
 
 
-def _check_rows(kept: KeptPortions, examples: Any, number: int, keys: Sequence[Any]) -> None:
+def _check_rows(kept: KeptPortions, examples: Examples, number: int, keys: Sequence[Any]) -> None:
     """Raises BadInputError where a portion was kept that was found about other rows."""
     if number not in kept:
         return
@@ -298,7 +304,7 @@ def _choose_scoring(
     return UnsupervisedScoring(protocol) if protocol == "davis_unsupervised" else VideoScoring(protocol)
 
 
-def _examples_of(dataset: Dataset | IterableDataset, scoring: ImageScoring | VideoScoring) -> Iterable[dict[str, Any]]:
+def _examples_of(dataset: Dataset | IterableDataset, scoring: ImageScoring | VideoScoring) -> Examples:
     """What is scored together, one after the other."""
     return scoring.examples(dataset) if isinstance(dataset, Dataset) else scoring.streamed_examples(dataset)
 
