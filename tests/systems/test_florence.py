@@ -176,13 +176,12 @@ def test_numbers_that_are_none_are_an_error(image) -> None:
 
 def test_it_is_loaded_by_its_name(loaded, image, tmp_path: Path) -> None:
     name = save(tmp_path, *loaded)
-    wanted = FlorenceSystem(*loaded).segment(image, TEXTS)
+    wanted = FlorenceSystem(*loaded).segment(image, TEXTS[:2])
     system = load_system(name, device="cpu", batch_size=2)
     assert (system.name, system.batch_size) == (name, 2)
-    for answer, expected in zip(system.segment(image, TEXTS), wanted, strict=True):
+    for answer, expected in zip(system.segment(image, TEXTS[:2]), wanted, strict=True):
         np.testing.assert_array_equal(answer.mask, expected.mask)
-    for answer in load_system(name, device="cpu", dtype="bfloat16").segment(image, TEXTS):
-        assert answer.present
+    assert next(load_system(name, device="cpu", dtype="bfloat16").segment(image, TEXTS[:1])).present
 
 
 def test_description_tells_systems_apart(loaded, monkeypatch: pytest.MonkeyPatch) -> None:
