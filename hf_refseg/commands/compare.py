@@ -188,7 +188,10 @@ def match_results(paths: Sequence[Path]) -> list[list[SavedResult]]:
             f"{path} has {'; '.join(map(str, list(found)[:3]))}{' and others' if len(found) > 3 else ''}"
             for path, found in zip(paths, of_paths, strict=True)
         ]
-        raise ValueError(f"Nothing was scored in all of them, on the same data by one protocol: {', '.join(told)}.")
+        raise ValueError(
+            f"Nothing was scored in all of them, on the same data by one protocol: {', '.join(told)}. Evaluate all of "
+            "them under the same names and options of data, split and protocol."
+        )
     if left_out := [str(condition) for condition in everything if condition not in matched]:
         typer.echo(f"Left out, as not all have a result of it: {'; '.join(left_out)}", err=True)
     return [[found[condition] for found in of_paths] for condition in matched]
@@ -307,8 +310,8 @@ def show_report(report: Mapping[str, Any]) -> str:
         if further := system["sentences"] - report["sentences"]:
             lines.append(f"{name_text(name)} has {further} more, which are left out")
         if system["unanswered"]:
-            told = counted(system["unanswered"], "sentence")
-            lines.append(f"{name_text(name)} has no prediction for {told}, scored as empty masks")
+            unanswered = counted(system["unanswered"], "sentence")
+            lines.append(f"{name_text(name)} has no prediction for {unanswered}, scored as empty masks")
     names = list(next(iter(systems.values()))["metrics"])
     rows = [[name, *(show_score(system, name) for system in systems.values())] for name in names]
     lines += ["", align([("score", *map(name_text, systems)), *rows])]

@@ -130,9 +130,13 @@ def read_result(path: Path) -> SavedResult:
             is missing or impossible (such as NaN), or the scores are not those of the records.
         OSError: the file cannot be read.
     """
-    content = _read_json(path)
+    # Those are predictions, if anything.
+    content = None if path.suffix == ".jsonl" else _read_json(path)
     if not _is_result(content):
-        raise ResultError(f"{path} is no result of hf-refseg evaluate: expected the JSON file that it wrote.")
+        raise ResultError(
+            f"{path} is no result of hf-refseg evaluate: expected the JSON file that it wrote. Predictions are scored "
+            "first, by its --predictions, or compared with the --data that they are about."
+        )
     return _checked_result(path, content)
 
 

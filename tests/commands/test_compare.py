@@ -232,11 +232,8 @@ def test_leaderboard_shows_names_as_text_and_tells_equal_ones_apart():
     page = Path("leaderboard.md").read_text()
     unknown = "Protocol original, what it was trained on is unknown"
     assert {row[0] for row in tables_of(page)["refcoco val (split_by unc)", unknown][3:]} == {"a.json", "b.json"}
-    assert (
-        "## &lt;b&gt;\\_x\\_ \\* (split_by unc)" in page
-        and "| c\\* (3 sentences without a prediction, scored as empty masks) |" in page
-        and "<" not in page
-    )
+    assert "## &lt;b&gt;\\_x\\_ \\* (split_by unc)" in page and "<" not in page
+    assert "| c\\* (3 sentences without a prediction, scored as empty masks) |" in page
     write_result(Path("d.json"), 0, model="a|b <script> [x](y)")
     assert error_of("leaderboard", "a.json", "d.json") == (
         "a.json and d.json hold the same result: leave one of them out."
@@ -298,6 +295,9 @@ def test_what_is_no_result_is_an_error_where_it_was_named():
     results, others = find_results([Path("folder"), path])
     assert ([result.path for result in results], others) == ([path], 1)
     assert error_of("compare", path, "folder/other.json").startswith("folder/other.json is no result of hf-refseg")
+    write_predictions("masks.jsonl", [])
+    for command in (["compare", path], ["leaderboard"]):
+        assert "masks.jsonl is no result of hf-refseg evaluate" in error_of(*command, "masks.jsonl")
     Path("other").mkdir()
     assert "other holds no result of hf-refseg evaluate, only 0 other JSON files" in error_of("leaderboard", "other")
     # A file that was cut off may have been a result.
