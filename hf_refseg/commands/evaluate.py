@@ -137,6 +137,8 @@ def evaluate(
     folder = Path("runs", "evaluate", slug(short_name(system or predictions.stem))) if output is None else output
     require_writable(folder)
     check_data_options(name, data_options)
+    # Whatever is wrong with a name is said before data is read, which may take long.
+    kind = None if system is None else find_kind(system, trust_remote_code)
     state = join_processes(device)
     run_options = {} if system is None else load_run_options(system)
     of_run = data_options_of_run(system, name) if system else {}
@@ -158,7 +160,7 @@ def evaluate(
     if file is not None:
         source = PredictionSource(file, rows, protocol, missing or "error", max_images)
     else:
-        if given or (on_videos and "window" in find_kind(system, trust_remote_code).options):
+        if given or (on_videos and "window" in kind.options):
             of_system["window"] = VideoWindow(window, overlap, per_frame)
         loaded = load_system(system, device=device, dtype=dtype, trust_remote_code=trust_remote_code, **of_system)
         source = SystemSource(loaded, workers)

@@ -158,7 +158,9 @@ def read_config(name: str) -> dict[str, Any]:
     """What config.json of a model of any kind says, whether or not its kind is known; raises as `load_model`."""
     require_model(name)
     with naming_config(name), naming_unreachable(name):
-        return PreTrainedConfig.get_config_dict(name)[0]
+        config, _ = PreTrainedConfig.get_config_dict(name)
+        # A TypeError of anything but a mapping becomes the error that names the file.
+        return {**config}
 
 
 def require_model(name: str) -> None:

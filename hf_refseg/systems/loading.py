@@ -102,7 +102,8 @@ def _kind_of_pair(detector: str, segmenter: str) -> Kind:
 def _kind_of_model(name: str, trust_remote_code: bool) -> Kind:
     config = read_config(name)
     model_type = config.get("model_type")
-    if model_type in registered_methods():
+    # A list would be no key of a mapping.
+    if model_type in tuple(registered_methods()):
         return OURS
     for kind in KINDS:
         if model_type in kind.model_types:

@@ -1,6 +1,7 @@
 """Which system a name means, and what is said of names that mean none."""
 
 import json
+import re
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -58,6 +59,14 @@ def test_an_unknown_kind_is_told_which_there_are(tmp_path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"is no model: expected a folder with config.json.*found nothing"):
         load_system(str(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"model_type": ["lavt"]}', '{"model_type": 3, "auto_map": 4}', "null"])
+def test_a_damaged_configuration_is_named(text: str, tmp_path) -> None:
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    for trusted in (False, True):
+        with pytest.raises(ValueError, match=re.escape(str(tmp_path))):
+            load_system(str(tmp_path), device="cpu", trust_remote_code=trusted)
 
 
 def test_a_part_of_a_pair_is_told_what_it_lacks(tmp_path) -> None:
