@@ -71,6 +71,10 @@ class BtmaeConfig(RefSegConfig):
         impact_queries (`str`, *optional*, defaults to `"encoder"`):
             The pixels that the impact tokens of the first layer are spread over: the encoder's features X_e
             (`"encoder"`), or the refined tokens T_v^r (`"refined"`). The layers after it go on with its result.
+        impact_initializer_range (`float`, *optional*):
+            Standard deviation of the normal distribution that the 1x1 convolution which spreads the pixels over the
+            impact tokens starts from (equation 1). The paper does not say; `None` = as PyTorch starts it, with which
+            all impact tokens of a new model are almost the same.
         image_reconstruction_weight (`float`, *optional*, defaults to 1.0):
             Weight of the reconstruction of the normalized image (equation 4).
         word_reconstruction_weight (`float`, *optional*, defaults to 1.0):
@@ -125,9 +129,9 @@ class BtmaeConfig(RefSegConfig):
             "with an autoencoder",
             lambda config: config.image_autoencoder or config.word_autoencoder,
         ),
-        "impact_queries": (
-            'with mask_decoder="impact_tokens"',
-            lambda config: config.mask_decoder == "impact_tokens",
+        **dict.fromkeys(
+            ("impact_queries", "impact_initializer_range"),
+            ('with mask_decoder="impact_tokens"', lambda config: config.mask_decoder == "impact_tokens"),
         ),
     }
 
@@ -151,6 +155,7 @@ class BtmaeConfig(RefSegConfig):
     mask_decoder: Literal["impact_tokens", "simple"] = "impact_tokens"
     num_impact_tokens: list[int] | tuple[int, ...] = (16, 8, 2)
     impact_queries: Literal["encoder", "refined"] = "encoder"
+    impact_initializer_range: float | None = None
     image_reconstruction_weight: float | int = 1.0
     word_reconstruction_weight: float | int = 1.0
     iou_loss_weight: float | int = 1.0
@@ -180,6 +185,8 @@ class BtmaeConfig(RefSegConfig):
                 f"num_impact_tokens: a number of at least 2 for each layer is needed, got "
                 f"{list(self.num_impact_tokens)}."
             )
+        if self.impact_initializer_range == 0:
+            raise ValueError("impact_initializer_range: a number above 0 is needed: at 0 all impact tokens are equal.")
 
 
 __all__ = ["BtmaeConfig"]

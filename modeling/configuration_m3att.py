@@ -70,6 +70,8 @@ class M3AttConfig(RefSegConfig):
             Width of the mask decoder.
         cross_entropy_weight (`float`, *optional*, defaults to 1.0):
             Weight of the loss of the masks (equation 5).
+        dice_loss_weight (`float`, *optional*, defaults to 0.0):
+            Weight of a dice loss of the masks beside it, which the paper does not have; 0 = without it.
         language_reconstruction (`LanguageReconstructionConfig` or `dict`, *optional*):
             As in every method, but on by default (section III-C); `None` = without it (table II, row 2).
 
@@ -123,6 +125,7 @@ class M3AttConfig(RefSegConfig):
     mask_decoder_convolutions: Literal[4, 5] = 5
     decoder_hidden_size: int = 512
     cross_entropy_weight: float | int = 1.0
+    dice_loss_weight: float | int = 0.0
     language_reconstruction: LanguageReconstructionConfig | dict | None = field(default_factory=dict)
 
     def __post_init__(self, is_saved: bool = False, **kwargs):

@@ -69,6 +69,10 @@ class ImpactTokenTransformer(nn.Module):
         return self.output_norm(pixels + self.feed_forward(pixels)), tokens
 
 
+class ImpactSampling(nn.Linear):
+    """f_1x1, to X_v^r: how much of each pixel, (batch, positions, channels), goes into each impact token."""
+
+
 class ImpactTokenAttention(nn.Module):
     """A layer of impact token attention with K impact tokens (section 3.3).
 
@@ -86,7 +90,7 @@ class ImpactTokenAttention(nn.Module):
         self.key = nn.Linear(channels, channels, bias=False)  # w_K
         self.value = nn.Linear(channels, channels, bias=False)  # w_V
         self.feed_forward = FeedForward(channels, config.intermediate_size)
-        self.sampling = nn.Linear(channels, num_tokens)  # f_1x1, to X_v^r
+        self.sampling = ImpactSampling(channels, num_tokens)
         self.transformer = ImpactTokenTransformer(config)
 
     def forward(
@@ -195,4 +199,4 @@ class SimpleDecoder(nn.Module):
 MASK_DECODERS = {"impact_tokens": ImpactTokenDecoder, "simple": SimpleDecoder}
 
 
-__all__ = ["MASK_DECODERS", "BtmaeFeatures", "ImpactTokens"]
+__all__ = ["MASK_DECODERS", "BtmaeFeatures", "ImpactSampling", "ImpactTokens"]

@@ -68,7 +68,13 @@ from .losses_refseg import (
     iou_loss,
     reconstructed_word_loss,
 )
-from .mask_decoder_btmae import MASK_DECODERS, BtmaeFeatures, ImpactTokenAttention, ImpactTokens
+from .mask_decoder_btmae import (
+    MASK_DECODERS,
+    BtmaeFeatures,
+    ImpactSampling,
+    ImpactTokenAttention,
+    ImpactTokens,
+)
 from .modeling_outputs_refseg import (
     DecoderOutput,
     ForwardPass,
@@ -245,6 +251,8 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             init.normal_(module.mask_token, std=self.config.initializer_range)
         if isinstance(module, GateProjection):
             init.trunc_normal_(module.weight, std=self.config.initializer_range)
+        if isinstance(module, ImpactSampling) and self.config.impact_initializer_range is not None:
+            init.normal_(module.weight, std=self.config.impact_initializer_range)
 
     def encode_image(self, pixel_values: Tensor) -> ImageFeatures:
         """The maps of strides 4, 8, 16 and 32, and the image itself, which is to be reconstructed.

@@ -39,7 +39,7 @@ from .configuration_m3att import M3AttConfig
 from .encoders_refseg import build_map_encoder
 from .explanations_refseg import Explainable, Explanation, WordWeights, pixels_of_words, words_of_pixels
 from .layers_refseg import MaskClassifier, MultiHeadAttention, map_positions, resize, to_map, to_tokens
-from .losses_refseg import cross_entropy
+from .losses_refseg import cross_entropy, dice_loss
 from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures, ReferringSegmentationOutput
 from .modeling_refseg import RefSegPreTrainedModel
 from .mutual_decoder_m3att import (
@@ -209,7 +209,11 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         self.project_words = nn.Linear(config.text_config.hidden_size, config.hidden_size)  # F_t to C channels
         self.mutual_decoder = MutualDecoder(config)
         self.mask_decoder = MaskDecoder(config)
+        self.mask_losses = {"cross_entropy": cross_entropy}
         self.loss_weights = {"cross_entropy": config.cross_entropy_weight}
+        if config.dice_loss_weight:
+            self.mask_losses["dice"] = dice_loss
+            self.loss_weights["dice"] = config.dice_loss_weight
         self.add_tasks(config.hidden_size, config.hidden_size)
         self.post_init()
 
@@ -269,8 +273,11 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         return DecoderOutput(logits=resize(logits.unsqueeze(1), image_size, align_corners=False).squeeze(1))
 
     def compute_losses(self, output: DecoderOutput, mask_labels: Tensor) -> dict[str, Tensor]:
-        """L_mask, binary cross-entropy (equation 5); L_rec is that of a task which any method can carry."""
-        return {"cross_entropy": cross_entropy(output.logits, mask_labels)}
+        """L_mask, binary cross-entropy (equation 5), and a dice loss where the configuration weighs one.
+
+        L_rec is that of a task which any method can carry.
+        """
+        return {name: loss(output.logits, mask_labels) for name, loss in self.mask_losses.items()}
 
     def explain_output(self, output: ReferringSegmentationOutput, text_mask: Tensor) -> dict[str, Explanation]:
         """The mutual attention of each layer in both directions (figure 1 b), and the interaction between layers."""

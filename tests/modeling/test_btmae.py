@@ -246,6 +246,19 @@ class TestBtmae(TinyBtmae, MethodTests):
         assert torch.equal(after[0], before[0])
         assert all((new - old).abs().max() > 1e-4 for new, old in zip(after[1:], before[1:], strict=True))
 
+    @torch.no_grad()
+    def test_impact_tokens_can_start_apart(self, tmp_path) -> None:
+        alike, apart = (self.build(impact_initializer_range=each) for each in (None, 2.0))
+        assert alike.state_dict().keys() == apart.state_dict().keys()
+        maps = [model(**self.inputs(), output_impact_maps=True).impact_maps for model in (alike, apart)]
+        for before, after in zip(*maps, strict=True):
+            assert after.std(1).mean() > 2 * before.std(1).mean()
+        weights = torch.cat([layer.sampling.weight.flatten() for layer in apart.mask_decoder.layers])
+        assert 1.5 < weights.std() < 2.5
+        apart.save_pretrained(tmp_path)
+        loaded = BtmaeForReferringSegmentation.from_pretrained(tmp_path)
+        assert_close(loaded(**self.inputs()).logits, apart(**self.inputs()).logits)
+
     def test_two_stages_are_a_matter_of_loss_weights(self) -> None:
         model = self.build().train()
         model.loss_weights |= {"iou": 0.0, "cross_entropy": 0.0}
@@ -346,6 +359,12 @@ class TestBtmae(TinyBtmae, MethodTests):
             ({"mask_decoder": "mask2former"}, "'impact_tokens', 'simple'"),
             ({"image_masking": "pixel"}, "'token', 'patch'"),
             ({"impact_queries": "all"}, "'encoder', 'refined'"),
+            ({"impact_initializer_range": 0.0}, "impact_initializer_range: a number above 0"),
+            ({"impact_initializer_range": -1.0}, "impact_initializer_range: at least 0"),
+            (
+                {"impact_initializer_range": 1.0, "mask_decoder": "simple"},
+                'impact_initializer_range: it has an effect only with mask_decoder="impact_tokens"',
+            ),
             ({"token_stride": 4}, "8, 16, 32"),
             ({"loss_reduction": "none"}, "'mean', 'sum'"),
             ({"attention_encoder": "lavt"}, "'tokens', 'stages'"),

@@ -151,6 +151,21 @@ class TestM3Att(TinyM3Att, MethodTests):
         of_pixels = torch.where(self.labels() == 1, probabilities, 1 - probabilities).log()
         assert_close(output.loss_components["cross_entropy"], -of_pixels.mean().detach())
 
+    def test_a_dice_loss_can_stand_beside_it(self) -> None:
+        inputs, labels = self.inputs(), self.labels()
+        plain, model = self.build(), self.build(dice_loss_weight=0.5)
+        output = model(**inputs, mask_labels=labels)
+        probabilities = output.logits.sigmoid()
+        shares = [
+            (2 * (of_image * label).sum() + 1) / (of_image.sum() + label.sum() + 1)
+            for of_image, label in zip(probabilities, labels, strict=True)
+        ]
+        dice = 1 - sum(shares) / len(shares)
+        assert_close(output.loss_components["dice"], dice.detach())
+        without = plain(**inputs, mask_labels=labels)
+        assert "dice" not in without.loss_components and torch.equal(output.logits, without.logits)
+        assert_close(output.loss, without.loss + 0.5 * dice)
+
     def test_the_final_state_of_the_text_encoder_is_what_equation_4_reads(self) -> None:
         fields = {"text_config": RECURRENT, "language_reconstruction": {"sentence_vector": "final_state"}}
         model, inputs = self.build(**fields), self.inputs()
@@ -307,6 +322,7 @@ class TestM3Att(TinyM3Att, MethodTests):
     @pytest.mark.parametrize(
         ("overrides", "message"),
         [
+            ({"dice_loss_weight": -1.0}, "dice_loss_weight: at least 0"),
             ({"attention_type": "mutual"}, "'shared', 'independent', 'generic', 'language'"),
             ({"mask_decoder_convolutions": 6}, "4, 5"),
             ({"max_text_length": 33}, "max_text_length: 33, but the text encoder takes texts of at most 32 tokens"),
