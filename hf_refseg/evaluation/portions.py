@@ -149,7 +149,9 @@ def _append(file: IO[bytes], line: bytes) -> int:
 def _parse(line: bytes, path: Path) -> tuple[int, Findings]:
     try:
         number, findings = json.loads(line)
-    except ValueError as error:
+        if type(number) is not int or not isinstance(findings, list):
+            raise TypeError(f"a portion is a number with a list, not {short_text(number)}")
+    except (ValueError, TypeError, RecursionError) as error:
         raise BadInputError(f"{path} is damaged. Delete the folder {path.parent}, and start again.") from error
     return number, findings
 
@@ -236,14 +238,18 @@ class Share:
         self, portions: Iterable[list[Key]], check: Callable[[int, list[Key]], None]
     ) -> Iterator[tuple[int, Key]]:
         """Number of its portion, and key, of all that this process is to look at; `check` sees the finished ones."""
-        processes, turn = 1 if self.state is None else self.state.num_processes, 0
+        processes, turn, total = 1 if self.state is None else self.state.num_processes, 0, 0
         for number, keys in enumerate(portions):
+            total += 1
             if number in self.finished:
                 check(number, keys)
                 continue
             if turn % processes == self._place:
                 yield from ((number, key) for key in keys)
             turn += 1
+        # Of fewer rows than before there is nothing that these could be about.
+        for number in (number for number in self.finished if number >= total):
+            check(number, [])
 
     def gather(self) -> Iterator[Findings]:
         """The findings of all processes in the order of the portions; each process has to go through all of them."""

@@ -166,9 +166,14 @@ def test_an_unfinished_run_goes_on_with_the_same_inputs_alone(dataset, tmp_path)
     for rows in (others, others.to_iterable_dataset()):
         with pytest.raises(BadInputError, match="left holds an unfinished evaluation of other rows"):
             evaluate(LeftHalf(), rows, unfinished=tmp_path / "left")
-    next(tmp_path.glob("left/*.jsonl")).write_text("[0, {\n")
-    with pytest.raises(BadInputError, match=r"\.jsonl is damaged. Delete the folder"):
-        evaluate(LeftHalf(), dataset, unfinished=tmp_path / "left")
+    for rows in (dataset.select([0, 1]), dataset.select([0, 1]).to_iterable_dataset()):
+        # What is found about the others is nothing that was asked for.
+        with pytest.raises(BadInputError, match="left holds an unfinished evaluation of other rows"):
+            evaluate(LeftHalf(), rows, unfinished=tmp_path / "left")
+    for line in ("[0, {", "0", '["0", []]', "[NaN, []]", "[0, {}]", "[" * 100_000):
+        next(tmp_path.glob("left/*.jsonl")).write_text(f"{line}\n")
+        with pytest.raises(BadInputError, match=r"\.jsonl is damaged. Delete the folder"):
+            evaluate(LeftHalf(), dataset, unfinished=tmp_path / "left")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
