@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from ..files import public_name, unique_names
 from ..messages import BadInputError, counted, name_text, short_text
 from .record_scores import scores_of_records
 from .results import TRAINING_REGIMES, Record, key_of, name_record
-from .video import DAVIS_MEASURES, VIDEO_PROTOCOLS
+from .video import DAVIS_MEASURES
 
 # Whether a value is right, and what it should be.
 Check = tuple[Callable[[Any], bool], str]
@@ -23,7 +24,8 @@ TEXT: Check = (lambda value: isinstance(value, str), "a text")
 FLAG: Check = (lambda value: isinstance(value, bool), "true or false")
 COUNT: Check = (lambda value: type(value) is int and 0 <= value < 2**53, "a whole number, 0 or more")
 NUMBER: Check = (
-    lambda value: type(value) in (int, float) and abs(value) < math.inf,
+    # Whole numbers may be too large for floating ones.
+    lambda value: type(value) in (int, float) and abs(value) <= sys.float_info.max,
     "a finite number",
 )
 COUNTS: Check = (lambda value: isinstance(value, list) and bool(value) and all(map(COUNT[0], value)), "whole numbers")
@@ -58,7 +60,12 @@ IMAGE_FIELDS = {
 }
 VIDEO_FIELDS = {"video_id": TEXT, **RECORD_FIELDS, "annotator": TEXT, "frames": COUNT}
 DAVIS_FIELDS = {**VIDEO_FIELDS, **dict.fromkeys(DAVIS_MEASURES, NUMBER)}
-A2D_FIELDS = {**VIDEO_FIELDS, "intersections": COUNTS, "unions": COUNTS, "iou": NUMBER}
+# Of the protocols of videos; all others are of images.
+FIELDS_OF_PROTOCOLS = {
+    "davis": DAVIS_FIELDS,
+    "davis_unsupervised": {**DAVIS_FIELDS, "matched_ref_id": TEXT},
+    "a2d": {**VIDEO_FIELDS, "intersections": COUNTS, "unions": COUNTS, "iou": NUMBER},
+}
 # In percent; what a file holds is exact but for the order of sums.
 ROUNDING = 1e-6
 
@@ -194,14 +201,13 @@ def _is_result(content: Any) -> bool:
 def _checked_result(path: Path, content: Mapping[str, Any]) -> SavedResult:
     _check_fields(content, RESULT_FIELDS, str(path))
     regime, protocol, records = content.get("training_regime", "unknown"), content["protocol"], content["records"]
-    if regime not in TRAINING_REGIMES:
+    if not isinstance(regime, str) or regime not in TRAINING_REGIMES:
         expected = ", ".join(TRAINING_REGIMES)
         raise ResultError(f"{path} has the training_regime {short_text(regime)}: expected one of {expected}.")
     # Of a system's own answers none are missing, and nothing is said of them.
     unanswered = content.get("missing", 0)
     _check_fields({"missing": unanswered}, {"missing": COUNT}, str(path))
-    fields = DAVIS_FIELDS if protocol in VIDEO_PROTOCOLS else IMAGE_FIELDS
-    fields = A2D_FIELDS if protocol == "a2d" else fields
+    fields = FIELDS_OF_PROTOCOLS.get(protocol, IMAGE_FIELDS)
     for number, record in enumerate(records):
         _check_record(record, fields, f"{path}, record {number}")
     times = Counter(map(key_of, records))
@@ -224,6 +230,10 @@ def _checked_result(path: Path, content: Mapping[str, Any]) -> SavedResult:
 
 def _check_record(record: Any, fields: Mapping[str, Check], where: str) -> None:
     _check_fields(record if isinstance(record, dict) else {}, fields, where)
+    if unknown := record.keys() - fields.keys():
+        raise ResultError(
+            f"{where} has an unknown field {name_text(min(unknown))}: known are {', '.join(fields)}. Evaluate again."
+        )
     if "unions" in fields and not len(record["intersections"]) == len(record["unions"]) == record["frames"]:
         raise ResultError(f"{where} has not as many intersections and unions as frames. Evaluate again.")
 

@@ -256,7 +256,13 @@ def records_with(**changes: object) -> dict:
         ({"max_images": True}, "has the max_images True: expected null or a whole number"),
         ({"missing": -1}, "has the missing -1: expected a whole number"),
         ({"training_regime": "best"}, "has the training_regime 'best': expected one of single, mixed, extra, unknown"),
+        ({"training_regime": []}, r"has the training_regime \[\]: expected one of single"),
+        ({"metrics": {"oIoU": 10**400}}, "expected finite numbers by the names of scores"),
         (records_with(iou=math.nan), "record 0 has the iou nan: expected a finite number"),
+        (records_with(iou=10**400), "record 0 has the iou .*: expected a finite number"),
+        # Where it is of another kind it would name the sentence, or be part of what it is.
+        (records_with(video_id=[]), "record 0 has an unknown field video_id: known are image_id"),
+        (records_with(annotator={}), "record 0 has an unknown field annotator: known are image_id"),
         (records_with(union=math.nan), "record 0 has the union nan: expected a whole number"),
         (records_with(union=10**400), "record 0 has the union .*: expected a whole number"),
         (records_with(present=1), "record 0 has the present 1: expected true or false"),
