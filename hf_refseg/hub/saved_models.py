@@ -160,7 +160,12 @@ def read_config(name: str) -> dict[str, Any]:
     with naming_config(name), naming_unreachable(name):
         config, _ = PreTrainedConfig.get_config_dict(name)
         # A TypeError of anything but a mapping becomes the error that names the file.
-        return {**config}
+        config = {**config}
+    if not isinstance(config.get("model_type", ""), str):
+        raise SavedFileError(
+            f"{name}: config.json should name its model_type, not {short_text(config['model_type'])}."
+        )
+    return config
 
 
 def require_model(name: str) -> None:

@@ -56,6 +56,9 @@ def test_an_unknown_kind_is_told_which_there_are(tmp_path) -> None:
         assert kind.title in str(error.value) and all(each in str(error.value) for each in kind.model_types)
     with pytest.raises(ValueError, match="a model without a model_type; known methods: "):
         load_system(folder_of({"architecture": "resnet50"}, tmp_path / "timm"))
+    for number, config in enumerate(({"model_type": []}, {"model_type": None})):
+        with pytest.raises(ValueError, match=r"\d: config.json should name its model_type, not (\[\]|None)"):
+            load_system(folder_of(config, tmp_path / str(number)))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"is no model: expected a folder with config.json.*found nothing"):
         load_system(str(tmp_path / "empty"))
