@@ -103,5 +103,6 @@ def saving_predictions(
         yield lambda lines: None
     else:
         names |= {"dataset": dataset_names(names["dataset"])[0], "system": public_name(names["system"])}
-        with writing_predictions(path, header_for(protocol, source.threshold, **names)) as write_lines:
+        threshold = None if source.gives_masks else source.threshold
+        with writing_predictions(path, header_for(protocol, threshold, **names)) as write_lines:
             yield write_lines

@@ -104,7 +104,8 @@ class RecordingSource(AnswerSource):
 
     def __init__(self, source: AnswerSource, recorder: AnswerRecorder) -> None:
         self.source, self.recorder = source, recorder
-        self.threshold, self.sees_clips = source.threshold, source.sees_clips
+        self.threshold, self.gives_masks = source.threshold, source.gives_masks
+        self.sees_clips = source.sees_clips
         self.images_at_once, self.num_workers = source.images_at_once, source.num_workers
 
     def preparation(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -128,17 +129,17 @@ class RecordingSource(AnswerSource):
         return self.recorder.pass_video(example, places, numbers, answers)
 
 
-def header_for(protocol: str | Protocol, threshold: float, **names: str | None) -> PredictionsHeader:
+def header_for(protocol: str | Protocol, threshold: float | None, **names: str | None) -> PredictionsHeader:
     """The header of what is recorded of answers under a protocol.
 
     Args:
-        protocol, threshold: as of `AnswerRecorder`.
+        protocol, threshold: as of `AnswerRecorder`; without a threshold the answers are masks, to which none matters.
         names: `dataset`, `split` and `system` of `PredictionsHeader`.
     """
+    threshold = None if threshold is None else mask_threshold(protocol, threshold)
     if protocol in VIDEO_PROTOCOLS:
-        return PredictionsHeader(threshold=MASK_THRESHOLD, competing=protocol == "davis_unsupervised", **names)
-    threshold, resolution = mask_threshold(protocol, threshold), get_protocol(protocol).resolution
-    return PredictionsHeader(threshold=threshold, resolution=resolution, **names)
+        return PredictionsHeader(threshold=threshold, competing=protocol == "davis_unsupervised", **names)
+    return PredictionsHeader(threshold=threshold, resolution=get_protocol(protocol).resolution, **names)
 
 
 def mask_threshold(protocol: str | Protocol, threshold: float) -> float:

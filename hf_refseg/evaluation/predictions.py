@@ -65,7 +65,7 @@ class PredictionSource(AnswerSource):
         PredictionError: as `evaluate_predictions`.
     """
 
-    threshold, sees_clips = MASK_THRESHOLD, False
+    threshold, gives_masks, sees_clips = MASK_THRESHOLD, True, False
 
     def __init__(
         self,

@@ -107,6 +107,7 @@ class System(ABC):
     Attributes:
         name: how results name it.
         threshold: foreground probability, 0 to 1, above which a pixel belongs to a mask where a protocol names none.
+        gives_masks: whether all of its answers are masks, to which no threshold matters.
         sees_clips: whether what it says of a frame depends on the frames around it; one that sees single images is
             shown the annotated ones alone.
         images_at_once: how many consecutive images of a data set `segment_images` is handed together.
@@ -114,6 +115,7 @@ class System(ABC):
 
     name: str
     threshold: float = 0.5
+    gives_masks: bool = False
     sees_clips: bool = False
     images_at_once: int = 16
 
@@ -236,12 +238,14 @@ class AnswerSource(ABC):
 
     Attributes:
         threshold: as of `System`.
+        gives_masks: as of `System`.
         sees_clips: as of `System`.
         images_at_once: how many consecutive items of images `answer_images` is handed together.
         num_workers: processes that read ahead; 0 = this one reads what it needs.
     """
 
     threshold: float
+    gives_masks: bool
     sees_clips: bool
     images_at_once: int = 16
     num_workers: int = 0
@@ -276,6 +280,7 @@ class SystemSource(AnswerSource):
     def __init__(self, system: System, num_workers: int = 0) -> None:
         self.system, self.num_workers = system, num_workers
         self.threshold, self.images_at_once = system.threshold, system.images_at_once
+        self.gives_masks = system.gives_masks
 
     @property
     def sees_clips(self) -> bool:

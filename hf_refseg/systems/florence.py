@@ -38,6 +38,8 @@ class FlorenceSystem(OneModelSystem):
         ValueError: the processor does not know how outlines are written.
     """
 
+    gives_masks = True
+
     def __init__(self, model: Any, processor: Any, *, name: str = "Florence-2", batch_size: int = 4) -> None:
         if "polygons" not in processor.post_processor.parse_task_config:
             raise ValueError(

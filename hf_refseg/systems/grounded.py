@@ -100,6 +100,8 @@ class GroundedSystem(System):
         ValueError: another word for `instances`.
     """
 
+    gives_masks = True
+
     def __init__(
         self,
         detector: Detector,

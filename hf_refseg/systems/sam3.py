@@ -38,6 +38,8 @@ class Sam3System(OneModelSystem):
         ValueError: numbers out of range, or another word for `instances`.
     """
 
+    gives_masks = True
+
     def __init__(
         self,
         model: Any,

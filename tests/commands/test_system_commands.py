@@ -99,3 +99,18 @@ def test_evaluate_scores_a_system(system: str) -> None:
     assert report["model"] == system and report["images"] == 2
     assert report["sentences"] == len(report["records"]) > 2 and report["metrics"]["oIoU"] > 0
     assert ("instances" in report, report.get("score_threshold")) == ((True, 0.2) if given else (False, None))
+
+
+def test_saved_masks_fit_any_threshold(system: str) -> None:
+    """Those of probabilities belong to theirs."""
+    output_of("evaluate", system, *SHAPES, "--save-predictions", "saved.jsonl", "--output", "own", "--device", "cpu")
+    asked = ("evaluate", "--predictions", "saved.jsonl", *SHAPES, "--protocol", "cris", "--output", "read")
+    if not load_system(system, device="cpu").gives_masks:
+        assert "holds masks at the threshold 0.5" in error_of(*asked)
+        return
+    output_of(*asked)
+    output_of("evaluate", system, *SHAPES, "--protocol", "cris", "--output", "own", "--device", "cpu")
+    of_file, of_system = (
+        json.loads(Path(folder, "refshapes_val_cris.json").read_text()) for folder in ("read", "own")
+    )
+    assert (of_file["metrics"], of_file["records"]) == (of_system["metrics"], of_system["records"])
