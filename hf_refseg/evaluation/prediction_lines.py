@@ -121,7 +121,14 @@ class MaskPicture(StoredMask):
             if values.ndim != 2 or values.dtype != np.uint8:
                 raise InvalidMaskError(f"{self.path} holds no numbers of objects: save it as a palette picture.")
             return values == self.value
-        values = values.reshape(*values.shape[:2], -1)[..., :3].max(axis=2)
+        channels = values.reshape(*values.shape[:2], -1)
+        # Of two or four channels the last one is opacity, which is not 0 in the background either.
+        colors, others = np.split(channels, [1 if channels.shape[2] < 3 else 3], axis=2)
+        values = colors.max(axis=2)
+        if others.size and np.ptp(others) and not np.ptp(values):
+            raise InvalidMaskError(
+                f"{self.path} differs in its opacity alone: save the mask as 0 and one other value."
+            )
         if len(found := np.unique(values)) > 2 or (len(found) == 2 and found[0] != 0):
             raise InvalidMaskError(
                 f"{self.path} holds the values {short_text(found.tolist())}, a mask 0 and one other. Threshold it."

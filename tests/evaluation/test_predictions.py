@@ -644,7 +644,7 @@ def test_results_about_videos_have_a_segmentation_for_each_frame(tmp_path):
         score(path, rows)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "I;16"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
 @pytest.mark.parametrize("name", ["{sent_id}.png", "{image_id}/{sent_id}.png", "Annotations/{image_id}/{sent_id}.png"])
 def test_a_folder_of_pictures_is_read(dataset, tmp_path, mode, name):
     for row in dataset.select([0, 1]):
@@ -683,6 +683,12 @@ def test_what_is_wrong_with_a_folder_is_told(dataset, tmp_path):
     Image.fromarray(gray).save(path)
     with pytest.raises(PredictionError, match=r"00.png holds the values .*, a mask 0 and one other. Threshold it"):
         score(tmp_path, one)
+    for mode in ("LA", "RGBA"):
+        white = Image.new(mode, (40, 30), "white")
+        white.putalpha(Image.fromarray(np.where(gray < 9, gray, 255).astype(np.uint8)))
+        white.save(path)
+        with pytest.raises(PredictionError, match=r"00.png differs in its opacity alone: save the mask as 0 and one"):
+            score(tmp_path, one)
     (tmp_path / "a/b/c").mkdir(parents=True)
     path.rename(tmp_path / "a/b/c/00.png")
     with pytest.raises(PredictionError, match=r"c/00.png is not where masks are looked for: name them <image_id>"):
