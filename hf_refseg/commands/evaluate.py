@@ -150,7 +150,7 @@ def evaluate(
     if given and not on_videos:
         raise ValueError(f"{name} holds images and takes no --{next(iter(given)).replace('_', '-')}.")
     if probes:
-        check_probes(rows, protocol)
+        check_probes(rows, protocol, max_images)
     if probes and shuffle_sentences:
         raise ValueError("--probes shuffles sentences itself: leave --shuffle-sentences out.")
     if shuffle_sentences and save_predictions:

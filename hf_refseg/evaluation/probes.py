@@ -20,7 +20,7 @@ from ..files import writing_into
 from ..messages import align
 from .comparison import compare_records
 from .results import EvaluationResult, Record, key_of
-from .shuffling import replace_column, with_shuffled_sentences
+from .shuffling import check_shuffling, replace_column, with_shuffled_sentences
 from .wording import mirror_text, misspell, split_words, without_head_noun
 
 if TYPE_CHECKING:
@@ -89,8 +89,8 @@ def evaluate_probes(
     """
     _require_rows(dataset)
     unchanged = evaluate(dataset, "unchanged") if unchanged is None else unchanged
-    check_probes(dataset, unchanged.protocol)
     dataset = _evaluated_rows(dataset, unchanged.records)
+    check_probes(dataset, unchanged.protocol)
     probes = []
     with tempfile.TemporaryDirectory() as folder:
         changed = {
@@ -106,9 +106,15 @@ def evaluate_probes(
     return probes
 
 
-def check_probes(dataset: Dataset | IterableDataset, protocol: str) -> None:
-    """Raises ValueError for streamed rows, and for the protocol `"davis_unsupervised"`, as `evaluate_probes` does."""
+def check_probes(dataset: Dataset | IterableDataset, protocol: str, max_examples: int | None = None) -> None:
+    """Raises ValueError as `evaluate_probes` does, before anything is evaluated.
+
+    Args:
+        dataset, protocol: what is probed, and how it is scored.
+        max_examples: so many images or videos are evaluated; None = all.
+    """
     _require_rows(dataset)
+    check_shuffling(dataset, max_examples)
     if protocol == "davis_unsupervised":
         raise ValueError("Under davis_unsupervised sentences compete, so none can be left out: probe under davis.")
 

@@ -28,6 +28,20 @@ def with_shuffled_sentences(dataset: Dataset, seed: int = 0) -> Dataset:
     return _shuffle_videos(dataset, seed) if "referents" in dataset.column_names else _shuffle_images(dataset, seed)
 
 
+def check_shuffling(dataset: Dataset, max_examples: int | None = None) -> None:
+    """Raises ValueError as `with_shuffled_sentences` would of the first images or videos; None = of all."""
+    if "referents" in dataset.column_names:
+        referents = dataset.select_columns("referents").flatten_indices()["referents"]
+        counts = [sum(bool(referent["sentences"]) for referent in each) for each in referents]
+        name, groups = "video", np.repeat(np.arange(len(counts)), counts).tolist()
+        first = range(len(counts))[:max_examples]
+    else:
+        name, groups = "image", dataset["image_id"]
+        first = list(dict.fromkeys(groups))[:max_examples]
+    first = set(first)
+    shuffle_among_groups([group for group in groups if group in first], name, seed=0)
+
+
 def _shuffle_images(dataset: Dataset, seed: int) -> Dataset:
     source = shuffle_among_groups(dataset["image_id"], "image", seed)
     # Flattened alone, so that joining the columns does not copy the images.

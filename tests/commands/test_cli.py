@@ -441,6 +441,8 @@ def test_evaluate_breaks_scores_down_and_probes_on_request(model_folder, shapes_
     assert not list(Path("results").glob("*.unfinished"))
     assert "leave --shuffle-sentences out" in error_of(*arguments, "--probes", "--shuffle-sentences")
     assert "without streaming" in error_of(*arguments, "--probes", "--streaming")
+    told = error_of(*arguments, "--probes", "--max-images", 1, "--output", "one_image")
+    assert "cannot all go to other images" in told and not Path("one_image").exists()
 
 
 def test_evaluate_names_its_results_by_data_set_split_and_protocol(model_folder):
