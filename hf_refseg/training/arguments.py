@@ -75,6 +75,14 @@ class RefSegTrainingArguments(TrainingArguments):
             'any; "never"; or the folder of a checkpoint.'
         },
     )
+    diagnose: bool = field(
+        default=False,
+        metadata={
+            "help": "Train the first steps alone, save no model, and print what happens inside it and what is out of "
+            "proportion; all numbers are in output_dir/diagnosis.json."
+        },
+    )
+    diagnosis_steps: int = field(default=50, metadata={"help": "How many steps diagnose trains."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints that are kept."})
     logging_steps: float = field(default=50, metadata={"help": "Steps between two entries of the log."})
     logging_nan_inf_filter: bool = field(
@@ -92,6 +100,7 @@ class RefSegTrainingArguments(TrainingArguments):
         if self.lr_scheduler_kwargs is None and self.lr_scheduler_type == "polynomial":
             self.lr_scheduler_kwargs = {"lr_end": 0.0, "power": 0.9}
         self._require_finite_numbers()
+        self._set_up_diagnosis()
         super().__post_init__()
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
             if getattr(self, name) < 1:
@@ -112,6 +121,17 @@ class RefSegTrainingArguments(TrainingArguments):
             raise ValueError("learning_rate_drops knows no warm-up: leave warmup_steps out.")
         if self.total_train_batch_size is not None:
             self.gradient_accumulation_steps = self._accumulation_steps()
+
+    def _set_up_diagnosis(self) -> None:
+        if not self.diagnose:
+            if "diagnosis_steps" in given_options(self):
+                raise ValueError("diagnosis_steps goes with diagnose: give that as well, or leave it out.")
+            return
+        if self.diagnosis_steps < 1:
+            raise ValueError(f"diagnosis_steps has to be 1 at least, got {self.diagnosis_steps}.")
+        # Nothing is kept of the model.
+        self.eval_strategy = self.save_strategy = "no"
+        self.load_best_model_at_end = self.push_to_hub = False
 
     def to_dict(self) -> dict[str, Any]:
         """As in transformers, which hides tokens; paths of this machine are hidden alike, as trackers upload all."""

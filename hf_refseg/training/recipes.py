@@ -18,6 +18,7 @@ from .building import adapt, build_model_and_processor
 from .callbacks import PredictionPictures
 from .checkpoints import checkpoint_to_resume
 from .data_arguments import ImageDataArguments, VideoDataArguments
+from .diagnosis import DiagnosingTrainer, check_diagnosis, diagnose
 from .image_data import ImageData
 from .options import SCRIPT_USAGE, find_data_class, parse_options
 from .results import closing_words, save_or_push, starting_points_on_hub
@@ -58,6 +59,8 @@ def train_recipe(
         training: how to train.
         callbacks: added to those of the trainer.
 
+    With `training.diagnose` it trains a few steps and leaves diagnosis.json alone, whose content it returns.
+
     Returns what is in metrics.json; in further processes nothing.
 
     Raises:
@@ -65,7 +68,9 @@ def train_recipe(
         OutputError: the output folder cannot be written, or its disk is full.
     """
     check_streaming(data_arguments, training)
-    checkpoint = checkpoint_to_resume(training)
+    if training.diagnose:
+        check_diagnosis(model_arguments, training)
+    checkpoint = None if training.diagnose else checkpoint_to_resume(training)
     data = load_data(data_arguments)
     for note in (each.note() for each in data):
         if note and training.process_index == 0:
@@ -73,6 +78,10 @@ def train_recipe(
     set_seed(training.seed)
     model, processor = build_model_and_processor(model_arguments, chain(*(each.sentences() for each in data)))
     model = adapt(model, processor, model_arguments, training, checkpoint)
+    if training.diagnose:
+        return diagnose(
+            build_trainer(model, processor, data, data_arguments, training, callbacks, trainer_class=DiagnosingTrainer)
+        )
     options = options_of_run(model_arguments, data_arguments, data_arguments.shown_options())
     trainer = build_trainer(model, processor, data, data_arguments, training, callbacks, run_options=options)
     trained = trainer.train(resume_from_checkpoint=checkpoint)
@@ -98,6 +107,7 @@ def build_trainer(
     training: RefSegTrainingArguments,
     callbacks: Sequence[TrainerCallback] = (),
     run_options: dict[str, Any] | None = None,
+    trainer_class: type[RefSegTrainer] = RefSegTrainer,
 ) -> RefSegTrainer:
     """Where there are videos and images, each step sees the one or the other."""
     each_examples = [each.examples(model, processor, training) for each in data]
@@ -105,7 +115,7 @@ def build_trainer(
         (examples,) = each_examples
     else:
         examples = join_examples(*each_examples, arguments.image_share)
-    return RefSegTrainer(
+    return trainer_class(
         model=model,
         args=training,
         processing_class=processor,
