@@ -1,9 +1,9 @@
 """Draws runs that `hf-refseg train RECIPE --diagnose` measured beside each other, from their diagnosis.json.
 
     hf-refseg train m3att_refshapes --diagnose --output_dir runs/silent \\
-        --config '{"mask_prior": null, "dice_loss_weight": 0, "interaction_scale": 1}'
+        --config '{"mask_prior": null, "dice_loss_weight": 0}'
     hf-refseg train m3att_refshapes --diagnose --output_dir runs/prior \\
-        --config '{"mask_prior": 0.04, "dice_loss_weight": 0, "interaction_scale": 1}'
+        --config '{"mask_prior": 0.04, "dice_loss_weight": 0}'
     python benchmarks/diagnosis_figure.py "no mask_prior=runs/silent" "mask_prior 0.04=runs/prior"
 
 On the left the norm of the gradient in each step and the limit of clipping; on the right the foreground probability
