@@ -59,7 +59,7 @@ def label(
         bool, typer.Option("--keep-no-target", help="Make rows without a target of answers without a mask.")
     ] = False,
     shard_images: Annotated[int, typer.Option(min=1, help="Images in a file, which is what a kill loses.")] = 100,
-    num_workers: Annotated[int, typer.Option(min=0, help="Processes that read images, beside each that answers.")] = 2,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read images, beside each that answers.")] = 2,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Texts per forward pass; by default the system's.")
     ] = None,
@@ -100,7 +100,7 @@ def label(
     )
     labeling.begin()
     # Of several processes on a machine one shows how far it is.
-    labeling.write_all(loaded, num_workers=num_workers, progress=os.environ.get("LOCAL_RANK", "0") == "0")
+    labeling.write_all(loaded, num_workers=workers, progress=os.environ.get("LOCAL_RANK", "0") == "0")
     if unfinished := labeling.unfinished():
         left = f"{len(unfinished)} of {len(labeling.shards())} files are left to other processes"
         typer.echo(f"{left}, the last of which finishes {output}.")

@@ -51,7 +51,7 @@ def run(*arguments: object) -> Result:
 
 
 def label(*arguments: object, exit_code: int = 0) -> Result:
-    result = run("label", *arguments, "--num-workers", 0)
+    result = run("label", *arguments, "--workers", 0)
     assert result.exit_code == exit_code, result.output
     return result
 

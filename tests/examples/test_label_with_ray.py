@@ -41,7 +41,7 @@ def test_actors_write_what_one_process_writes(tmp_path: Path, monkeypatch: pytes
     assert "Error: " in done.stderr and "broken.png is damaged" in done.stderr
     assert done.stdout.splitlines()[-1] == str(tmp_path / "by_ray")
     texts = ("--texts", texts[0], "--texts", texts[1])
-    CliRunner().invoke(app, ["label", "tiny", "photos", *texts, "--num-workers", "0", "--output", "by_one"])
+    CliRunner().invoke(app, ["label", "tiny", "photos", *texts, "--workers", "0", "--output", "by_one"])
     files = {path.name: path.read_bytes() for path in Path("by_one/data").iterdir()}
     assert {path.name: path.read_bytes() for path in Path("by_ray/data").iterdir()} == files
     assert set(files) == {"train-00000-of-00001.parquet", "val-00000-of-00001.parquet"}

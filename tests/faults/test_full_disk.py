@@ -131,7 +131,7 @@ def test_the_cache_of_generated_data_that_is_full_is_named(name: str, disk: Smal
 def test_label_keeps_finished_files(model_folder: Path, disk: SmallDisk) -> None:
     for number, side in enumerate((40, 200)):
         noise(Path("photos", f"{number}.png"), side)
-    arguments = ["label", model_folder, "photos", "-t", "the red dog", "--threshold", 0.4, "--num-workers", 0]
+    arguments = ["label", model_folder, "photos", "-t", "the red dog", "--threshold", 0.4, "--workers", 0]
     arguments += ["--shard-images", 1, "--val-share", 0, "--output", disk.folder / "out"]
     with disk.room(60_000):
         assert error_of(run(*arguments)).startswith(f"{disk.folder / 'out' / 'data'} cannot be written")
