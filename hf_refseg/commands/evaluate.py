@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,10 +31,15 @@ from .prediction_files import open_file, saving_predictions, split_names
 if TYPE_CHECKING:
     from accelerate import PartialState
     from datasets import Dataset
+    from PIL import Image
 
-    from ..evaluation import EvaluationResult
+    from ..evaluation import AnswerSource, EvaluationResult, SystemSource
+    from ..evaluation.groups import GroupScores
+    from ..evaluation.probes import ProbeScores
 
 SHOWN_CASES = 5
+# Options of a system that results tell where they are given.
+SAVED_OPTIONS = ("score_threshold", "instances")
 TIMES = "times.jsonl"
 
 
@@ -101,129 +107,264 @@ def evaluate(
     On several GPUs: torchrun --nproc_per_node N -m hf_refseg_cli evaluate ..., or accelerate launch -m hf_refseg_cli
     evaluate .... A run that was cut off goes on where it was.
     """
-    from ..data.loading import load_refseg
     from ..evaluation import (
-        VIDEO_PROTOCOLS,
         PredictionSource,
-        SystemSource,
         break_down,
         describe_sentences,
-        evaluate_answers,
         evaluate_probes,
-        find_cases,
-        select_worst_and_best,
         with_shuffled_sentences,
     )
-    from ..evaluation.groups import breakdown_table, draw_breakdown
-    from ..evaluation.portions import forget_portions, join_processes, leave_processes
-    from ..evaluation.probes import check_probes, probes_table
-    from ..evaluation.video import SEQUENCE_MEASURES
-    from ..files import require_writable, slug, write_json, write_picture
-    from ..modeling.inference_refseg import VideoWindow
-    from ..systems import find_kind, load_system, short_name
+    from ..evaluation.portions import join_processes, leave_processes
+    from ..files import require_writable, slug, write_json
+    from ..systems import short_name
     from ..training.run_options import load_run_options, regime_of_run
-    from ..visualization import draw_comparison, draw_strips
 
     system, name = split_names(names, predictions)
     check_protocol(protocol)
-    of_system = {"batch_size": batch_size, "score_threshold": score_threshold, "instances": instances}
-    given = {"window": window, "overlap": overlap, "per_frame": per_frame or None}
-    given = {option: value for option, value in given.items() if value is not None}
+    asked = {"batch_size": batch_size, "score_threshold": score_threshold, "instances": instances}
+    of_videos = {"window": window, "overlap": overlap, "per_frame": per_frame or None}
+    of_videos = {option: value for option, value in of_videos.items() if value is not None}
     changes = {"shuffle_sentences": shuffle_sentences, "probes": probes, "save_predictions": save_predictions}
-    loading = {"device": device, "dtype": dtype != "float32", "trust_remote_code": trust_remote_code}
-    of_systems = {**of_system, **given, **changes, **loading, "workers": workers}
+    loading = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    of_systems = {**asked, **of_videos, **changes, **loading, "dtype": dtype != "float32", "workers": workers}
     file = open_file(predictions, missing, name, split, of_systems)
-    scored_name = system or file.header.system or predictions.name
     folder = Path("runs", "evaluate", slug(short_name(system or predictions.stem))) if output is None else output
     require_writable(folder)
     check_data_options(name, data_options)
-    # Whatever is wrong with a name is said before data is read, which may take long.
-    kind = None if system is None else find_kind(system, trust_remote_code)
     state = join_processes(device)
-    run_options = {} if system is None else load_run_options(system)
+    regime = training_regime or regime_of_run({} if system is None else load_run_options(system), name)
     of_run = data_options_of_run(system, name) if system else {}
     options = {**of_run, **data_options}
+    rows, protocol = load_rows(name, split, options, protocol, streaming=streaming)
+    check_videos(name, protocol, of_videos)
+    check_changes(rows, protocol, max_images, **changes)
+    rows = with_shuffled_sentences(rows) if shuffle_sentences else rows
+    if file is None:
+        source = load_source(system, protocol, of_videos, workers, **asked, **loading)
+    else:
+        source = PredictionSource(file, rows, protocol, missing or "error", max_images)
+    folder.mkdir(parents=True, exist_ok=True)
+    own_name = options.pop("dataset", None)
+    parts = [slug(Path(name).name), slug(own_name or ""), options.get("split_by"), split, protocol]
+    evaluation = Evaluation(
+        system=system or file.header.system or predictions.name,
+        dataset=" ".join(filter(None, [name, own_name])),
+        split=split,
+        protocol=protocol,
+        source=source,
+        state=state,
+        folder=folder,
+        name="_".join(filter(None, [*parts, "shuffled" if shuffle_sentences else None])),
+    )
+    saved = {"dataset": name, "split": split, "system": evaluation.system}
+    with saving_predictions(save_predictions, protocol, source, state, **saved) as write_lines:
+        result = evaluation.score(rows, max_examples=max_images, write_lines=write_lines)
+    probed = None
+    if probes:
+        probed = evaluate_probes(partial(evaluation.score, bootstrap_samples=0), rows, unchanged=result)
+    if not leave_processes(state):
+        return
+    groups = break_down(result.records, protocol, describe_sentences(rows)) if breakdown else None
+    picture = draw_cases(evaluation, rows, result)
+    settings = {**options, **of_videos}
+    if file is None:
+        settings |= {
+            "dtype": dtype,
+            **{option: asked[option] for option in SAVED_OPTIONS if asked[option] is not None},
+        }
+    else:
+        settings |= {"predictions": str(predictions), "missing": source.left_out}
+    settings["training_regime"] = regime
+    settings |= {"shuffled_sentences": shuffle_sentences, "max_images": max_images}
+    taken = {option: value for option, value in of_run.items() if option not in data_options}
+    # Told before they are written: a disk that is full by now does not lose them.
+    typer.echo(describe_scores(evaluation, result, taken, groups, probed))
+    write_json(evaluation.path(".json"), report_of(evaluation, settings, result, groups, probed))
+    evaluation.forget(probes)
+    # Apart from the scores, whose file is the same whenever and in however many processes they are measured.
+    write_times(folder / TIMES, evaluation.name, result.seconds, state, workers)
+    typer.echo(evaluation.path(".json"))
+    write_pictures(evaluation, picture, groups, save_predictions)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is scored how, and where its results lie.
+
+    Attributes:
+        system: how results name what answers.
+        dataset, split, protocol: what is scored, and how.
+        source: gives the answers.
+        state: the processes that share the images; None = this one does all by itself.
+        folder: for the results.
+        name: what their files are called.
+    """
+
+    system: str
+    dataset: str
+    split: str
+    protocol: str
+    source: AnswerSource
+    state: PartialState | None
+    folder: Path
+    name: str
+
+    @property
+    def data(self) -> str:
+        """Data set and split as people read them."""
+        return f"{self.dataset} {self.split}"
+
+    def path(self, ending: str) -> Path:
+        """That of a result."""
+        return self.folder / f"{self.name}{ending}"
+
+    def unfinished(self, probe: str = "") -> Path:
+        """Where scores are kept until their result is written, of a probe its own."""
+        from ..files import slug
+
+        return self.folder / f"{'_'.join(filter(None, [self.name, slug(probe)]))}.unfinished"
+
+    def score(self, rows: Dataset, probe: str = "", **how: Any) -> EvaluationResult:
+        """The scores of rows, as they are or changed by a probe; `how` as of `evaluate_answers`."""
+        from ..evaluation import evaluate_answers
+
+        kept = {"state": self.state, "unfinished": self.unfinished(probe)}
+        return evaluate_answers(self.source, rows, self.protocol, **kept, **how)
+
+    def forget(self, probes: bool) -> None:
+        """Removes what was kept of scores that are written, and of the probes where they were asked for."""
+        from ..evaluation.portions import forget_portions
+        from ..evaluation.probes import PROBES
+
+        for probe in ("", *PROBES) if probes else ("",):
+            forget_portions(self.unfinished(probe))
+
+
+def write_pictures(
+    evaluation: Evaluation, cases: Image.Image, groups: Sequence[GroupScores] | None, predictions: Path | None
+) -> None:
+    """Writes the picture of cases and that of groups, and tells where they and saved predictions lie."""
+    from ..evaluation.groups import draw_breakdown
+    from ..files import write_picture
+
+    write_picture(evaluation.path(".png"), cases)
+    typer.echo(evaluation.path(".png"))
+    if predictions:
+        typer.echo(predictions)
+    if groups:
+        title = f"{evaluation.data}, protocol {evaluation.protocol}"
+        write_picture(evaluation.path("_breakdown.png"), draw_breakdown(groups, title))
+        typer.echo(evaluation.path("_breakdown.png"))
+
+
+def load_rows(
+    name: str, split: str, options: dict[str, Any], protocol: str | None, *, streaming: bool
+) -> tuple[Dataset, str]:
+    """The rows of a split and the protocol that scores them; raises as `load_refseg` and `choose_protocol`."""
+    from ..data.loading import load_refseg
+
     how = {"streaming": True} if streaming else {}
     rows = load_refseg(name, **{**options, **how, "splits": [split]})[split]
-    protocol = choose_protocol(protocol, name, rows)
-    on_videos = protocol in VIDEO_PROTOCOLS
-    if given and not on_videos:
-        raise ValueError(f"{name} holds images and takes no --{next(iter(given)).replace('_', '-')}.")
+    return rows, choose_protocol(protocol, name, rows)
+
+
+def check_videos(name: str, protocol: str, of_videos: Mapping[str, Any]) -> None:
+    """Raises ValueError for an option about videos where there are images."""
+    from ..evaluation import VIDEO_PROTOCOLS
+
+    if of_videos and protocol not in VIDEO_PROTOCOLS:
+        raise ValueError(f"{name} holds images and takes no --{next(iter(of_videos)).replace('_', '-')}.")
+
+
+def check_changes(
+    rows: Dataset,
+    protocol: str,
+    max_images: int | None,
+    *,
+    shuffle_sentences: bool,
+    probes: bool,
+    save_predictions: Path | None,
+) -> None:
+    """Raises ValueError for sentences that cannot be changed as these options ask, or not with each other."""
+    from ..evaluation.probes import check_probes
+
     if probes:
         check_probes(rows, protocol, max_images)
     if probes and shuffle_sentences:
         raise ValueError("--probes shuffles sentences itself: leave --shuffle-sentences out.")
     if shuffle_sentences and save_predictions:
         raise ValueError("Predictions of shuffled sentences fit no data set: leave --save-predictions out.")
-    if shuffle_sentences:
-        rows = with_shuffled_sentences(rows)
-    if file is not None:
-        source = PredictionSource(file, rows, protocol, missing or "error", max_images)
-    else:
-        if given or (on_videos and "window" in kind.options):
-            of_system["window"] = VideoWindow(window, overlap, per_frame)
-        loaded = load_system(system, device=device, dtype=dtype, trust_remote_code=trust_remote_code, **of_system)
-        source = SystemSource(loaded, workers)
-    folder.mkdir(parents=True, exist_ok=True)
-    own_name = options.pop("dataset", None)
-    parts = [slug(Path(name).name), slug(own_name or ""), options.get("split_by"), split, protocol]
-    file_name = "_".join(filter(None, [*parts, "shuffled" if shuffle_sentences else None]))
-    begun: list[Path] = []
 
-    def score(scored_rows: Dataset, probe: str = "", **how: Any) -> EvaluationResult:
-        begun.append(folder / f"{'_'.join(filter(None, [file_name, slug(probe)]))}.unfinished")
-        return evaluate_answers(source, scored_rows, protocol, state=state, unfinished=begun[-1], **how)
 
-    saved = {"dataset": name, "split": split, "system": scored_name}
-    with saving_predictions(save_predictions, protocol, source, state, **saved) as write_lines:
-        result = score(rows, max_examples=max_images, write_lines=write_lines)
-    probed = evaluate_probes(partial(score, bootstrap_samples=0), rows, unchanged=result) if probes else None
-    if not leave_processes(state):
-        return
-    groups = break_down(result.records, protocol, describe_sentences(rows)) if breakdown else None
+def load_source(
+    system: str, protocol: str, of_videos: Mapping[str, Any], workers: int, **options: Any
+) -> SystemSource:
+    """The answers of a system, which is loaded; options and errors as of `load_system`."""
+    from ..evaluation import VIDEO_PROTOCOLS, SystemSource
+    from ..modeling.inference_refseg import VideoWindow
+    from ..systems import find_kind, load_system
+
+    takes_window = protocol in VIDEO_PROTOCOLS and "window" in find_kind(system, options["trust_remote_code"]).options
+    if of_videos or takes_window:
+        window, overlap = of_videos.get("window"), of_videos.get("overlap")
+        options["window"] = VideoWindow(window, overlap, per_frame="per_frame" in of_videos)
+    return SystemSource(load_system(system, **options), workers)
+
+
+def draw_cases(evaluation: Evaluation, rows: Dataset, result: EvaluationResult) -> Image.Image:
+    """The worst and best cases, with the masks that are asked for once more."""
+    from ..evaluation import VIDEO_PROTOCOLS, find_cases, select_worst_and_best
+    from ..evaluation.video import SEQUENCE_MEASURES
+    from ..visualization import draw_comparison, draw_strips
+
+    protocol = evaluation.protocol
     cases = select_worst_and_best(result.records, SHOWN_CASES, by=SEQUENCE_MEASURES.get(protocol, "iou"))
-    compared = find_cases(source, rows, cases, protocol)
-    picture = draw_strips(compared) if on_videos else draw_comparison(compared)
-    scored = f"{result.videos} videos" if on_videos else f"{result.images} images"
+    compared = find_cases(evaluation.source, rows, cases, protocol)
+    return draw_strips(compared) if protocol in VIDEO_PROTOCOLS else draw_comparison(compared)
 
-    dataset = " ".join(filter(None, [name, own_name]))
-    settings = {"model": scored_name, "dataset": dataset, "split": split, **options, **given}
-    if file is None:
-        settings["dtype"] = dtype
-        settings |= {name: of_system[name] for name in ("score_threshold", "instances") if of_system[name] is not None}
-    else:
-        settings |= {"predictions": str(predictions), "missing": source.left_out}
-    settings["training_regime"] = training_regime or regime_of_run(run_options, name)
-    report = {**settings, "shuffled_sentences": shuffle_sentences, "max_images": max_images, **asdict(result)}
+
+def report_of(
+    evaluation: Evaluation,
+    settings: Mapping[str, Any],
+    result: EvaluationResult,
+    groups: Sequence[GroupScores] | None,
+    probed: Sequence[ProbeScores] | None,
+) -> dict[str, Any]:
+    """What the JSON file tells: all but the time."""
+    report = {"model": evaluation.system, "dataset": evaluation.dataset, "split": evaluation.split, **settings}
+    report |= {name: value for name, value in asdict(result).items() if name != "seconds"}
     more = {"breakdown": groups, "probes": probed}
-    report |= {option: list(map(asdict, found)) for option, found in more.items() if found is not None}
-    # Told before they are written: a disk that is full by now does not lose them.
-    typer.echo(
-        f"{scored_name} on {dataset} {split}, protocol {protocol}: "
-        f"{result.sentences} sentences, {scored}, {result.seconds:.0f} s"
-    )
-    if taken := ", ".join(f"{option} {value}" for option, value in of_run.items() if option not in data_options):
-        typer.echo(f"Data as in the run that trained the model: {taken}")
-    typer.echo(score_table(result))
-    seconds = report.pop("seconds")
+    return report | {option: list(map(asdict, found)) for option, found in more.items() if found is not None}
+
+
+def describe_scores(
+    evaluation: Evaluation,
+    result: EvaluationResult,
+    taken: Mapping[str, Any],
+    groups: Sequence[GroupScores] | None,
+    probed: Sequence[ProbeScores] | None,
+) -> str:
+    """What is printed: the scores, those of groups and probes, and the data options that a run brought along."""
+    from ..evaluation import VIDEO_PROTOCOLS
+    from ..evaluation.groups import breakdown_table
+    from ..evaluation.probes import probes_table
+    from ..messages import counted
+
+    is_video = evaluation.protocol in VIDEO_PROTOCOLS
+    scored = counted(result.videos, "video") if is_video else counted(result.images, "image")
+    lines = [
+        f"{evaluation.system} on {evaluation.data}, protocol {evaluation.protocol}: "
+        f"{counted(result.sentences, 'sentence')}, {scored}, {result.seconds:.0f} s"
+    ]
+    if taken:
+        told = ", ".join(f"{option} {value}" for option, value in taken.items())
+        lines.append(f"Data as in the run that trained the model: {told}")
+    lines.append(score_table(result))
     if groups:
-        typer.echo(f"\n{breakdown_table(groups)}")
+        lines.append(f"\n{breakdown_table(groups)}")
     if probed:
-        typer.echo(f"\n{probes_table(probed)}")
-    write_json(folder / f"{file_name}.json", report)
-    for unfinished in begun:
-        forget_portions(unfinished)
-    # Apart from the scores, whose file is the same whenever and in however many processes they are measured.
-    write_times(folder / TIMES, file_name, seconds, state, workers)
-    typer.echo(f"{folder / file_name}.json")
-    write_picture(folder / f"{file_name}.png", picture)
-    typer.echo(f"{folder / file_name}.png")
-    if save_predictions:
-        typer.echo(save_predictions)
-    if groups:
-        path = folder / f"{file_name}_breakdown.png"
-        write_picture(path, draw_breakdown(groups, f"{dataset} {split}, protocol {protocol}"))
-        typer.echo(path)
+        lines.append(f"\n{probes_table(probed)}")
+    return "\n".join(lines)
 
 
 def write_times(path: Path, measured: str, seconds: float, state: PartialState | None, workers: int) -> None:
