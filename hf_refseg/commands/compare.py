@@ -146,7 +146,7 @@ def score_predictions(
     sources, results = [], []
     for file in files:
         source = PredictionSource(file, rows, protocol, missing)
-        scored = evaluate_answers(source, rows, protocol, bootstrap_samples=0)
+        scored = evaluate_answers(source, rows, protocol, bootstrap_samples=0, title=file.path.name)
         sources.append(source)
         results.append(
             SavedResult(

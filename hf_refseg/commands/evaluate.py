@@ -228,8 +228,8 @@ class Evaluation:
         """The scores of rows, as they are or changed by a probe; `how` as of `evaluate_answers`."""
         from ..evaluation import evaluate_answers
 
-        kept = {"state": self.state, "unfinished": self.unfinished(probe)}
-        return evaluate_answers(self.source, rows, self.protocol, **kept, **how)
+        how |= {"state": self.state, "unfinished": self.unfinished(probe), "title": probe or "evaluate"}
+        return evaluate_answers(self.source, rows, self.protocol, **how)
 
     def forget(self, probes: bool) -> None:
         """Removes what was kept of scores that are written, and of the probes where they were asked for."""

@@ -38,7 +38,9 @@ def label(
     ],
     source: DataFolder = None,
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="New or empty folder, or one that a kill cut off.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="New or empty folder, or one that this command began.")
+    ],
     texts: Annotated[
         list[str] | None,
         typer.Option(

@@ -47,7 +47,7 @@ ScoreThreshold = Annotated[
 Instances = Annotated[
     Literal["all", "best"] | None,
     typer.Option(
-        help="Of such systems: a mask of all instances (the default of SAM 3), or of the best one (of pairs)."
+        help="Of such systems: a mask of all instances (by default of SAM 3), or of the best one (of detectors)."
     ),
 ]
 DataFolder = Annotated[

@@ -142,8 +142,12 @@ def evaluate_answers(
     state: PartialState | None = None,
     unfinished: Path | None = None,
     write_lines: Callable[[Sequence[str]], None] | None = None,
+    title: str = "evaluate",
 ) -> EvaluationResult:
-    """Score answers from anywhere; arguments, result and errors as of `evaluate_system`, and those of the source."""
+    """Score answers from anywhere; arguments, result and errors as of `evaluate_system`, and those of the source.
+
+    `title` is what the progress bar is called.
+    """
     scoring = _choose_scoring(source, dataset, protocol)
     check_at_least_one(max_examples=max_examples)
     if bootstrap_samples < 0:
@@ -163,7 +167,8 @@ def evaluate_answers(
         share = Share(kept, state)
         portions = in_portions(islice(examples.keys(), max_examples), scoring.portion_size(source))
         keys = share.choose(portions, partial(_check_rows, kept, examples))
-        _score(scoring, source, examples, keys, kept, recorder, show=progress and share.is_first)
+        title = title if progress and share.is_first else None
+        _score(scoring, source, examples, keys, kept, recorder, title)
         for findings in share.gather():
             scored += [Scored(each["records"], each["detections"]) for each in findings]
             if write_lines is not None and share.is_first:
@@ -182,14 +187,17 @@ def _score(
     keys: Iterable[tuple[int, Any]],
     kept: KeptPortions,
     recorder: AnswerRecorder | None,
-    show: bool,
+    title: str | None,
 ) -> None:
-    """Scores the items of the keys, each of which comes with the number of its portion, and keeps what is found."""
+    """Scores the items of the keys, each of which comes with the number of its portion, and keeps what is found.
+
+    A progress bar has the title; without one there is none.
+    """
     if isinstance(examples, Sized):
         keys = list(keys)
     total = len(keys) if isinstance(keys, list) else None
     scored = scoring.score(source, partial(_read, examples), keys)
-    shown = tqdm(scored, total=total, desc="evaluate", unit=scoring.kind, disable=not show)
+    shown = tqdm(scored, total=total, desc=title, unit=scoring.kind, disable=title is None)
     for number, portion in groupby(shown, key=itemgetter(0)):
         kept.keep(number, [_finding(item, each, recorder) for _, item, each in portion])
 

@@ -422,8 +422,9 @@ def test_evaluate_writes_scores_and_cases(model_folder, shapes_folder, way):
 
 def test_evaluate_breaks_scores_down_and_probes_on_request(model_folder, shapes_folder):
     arguments = ["evaluate", model_folder, shapes_folder, "--max-images", 2, "--output", "results"]
-    printed = output_of(*arguments, "--breakdown", "--probes")
-    written = json.loads(Path("results/shapes_val_original.json").read_text())
+    result = run(*arguments, "--breakdown", "--probes")
+    assert result.exit_code == 0 and "misspelled: 100%" in result.stderr, result.output
+    printed, written = result.stdout, json.loads(Path("results/shapes_val_original.json").read_text())
     kinds = [group["kind"] for group in written["breakdown"]]
     assert list(dict.fromkeys(kinds)) == ["words", "length", "area", "same category", "category"]
     lengths = [group["sentences"] for group in written["breakdown"] if group["kind"] == "length"]
