@@ -55,6 +55,8 @@ class DiagnosingTrainer(RefSegTrainer):
         ValueError: several processes, fp16, DeepSpeed or FSDP.
     """
 
+    diagnoses = True
+
     def __init__(self, **options: Any) -> None:
         args = options["args"]
         super().__init__(**{**options, "callbacks": [*options["callbacks"], EndAfter(args.diagnosis_steps)]})

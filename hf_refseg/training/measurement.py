@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
+from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
@@ -120,7 +121,8 @@ def part_of(name: str) -> str:
 def find_blocks(model: nn.Module) -> list[Block]:
     """The blocks of a model: its children one or two levels deep, each entry of a list, each stage of an encoder.
 
-    Together they hold every parameter once. What merely wraps another module is no level.
+    Together they hold every parameter once, but for those that an adapter replaces. A module that merely wraps another
+    one is no level.
     """
     seen: set[nn.Parameter] = set()
     found = []
@@ -134,6 +136,10 @@ def find_blocks(model: nn.Module) -> list[Block]:
 
 def _walk(name: str, module: nn.Module, levels: int) -> Iterator[tuple[str, nn.Module, bool]]:
     """Names and modules of blocks, and whether all inside counts as well."""
+    if isinstance(module, ModulesToSaveWrapper):
+        # The adapter's copy, which is trained, in the place of the module that it stands for.
+        yield from _walk(name, module.modules_to_save["default"], levels)
+        return
     parts = {key: child for key, child in module.named_children() if _has_parameters(child)}
     own = any(True for _ in module.parameters(recurse=False))
     wraps = len(parts) == 1 and not own

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate.data_loader import prepare_data_loader
@@ -76,6 +76,9 @@ class RefSegTrainer(ResumableTrainer):
         OutputError: `output_dir` cannot be written; in `train`, the disk is full. Finished checkpoints stay.
     """
 
+    # Whether it is what the argument `diagnose` asks for.
+    diagnoses: ClassVar[bool] = False
+
     def __init__(
         self,
         model: nn.Module,
@@ -92,6 +95,11 @@ class RefSegTrainer(ResumableTrainer):
             raise ValueError(
                 f"One process sees {args.n_gpu} GPUs. Start one for each: torchrun --nproc_per_node {args.n_gpu} "
                 "SCRIPT; or name the one to use in CUDA_VISIBLE_DEVICES."
+            )
+        if args.diagnose and not self.diagnoses:
+            raise ValueError(
+                "diagnose is an option of the command: hf-refseg train RECIPE --diagnose. In Python it is that of "
+                "hf_refseg.training.recipes.run_recipe."
             )
         if args.should_save:
             require_writable(args.output_dir)

@@ -6,6 +6,7 @@ from math import sqrt
 from pathlib import Path
 
 import pytest
+import run_ris
 import torch
 from tiny_methods import (
     TinyBtmae,
@@ -23,6 +24,7 @@ from transformers import TrainerCallback
 from typer.testing import CliRunner
 
 from hf_refseg.modeling.modeling_outputs_refseg import ReferringSegmentationOutput
+from hf_refseg.training.adapters import add_adapter
 from hf_refseg.training.data_arguments import ImageDataArguments
 from hf_refseg.training.diagnosis import find_faults
 from hf_refseg.training.measurement import Measurement, find_blocks, measure
@@ -132,6 +134,17 @@ def test_blocks_hold_every_parameter_once(method: type[TinyMethod]) -> None:
     names = [block.name for block in find_blocks(model)]
     assert len(names) == len(set(names)) and 10 <= len(names) <= 60
     assert sum(name.startswith("backbone") for name in names) >= 3
+
+
+def test_an_adapter_has_the_blocks_of_its_model() -> None:
+    tiny = TinyM3Att()
+    model = tiny.build()
+    model.name_or_path = "base"
+    names = [block.name for block in find_blocks(model)]
+    found = measure_method(add_adapter(model, lora_rank=None), tiny)
+    assert [each.name for each in found.blocks] == names and all(each.activations for each in found.blocks)
+    assert [each.gradient is None for each in found.blocks] == [each.part != "decoder" for each in found.blocks]
+    assert found.parts == {"image encoder": None, "text encoder": None, "decoder": found.gradient}
 
 
 def test_checkpoints_of_activations_change_no_number() -> None:
@@ -246,3 +259,9 @@ def test_a_recipe_of_videos_is_diagnosed(tmp_path: Path, cache) -> None:
 def test_what_a_diagnosis_cannot_do_is_refused(tmp_path: Path, cache, options: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         run_recipe([str(write_recipe(tmp_path, cache)), *options])
+
+
+def test_a_script_that_trains_step_by_step_refuses_it(tmp_path: Path, cache) -> None:
+    with pytest.raises(ValueError, match="hf-refseg train RECIPE --diagnose"):
+        run_ris.main([str(write_recipe(tmp_path, cache, **UNSCORED)), "--diagnose"])
+    assert not (tmp_path / "run").exists()
