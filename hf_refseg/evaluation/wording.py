@@ -253,7 +253,7 @@ def _plural_of(noun: str) -> str:
         plural = _lists()["plurals"][last]
     elif last.endswith(("s", "x", "ch", "sh")):
         plural = f"{last}es"
-    elif last.endswith("y") and last[-2] not in "aeiou":
+    elif last.endswith("y") and last[-2:-1] not in "aeiou":
         plural = f"{last[:-1]}ies"
     else:
         plural = f"{last}s"

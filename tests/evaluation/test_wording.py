@@ -124,6 +124,8 @@ def test_the_lists_hold_words_as_they_are_compared():
         ("two red ponies", "horse", "two red"),
         ("car or truck", "car, truck", "or truck"),
         ("black giant panda", "giant_panda", "black"),
+        ("the red letter y", "letter y", "the red"),
+        ("red y", "y", "red"),
         ("two blue triangles", "triangle", "two blue"),
         ("the man", "person", None),
         ("red shirt", "person", None),
