@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers.utils import CONFIG_NAME, cached_file
 
 from ..files import public_name
-from ..training.adapters import is_adapter
+from ..training.adapters import find_base_model, is_adapter
 from .kinds import is_pair, split_pair
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -20,7 +20,7 @@ def identify_system(name: str) -> dict[str, str]:
     """The "system" by its name, without any place of this machine, and its "revision".
 
     That is the commit of a model on the Hub, and the beginning of a hash of all files that one in a folder is saved
-    as; of two models both.
+    as; of two models both, as of an adapter and its base model.
 
     Raises:
         ValueError: the folder holds no such file.
@@ -31,9 +31,16 @@ def identify_system(name: str) -> dict[str, str]:
 
 
 def _find_revision(name: str) -> str:
+    if is_adapter(name):
+        return f"{_find_state(find_base_model(name), CONFIG_NAME)}+{_find_state(name, ADAPTER_CONFIG)}"
+    return _find_state(name, CONFIG_NAME)
+
+
+def _find_state(name: str, file_name: str) -> str:
+    """The commit or the hash of a model; of one on the Hub there is a file of this name."""
     folder = Path(name)
     if not folder.is_dir():
-        return Path(cached_file(name, ADAPTER_CONFIG if is_adapter(name) else CONFIG_NAME)).parent.name
+        return Path(cached_file(name, file_name)).parent.name
     paths = sorted(path for path in folder.iterdir() if path.suffix in SAVED_SUFFIXES)
     if not paths:
         raise ValueError(f"{name} holds no model: expected config.json and weights there.")

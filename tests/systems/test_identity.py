@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,21 @@ def test_a_pair_is_known_by_both(models: Path) -> None:
     parts = [identify_system(f"models/{name}") for name in ("detector", "segmenter")]
     pair = identify_system(f"{models / 'detector'}+models/segmenter")
     assert pair == {key: "+".join(part[key] for part in parts) for key in ("system", "revision")}
+
+
+def test_an_adapter_is_known_by_its_base_model_as_well(models: Path) -> None:
+    adapter = models / "adapter"
+    adapter.mkdir()
+    config = {"peft_type": "LORA", "base_model_name_or_path": str(models / "detector")}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    (adapter / "adapter_model.safetensors").write_bytes(b"update")
+    first = identify_system(str(adapter))
+    assert first["system"] == "adapter"
+    assert first["revision"].startswith(f"{identify_system('models/detector')['revision']}+")
+    for changed in (adapter / "adapter_model.safetensors", models / "detector" / "model.safetensors"):
+        changed.write_bytes(b"other")
+        assert identify_system(str(adapter))["revision"] != first["revision"]
+        first = identify_system(str(adapter))
 
 
 def test_a_model_on_the_hub_is_known_by_its_commit(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
