@@ -3,7 +3,10 @@
 import json
 import weakref
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier, local
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -143,6 +146,34 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(dataset, tmp_path, streamin
     assert list(tmp_path.iterdir()) == []
     # Another process may have removed it.
     forget_portions(unfinished)
+
+
+def test_processes_that_find_the_same_unfinished_run_count_it_once(dataset, tmp_path, monkeypatch):
+    """Threads stand for processes here: what they gather is what each of them has brought."""
+    lines, lines_again = [], []
+    expected = numbers_of(evaluate(LeftHalf(), dataset, write_lines=lines.extend))
+    with pytest.raises(CutOffError):
+        evaluate(LeftHalf(breaks_off_after=3), dataset, unfinished=tmp_path / "left", write_lines=lines_again.extend)
+    brought, meeting, process = {}, Barrier(2), local()
+
+    def gather(objects):
+        brought[process.number] = objects
+        meeting.wait(timeout=60)
+        together = [*brought[0], *brought[1]]
+        meeting.wait(timeout=60)
+        return together
+
+    def run(number):
+        process.number = number
+        system, state = LeftHalf(), SimpleNamespace(process_index=number, num_processes=2)
+        options = {"unfinished": tmp_path / "left", "write_lines": lines_again.extend, "state": state}
+        return numbers_of(evaluate(system, dataset, **options)), system.seen
+
+    monkeypatch.setattr("hf_refseg.evaluation.portions.gather_object", gather)
+    with ThreadPoolExecutor(2) as processes:
+        # Of three portions one is there.
+        assert list(processes.map(run, range(2))) == [(expected, 2), (expected, 1)]
+    assert lines_again == lines
 
 
 def test_an_unfinished_run_goes_on_with_the_same_inputs_alone(dataset, tmp_path):
