@@ -62,8 +62,8 @@ def counted(number: int, noun: str) -> str:
 
 
 def align(rows: Iterable[Sequence[object]]) -> str:
-    """Rows as lines, their columns two spaces apart."""
-    cells = [[str(cell) for cell in row] for row in rows]
+    """Rows as lines, their columns two spaces apart, whatever is in a cell."""
+    cells = [[one_line(str(cell)) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells

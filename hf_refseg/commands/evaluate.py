@@ -348,12 +348,12 @@ def describe_scores(
     from ..evaluation import VIDEO_PROTOCOLS
     from ..evaluation.groups import breakdown_table
     from ..evaluation.probes import probes_table
-    from ..messages import counted
+    from ..messages import counted, one_line
 
     is_video = evaluation.protocol in VIDEO_PROTOCOLS
     scored = counted(result.videos, "video") if is_video else counted(result.images, "image")
     lines = [
-        f"{evaluation.system} on {evaluation.data}, protocol {evaluation.protocol}: "
+        f"{one_line(evaluation.system)} on {evaluation.data}, protocol {evaluation.protocol}: "
         f"{counted(result.sentences, 'sentence')}, {scored}, {result.seconds:.0f} s"
     ]
     if taken:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..data.catalog import data_options
 from ..files import public_name, unique_names
-from ..messages import BadInputError, counted, name_text, short_text
+from ..messages import BadInputError, counted, name_text, one_line, short_text
 from .record_scores import scores_of_records
 from .results import TRAINING_REGIMES, Record, key_of, name_record
 from .video import DAVIS_MEASURES
@@ -96,7 +96,7 @@ class Condition:
         """Such as "refcocog val (split_by umd)"."""
         told = ", ".join(f"{name} {value}" for name, value in self.options)
         shuffled = ", sentences shuffled" if self.shuffled else ""
-        return f"{self.dataset} {self.split}{f' ({told})' if told else ''}{shuffled}"
+        return one_line(f"{self.dataset} {self.split}{f' ({told})' if told else ''}{shuffled}")
 
     def __str__(self) -> str:
         return f"{self.describe_data()}, protocol {self.protocol}"

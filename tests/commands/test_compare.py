@@ -241,6 +241,15 @@ def test_leaderboard_shows_names_as_text_and_tells_equal_ones_apart():
     assert "is a folder: pass the name of a file" in error_of("leaderboard", "a.json", "-o", ".")
 
 
+def test_a_result_writes_nothing_into_the_terminal_that_cannot_be_seen():
+    told = {"dataset": "\x1b[2Jdata", "split": "\x1b]0;split\x07", "split_by": "\x1b[31m"}
+    for seed, name in enumerate("ab"):
+        write_result(Path(f"{name}.json"), seed, model=f"\x1b[31m{name}", **told)
+    printed = output_of("compare", "a.json", "b.json")
+    assert printed.startswith("\\x1b[2Jdata \\x1b]0;split\\x07 (split_by '\\x1b[31m'), protocol original: ")
+    assert printed.replace("\n", "").isprintable()
+
+
 def records_with(**changes: object) -> dict:
     return {"records": [{**record, **changes} for record in make_records(0)]}
 

@@ -859,6 +859,11 @@ def test_the_command_scores_a_part_and_says_what_is_missing(folders, dataset, ca
     written = json.loads(Path("runs/evaluate/file/images_val_original.json").read_text())
     assert (written["model"], written["missing"], written["metrics"]["N-acc"]) == ("file.jsonl", 2, 100)
     assert "2 of 12 sentences have no prediction" in caplog.text
+    header, *lines = Path("file.jsonl").read_text().splitlines()
+    named = json.dumps({**json.loads(header), "system": "\x1b[2Jtheirs"})
+    Path("named.jsonl").write_text("\n".join([named, *lines]))
+    result = run("--predictions", "named.jsonl", "images", "--missing", "empty")
+    assert result.stdout.startswith("\\x1b[2Jtheirs on images val, protocol original: ")
 
 
 # A command line, and what the error says.
