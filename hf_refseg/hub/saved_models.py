@@ -26,7 +26,7 @@ from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
 from ..auto import AutoModelForReferringSegmentation, registered_methods
 from ..convert.torch_files import check_torch_file
 from ..files import may_be_on_hub, what_is_in
-from ..messages import short_text
+from ..messages import name_text, short_text
 from ..modeling.messages_refseg import reason_of
 from ..modeling.processing_refseg import RefSegProcessor
 from ..modeling.saved_files_refseg import (
@@ -147,11 +147,26 @@ def load_config(name: str) -> Any:
 def load_any_config(name: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
     """The configuration of a model of any kind; raises as `load_model`.
 
-    With `trust_remote_code` its class may be one that lies beside the weights.
+    With `trust_remote_code` its class may be one that lies beside the weights, and attention that of a repository.
     """
     require_model(name)
     with naming_config(name), naming_unreachable(name):
-        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    repositories = [kernel for kernel in _attention_of(config) if isinstance(kernel, str) and "/" in kernel]
+    if repositories and not trust_remote_code:
+        raise SavedFileError(
+            f"{name}: config.json asks for the attention of a repository, {name_text(repositories[0])}, whose code "
+            "was not run: remove attn_implementation from it."
+        )
+    return config
+
+
+def _attention_of(config: PreTrainedConfig) -> Iterator[Any]:
+    """What a configuration, and those in it, say of how attention is computed."""
+    yield config._attn_implementation
+    parts = (getattr(config, part, None) for part in config.sub_configs)
+    for part in (part for part in parts if isinstance(part, PreTrainedConfig)):
+        yield from _attention_of(part)
 
 
 def read_config(name: str) -> dict[str, Any]:

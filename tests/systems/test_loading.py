@@ -170,6 +170,15 @@ def test_no_code_of_a_folder_is_run(file_name: str, outcome: AbstractContextMana
     assert not trace.exists()
 
 
+@pytest.mark.parametrize("attention", ["their/kernel:harm", {"vision_config": "their/kernel:harm"}])
+def test_attention_of_a_repository_is_not_fetched(attention: str | dict[str, str], tmp_path) -> None:
+    name, path = save(tmp_path, *tiny_clipseg()), tmp_path / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**config, "attn_implementation": attention}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"attention of a repository, their/kernel:harm, whose code was not run"):
+        load_system(name, device="cpu")
+
+
 class Touching:
     """Makes a file when it is unpickled."""
 
