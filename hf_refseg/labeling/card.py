@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from huggingface_hub import DatasetCard, DatasetCardData
+import yaml
+from huggingface_hub import DatasetCardData
 
 from ..data.prepared import preview_name
 from ..hub.dataset_card import IMAGE_TEXT, MASK_AND_SENTENCES, STORED_IMAGE, data_files, size_category
-from ..hub.markdown import escape, quoted, to_table
+from ..hub.markdown import escape, front_matter, quoted, to_table
 from .images import ImagesToLabel
 from .shards import COUNTED
 
@@ -32,8 +33,8 @@ def describe_counts(counts: Mapping[str, int]) -> str:
 
 def build_label_card(
     images: ImagesToLabel, made_by: Mapping[str, Any], counts: Mapping[str, Mapping[str, int]]
-) -> DatasetCard:
-    """The card of labels, whose shards lie in `data/<split>-*.parquet`.
+) -> str:
+    """The text of the card of labels, whose shards lie in `data/<split>-*.parquet`.
 
     Args:
         images: what was labeled.
@@ -51,7 +52,8 @@ def build_label_card(
         size_categories=[size_category(sum(each["labeled"] + each["no_target"] for each in counts.values()))],
         configs=data_files(counts),
     )
-    return DatasetCard(f"---\n{metadata.to_yaml()}\n---\n\n{_body(images, system, made_by, counts)}")
+    described = front_matter(yaml.safe_load(metadata.to_yaml()))
+    return f"{described}\n{_body(images, system, made_by, counts)}"
 
 
 def _body(

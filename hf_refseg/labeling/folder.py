@@ -196,7 +196,7 @@ class Labeling:
             files = [shard.path for shard in tallies if shard.split == split]
             write_picture(self.folder / preview_name(split), preview_labels(files, f"{self.images.name} {split}"))
         write_json(self.folder / FILE, {"images": self.images.name, **made_by, "counts": counts})
-        card = str(build_label_card(self.images, made_by, described))
+        card = build_label_card(self.images, made_by, described)
         write_whole(self.folder / "README.md", lambda partial: partial.write_text(card, encoding="utf-8"))
         shutil.rmtree(self.folder / LOCKS, ignore_errors=True)
         return LabelReport(self.folder, counts, list(self._problems(tallies)))

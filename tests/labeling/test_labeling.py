@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 import pytest
 from filelock import FileLock
+from huggingface_hub import DatasetCard
 from PIL import ExifTags, Image
 from tiny_lavt import tiny_lavt, tiny_processor
 
@@ -476,3 +477,16 @@ def test_a_linked_photograph_brings_no_other_one_in(photos: Path, tmp_path: Path
     report = label_images(Halves(), all_of(photos, TEXTS), "labels", progress=False)
     assert report.counts["train"]["unreadable"] == 1 and "is a link to" in report.problems[0]
     assert "link.png" not in load_refseg("labels")["train"]["image_id"]
+
+
+def test_names_become_no_markup_in_the_card(photos: Path) -> None:
+    system = Halves()
+    system.name = "evil <script>|\n---\nlicense: mit\n# heading [link](target)"
+    named = photos.rename(photos.with_name("a <b>\n---\nphotos"))
+    label_images(system, all_of(named, TEXTS), "labels", progress=False)
+    card = Path("labels/README.md").read_text(encoding="utf-8")
+    data = DatasetCard(card).data
+    assert (data.license, data.pretty_name) == ("other", f"{named.name}, labeled by {system.name}")
+    assert "<" not in card and "\n# heading" not in card
+    assert "[link](target)" not in card.split("\n---\n", 1)[1]
+    assert load_refseg("labels")["train"].num_rows == 10
