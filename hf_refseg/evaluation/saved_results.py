@@ -154,22 +154,24 @@ def find_results(paths: Iterable[Path]) -> tuple[list[SavedResult], int]:
         The results in the order of the paths, of a folder by name; and the number of other JSON files in the folders.
 
     Raises:
-        ResultError: as `read_result`; a folder without a result. Other JSON files in folders are only counted, but
-            damaged ones are an error: nothing tells what they were.
+        ResultError: as `read_result`; a path that does not exist, or a folder without a result. Other JSON files in
+            folders are only counted, but damaged ones are an error: nothing tells what they were.
         OSError: a file cannot be read.
     """
     found: dict[Path, SavedResult] = {}
     others: set[Path] = set()
     for path in paths:
+        if not path.exists():
+            raise ResultError(f"There is no {path}: name a JSON file that hf-refseg evaluate wrote, or a folder.")
         if not path.is_dir():
             found.setdefault(path.resolve(), read_result(path))
             continue
         read = {file: _read_json(file) for file in sorted(path.rglob("*.json")) if file.is_file()}
         results = {file: content for file, content in read.items() if _is_result(content)}
         if not results:
+            others_alone = f", only {counted(len(read), 'other JSON file')}" if read else ""
             raise ResultError(
-                f"{path} holds no result of hf-refseg evaluate, only {counted(len(read), 'other JSON file')}: name "
-                "the folder that it wrote."
+                f"{path} holds no result of hf-refseg evaluate{others_alone}: name the folder that it wrote."
             )
         others.update(file.resolve() for file in read.keys() - results.keys())
         for file, content in results.items():

@@ -314,12 +314,14 @@ def test_what_is_no_result_is_an_error_where_it_was_named():
     for command in (["compare", path], ["leaderboard"]):
         assert "masks.jsonl is no result of hf-refseg evaluate" in error_of(*command, "masks.jsonl")
     Path("other").mkdir()
-    assert "other holds no result of hf-refseg evaluate, only 0 other JSON files" in error_of("leaderboard", "other")
+    assert "other holds no result of hf-refseg evaluate: name" in error_of("leaderboard", "other")
+    Path("other", "settings.json").write_text("{}")
+    assert "other holds no result of hf-refseg evaluate, only 1 other JSON file" in error_of("leaderboard", "other")
     # A file that was cut off may have been a result.
     Path("folder/cut.json").write_text(path.read_text()[:-100])
     for arguments in (["leaderboard", "folder"], ["compare", "folder", "folder/cut.json"]):
         assert error_of(*arguments).startswith("folder/cut.json is damaged (")
-    assert "No such file" in error_of("leaderboard", "absent.json")
+    assert error_of("leaderboard", "absent.json").startswith("There is no absent.json: name a JSON file")
     assert not Path("leaderboard.md").exists() and not Path("runs").exists()
 
 
