@@ -157,6 +157,10 @@ class MaskFolder(PredictionFile):
             raise PredictionError(
                 f"{self.path} holds no PNG file ({what_is_in(self.path)}). Write masks as PNG files."
             )
+        for file in files:
+            # Opening a pipe would wait for ever.
+            if not file.is_file():
+                raise PredictionError(f"{file} is no file: write the mask as a PNG file, or remove it.")
         # The frames of a video lie together in a folder.
         for place in dict.fromkeys(file.parent if self._depth(file) == 3 else file for file in files):
             yield place, str(place), self.read(place)

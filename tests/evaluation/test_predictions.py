@@ -1,6 +1,7 @@
 """Predictions as files: the same scores as of the answers themselves, and one clear error for what does not fit."""
 
 import json
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -683,6 +684,11 @@ def test_what_is_wrong_with_a_folder_is_told(dataset, tmp_path):
     Image.fromarray(gray).save(path)
     with pytest.raises(PredictionError, match=r"00.png holds the values .*, a mask 0 and one other. Threshold it"):
         score(tmp_path, one)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(PredictionError, match=r"00.png is no file: write the mask as a PNG file, or remove it"):
+        score(tmp_path, one)
+    path.unlink()
     for mode in ("LA", "RGBA"):
         white = Image.new(mode, (40, 30), "white")
         white.putalpha(Image.fromarray(np.where(gray < 9, gray, 255).astype(np.uint8)))
