@@ -201,11 +201,11 @@ class Labeling:
         shutil.rmtree(self.folder / LOCKS, ignore_errors=True)
         return LabelReport(self.folder, counts, list(self._problems(tallies)))
 
-    def _threshold(self, tallies: Mapping[LabelShard, ShardTally]) -> float:
+    def _threshold(self, tallies: Mapping[LabelShard, ShardTally]) -> float | None:
         first, *others = dict.fromkeys(tally.threshold for tally in tallies.values())
         if others:
             raise DataFormatError(
-                f"{self.folder} holds masks of several thresholds ({first:g} and {others[0]:g}). Delete it, and start "
+                f"{self.folder} holds masks of several thresholds ({first} and {others[0]}). Delete it, and start "
                 "again with one system."
             )
         return first

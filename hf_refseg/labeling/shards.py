@@ -51,13 +51,13 @@ class ShardTally:
         counts: how many there are of `COUNTED`.
         unreadable: the places of images that could not be read.
         failed: by the id of an image, what a system said that failed on it.
-        threshold: foreground probability above which a pixel belongs to a mask.
+        threshold: foreground probability above which a pixel belongs to a mask; None = the system answered masks.
     """
 
     counts: Mapping[str, int]
     unreadable: Sequence[int]
     failed: Mapping[str, str]
-    threshold: float
+    threshold: float | None
 
     @classmethod
     def load(cls, path: Path) -> ShardTally:
@@ -155,7 +155,7 @@ class _Rows:
         on_image: Callable[[], object],
     ) -> None:
         self.features = label_features(images.other_ids)
-        self._answered, self._threshold, self._rules, self._on_image = answered, system.threshold, rules, on_image
+        self._answered, self._system, self._rules, self._on_image = answered, system, rules, on_image
         self._counts = Counter(dict.fromkeys(COUNTED, 0))
         self._unreadable: list[int] = []
         self._failed: dict[str, str] = {}
@@ -170,12 +170,13 @@ class _Rows:
                 self._counts["failed"] += 1
                 self._failed[item["asked"].image_id] = message_of(answers)
             else:
-                yield from rows_of_image(item["asked"], answers, self._threshold, self._rules, self._counts)
+                yield from rows_of_image(item["asked"], answers, self._system.threshold, self._rules, self._counts)
             self._on_image()
 
     def tally(self) -> ShardTally:
         """What there was beside the rows that were given so far."""
-        return ShardTally(dict(self._counts), self._unreadable, self._failed, self._threshold)
+        threshold = None if self._system.gives_masks else self._system.threshold
+        return ShardTally(dict(self._counts), self._unreadable, self._failed, threshold)
 
 
 def _write(path: Path, rows: _Rows) -> None:

@@ -140,6 +140,18 @@ class Unsure(Halves):
             yield Answer(probabilities, present=text != "the dark half")
 
 
+class Masks(Halves):
+    """Answers nothing else."""
+
+    gives_masks = True
+
+
+def test_masks_of_a_system_without_probabilities_have_no_threshold(photos: Path) -> None:
+    label_images(Masks(), all_of(photos, TEXTS), "labels", progress=False)
+    assert json.loads(Path("labels/labels.json").read_text())["threshold"] is None
+    assert "threshold" not in Path("labels/README.md").read_text()
+
+
 def test_photographs_are_drawn_for_val_whatever_others_there_are(photos: Path) -> None:
     for number in range(40):
         write_half(photos / f"more{number}.png")
