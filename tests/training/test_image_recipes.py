@@ -487,6 +487,24 @@ def test_the_recipes_for_refshapes_build_their_models(path) -> None:
     assert 1e6 < model.num_parameters() < 1e7
 
 
+def test_the_alignment_does_not_drown_what_the_masks_teach_the_encoders_of_a_new_magnet_on_refshapes() -> None:
+    torch.manual_seed(0)
+    model, _ = build_model_and_processor(parse(["magnet_refshapes", "--use_cpu"])[0])
+    weights, encoders = dict(model.loss_weights), [*model.backbone.parameters(), *model.text_encoder.parameters()]
+    labels = torch.zeros(4, 64, 64, dtype=torch.long)
+    labels[:, 20:34, 20:34] = 1
+    pixels, words = torch.randn(4, 3, 64, 64), torch.randint(5, 70, (4, 8))
+
+    def norm_of_gradients(*counted: str) -> torch.Tensor:
+        model.zero_grad()
+        model.loss_weights = {name: weight if name in counted else 0.0 for name, weight in weights.items()}
+        model(pixels, words, torch.ones_like(words), mask_labels=labels).loss.backward()
+        return torch.nn.utils.get_total_norm([each.grad for each in encoders if each.grad is not None])
+
+    # On noise three times the masks' here, and sixty times with the paper's weight.
+    assert 0 < norm_of_gradients("alignment") < 10 * norm_of_gradients("cross_entropy", "dice")
+
+
 M3ATT = {
     "image_size": 64,
     "hidden_size": 16,
