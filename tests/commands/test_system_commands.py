@@ -105,7 +105,7 @@ def test_saved_masks_fit_any_threshold(system: str) -> None:
     """Those of probabilities belong to theirs."""
     output_of("evaluate", system, *SHAPES, "--save-predictions", "saved.jsonl", "--output", "own", "--device", "cpu")
     asked = ("evaluate", "--predictions", "saved.jsonl", *SHAPES, "--protocol", "cris", "--output", "read")
-    if not load_system(system, device="cpu").gives_masks:
+    if "clipseg" in system:
         assert "holds masks at the threshold 0.5" in error_of(*asked)
         return
     output_of(*asked)

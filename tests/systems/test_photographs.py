@@ -86,6 +86,8 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def evaluate(name: str, photographs: Dataset, **options: Any) -> None:
     """Scores a system, and its answers once more from the file that they are written to."""
     system = load_system(name, device="cpu", **options)
+    (answer,) = system.segment(photographs[0]["image"], ["the left dog"])
+    assert system.gives_masks is (answer.mask is not None)
     with writing_predictions("answers.jsonl", header_for("original", system.threshold)) as write_lines:
         found = evaluate_system(system, photographs, bootstrap_samples=0, progress=False, write_lines=write_lines)
     assert (found.images, found.sentences) == (17, 68)
