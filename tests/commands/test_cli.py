@@ -13,6 +13,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from command_line import error_of, output_of, run
 from folder_trees import make_metadata
 from fresh_process import CHECKOUT, run_new_python, run_program, run_python
 from golden_lavt import FOLDER as GOLDEN_LAVT
@@ -25,7 +26,6 @@ from tiny_lavt import tiny_lavt, tiny_processor
 from torch.testing import assert_close
 from transformers import AutoModel, AutoProcessor
 from typer.main import get_command
-from typer.testing import CliRunner, Result
 
 from hf_refseg import (
     AutoModelForReferringSegmentation,
@@ -90,26 +90,6 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def output_of(*arguments: object) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def error_of(*arguments: object) -> str:
-    """The one line with which the command fails."""
-    result = run(*arguments)
-    assert result.exit_code == 1, result.output
-    *before, last = result.stderr.splitlines()
-    assert last.startswith("Error: ")
-    assert not any("Traceback" in line or line.startswith("Error: ") for line in before), result.stderr
-    return last.removeprefix("Error: ")
 
 
 def noise(path: Path, size: tuple[int, int] = (50, 40), **options: object) -> Path:

@@ -11,38 +11,19 @@ import datasets
 import numpy as np
 import pytest
 from color_videos import as_dataset, make_row
+from command_line import error_of, output_of, run
 from PIL import Image
 from result_files import make_records, make_result, write_result
-from typer.testing import CliRunner, Result
 
 from hf_refseg.data.loading import load_refseg
 from hf_refseg.data.masks import decode_mask, encode_mask
 from hf_refseg.evaluation import compare_records
 from hf_refseg.evaluation.saved_results import ResultError, find_results, read_result
-from hf_refseg_cli import app
 
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def output_of(*arguments: object) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def error_of(*arguments: object) -> str:
-    """The one line with which the command fails."""
-    result = run(*arguments)
-    assert result.exit_code == 1, result.output
-    assert "Traceback" not in result.stderr
-    return result.stderr.splitlines()[-1].removeprefix("Error: ")
 
 
 def tables_of(page: str) -> dict[tuple[str, str], list[list[str]]]:
@@ -365,7 +346,9 @@ def test_compare_scores_and_draws_predictions(monkeypatch, tmp_path):
     assert picture.height > len(report["cases"]) * 200
 
     write_predictions("half.jsonl", answers[::2])
-    assert "of 18 sentences have no prediction" in error_of("compare", "half.jsonl", "right.jsonl", *about)
+    # What is missing is listed on lines of their own.
+    failed = run("compare", "half.jsonl", "right.jsonl", *about)
+    assert failed.exit_code == 1 and "of 18 sentences have no prediction" in failed.stderr
     printed = output_of("compare", "half.jsonl", "right.jsonl", *about, "--missing", "empty")
     assert printed.splitlines()[1] == "half has no prediction for 9 sentences, scored as empty masks"
     write_predictions("other.jsonl", answers, dataset="refcoco")

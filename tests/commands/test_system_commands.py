@@ -8,13 +8,12 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from command_line import error_of, output_of
 from PIL import Image
 from tiny_systems import noise, save, tiny_clipseg, tiny_sam3
-from typer.testing import CliRunner, Result
 
 from hf_refseg.data.masks import decode_mask
 from hf_refseg.systems import load_system
-from hf_refseg_cli import app
 
 TEXTS = ["a dog", "red circle"]
 ASKED = ("--text", TEXTS[0], "--text", TEXTS[1], "--output", "out", "--device", "cpu")
@@ -34,22 +33,6 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def output_of(*arguments: object) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def error_of(*arguments: object) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 1, result.output
-    return result.stderr.splitlines()[-1].removeprefix("Error: ")
 
 
 def test_predict_writes_what_the_system_answers(system: str) -> None:
