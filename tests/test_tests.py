@@ -29,6 +29,13 @@ def test_no_test_imports_a_test() -> None:
     assert {path: names for path, names in imports.items() if names} == {}
 
 
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """pytest imports them by their names alone: of two it would run one."""
+    # Those of transformers' suite run by themselves.
+    names = [path.name for path in TESTS.rglob("test_*.py") if path.parent.name != "transformers_suite"]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_the_layout_that_contributors_read_is_that_of_the_files() -> None:
     page = (CHECKOUT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     (layout,) = re.findall(r"```\n(modeling/.*?)```", page, re.DOTALL)
