@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -81,6 +82,12 @@ def unique_names(bases: Iterable[str]) -> list[str]:
             name = f"{base}-{number}"
         names[name] = None
     return list(names)
+
+
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def what_is_in(folder: Path) -> str:

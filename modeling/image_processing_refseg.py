@@ -292,10 +292,7 @@ class RefSegImageProcessor(TorchvisionBackend):
 
     def fit_mask(self, mask: np.ndarray) -> np.ndarray:
         """A mask, bool (height, width), as large as the picture that `fit` makes of its own."""
-        size = self.input_size(*mask.shape)
-        if not isinstance(self.resample, int) or size == mask.shape:
-            return mask
-        return take_nearest(mask, *size)
+        return take_nearest(mask, *self.input_size(*mask.shape)) if isinstance(self.resample, int) else mask
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width at which a model sees a picture of this size, without padding."""

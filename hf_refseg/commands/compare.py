@@ -232,12 +232,10 @@ def report_comparison(
     """What the JSON file tells of a comparison, by system, by pair of systems, and by sentence."""
     from ..evaluation import compare_records
     from ..evaluation.results import count_sentences, key_of
-    from ..evaluation.video import VIDEO_PROTOCOLS
 
     condition = next(iter(systems.values())).condition
     compared, measure = compare_records(records, condition.protocol), measure_of(condition.protocol)
-    kind = "video" if condition.protocol in VIDEO_PROTOCOLS else "image"
-    cases = []
+    kind, cases = condition.kind, []
     for case in differing:
         record = next(iter(case.values()))
         ids = dict(zip((f"{kind}_id", "ref_id", "sent_id"), key_of(record), strict=True))
@@ -286,17 +284,16 @@ def draw_cases(
 ) -> Image.Image | None:
     """The masks of all systems where they differ most; None where they answer alike."""
     from ..evaluation import find_cases
-    from ..evaluation.video import VIDEO_PROTOCOLS
     from ..visualization import draw_answer_strips, draw_answers
 
     if not cases:
         return None
-    protocol = predictions.results[0].condition.protocol
+    condition = predictions.results[0].condition
     answers = {
-        name: find_cases(source, predictions.rows, [case[name] for case in cases], protocol)
+        name: find_cases(source, predictions.rows, [case[name] for case in cases], condition.protocol)
         for name, source in zip(names, predictions.sources, strict=True)
     }
-    return draw_answer_strips(answers) if protocol in VIDEO_PROTOCOLS else draw_answers(answers)
+    return draw_answer_strips(answers) if condition.kind == "video" else draw_answers(answers)
 
 
 def show_report(report: Mapping[str, Any]) -> str:

@@ -394,10 +394,11 @@ def choose_protocol(protocol: str | None, name: str, rows: Dataset) -> str:
         ValueError: the protocol is for other rows.
     """
     from ..data.prepared import find_specs
+    from ..data.rows import holds_videos
     from ..evaluation import VIDEO_PROTOCOLS
     from ..evaluation.protocols import PROTOCOLS
 
-    kind, fitting = ("video", VIDEO_PROTOCOLS) if "frames" in rows.column_names else ("image", tuple(PROTOCOLS))
+    kind, fitting = ("video", VIDEO_PROTOCOLS) if holds_videos(rows) else ("image", tuple(PROTOCOLS))
     if protocol is None:
         return next((spec.protocol for spec in find_specs(name) if spec.kind == kind), fitting[0])
     if protocol not in fitting:

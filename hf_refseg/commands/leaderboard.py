@@ -100,10 +100,8 @@ def write_leaderboard(tables: Mapping[TableKey, Sequence[SavedResult]]) -> str:
 def describe_table(key: TableKey) -> str:
     """The heading of a table below that of its data."""
     from ..evaluation.results import TRAINING_REGIMES
-    from ..evaluation.video import VIDEO_PROTOCOLS
 
-    kind = "videos" if key.condition.protocol in VIDEO_PROTOCOLS else "images"
-    partial = "" if key.max_images is None else f", the first {key.max_images} {kind} alone"
+    partial = "" if key.max_images is None else f", the first {key.max_images} {key.condition.kind}s alone"
     return f"Protocol {key.condition.protocol}, {TRAINING_REGIMES[key.training_regime]}{partial}"
 
 
@@ -111,18 +109,16 @@ def write_table(results: Sequence[SavedResult]) -> str:
     """A row for each system, and what the sentences are."""
     from ..evaluation.results import count_sentences, key_of
     from ..evaluation.saved_results import name_systems
-    from ..evaluation.video import VIDEO_PROTOCOLS
     from ..hub.markdown import to_table
     from ..messages import counted
 
     first = results[0]
-    kind = "video" if first.condition.protocol in VIDEO_PROTOCOLS else "image"
     groups = len({key_of(record)[0] for record in first.records})
     scores = list(dict.fromkeys(name for result in results for name in result.metrics))
     named = zip(name_systems(results), results, strict=True)
     ranked = sorted(named, key=lambda row: (-row[1].metrics[scores[0]], row[0]))
     rows = [[show_name(name, result), *(show_score(result, score) for score in scores)] for name, result in ranked]
-    about = f"{counted(count_sentences(first.records), 'sentence')} about {counted(groups, kind)}."
+    about = f"{counted(count_sentences(first.records), 'sentence')} about {counted(groups, first.condition.kind)}."
     return f"{about}\n\n{to_table(['system', *scores], rows)}"
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from ..visualization import SheetFrame, SheetRow, draw_image_sheet, draw_video_sheet, spread
 from .clips import RowFrames, VideoRows, check_annotations, open_frame_mask
 from .examples import checked_sentences, open_image, open_mask, undecoded
+from .rows import holds_videos
 
 # More make a picture that viewers refuse.
 MOST_ROWS = 100
@@ -41,7 +42,7 @@ def preview_dataset(dataset: Dataset, rows: int = 12, *, seed: int | None = None
     """
     if not 1 <= rows <= MOST_ROWS:
         raise ValueError(f"A preview has 1 to {MOST_ROWS} rows, not {rows}.")
-    if "frames" in dataset.column_names:
+    if holds_videos(dataset):
         videos = VideoRows(dataset)
         places = videos.described_referents().tolist()
         chosen = _choose(places, rows, seed)

@@ -95,6 +95,11 @@ def video_features() -> Features:
     )
 
 
+def holds_videos(rows: Dataset | IterableDataset) -> bool:
+    """Whether rows are of videos, rather than of referents of images."""
+    return "frames" in rows.column_names
+
+
 def check_columns(where: str, rows: Dataset | IterableDataset) -> None:
     """Raises `DataFormatError` unless rows have the columns of this library.
 
@@ -102,7 +107,7 @@ def check_columns(where: str, rows: Dataset | IterableDataset) -> None:
     """
     from datasets import Dataset
 
-    features = video_features() if "frames" in rows.column_names else row_features()
+    features = video_features() if holds_videos(rows) else row_features()
     missing = _columns(features.arrow_schema) - _columns(rows.features.arrow_schema)
     # Of a column that is not there at all its own name says enough.
     names = {name if name.split(".")[0] in rows.column_names else name.split(".")[0] for name, _ in missing}

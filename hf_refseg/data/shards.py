@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..files import write_whole
 from ..messages import name_text
 from ..modeling.picture_files_refseg import LargePictureError, PictureError, decode_rgb, open_picture, picture_faults
-from .rows import DataFormatError
+from .rows import DataFormatError, holds_videos
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,7 +31,7 @@ def write_shard(shard: Dataset, path: Path) -> int:
         if source is None or source[0] is None or source != previous:
             verify_row(row)
         previous = source
-    group_rows = VIDEO_GROUP_ROWS if "frames" in shard.column_names else IMAGE_GROUP_ROWS
+    group_rows = VIDEO_GROUP_ROWS if holds_videos(shard) else IMAGE_GROUP_ROWS
 
     def write(partial: Path) -> None:
         with parquet.ParquetWriter(partial, shard.features.arrow_schema) as writer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -15,7 +14,7 @@ from ..messages import counted, name_text
 from .groups import Description, group_records
 from .protocols import Protocol, percentile_intervals, resampled_totals
 from .record_scores import Contributions, contributions_of
-from .results import Key, Record, key_of, name_record
+from .results import Key, Record, find_repeated, key_of, name_record
 
 # Beside its ids, what makes a sentence another one; images and videos have some of them each.
 SENTENCE_FIELDS = ("text", "no_target", "annotator", "frames")
@@ -204,9 +203,7 @@ def sentence_of(record: Record) -> tuple[Hashable, ...]:
 
 
 def _by_sentence(name: str, records: Sequence[Record]) -> dict[tuple, Record]:
-    times = Counter(map(key_of, records))
-    if len(times) < len(records):
-        twice = next(record for record in records if times[key_of(record)] > 1)
+    if (twice := find_repeated(records)) is not None:
         raise ValueError(f"{name_text(name)} has two records of {name_record(twice)}. Evaluate it again.")
     return {sentence_of(record): record for record in records}
 

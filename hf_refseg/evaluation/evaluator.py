@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from ..data.clips import VideoExamples
 from ..data.examples import ImageExamples, undecoded
+from ..data.rows import holds_videos
 from ..data.streams import StreamedImages
 from ..data.video_streams import StreamedVideos, undecoded_videos
 from ..messages import BadInputError
@@ -26,10 +27,10 @@ from ..visualization import ComparisonRow, ComparisonStrip
 from .image_scoring import ImageScoring
 from .portions import KeptPortions, Share, in_portions, keeping_portions
 from .prediction_recorder import AnswerRecorder, RecordingSource
-from .protocols import Protocol, get_protocol
+from .protocol_choice import find_protocol
+from .protocols import Protocol
 from .results import EvaluationResult, Record, Scored, all_records, count_sentences, key_of, name_record
 from .systems import AnswerSource, ModelSystem, System, SystemSource
-from .video import VIDEO_PROTOCOLS, check_video_protocol
 from .video_scoring import UnsupervisedScoring, VideoScoring
 
 Examples = ImageExamples | StreamedImages | VideoExamples | StreamedVideos
@@ -292,23 +293,19 @@ def _model_system(
     model: nn.Module, processor: Any, dataset: Dataset | IterableDataset, window: VideoWindow | None, batch_size: int
 ) -> ModelSystem:
     """A model as a system; raises ValueError for a window where the rows hold images."""
-    if window is not None and not _holds_videos(dataset):
+    if window is not None and not holds_videos(dataset):
         raise ValueError("The data set holds images, which take no window: leave it out.")
     return ModelSystem(model, processor, window=window or WHOLE_VIDEO, batch_size=batch_size)
-
-
-def _holds_videos(dataset: Dataset | IterableDataset) -> bool:
-    return "frames" in dataset.column_names
 
 
 def _choose_scoring(
     source: AnswerSource, dataset: Dataset | IterableDataset, protocol: str | Protocol | None
 ) -> ImageScoring | VideoScoring:
     """The scoring that fits the rows."""
-    if not _holds_videos(dataset):
-        return ImageScoring(get_protocol(protocol or "original"), source.threshold)
-    protocol = VIDEO_PROTOCOLS[0] if protocol is None else protocol
-    check_video_protocol(protocol)
+    on_videos = holds_videos(dataset)
+    protocol = find_protocol(protocol, on_videos=on_videos)
+    if not on_videos:
+        return ImageScoring(protocol, source.threshold)
     return UnsupervisedScoring(protocol) if protocol == "davis_unsupervised" else VideoScoring(protocol)
 
 
@@ -321,7 +318,7 @@ def _select_groups(dataset: Dataset | IterableDataset, column: str, group_ids: s
     """The rows of images or videos of which there are such ids."""
     if isinstance(dataset, Dataset):
         return dataset.select([row for row, group_id in enumerate(dataset[column]) if group_id in group_ids])
-    rows = undecoded_videos(dataset) if _holds_videos(dataset) else undecoded(dataset)
+    rows = undecoded_videos(dataset) if holds_videos(dataset) else undecoded(dataset)
     return rows.filter(group_ids.__contains__, input_columns=column)
 
 

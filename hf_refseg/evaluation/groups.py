@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data.masks import InvalidMaskError, foreground_share
+from ..data.rows import holds_videos
 from ..messages import align, counted, name_text
 from ..visualization import Bar, draw_bars
 from .protocols import Protocol
@@ -87,7 +88,7 @@ def describe_sentences(dataset: Dataset | IterableDataset) -> dict[Key, Descript
     Raises:
         InvalidMaskError: a mask cannot be decoded; the message names it.
     """
-    if "frames" in dataset.column_names:
+    if holds_videos(dataset):
         columns = ["video_id", "referents"]
         groups = ((row["video_id"], row["referents"]) for row in dataset.select_columns(columns))
     else:

@@ -6,14 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..data.examples import ImageExamples
 from ..data.streams import StreamedImages
 from ..modeling.pictures_refseg import take_nearest
 from ..visualization import ComparisonRow
 from .answering import answer_portions
+from .protocol_choice import mask_threshold
 from .protocols import Protocol, count_answer, per_sample_iou
 from .record_scores import count_columns, intervals_of_records, scores_of_records
 from .results import EvaluationResult, Key, Record, Scored, all_records, key_of, name_record, naming_not_finite
@@ -48,8 +46,7 @@ class ImageScoring:
     streamed_examples = StreamedImages
 
     def __init__(self, protocol: Protocol, threshold: float) -> None:
-        self.protocol = protocol
-        self.threshold = threshold if protocol.mask_threshold is None else protocol.mask_threshold
+        self.protocol, self.threshold = protocol, mask_threshold(protocol, threshold)
 
     def portion_size(self, source: AnswerSource) -> int:
         """How many images are answered together."""
@@ -132,13 +129,9 @@ class ImageScoring:
                 image=example["image"],
                 text=example["texts"][place],
                 truth=example["masks"][place],
-                prediction=_fitting(answer.shown_mask(self.threshold), example["masks"][place].shape),
+                # A file may hold it as large as a model saw the image.
+                prediction=take_nearest(answer.shown_mask(self.threshold), *example["masks"][place].shape),
                 iou=drawn[keys[place]]["iou"],
             )
             for place, answer in zip(places, answers, strict=True)
         }
-
-
-def _fitting(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """A mask as large as its image: a file may hold it as large as a model saw that."""
-    return mask if mask.shape == size else take_nearest(mask, *size)

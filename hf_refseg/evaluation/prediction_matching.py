@@ -14,6 +14,7 @@ from datasets import Dataset, IterableDataset
 from ..data.clips import check_video_columns, item_of_video
 from ..data.examples import checked_sentences, naming_mask, undecoded
 from ..data.masks import InvalidMaskError, size_of_rle
+from ..data.rows import holds_videos
 from ..data.streams import read_rows
 from ..messages import counted, name_text
 from .prediction_files import PredictionFile
@@ -203,7 +204,7 @@ def sentences_of(
     dataset: Dataset | IterableDataset, protocol: str | Protocol, max_examples: int | None
 ) -> Iterator[Sentence]:
     """The sentences of all images or videos, or the first ones; no image is opened."""
-    if "frames" in dataset.column_names:
+    if holds_videos(dataset):
         check_video_columns(dataset)
         columns = ["video_id", "frame_names", "referents"]
         for row in islice(read_rows(dataset.select_columns(columns)), max_examples):

@@ -11,9 +11,10 @@ import numpy as np
 
 from ..data.masks import encode_mask
 from .prediction_lines import PredictionsHeader
+from .protocol_choice import mask_threshold
 from .protocols import Protocol, get_protocol
 from .systems import Answer, AnswerSource
-from .video import MASK_THRESHOLD, VIDEO_PROTOCOLS, label_pixels
+from .video import VIDEO_PROTOCOLS, label_pixels
 from .video_scoring import compared_frames
 
 
@@ -140,11 +141,3 @@ def header_for(protocol: str | Protocol, threshold: float | None, **names: str |
     if protocol in VIDEO_PROTOCOLS:
         return PredictionsHeader(threshold=threshold, competing=protocol == "davis_unsupervised", **names)
     return PredictionsHeader(threshold=threshold, resolution=get_protocol(protocol).resolution, **names)
-
-
-def mask_threshold(protocol: str | Protocol, threshold: float) -> float:
-    """The foreground probability above which a pixel is of a mask; `threshold` where a protocol has none."""
-    if protocol in VIDEO_PROTOCOLS:
-        return MASK_THRESHOLD
-    own = get_protocol(protocol).mask_threshold
-    return threshold if own is None else own

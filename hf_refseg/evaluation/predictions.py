@@ -9,16 +9,17 @@ from typing import Any, Literal
 from datasets import Dataset, IterableDataset
 
 from ..data.masks import InvalidMaskError, size_of_rle
+from ..data.rows import holds_videos
 from ..messages import short_text
 from .evaluator import evaluate_answers
 from .prediction_files import PredictionFile, open_predictions
 from .prediction_lines import NoMask, Prediction, PredictionError, StoredAnswer
 from .prediction_matching import Match, sentences_of
-from .prediction_recorder import mask_threshold
-from .protocols import Protocol, get_protocol
+from .protocol_choice import find_protocol, mask_threshold
+from .protocols import Protocol
 from .results import EvaluationResult, Key, name_key
 from .systems import Answer, AnswerSource
-from .video import MASK_THRESHOLD, VIDEO_PROTOCOLS, check_video_protocol
+from .video import MASK_THRESHOLD
 from .video_scoring import compared_frames
 
 MISSING = ("error", "empty")
@@ -78,8 +79,8 @@ class PredictionSource(AnswerSource):
         if missing not in MISSING:
             raise ValueError(f"missing is one of {', '.join(MISSING)}, not {short_text(missing)}.")
         self.file, self.missing = file, missing
-        self.kind = "video" if "frames" in dataset.column_names else "image"
-        self.protocol = _protocol_of(self.kind, protocol)
+        self.kind = "video" if holds_videos(dataset) else "image"
+        self.protocol = find_protocol(protocol, on_videos=self.kind == "video")
         _check_header(file, self.protocol)
         match = Match(file, sentences_of(dataset, self.protocol, max_examples), self.kind, max_examples is None)
         match.check(allow_missing=missing == "empty")
@@ -142,14 +143,6 @@ class PredictionSource(AnswerSource):
         except InvalidMaskError as error:
             raise PredictionError(f"{where}: {error}") from error
         return Answer(mask=mask, score=stored.score, present=stored.present)
-
-
-def _protocol_of(kind: str, protocol: str | Protocol | None) -> str | Protocol:
-    if kind == "image":
-        return get_protocol(protocol or "original")
-    protocol = VIDEO_PROTOCOLS[0] if protocol is None else protocol
-    check_video_protocol(protocol)
-    return protocol
 
 
 def _check_header(file: PredictionFile, protocol: str | Protocol) -> None:

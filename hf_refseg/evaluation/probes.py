@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from ..data.clips import RowFrames, VideoRows
 from ..data.examples import decode_row_mask, open_image, undecoded
 from ..data.masks import encode_mask
+from ..data.rows import holds_videos
 from ..files import writing_into
 from ..messages import align
 from .comparison import compare_records
@@ -137,7 +138,7 @@ def with_mirrored_images(dataset: Dataset, folder: str | Path) -> Dataset:
     from datasets import Dataset
 
     rows = _change_sentences(dataset, lambda text, sent_id, category: mirror_text(text))
-    mirror = _mirrored_videos if "frames" in rows.column_names else _mirrored_images
+    mirror = _mirrored_videos if holds_videos(rows) else _mirrored_images
     with writing_into(folder, "Make room, or let TMPDIR name a folder on another disk"):
         columns: dict[str, list[Any]] = {name: [] for name in rows.column_names}
         for row in mirror(rows, Path(folder)):
@@ -221,13 +222,13 @@ def _compare(probe: str, result: EvaluationResult, changed: Sequence[Record], sa
 def _evaluated_rows(dataset: Dataset, records: Sequence[Record]) -> Dataset:
     """The rows of the images or videos that there are records of."""
     wanted = {key_of(record)[0] for record in records}
-    ids = dataset["video_id" if "frames" in dataset.column_names else "image_id"]
+    ids = dataset["video_id" if holds_videos(dataset) else "image_id"]
     kept = [number for number, each in enumerate(ids) if each in wanted]
     return dataset if len(kept) == len(dataset) else dataset.select(kept)
 
 
 def _texts(dataset: Dataset) -> Iterator[str]:
-    if "referents" in dataset.column_names:
+    if holds_videos(dataset):
         sentences = (each["sentences"] for referents in _column(dataset, "referents") for each in referents)
     else:
         sentences = iter(_column(dataset, "sentences"))
@@ -256,7 +257,7 @@ def _change_sentences(dataset: Dataset, change: Change) -> Dataset:
         texts = [(each, change(each["raw"], each["sent_id"], referent["category"])) for each in referent["sentences"]]
         return [{**each, "raw": text, "sent": " ".join(text.lower().split())} for each, text in texts if text]
 
-    if "referents" in dataset.column_names:
+    if holds_videos(dataset):
         name = "referents"
         values = [
             [{**referent, "sentences": changed(referent)} for referent in referents]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -70,6 +71,12 @@ def all_records(scored: Iterable[Scored]) -> list[Record]:
 def count_sentences(records: Sequence[Record]) -> int:
     """How many sentences there are; objects in videos that nobody describes have records without a text."""
     return sum(bool(record["text"]) for record in records)
+
+
+def find_repeated(records: Sequence[Record]) -> Record | None:
+    """A record whose sentence another one is about as well, if there is any."""
+    times = Counter(map(key_of, records))
+    return next((record for record in records if times[key_of(record)] > 1), None)
 
 
 def key_of(record: Record) -> Key:

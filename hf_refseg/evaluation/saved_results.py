@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,8 @@ from ..data.catalog import data_options
 from ..files import public_name, unique_names
 from ..messages import BadInputError, counted, name_text, one_line, short_text
 from .record_scores import scores_of_records
-from .results import TRAINING_REGIMES, Record, key_of, name_record
-from .video import DAVIS_MEASURES
+from .results import TRAINING_REGIMES, Record, find_repeated, name_record
+from .video import DAVIS_MEASURES, VIDEO_PROTOCOLS
 
 # Whether a value is right, and what it should be.
 Check = tuple[Callable[[Any], bool], str]
@@ -91,6 +90,11 @@ class Condition:
     split: str
     protocol: str
     shuffled: bool
+
+    @property
+    def kind(self) -> str:
+        """What the sentences are about: `"image"` or `"video"`."""
+        return "video" if self.protocol in VIDEO_PROTOCOLS else "image"
 
     def describe_data(self) -> str:
         """Such as "refcocog val (split_by umd)"."""
@@ -212,9 +216,7 @@ def _checked_result(path: Path, content: Mapping[str, Any]) -> SavedResult:
     fields = FIELDS_OF_PROTOCOLS.get(protocol, IMAGE_FIELDS)
     for number, record in enumerate(records):
         _check_record(record, fields, f"{path}, record {number}")
-    times = Counter(map(key_of, records))
-    if len(times) < len(records):
-        twice = next(record for record in records if times[key_of(record)] > 1)
+    if (twice := find_repeated(records)) is not None:
         raise ResultError(f"{path} has two records of {name_record(twice)}. Evaluate again.")
     _check_scores(path, content)
     return SavedResult(

@@ -9,6 +9,8 @@ import numpy as np
 from datasets import Dataset, IterableDataset, concatenate_datasets
 from numpy.typing import NDArray
 
+from ..data.rows import holds_videos
+
 
 def with_shuffled_sentences(dataset: Dataset, seed: int = 0) -> Dataset:
     """The same images and masks, every referent with the sentences of one in another image; or so with videos.
@@ -25,16 +27,15 @@ def with_shuffled_sentences(dataset: Dataset, seed: int = 0) -> Dataset:
     """
     if isinstance(dataset, IterableDataset):
         raise ValueError("Sentences are shuffled among all rows at once: load the data set without streaming.")
-    return _shuffle_videos(dataset, seed) if "referents" in dataset.column_names else _shuffle_images(dataset, seed)
+    return _shuffle_videos(dataset, seed) if holds_videos(dataset) else _shuffle_images(dataset, seed)
 
 
 def check_shuffling(dataset: Dataset, max_examples: int | None = None) -> None:
     """Raises ValueError as `with_shuffled_sentences` would of the first images or videos; None = of all."""
-    if "referents" in dataset.column_names:
-        referents = dataset.select_columns("referents").flatten_indices()["referents"]
-        counts = [sum(bool(referent["sentences"]) for referent in each) for each in referents]
-        name, groups = "video", np.repeat(np.arange(len(counts)), counts).tolist()
-        first = range(len(counts))[:max_examples]
+    if holds_videos(dataset):
+        described = _described(dataset.select_columns("referents").flatten_indices()["referents"])
+        name, groups = "video", _videos_of(described)
+        first = range(len(described))[:max_examples]
     else:
         name, groups = "image", dataset["image_id"]
         first = list(dict.fromkeys(groups))[:max_examples]
@@ -52,11 +53,10 @@ def _shuffle_images(dataset: Dataset, seed: int) -> Dataset:
 def _shuffle_videos(dataset: Dataset, seed: int) -> Dataset:
     # Without the frames, which stay as they are.
     column = dataset.select_columns("referents").flatten_indices()
-    # Objects that nobody describes have none, and get none.
-    described = [[referent["sentences"] for referent in each if referent["sentences"]] for each in column["referents"]]
+    described = _described(column["referents"])
     sentences = [each for of_video in described for each in of_video]
     counts = [len(of_video) for of_video in described]
-    source = shuffle_among_groups(np.repeat(np.arange(len(counts)), counts).tolist(), "video", seed)
+    source = shuffle_among_groups(_videos_of(described), "video", seed)
     first_referents = np.cumsum(counts) - counts
 
     def replace(row: dict[str, Any], index: int) -> dict[str, Any]:
@@ -69,6 +69,16 @@ def _shuffle_videos(dataset: Dataset, seed: int) -> Dataset:
 
     shuffled = column.map(replace, with_indices=True, keep_in_memory=True, features=column.features)
     return replace_column(dataset, shuffled)
+
+
+def _described(videos: Sequence[Sequence[dict[str, Any]]]) -> list[list[Any]]:
+    """For each video the sentences of its referents; objects that nobody describes have none, and get none."""
+    return [[referent["sentences"] for referent in each if referent["sentences"]] for each in videos]
+
+
+def _videos_of(described: Sequence[Sequence[Any]]) -> list[int]:
+    """The number of its video for each described referent."""
+    return np.repeat(np.arange(len(described)), [len(of_video) for of_video in described]).tolist()
 
 
 def replace_column(dataset: Dataset, column: Dataset) -> Dataset:

@@ -20,6 +20,7 @@ from ..modeling.inference_refseg import (
     WHOLE_VIDEO,
     PreparedImage,
     VideoWindow,
+    as_probability,
     prepare_image,
     probabilities_of_images,
     video_probabilities,
@@ -169,15 +170,67 @@ class System(ABC):
         return {"system": self.name, "threshold": self.threshold}
 
 
-class ModelSystem(System):
+class OneModelSystem(System):
+    """A system that is one model with its processor.
+
+    Args:
+        model: on any device; it runs in evaluation mode.
+        processor: its processor.
+        name: how results name it.
+        batch_size: texts per forward pass.
+    """
+
+    def __init__(self, model: Any, processor: Any, *, name: str, batch_size: int) -> None:
+        self.model, self.processor, self.name, self.batch_size = model, processor, name, batch_size
+
+    def describe(self) -> dict[str, Any]:
+        """As of any system, with all else that masks depend on."""
+        return {
+            **super().describe(),
+            "weights": hash_tensors(self.model.state_dict()),
+            "processor": self.processor.to_dict(),
+            "batch_size": self.batch_size,
+        }
+
+
+class BatchedSystem(OneModelSystem):
+    """One whose processor prepares images in worker processes, and whose model answers several of them together.
+
+    A subclass needs `segment_images`, of what `prepare_image` makes. Arguments are those of `OneModelSystem`.
+    """
+
+    def __init__(self, model: Any, processor: Any, *, name: str, batch_size: int) -> None:
+        super().__init__(model, processor, name=name, batch_size=batch_size)
+        # So many images fill a pass, even with a single text each.
+        self.images_at_once = batch_size
+
+    def segment(self, image: Image.Image, texts: Sequence[str]) -> Iterator[Answer]:
+        return self.segment_images([self.preparation()(image, texts)], "original")
+
+    def segment_at_model_size(self, image: Image.Image, texts: Sequence[str]) -> Iterator[Answer]:
+        return self.segment_images([self.preparation()(image, texts)], "model")
+
+    def preparation(self) -> Callable[[Image.Image, Sequence[str]], PreparedImage]:
+        return partial(prepare_image, self.processor)
+
+    @abstractmethod
+    def segment_images(self, prepared: Sequence[PreparedImage], resolution: str) -> Iterator[Answer]:
+        """As of `System`."""
+
+
+class ModelSystem(BatchedSystem):
     """A model of this library as a system.
 
     Args:
         model: follows the library's contract, for images or clips; its training mode is restored.
         processor: the model's processor.
         name: how results name it.
+        threshold: as of `System`; None = the processor's.
         window: how the model goes through a video.
         batch_size: texts per forward pass.
+
+    Raises:
+        ValueError: the threshold is no probability.
     """
 
     def __init__(
@@ -186,28 +239,18 @@ class ModelSystem(System):
         processor: Any,
         *,
         name: str = "",
+        threshold: float | None = None,
         window: VideoWindow = WHOLE_VIDEO,
         batch_size: int = 16,
     ) -> None:
-        self.model, self.processor, self.window, self.batch_size = model, processor, window, batch_size
-        # So many images fill a pass, even with a single text each.
-        self.images_at_once = batch_size
-        self.name = name or type(model).__name__
-        self.threshold = processor.image_processor.mask_threshold
+        super().__init__(model, processor, name=name or type(model).__name__, batch_size=batch_size)
+        self.window = window
+        self.threshold = processor.image_processor.mask_threshold if threshold is None else as_probability(threshold)
 
     @property
     def sees_clips(self) -> bool:
         """Whether the model sees clips, rather than one frame at a time."""
         return self.window.shows_clips(self.model)
-
-    def segment(self, image: Image.Image, texts: Sequence[str]) -> Iterator[Answer]:
-        return self.segment_images([prepare_image(self.processor, image, texts)], "original")
-
-    def segment_at_model_size(self, image: Image.Image, texts: Sequence[str]) -> Iterator[Answer]:
-        return self.segment_images([prepare_image(self.processor, image, texts)], "model")
-
-    def preparation(self) -> Callable[[Image.Image, Sequence[str]], PreparedImage]:
-        return partial(prepare_image, self.processor)
 
     def segment_images(self, prepared: Sequence[PreparedImage], resolution: str) -> Iterator[Answer]:
         sizes = [image.size for image in prepared]
@@ -223,14 +266,7 @@ class ModelSystem(System):
         return ([Answer(each.probabilities.numpy(), present=each.is_found) for each in of_frame] for of_frame in maps)
 
     def describe(self) -> dict[str, Any]:
-        """As of any system, with all else that masks depend on."""
-        return {
-            **super().describe(),
-            "weights": hash_tensors(self.model.state_dict()),
-            "processor": self.processor.to_dict(),
-            "window": asdict(self.window),
-            "batch_size": self.batch_size,
-        }
+        return {**super().describe(), "window": asdict(self.window)}
 
 
 class AnswerSource(ABC):

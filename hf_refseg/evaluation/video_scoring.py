@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.clips import VideoExamples
-from ..data.masks import decode_mask, encode_mask
+from ..data.masks import decode_mask, encode_mask, foreground_share
 from ..data.rows import DataFormatError
 from ..data.video_streams import StreamedVideos
 from ..messages import name_text, short_text
@@ -313,7 +313,7 @@ def _objects(group: Sequence[_Sequence], example: dict[str, Any]) -> list[_Seque
         for referent in example["undescribed"]
         if referent["masks"]
     ]
-    shown = [sequence for sequence in group if any(decode_mask(mask).any() for mask in sequence.references.values())]
+    shown = [sequence for sequence in group if any(map(foreground_share, sequence.references.values()))]
     return [*shown, *undescribed]
 
 

@@ -135,6 +135,28 @@ def load_weights(
     return model
 
 
+def load_with_processor(
+    model_class: Any,
+    processor_class: Any,
+    name: str,
+    config: Any,
+    *,
+    device: str | None,
+    dtype: str | None,
+    has_tokenizer: bool = True,
+    trust_remote_code: bool = False,
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """A model, as `load_weights` makes it, on a device, and its processor, as `load_processor_of` does.
+
+    Arguments and errors are theirs and those of `find_device`.
+    """
+    model = load_weights(model_class, name, config, dtype, trust_remote_code=trust_remote_code).to(find_device(device))
+    processor = load_processor_of(
+        processor_class, name, has_tokenizer=has_tokenizer, trust_remote_code=trust_remote_code
+    )
+    return model, processor
+
+
 def load_config(name: str) -> Any:
     """The configuration of a model of this library; raises as `load_model`."""
     config = load_any_config(name)

@@ -19,7 +19,7 @@ from ..data.examples import checked_sentences, image_bounds, open_image, read_im
 from ..data.leakage import image_collections
 from ..data.loading import load_refseg
 from ..data.prepared import find_specs, is_prepared, source_name
-from ..data.rows import DataFormatError
+from ..data.rows import DataFormatError, holds_videos
 from ..datasets_scripts.original_files import check_link, turned_file
 from ..datasets_scripts.records import LONE_SURROGATE, require_characters
 from ..files import may_be_on_hub, public_name
@@ -191,7 +191,7 @@ class DatasetImages(ImagesToLabel):
         other_ids: Sequence[str] = (),
         source_datasets: Sequence[str] = ("original",),
     ) -> None:
-        if any("frames" in rows.column_names for rows in dataset.values()):
+        if any(holds_videos(rows) for rows in dataset.values()):
             raise ValueError(f"{name} holds videos, and only images are labeled.")
         self.name, self.other_ids, self.source_datasets = name, other_ids, source_datasets
         self._texts = None if texts is None else as_asked(texts)

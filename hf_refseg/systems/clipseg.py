@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, CLIPSegForImageSegmentation, CLIPSegProcessor
 
-from ..evaluation.systems import Answer
-from ..hub.saved_models import find_device, load_any_config, load_processor_of, load_weights
-from ..modeling.inference_refseg import as_probability, evaluation_mode, to_model
+from ..evaluation.systems import Answer, BatchedSystem
+from ..hub.saved_models import load_any_config, load_with_processor
+from ..modeling.inference_refseg import PreparedImage, as_probability, evaluation_mode, to_model
 from ..modeling.modeling_outputs_refseg import require_finite
 from ..modeling.precision_refseg import at_least_float32
-from .one_model import OneModelSystem
+from .texts import encode_texts
 
 
-@dataclass(frozen=True)
-class PreparedImage:
-    """An image as CLIPSeg sees it, and what is asked about it.
-
-    Attributes:
-        pixel_values: floating (1, channels, height, width).
-        size: height and width of the image itself.
-        texts: the texts.
-    """
-
-    pixel_values: Tensor
-    size: tuple[int, int]
-    texts: list[str]
-
-
-class ClipSegSystem(OneModelSystem):
+class ClipSegSystem(BatchedSystem):
     """CLIPSeg: probabilities; neither a score of its own nor a word on whether there is a target.
 
     The processor stretches each image to the square that the model sees, so that its logits are stretched back. An
@@ -57,16 +39,7 @@ class ClipSegSystem(OneModelSystem):
         self, model: Any, processor: Any, *, name: str = "CLIPSeg", threshold: float = 0.5, batch_size: int = 16
     ) -> None:
         super().__init__(model, processor, name=name, batch_size=batch_size)
-        self.images_at_once, self.threshold = batch_size, as_probability(threshold)
-
-    def segment(self, image: Image.Image, texts: Sequence[str]) -> Iterator[Answer]:
-        return self.segment_images([_prepare(self.processor, image, texts)], "original")
-
-    def segment_at_model_size(self, image: Image.Image, texts: Sequence[str]) -> Iterator[Answer]:
-        return self.segment_images([_prepare(self.processor, image, texts)], "model")
-
-    def preparation(self) -> Callable[[Image.Image, Sequence[str]], PreparedImage]:
-        return partial(_prepare, self.processor)
+        self.threshold = as_probability(threshold)
 
     def segment_images(self, prepared: Sequence[PreparedImage], resolution: str) -> Iterator[Answer]:
         images = [image for image in prepared if image.texts]
@@ -89,20 +62,12 @@ class ClipSegSystem(OneModelSystem):
     def _decode(self, layers: list[Tensor], texts: list[str]) -> Tensor:
         """The logits at the size that the model sees, floating (texts, height, width), of an image for each text."""
         longest = self.model.config.text_config.max_position_embeddings
-        tokens = self.processor.tokenizer(
-            texts, padding=True, truncation=True, max_length=longest, return_tensors="pt"
-        )
-        inputs = {name: tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
+        inputs = encode_texts(self.model, self.processor.tokenizer, texts, longest, padding=True)
         with evaluation_mode(self.model):
             condition = self.model.get_conditional_embeddings(len(texts), **inputs)
             logits = self.model.decoder(layers, condition).logits
         require_finite(logits=logits)
         return at_least_float32(logits)
-
-
-def _prepare(processor: Any, image: Image.Image, texts: Sequence[str]) -> PreparedImage:
-    pixel_values = processor.image_processor(image, return_tensors="pt")["pixel_values"]
-    return PreparedImage(pixel_values, (image.height, image.width), list(texts))
 
 
 def _answer(logits: Tensor, size: tuple[int, int]) -> Answer:
@@ -124,5 +89,7 @@ def load(name: str, *, device: str | None, dtype: str | None, **options: Any) ->
         ValueError: weights, configuration or processor are missing or damaged.
         OSError: the Hub has no such model, or cannot be reached.
     """
-    model = load_weights(CLIPSegForImageSegmentation, name, load_any_config(name), dtype).to(find_device(device))
-    return ClipSegSystem(model, load_processor_of(CLIPSegProcessor, name), name=name, **options)
+    model, processor = load_with_processor(
+        CLIPSegForImageSegmentation, CLIPSegProcessor, name, load_any_config(name), device=device, dtype=dtype
+    )
+    return ClipSegSystem(model, processor, name=name, **options)

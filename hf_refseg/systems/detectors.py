@@ -20,6 +20,7 @@ from transformers.utils import ModelOutput
 from ..modeling.inference_refseg import as_probability, evaluation_mode, to_model
 from ..modeling.modeling_outputs_refseg import require_finite
 from ..modeling.precision_refseg import at_least_float32
+from .texts import encode_texts
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,7 @@ class Detector(ABC):
 
     def encode_texts(self, texts: list[str], length: int, **options: Any) -> dict[str, Tensor]:
         """Tokens of texts, at most `length` of each, on the model's device."""
-        tokens = self.processor.tokenizer(texts, truncation=True, max_length=length, return_tensors="pt", **options)
-        return {name: values.to(self.model.device) for name, values in tokens.items()}
+        return encode_texts(self.model, self.processor.tokenizer, texts, length, **options)
 
 
 def _inside(boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> Detections:

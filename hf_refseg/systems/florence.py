@@ -12,11 +12,11 @@ from torch import Tensor
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
 from ..data.masks import draw_polygons
-from ..evaluation.systems import Answer
-from ..hub.saved_models import find_device, load_any_config, load_processor_of, load_weights, read_config
+from ..evaluation.systems import Answer, OneModelSystem
+from ..hub.saved_models import load_any_config, load_with_processor, read_config
 from ..modeling.inference_refseg import evaluation_mode, to_model
 from ..modeling.modeling_outputs_refseg import require_finite
-from .one_model import OneModelSystem
+from .texts import encode_texts
 
 TASK = "<REFERRING_EXPRESSION_SEGMENTATION>"
 
@@ -68,14 +68,8 @@ class FlorenceSystem(OneModelSystem):
         # As the processor itself puts it, which would make each text an image of its own.
         of_image = processor.image_token * processor.num_image_tokens
         prompts = [processor.task_prompts_with_input[TASK].format(input=text.strip()) for text in texts]
-        inputs = tokenizer(
-            [f"{of_image}{tokenizer.bos_token}{prompt}{tokenizer.eos_token}" for prompt in prompts],
-            add_special_tokens=False,
-            padding=True,
-            truncation=True,
-            max_length=longest,
-            return_tensors="pt",
-        ).to(self.model.device)
+        whole = [f"{of_image}{tokenizer.bos_token}{prompt}{tokenizer.eos_token}" for prompt in prompts]
+        inputs = encode_texts(self.model, tokenizer, whole, longest, add_special_tokens=False, padding=True)
         with evaluation_mode(self.model):
             embedded = self.model.get_input_embeddings()(inputs["input_ids"])
             seen = encoded.expand(len(texts), -1, -1).to(embedded.dtype)
@@ -131,6 +125,7 @@ def load(name: str, *, device: str | None, dtype: str | None, **options: Any) ->
             f"{name} is Florence-2 for code of its own, under other names than in transformers: take the same model "
             "from florence-community, such as florence-community/Florence-2-base-ft."
         )
-    config = load_any_config(name)
-    model = load_weights(Florence2ForConditionalGeneration, name, config, dtype).to(find_device(device))
-    return FlorenceSystem(model, load_processor_of(Florence2Processor, name), name=name, **options)
+    model, processor = load_with_processor(
+        Florence2ForConditionalGeneration, Florence2Processor, name, load_any_config(name), device=device, dtype=dtype
+    )
+    return FlorenceSystem(model, processor, name=name, **options)

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from ..evaluation.systems import Answer, System, hash_tensors
-from ..hub.saved_models import find_device, load_any_config, load_processor_of, load_weights
+from ..hub.saved_models import load_any_config, load_with_processor
 from ..modeling.inference_refseg import evaluation_mode
 from ..modeling.modeling_outputs_refseg import require_finite
 from ..modeling.precision_refseg import at_least_float32
@@ -186,8 +186,9 @@ def load(
 def load_detector(name: str, device: str | None, dtype: str | None, **options: Any) -> Detector:
     """A detector with the options of its class; raises as `load`."""
     config = load_any_config(name)
-    model = load_weights(AutoModelForZeroShotObjectDetection, name, config, dtype).to(find_device(device))
-    processor = load_processor_of(AutoProcessor, name)
+    model, processor = load_with_processor(
+        AutoModelForZeroShotObjectDetection, AutoProcessor, name, config, device=device, dtype=dtype
+    )
     return DETECTOR_CLASSES[config.model_type](model, processor, **options)
 
 
@@ -195,6 +196,7 @@ def load_segmenter(name: str, device: str | None, dtype: str | None, *, batch_si
     """A segmenter of so many boxes per pass; raises as `load`."""
     config = load_any_config(name)
     segmenter_class, model_class, processor_class = SEGMENTER_CLASSES[config.model_type]
-    model = load_weights(model_class, name, config, dtype).to(find_device(device))
-    processor = load_processor_of(processor_class, name, has_tokenizer=False)
+    model, processor = load_with_processor(
+        model_class, processor_class, name, config, device=device, dtype=dtype, has_tokenizer=False
+    )
     return segmenter_class(model, processor, batch_size=batch_size)

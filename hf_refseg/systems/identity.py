@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers.utils import CONFIG_NAME, cached_file
 
-from ..files import public_name
+from ..files import hash_file, public_name
 from ..training.adapters import find_base_model, is_adapter
 from .kinds import is_pair, split_pair
 
@@ -46,6 +46,5 @@ def _find_state(name: str, file_name: str) -> str:
         raise ValueError(f"{name} holds no model: expected config.json and weights there.")
     digest = hashlib.sha256()
     for path in paths:
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        digest.update(f"{path.name} {hash_file(path)}\n".encode())
     return digest.hexdigest()[:12]

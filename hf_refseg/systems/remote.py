@@ -8,8 +8,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoProcessor
 
 from ..evaluation.systems import ModelSystem
-from ..hub.saved_models import check_processor, find_device, load_any_config, load_processor_of, load_weights
-from ..modeling.inference_refseg import as_probability
+from ..hub.saved_models import check_processor, load_any_config, load_with_processor
 from .kinds import known_kinds
 
 
@@ -42,16 +41,13 @@ class ReferringImageProcessor(Protocol):
     def cut_padding(self, values: Tensor, size: tuple[int, int]) -> Tensor: ...
 
 
-def load(
-    name: str, *, device: str | None, dtype: str | None, threshold: float | None = None, **options: Any
-) -> ModelSystem:
+def load(name: str, *, device: str | None, dtype: str | None, **options: Any) -> ModelSystem:
     """The model and processor of a folder or the Hub, by the code that lies beside them, which is run.
 
     Args:
         name: folder or Hub id.
         device: such as "cpu"; None = the accelerator, if there is one.
         dtype: such as "float32"; None = as the weights were saved.
-        threshold: as of `load_system`.
         options: those of `ModelSystem`.
 
     Raises:
@@ -59,8 +55,9 @@ def load(
         OSError: the Hub has no such model, or cannot be reached.
     """
     config = load_any_config(name, trust_remote_code=True)
-    model = load_weights(AutoModel, name, config, dtype, trust_remote_code=True).to(find_device(device))
-    processor = load_processor_of(AutoProcessor, name, trust_remote_code=True)
+    model, processor = load_with_processor(
+        AutoModel, AutoProcessor, name, config, device=device, dtype=dtype, trust_remote_code=True
+    )
     parts = (
         (model, ReferringModel),
         (model.config, ReferringConfig),
@@ -73,7 +70,4 @@ def load(
                 f"docs/add_a_method.md shows; {known_kinds()}."
             )
     check_processor(processor, model.config)
-    system = ModelSystem(model, processor, name=name, **options)
-    if threshold is not None:
-        system.threshold = as_probability(threshold)
-    return system
+    return ModelSystem(model, processor, name=name, **options)

@@ -10,12 +10,12 @@ from torch import Tensor
 from transformers import Sam3Model, Sam3Processor
 from transformers.utils import ModelOutput
 
-from ..evaluation.systems import Answer
-from ..hub.saved_models import find_device, load_any_config, load_processor_of, load_weights
+from ..evaluation.systems import Answer, OneModelSystem
+from ..hub.saved_models import load_any_config, load_with_processor
 from ..modeling.inference_refseg import as_probability, evaluation_mode, to_model
 from ..modeling.modeling_outputs_refseg import require_finite
 from .kinds import check_instances
-from .one_model import OneModelSystem
+from .texts import encode_texts
 
 
 class Sam3System(OneModelSystem):
@@ -74,6 +74,7 @@ class Sam3System(OneModelSystem):
         inputs = to_model(self.model, self.processor(images=image, return_tensors="pt"))
         with evaluation_mode(self.model):
             encoded = self.model.get_vision_features(inputs["pixel_values"])
+        longest = self.model.config.text_config.max_position_embeddings
         for start in range(0, len(texts), self.batch_size):
             batch = list(texts[start : start + self.batch_size])
             # The model has no image for several texts, but a map may stand for many without a copy.
@@ -81,22 +82,16 @@ class Sam3System(OneModelSystem):
                 fpn_hidden_states=_repeat(encoded.fpn_hidden_states, len(batch)),
                 fpn_position_encoding=_repeat(encoded.fpn_position_encoding, len(batch)),
             )
+            # The processor pads as here, but cuts nothing.
+            tokens = encode_texts(self.model, self.processor.tokenizer, batch, longest, padding="max_length")
             with evaluation_mode(self.model):
-                outputs = self.model(vision_embeds=shared, **self._encode(batch))
+                outputs = self.model(vision_embeds=shared, **tokens)
             require_finite(
                 pred_masks=outputs.pred_masks,
                 pred_logits=outputs.pred_logits,
                 presence_logits=outputs.presence_logits,
             )
             yield outputs
-
-    def _encode(self, texts: list[str]) -> dict[str, Tensor]:
-        # The processor pads as here, but cuts nothing.
-        longest = self.model.config.text_config.max_position_embeddings
-        tokens = self.processor.tokenizer(
-            texts, padding="max_length", truncation=True, max_length=longest, return_tensors="pt"
-        )
-        return {name: tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
 
 
 def _repeat(maps: Sequence[Tensor], number: int) -> tuple[Tensor, ...]:
@@ -132,5 +127,7 @@ def load(name: str, *, device: str | None, dtype: str | None, **options: Any) ->
         ValueError: weights, configuration or processor are missing or damaged.
         OSError: the Hub has no such model, or cannot be reached.
     """
-    model = load_weights(Sam3Model, name, load_any_config(name), dtype).to(find_device(device))
-    return Sam3System(model, load_processor_of(Sam3Processor, name), name=name, **options)
+    model, processor = load_with_processor(
+        Sam3Model, Sam3Processor, name, load_any_config(name), device=device, dtype=dtype
+    )
+    return Sam3System(model, processor, name=name, **options)

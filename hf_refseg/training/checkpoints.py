@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import struct
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from ..files import require_writable, write_whole
+from ..files import hash_file, require_writable, write_whole
 from ..modeling.json_files_refseg import SavedFileError, read_mapping
 
 if TYPE_CHECKING:
@@ -150,12 +149,6 @@ def read_checksums(folder: Path) -> dict[str, str]:
         return {}
     lines = path.read_bytes().decode(errors="replace").splitlines()
     return {name: checksum for checksum, _, name in (line.partition("  ") for line in lines)}
-
-
-def hash_file(path: Path) -> str:
-    """The SHA-256 of a file, as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _find_file_fault(folder: Path, needed: Iterable[Path]) -> str | None:
