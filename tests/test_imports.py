@@ -32,16 +32,16 @@ MAY_IMPORT = {
     ),
     "data": ("visualization", "modeling", "files", "messages", "hub.dataset_card", "hub.markdown"),
     "visualization": ("modeling", "files", "messages"),
-    "evaluation": ("data", "visualization", "modeling", "files", "messages"),
+    "evaluation": ("data", "visualization", "modeling", "files", "messages", "yaml_texts"),
     "labeling": (
         *("evaluation", "data", "datasets_scripts", "hub.dataset_card", "hub.markdown", "visualization"),
-        *("modeling", "files", "messages"),
+        *("modeling", "files", "messages", "yaml_texts"),
     ),
     "convert": ("modeling", "files", "messages"),
-    "training": ("data", "evaluation", "visualization", "hub", "auto", "modeling", "files", "messages"),
-    "papers": ("training", "evaluation", "hub", "data", "modeling", "files", "messages"),
+    "training": ("data", "evaluation", "visualization", "hub", "auto", "modeling", "files", "messages", "yaml_texts"),
+    "papers": ("training", "evaluation", "hub", "data", "modeling", "files", "messages", "yaml_texts"),
     "systems": ("data", "evaluation", "hub", "training.adapters", "auto", "modeling", "files", "messages"),
-    "hub": ("training", "convert", "data", "evaluation", "auto", "modeling", "files", "messages"),
+    "hub": ("training", "convert", "data", "evaluation", "auto", "modeling", "files", "messages", "yaml_texts"),
 }
 MODELING = CHECKOUT / "modeling"
 METHODS = set(registered_methods())

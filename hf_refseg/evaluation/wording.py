@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
+from ..yaml_texts import read_yaml
 
 LISTS = Path(__file__).with_name("wording.yaml")
 # "w/" and "w/o" are words; apostrophes are no part of one, so that "isn't" and "isnt" are the same.
@@ -197,7 +197,7 @@ def _in_case_of(written: str, word: str) -> str:
 
 @cache
 def _lists() -> dict[str, Any]:
-    return yaml.safe_load(LISTS.read_text(encoding="utf-8"))
+    return read_yaml(LISTS.read_text(encoding="utf-8"))
 
 
 @cache

@@ -9,7 +9,6 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
@@ -19,6 +18,7 @@ from transformers import PreTrainedModel
 from ..auto import registered_methods
 from ..evaluation.video import VIDEO_PROTOCOLS
 from ..files import public_name, write_whole
+from ..yaml_texts import read_yaml
 from .markdown import escape, front_matter, link_target, one_line, quoted, to_table
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def write_model_card(
         describe_citation(model_type),
     ]
     body = "\n\n".join(section for section in sections if section)
-    card = f"{front_matter(yaml.safe_load(data.to_yaml()))}\n{body}\n"
+    card = f"{front_matter(read_yaml(data.to_yaml()))}\n{body}\n"
     path = folder / "README.md"
     write_whole(path, lambda file: file.write_text(card, encoding="utf-8"))
     return path

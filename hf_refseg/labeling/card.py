@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-import yaml
 from huggingface_hub import DatasetCardData
 
 from ..data.prepared import preview_name
 from ..hub.dataset_card import IMAGE_TEXT, MASK_AND_SENTENCES, STORED_IMAGE, data_files, size_category
 from ..hub.markdown import escape, front_matter, quoted, to_table
+from ..yaml_texts import read_yaml
 from .images import ImagesToLabel
 from .shards import COUNTED
 
@@ -52,7 +52,7 @@ def build_label_card(
         size_categories=[size_category(sum(each["labeled"] + each["no_target"] for each in counts.values()))],
         configs=data_files(counts),
     )
-    described = front_matter(yaml.safe_load(metadata.to_yaml()))
+    described = front_matter(read_yaml(metadata.to_yaml()))
     return f"{described}\n{_body(images, system, made_by, counts)}"
 
 

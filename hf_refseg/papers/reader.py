@@ -28,7 +28,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 
@@ -41,6 +40,7 @@ from ..training.data_arguments import ImageDataArguments, VideoDataArguments
 from ..training.new_models import check_fields, check_needed, model_class_of
 from ..training.options import MAPPINGS
 from ..training.recipe_files import dataset_names, find_recipe, read_recipe
+from ..yaml_texts import read_yaml
 
 FOLDER = Path(__file__).parent
 OPTIONS = tuple(
@@ -217,7 +217,7 @@ def read_paper(name: str) -> Paper:
             or a field of a configuration that does not exist, or a value of another type.
     """
     path = FOLDER / f"{one_of(paper_names(), name, 'Paper')}.yaml"
-    return parse_paper(yaml.safe_load(path.read_text(encoding="utf-8")), path.name)
+    return parse_paper(read_yaml(path.read_text(encoding="utf-8")), path.name)
 
 
 def parse_paper(content: Any, where: str) -> Paper:

@@ -14,6 +14,7 @@ from ..evaluation.video import check_video_protocol
 from ..files import public_name, unique_names
 from ..modeling.inference_refseg import VideoWindow
 from ..modeling.messages_refseg import nearest_names
+from ..yaml_texts import read_yaml
 from .run_options import given_options
 
 
@@ -317,4 +318,4 @@ def read_json_or_yaml(text: str) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError:
-        return yaml.safe_load(text)
+        return read_yaml(text)

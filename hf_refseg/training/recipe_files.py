@@ -13,6 +13,7 @@ from ..data.catalog import DATASETS
 from ..data.prepared import stored_columns
 from ..files import may_be_on_hub
 from ..modeling.messages_refseg import nearest_names
+from ..yaml_texts import read_yaml
 
 # Installed, the recipes lie inside the package; in a checkout beside the scripts that run them.
 PACKAGE = Path(__file__).parents[1]
@@ -37,7 +38,7 @@ def find_recipe(name: str) -> Path:
 def read_recipe(path: Path) -> dict[str, Any]:
     """The options in the file of a recipe; raises ValueError where it is none."""
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        recipe = read_yaml(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is no recipe, as it is no YAML: {error}") from error
     if not isinstance(recipe, dict):
