@@ -39,6 +39,12 @@ def quoted(text: str) -> str:
     return json.dumps(text).replace("<", r"\x3c")
 
 
+def fenced(language: str, text: str) -> str:
+    """A block of code, whose fence is longer than any row of backticks in it."""
+    fence = "`" * max([3, *(len(ticks) + 1 for ticks in re.findall("`+", text))])
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
 def to_table(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
     """A Markdown table whose cells are escaped."""
     header = [escape(str(cell)) for cell in header]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -19,10 +20,13 @@ from ..auto import registered_methods
 from ..evaluation.video import VIDEO_PROTOCOLS
 from ..files import public_name, write_whole
 from ..yaml_texts import read_yaml
-from .markdown import escape, front_matter, link_target, one_line, quoted, to_table
+from .markdown import escape, fenced, front_matter, link_target, one_line, quoted, to_table
 
 if TYPE_CHECKING:
     from ..data.leakage import TrainingPart
+
+# Data set, split, protocol.
+ScoreKey = tuple[str, str, str]
 
 IMAGE_SNIPPET = """```python
 {first_line}from transformers import AutoModel, AutoProcessor
@@ -53,9 +57,13 @@ def write_model_card(
     output_dir: str | PathLike[str],
     *,
     model: PreTrainedModel | PeftModel,
-    metrics: Mapping[tuple[str, str, str], Mapping[str, float]] | None = None,
+    metrics: Mapping[ScoreKey, Mapping[str, float]] | None = None,
+    intervals: Mapping[ScoreKey, Mapping[str, tuple[float, float]]] | None = None,
+    commands: Mapping[ScoreKey, Sequence[str]] | None = None,
     training: Mapping[str, object] | None = None,
     training_data: Mapping[str, TrainingPart] | None = None,
+    training_curve: str | PathLike[str] | None = None,
+    emissions: Mapping[str, object] | None = None,
     pictures: Sequence[str | PathLike[str]] = (),
     datasets: Sequence[str] = (),
     base_model: str | Sequence[str] | None = None,
@@ -73,21 +81,26 @@ def write_model_card(
         model: The model; its class, `config.model_type` and parameter count go into the card. With an adapter, it
             is the adapter that lies in the folder.
         metrics: Scores in percent, `{(data set, split, protocol): {"oIoU": 61.2, ...}}`.
+        intervals: Their 95 % intervals, `{(data set, split, protocol): {"oIoU": (58.9, 63.4), ...}}`.
+        commands: What `hf-refseg evaluate` is called with behind the model's name to measure them again.
         training: What really happened, name to value: data set, optimizer, steps, seconds, seed ...
         training_data: What of each data set was trained on, by the data set's name.
+        training_curve: An image file with loss and scores over the steps, shown with the training.
+        emissions: What the training emitted, as the Hub's metadata `co2_eq_emissions` has it: "emissions" in grams of
+            CO2, "source", and what else is known.
         pictures: Image files to show; those outside `output_dir` are copied into it.
         datasets: The training data, as ids on the Hub or names.
         base_model: Id or ids on the Hub of the models this one started from; an adapter's own base model goes first.
         repo_id: The name the usage examples load; default: the name of `output_dir`.
         license: License id as on the Hub.
         intended_use: A paragraph.
-        limitations: A paragraph.
+        limitations: A paragraph; by default what follows from `datasets` and the model's configuration.
 
     Raises:
         FileNotFoundError: if a picture does not exist (nothing is written then).
     """
     folder = Path(output_dir)
-    check_pictures(pictures)
+    check_pictures([*pictures, *([] if training_curve is None else [training_curve])])
     name = repo_id or folder.resolve().name
     datasets = [one_line(public_name(each)) for each in datasets]
     model_type = plain_model(model).config.model_type
@@ -101,6 +114,7 @@ def write_model_card(
         datasets=[each for each in datasets if may_be_id(each)] or None,
         model_name=one_line(name.split("/")[-1]),
         eval_results=to_eval_results(metrics or {}) or None,
+        co2_eq_emissions=None if emissions is None else dict(emissions),
         **describe_origin(model, base_model),
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -110,9 +124,14 @@ def write_model_card(
         *(embed_picture(Path(picture), folder) for picture in pictures),
         describe_usage(name, CLIP_SNIPPET if takes_clips else IMAGE_SNIPPET),
         describe_section("Intended use", intended_use),
-        describe_section("Limits", limitations),
-        describe_results(metrics or {}),
-        describe_training(training or {}, datasets, training_data or {}),
+        describe_section("Limits", limitations or describe_limits(model, datasets)),
+        describe_results(metrics or {}, intervals or {}, name, commands or {}),
+        describe_training(
+            {**(training or {}), **describe_emissions(emissions)},
+            datasets,
+            training_data or {},
+            "" if training_curve is None else embed_picture(Path(training_curve), folder),
+        ),
         describe_citation(model_type),
     ]
     body = "\n\n".join(section for section in sections if section)
@@ -131,7 +150,7 @@ def may_be_id(name: str) -> bool:
     return True
 
 
-def to_eval_results(metrics: Mapping[tuple[str, str, str], Mapping[str, float]]) -> list[EvalResult]:
+def to_eval_results(metrics: Mapping[ScoreKey, Mapping[str, float]]) -> list[EvalResult]:
     """The entries of the card's `model-index`: one per score, named by metric, protocol and split."""
     return [
         EvalResult(
@@ -211,28 +230,75 @@ def describe_section(title: str, text: str | None) -> str:
     return f"## {title}\n\n{text.strip()}" if text else ""
 
 
-def describe_results(metrics: Mapping[tuple[str, str, str], Mapping[str, float]]) -> str:
-    """One row per data set, split and protocol, one column per metric, in percent."""
+def describe_limits(model: PreTrainedModel | PeftModel, datasets: Sequence[str]) -> str:
+    """What follows from how it was trained; nothing where that is not known."""
+    if not datasets:
+        return ""
+    names = escape(", ".join(datasets))
+    lines = [f"- It was trained on {names}. Nothing was measured on other pictures, other words or other languages."]
+    config = plain_model(model).config
+    if config.model_type in registered_methods() and not config.presence_head:
+        lines.append(
+            "- It has no head that says whether there is a target at all (`presence_head`): asked for what is not in "
+            "the picture, it may mark something else."
+        )
+    return "\n".join(lines)
+
+
+def describe_results(
+    metrics: Mapping[ScoreKey, Mapping[str, float]],
+    intervals: Mapping[ScoreKey, Mapping[str, tuple[float, float]]],
+    model: str,
+    commands: Mapping[ScoreKey, Sequence[str]],
+) -> str:
+    """One row per data set, split and protocol, one column per metric, in percent; and what measures them again."""
     if not metrics:
         return ""
     names = list(dict.fromkeys(name for scores in metrics.values() for name in scores))
     rows = [
-        [public_name(dataset), *rest, *(f"{scores[name]:.2f}" if name in scores else "" for name in names)]
-        for (dataset, *rest), scores in metrics.items()
+        [public_name(key[0]), *key[1:], *(format_score(name, scores, intervals.get(key, {})) for name in names)]
+        for key, scores in metrics.items()
     ]
     table = to_table(["data set", "split", "protocol", *names], rows)
     note = "Scores in percent. Numbers of different protocols cannot be compared; see `hf_refseg.evaluation`."
-    return f"## Results\n\n{note}\n\n{table}"
+    if intervals:
+        note += " In parentheses 95 % intervals, by drawing the images (of videos, the videos) anew."
+    parts = ["## Results", note, table]
+    if commands:
+        lines = [shlex.join(["hf-refseg", "evaluate", one_line(model), *commands[key]]) for key in commands]
+        parts += ["Measured again by:", fenced("bash", "\n".join(lines))]
+    return "\n\n".join(parts)
+
+
+def format_score(name: str, scores: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]) -> str:
+    """A score with its interval; empty where there is none of that name."""
+    if name not in scores:
+        return ""
+    between = " ({:.2f} to {:.2f})".format(*intervals[name]) if name in intervals else ""
+    return f"{scores[name]:.2f}{between}"
+
+
+def describe_emissions(emissions: Mapping[str, object] | None) -> dict[str, object]:
+    """The row on what the training emitted; none where that was not measured."""
+    if emissions is None:
+        return {}
+    return {"emissions": f"{emissions['emissions']:.3g} g of CO2, as told by {emissions['source']}"}
 
 
 def describe_training(
-    training: Mapping[str, object], datasets: Sequence[str], training_data: Mapping[str, TrainingPart]
+    training: Mapping[str, object],
+    datasets: Sequence[str],
+    training_data: Mapping[str, TrainingPart],
+    curve: str,
 ) -> str:
+    """What was done to what data; `curve` is the Markdown that shows the picture, or empty."""
     rows = [["data", ", ".join(datasets)]] if datasets else []
     rows += [[key, str(value)] for key, value in training.items()]
     parts = [to_table(["", "value"], rows)] if rows else []
     if training_data:
         parts.append(describe_training_data(training_data))
+    if curve:
+        parts.append(curve)
     return "\n\n".join(["## Training", *parts]) if parts else ""
 
 

@@ -142,13 +142,12 @@ class ImageData(RunData):
 
     def card(self, model: PreTrainedModel | PeftModel, results: dict[str, ImageEvaluationResult]) -> dict[str, Any]:
         return {
-            "metrics": {self.card_key(split, result): result.metrics for split, result in results.items()},
+            **self.card_scores(results),
             "datasets": list(self.arguments.shown_names.values()),
             "training_data": self.describe_parts(),
         }
 
     def card_key(self, split: str, result: ImageEvaluationResult) -> tuple[str, str, str]:
-        """Data set, split and protocol for the model card, which says where only a part of a split was scored."""
         dataset, _, name = split.rpartition("/")
         label = name if self.arguments.max_test_images is None else f"{name} (first {result.images} images)"
         return dataset or next(iter(self.arguments.shown_names.values())), label, self.arguments.protocol

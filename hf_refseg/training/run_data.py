@@ -15,6 +15,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
+from ..data.catalog import DATASETS
 from ..data.clips import ClipExamples
 from ..data.examples import SentenceExamples
 from ..evaluation import EvaluationResult, evaluate_model, predict_cases, select_worst_and_best
@@ -145,7 +146,32 @@ class RunData(ABC):
 
     @abstractmethod
     def card(self, model: PreTrainedModel | PeftModel, results: Results) -> dict[str, Any]:
-        """Arguments of `write_model_card`: the scores, and what was trained on."""
+        """Arguments of `write_model_card`: those of `card_scores`, and what was trained on."""
+
+    def card_scores(self, results: Results) -> dict[str, Any]:
+        """Arguments of `write_model_card` on the scores: they, their intervals and what measures them again."""
+        keys = {split: self.card_key(split, result) for split, result in results.items()}
+        return {
+            "metrics": {keys[split]: result.metrics for split, result in results.items()},
+            "intervals": {keys[split]: result.intervals for split, result in results.items() if result.intervals},
+            "commands": {keys[split]: self.evaluation_arguments(keys[split][0], split) for split in results},
+        }
+
+    @abstractmethod
+    def card_key(self, split: str, result: EvaluationResult) -> tuple[str, str, str]:
+        """Data set, split and protocol for the model card, which says where only a part of a split was scored."""
+
+    def evaluation_arguments(self, dataset: str, split: str) -> list[str]:
+        """What `hf-refseg evaluate` is called with behind the model, which brings the other options along."""
+        has_files = dataset in DATASETS and DATASETS[dataset].layout
+        options = {
+            "--split": split.rpartition("/")[2],
+            "--protocol": self.arguments.protocol,
+            "--data-dir": "DATA_DIR" if has_files else None,
+            "--max-images": self.most_tested,
+        }
+        given = [str(part) for name, value in options.items() if value is not None for part in (name, value)]
+        return [dataset, *given, *window_arguments(self.window)]
 
     def note(self) -> str:
         """What to say of the data before the training; empty where there is nothing."""
@@ -154,6 +180,14 @@ class RunData(ABC):
     def submit(self, trainer: RefSegTrainer) -> dict[str, dict[str, str]]:
         """Writes what evaluation servers ask for, of splits without masks; its entries of metrics.json."""
         return {}
+
+
+def window_arguments(window: VideoWindow | None) -> list[str]:
+    """The options of `hf-refseg evaluate` on how a model goes through a video."""
+    if window is None:
+        return []
+    frames = [] if window.frames is None else ["--window", str(window.frames), "--overlap", str(window.overlap)]
+    return [*frames, *(["--per-frame"] if window.per_frame else [])]
 
 
 def join_examples(videos: RunExamples, images: RunExamples, image_share: float) -> RunExamples:

@@ -30,6 +30,7 @@ from .callbacks import EpochSetter, LossWeightSchedule
 from .mixed_batches import MixedExamples, MixedSampler
 from .optimization import decay_parameter_names, synchronize_batch_norm, train_first_text_layers
 from .resuming import ResumableTrainer
+from .run_record import describe_duration, describe_hardware, read_emissions, write_training_curve
 from .running_scores import ComponentMeans, count_pixels
 from .sampling import EpochSampler
 
@@ -261,7 +262,15 @@ class RefSegTrainer(ResumableTrainer):
         if not self.is_world_process_zero():
             return
         card["training"] = {**self.describe_training(), **card.get("training", {})}
-        write_model_card(self.args.output_dir, model=self.model, repo_id=self.hub_model_id, **card)
+        folder = Path(self.args.output_dir)
+        write_model_card(
+            folder,
+            model=self.model,
+            repo_id=self.hub_model_id,
+            training_curve=write_training_curve(self.state.log_history, folder),
+            emissions=read_emissions(folder),
+            **card,
+        )
 
     def describe_training(self) -> dict[str, object]:
         """What was really done so far, for the model card; empty before the first step."""
@@ -285,6 +294,8 @@ class RefSegTrainer(ResumableTrainer):
             "precision": precision,
             "attention": self.model.config._attn_implementation,
             "seed": args.seed,
+            "hardware": describe_hardware(args),
+            **describe_duration(self.state.log_history),
         }
 
     def _describe_trained(self) -> dict[str, object]:

@@ -139,13 +139,12 @@ class VideoData(RunData):
         if self.arguments.image_data:
             training["steps on images"] = f"{100 * self.arguments.image_share:.0f} %"
         return {
-            "metrics": {self.card_key(split, result): result.metrics for split, result in results.items()},
+            **self.card_scores(results),
             "datasets": [name],
             "training": training,
         }
 
     def card_key(self, split: str, result: VideoEvaluationResult) -> tuple[str, str, str]:
-        """Data set, split and protocol for the model card, which says where only a part of a split was scored."""
         label = split if self.arguments.max_test_videos is None else f"{split} (first {result.videos} videos)"
         return self.arguments.shown_name, label, self.arguments.protocol
 

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 from html import unescape
 
 import pytest
@@ -81,6 +82,47 @@ def test_results_table_names_protocols_and_leaves_gaps(lavt, tmp_path):
         ["refshapes", "val", "lavt", "60.00", "", ""],
         ["refcoco", "testA", "original", "12.50", "10.25", ""],
     ]
+
+
+def test_scores_come_with_intervals_and_with_what_measures_them_again(lavt, tmp_path):
+    key, other = ("refshapes", "val", "original"), ("refcoco", "testA", "original")
+    path = write_model_card(
+        tmp_path,
+        model=lavt,
+        metrics=METRICS,
+        intervals={key: {"oIoU": (58.1, 63.949)}},
+        commands={key: ["refshapes", "--split", "val"], other: ["refcoco", "--split", "a `b`; $(c)"]},
+        repo_id="someone/my-model",
+    )
+    results = section(ModelCard.load(path), "Results")
+    assert "| 61.23 (58.10 to 63.95) | 58.50 | 70.00 |" in results and "95 % intervals" in results
+    (block,) = re.findall(r"```bash\n(.*?)```", results, re.DOTALL)
+    assert [shlex.split(line) for line in block.splitlines()] == [
+        ["hf-refseg", "evaluate", "someone/my-model", "refshapes", "--split", "val"],
+        ["hf-refseg", "evaluate", "someone/my-model", "refcoco", "--split", "a `b`; $(c)"],
+    ]
+    assert "95 %" not in section(ModelCard.load(write_model_card(tmp_path, model=lavt, metrics=METRICS)), "Results")
+
+
+def test_limits_follow_from_data_and_configuration(lavt, tmp_path):
+    limits = section(ModelCard.load(write_model_card(tmp_path, model=lavt, datasets=["refshapes"])), "Limits")
+    assert "trained on refshapes." in limits and "presence_head" in limits
+    model = tiny_lavt()
+    model.config.presence_head = True
+    card = ModelCard.load(write_model_card(tmp_path, model=model, datasets=["refshapes"]))
+    assert "presence_head" not in section(card, "Limits")
+
+
+def test_emissions_and_curve_stand_with_the_training(lavt, tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "training_curve.png")
+    emissions = {"emissions": 12.5, "source": "codecarbon", "hardware_used": "2 x A"}
+    card = ModelCard.load(
+        write_model_card(tmp_path, model=lavt, training_curve=tmp_path / "training_curve.png", emissions=emissions)
+    )
+    assert card.data.co2_eq_emissions == emissions
+    training = section(card, "Training")
+    assert "| emissions | 12.5 g of CO2, as told by codecarbon |" in training
+    assert "![training curve](<training_curve.png>)" in training
 
 
 def test_nothing_is_claimed_that_was_not_given(tmp_path):

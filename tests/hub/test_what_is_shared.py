@@ -173,6 +173,10 @@ def test_every_checkpoint_is_pushed_and_in_the_end_the_model_with_the_librarys_c
     card = ModelCard(repository.files("main")["README.md"].content.decode())
     assert card.data.library_name == "hf_refseg" and "tester/whole" in card.text
     assert {entry.dataset_split for entry in card.data.eval_results} == {"val (first 1 images)"}
+    assert "hf-refseg evaluate tester/whole shapes --split val --protocol original --max-images 1" in card.text
+    assert "![training curve](<training_curve.png>)" in card.text and "training_curve.png" in snapshots[-1]
+    assert " to " in next(line for line in card.text.splitlines() if line.startswith("| shapes | val"))
+    assert "| hardware | 1 x CPU" in card.text and "| duration | " in card.text
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,106 @@
+"""What a run leaves about itself besides its scores, for the model card: curve, hardware, duration and emissions."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from ..files import write_picture
+from ..visualization.curves import draw_panels
+
+TRAINING_CURVE = "training_curve.png"
+# What codecarbon, which Trainer starts where it is installed, leaves in the output folder.
+EMISSIONS = "emissions.csv"
+DRAWN_SCORES = ("oIoU", "mIoU", "J&F")
+
+Logs = Sequence[Mapping[str, Any]]
+
+
+def write_training_curve(logs: Logs, folder: Path) -> Path | None:
+    """Draws losses and scores over the steps into `folder`; None where nothing was logged.
+
+    Args:
+        logs: the `log_history` of a trainer.
+        folder: where `training_curve.png` is written.
+    """
+    losses = {name.replace("_", " "): curve_of(logs, name) for name in logged_names(logs, "loss")}
+    scores = {
+        name.removeprefix("eval_").replace("_", " "): curve_of(logs, name)
+        for name in logged_names(logs, "eval_")
+        if name.endswith(DRAWN_SCORES)
+    }
+    panels = {"loss": losses, "scores in percent": scores}
+    drawn = {title: {name: curve for name, curve in curves.items() if curve} for title, curves in panels.items()}
+    drawn = {title: curves for title, curves in drawn.items() if curves}
+    if not drawn:
+        return None
+    path = folder / TRAINING_CURVE
+    write_picture(path, draw_panels(drawn))
+    return path
+
+
+def logged_names(logs: Logs, beginning: str) -> list[str]:
+    """The names in the logs that begin so, in their order."""
+    return list(dict.fromkeys(name for entry in logs for name in entry if name.startswith(beginning)))
+
+
+def curve_of(logs: Logs, name: str) -> list[tuple[float, float]]:
+    """The finite values of one name, each with its step."""
+    return [(entry["step"], entry[name]) for entry in logs if name in entry and math.isfinite(entry[name])]
+
+
+def describe_hardware(args: TrainingArguments) -> str:
+    """Such as "2 x NVIDIA H100" or "1 x CPU with 8 threads"; of other accelerators their kind."""
+    if args.device.type == "cuda":
+        name = torch.cuda.get_device_name(args.device)
+    elif args.device.type == "cpu":
+        name = f"CPU with {torch.get_num_threads()} threads"
+    else:
+        name = args.device.type
+    return f"{max(1, args.n_gpu) * args.world_size} x {name}"
+
+
+def describe_duration(logs: Logs) -> dict[str, str]:
+    """The row on how long the training took in its last start; none before its end."""
+    seconds = next((entry["train_runtime"] for entry in reversed(logs) if "train_runtime" in entry), None)
+    return {} if seconds is None else {"duration": f"{seconds:.0f} s"}
+
+
+def read_emissions(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What codecarbon measured, as the Hub's metadata have it; None where it did not run.
+
+    Raises:
+        ValueError: the file is not as codecarbon writes it.
+    """
+    path = Path(folder) / EMISSIONS
+    if not path.is_file():
+        return None
+    with path.open(newline="", encoding="utf-8") as file:
+        return sum_emissions(list(csv.DictReader(file)), path)
+
+
+def sum_emissions(rows: Iterable[Mapping[str, str]], path: Path) -> dict[str, Any] | None:
+    """Each start of a run adds a row; codecarbon counts kilograms, the Hub grams."""
+    rows = list(rows)
+    try:
+        kilograms = sum(float(row["emissions"]) for row in rows)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: each row has to have a number under 'emissions', as codecarbon writes it. Move the file away to "
+            "write a card without it."
+        ) from error
+    if not rows:
+        return None
+    known = {"geographical_location": rows[-1].get("country_name"), "hardware_used": rows[-1].get("gpu_model")}
+    return {
+        "emissions": 1000 * kilograms,
+        "source": "codecarbon",
+        **{name: value for name, value in known.items() if value},
+    }
