@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DOCS_INSTALLED := $(VENV)/.docs-installed
 LOWEST := .venv-lowest
 # How long `make fuzz` goes on.
 MINUTES ?= 30
@@ -16,7 +17,7 @@ export GOMP_SPINCOUNT ?= 10000
 export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 
-.PHONY: demo demo-real test test-kernels test-lowest test-transformers fuzz lint format
+.PHONY: demo demo-real test test-kernels test-lowest test-transformers fuzz lint format docs
 
 # Trains a small LAVT on generated scenes (about 10 minutes, whatever the machine) and shows what it learned.
 demo: $(INSTALLED)
@@ -63,6 +64,14 @@ lint: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The documentation as a site, in build/docs; a link that leads nowhere or a page outside of the navigation fails it.
+docs: $(DOCS_INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+$(DOCS_INSTALLED): $(INSTALLED)
+	$(BIN)/python -m pip install -e ".[docs]"
+	touch $@
 
 $(INSTALLED): setup.py pyproject.toml
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)

@@ -25,6 +25,7 @@ VIDEO = ["av>=17.1", "h5py>=3.12", "scipy>=1.14"]
 EXTRAS = {
     "video": VIDEO,
     "export": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.32"],
+    "docs": ["latex2mathml>=3.78", "mkdocs-material>=9.6", "mkdocstrings-python>=2"],
     "dev": [
         *(
             "hypothesis>=6.130",
