@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 from collections.abc import Mapping
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -199,9 +200,12 @@ def upload_dataset(folder: Path, repo_id: str) -> None:
     """Upload a prepared folder to the Hub's data set `repo_id`, replacing shards and pictures that are there."""
     from huggingface_hub import HfApi
 
+    from ..hub.uploads import upload
+
     api = HfApi()
     api.create_repo(repo_id, repo_type="dataset", exist_ok=True)
-    api.upload_folder(
+    send = partial(
+        api.upload_folder,
         repo_id=repo_id,
         repo_type="dataset",
         folder_path=folder,
@@ -209,6 +213,7 @@ def upload_dataset(folder: Path, repo_id: str) -> None:
         delete_patterns=[preview_name("*"), "data/*.parquet"],
         commit_message="Upload data set",
     )
+    upload(send, folder, repo_id, "dataset")
 
 
 def _find_shards(dataset: Mapping[str, Dataset], folder: Path, max_shard_rows: int) -> dict[Path, Dataset]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.constants import ENDPOINT
 
+from ..hub.uploads import upload
 from ..messages import align
 from .arguments import ModelArguments
 from .run_data import Results
@@ -18,7 +20,7 @@ from .trainer import RefSegTrainer
 def save_or_push(trainer: RefSegTrainer, **card: Any) -> None:
     """Saves the model with its card, and uploads both where the arguments say so; `card` as in `write_model_card`."""
     if trainer.args.push_to_hub:
-        trainer.push_to_hub(**card)
+        upload(partial(trainer.push_to_hub, **card), trainer.args.output_dir, trainer.hub_model_id, "model")
     else:
         trainer.save_model()
         trainer.create_model_card(**card)

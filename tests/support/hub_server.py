@@ -216,6 +216,14 @@ class HubRequestHandler(BaseHTTPRequestHandler):
         self.body = self.read_body()
         self.server.received.append(self.body)
         self.query = {key: values[-1] for key, values in parse_qs(url.query).items()}
+        fault = next((pattern for pattern in self.server.faults if re.search(pattern, url.path)), None)
+        if fault is not None:
+            self.close_connection = True
+            if self.server.faults.pop(fault) == "cut":
+                self.connection.close()
+                return
+            self.send_json({"error": "busy"}, 503)
+            return
         try:
             self.check_token()
             handler, arguments = self.find_route(url.path)
@@ -378,8 +386,9 @@ class HubRequestHandler(BaseHTTPRequestHandler):
 class HubServer(ThreadingHTTPServer):
     """The running Hub; a context manager that serves from a thread. `home` is the folder of its clients' caches.
 
-    It keeps what was asked for in `requests` and the contents of all requests in `received`. Without a `port` it takes
-    one that is free.
+    It keeps what was asked for in `requests` and the contents of all requests in `received`. The first request to a
+    path where a key of `faults`, a pattern, is found fails: its value "busy" answers 503, "cut" closes the connection.
+    Without a `port` it takes one that is free.
     """
 
     daemon_threads = True
@@ -390,6 +399,7 @@ class HubServer(ThreadingHTTPServer):
         self.storage = HubStorage()
         self.requests: list[tuple[str, str]] = []
         self.received: list[bytes] = []
+        self.faults: dict[str, str] = {}
         self.thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
     @property
