@@ -30,7 +30,10 @@ MAY_IMPORT = {
         *("data.rows", "data.masks", "data.findings", "data.json_list"),
         *("modeling", "files", "messages"),
     ),
-    "data": ("visualization", "modeling", "files", "messages", "hub.dataset_card", "hub.markdown"),
+    "data": (
+        *("visualization", "modeling", "files", "messages"),
+        *("hub.dataset_card", "hub.markdown", "hub.uploads"),
+    ),
     "visualization": ("modeling", "files", "messages"),
     "evaluation": ("data", "visualization", "modeling", "files", "messages", "yaml_texts"),
     "labeling": (
