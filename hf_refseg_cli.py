@@ -69,6 +69,7 @@ def build_app() -> typer.Typer:
     import_modules_of_help()
     from hf_refseg.commands.compare import compare
     from hf_refseg.commands.convert import app as convert_app
+    from hf_refseg.commands.demo import demo
     from hf_refseg.commands.evaluate import evaluate
     from hf_refseg.commands.explain import explain
     from hf_refseg.commands.info import info
@@ -91,6 +92,7 @@ def build_app() -> typer.Typer:
     app.callback()(options)
     app.command()(predict)
     app.command()(explain)
+    app.command()(demo)
     app.command()(evaluate)
     app.command()(compare)
     app.command()(leaderboard)

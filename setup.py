@@ -24,6 +24,7 @@ DEPENDENCIES = [
 VIDEO = ["av>=17.1", "h5py>=3.12", "scipy>=1.14"]
 EXTRAS = {
     "video": VIDEO,
+    "demo": ["gradio>=6.29.1,<7", *VIDEO],
     "export": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.32"],
     "docs": ["latex2mathml>=3.78", "mkdocs-material>=9.6", "mkdocstrings-python>=2"],
     "dev": [
@@ -53,6 +54,7 @@ setup(
         "hf_refseg.commands",
         "hf_refseg.convert",
         "hf_refseg.data",
+        "hf_refseg.demo",
         "hf_refseg.datasets_scripts",
         "hf_refseg.evaluation",
         "hf_refseg.evaluation.refseg_iou",

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from peft import PeftModel
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from .hub.model_card import plain_model
@@ -39,6 +39,11 @@ from .visualization import (
 )
 
 
+def can_explain(model: nn.Module) -> bool:
+    """Whether a model's method can tell how it came to a mask; a configuration may still leave nothing to tell."""
+    return isinstance(plain_model(model), Explainable)
+
+
 def draw_explanations(
     model: PreTrainedModel | PeftModel,
     processor: ProcessorMixin,
@@ -64,7 +69,7 @@ def draw_explanations(
         NotFiniteError: an explanation holds NaN or infinity.
     """
     model = plain_model(model)
-    if not isinstance(model, Explainable):
+    if not can_explain(model):
         raise ValueError(f"A model of type {model.config.model_type} cannot tell how it came to a mask.")
     is_image = isinstance(image, Image.Image)
     if not is_image and not model.config.takes_clips:

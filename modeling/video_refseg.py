@@ -24,6 +24,7 @@ logger = logging.get_logger(__name__)
 # How much longer than its frames a video may last without being taken for one that was cut off.
 SECONDS_WITHOUT_FRAMES = 0.5
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 
 
 class VideoFileError(ValueError):
@@ -226,6 +227,11 @@ def _by(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]}"
 
 
+def is_video_file(path: Path) -> bool:
+    """Whether the name ends like a video file's."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
 def is_one_clip(videos: Any, frame_axes: int = 3) -> bool:
     """Whether these are the frames of one clip, or the path to one, rather than several clips.
 
@@ -266,4 +272,4 @@ def _check_clip(clip: Any) -> None:
         raise TypeError(f"A clip is a list, an array or a tensor of frames, or a path, not {type(clip).__name__}.")
 
 
-__all__ = ["VideoFrames", "are_of_clips", "as_clips", "is_one_clip"]
+__all__ = ["VideoFrames", "are_of_clips", "as_clips", "is_one_clip", "is_video_file"]

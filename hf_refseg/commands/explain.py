@@ -34,8 +34,8 @@ def explain(
     from ..hub.saved_models import load_model
     from ..modeling.inference_refseg import SOME_FRAMES
     from ..modeling.picture_files_refseg import open_image
-    from ..modeling.video_refseg import VideoFrames
-    from .sources import is_video_file, name_of_pictures
+    from ..modeling.video_refseg import VideoFrames, is_video_file
+    from .sources import name_of_pictures
 
     if not text.strip():
         raise ValueError("The expression is empty: pass a sentence.")

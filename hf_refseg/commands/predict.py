@@ -20,10 +20,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from ..evaluation.systems import Answer, System
+    from ..evaluation.systems import System
     from ..modeling.inference_refseg import FrameMask
     from .sources import Source
 
@@ -136,7 +133,8 @@ def predict_image(system: System, source: Source, texts: Sequence[str], output: 
     Prints a line for each mask: path, score and share of pixels, whether there is no target, and the text where the
     overlay's legend shows its number instead. Returns the image's entry of the JSON file.
     """
-    from ..files import slug, write_picture
+    from ..evaluation.shown_masks import describe_mask, mask_file_name, shown_masks
+    from ..files import write_picture
     from ..modeling.picture_files_refseg import open_image
     from ..modeling.pipeline_refseg import as_picture
     from ..visualization import can_draw, draw_masks
@@ -146,7 +144,7 @@ def predict_image(system: System, source: Source, texts: Sequence[str], output: 
     masks = [each.mask.numpy() for each in found]
     record = {"image": str(source.path), "predictions": []}
     for number, (text, each, mask) in enumerate(zip(texts, found, masks, strict=True), start=1):
-        mask_path = output / ("_".join(filter(None, [source.name, str(number), slug(text)])) + ".png")
+        mask_path = output / mask_file_name(source.name, number, text)
         write_picture(mask_path, as_picture(mask))
         line = f"{mask_path}  score {each.score:.3f}  {100 * mask.mean():.1f} % of pixels"
         line = line if each.present else f"{line}  no target"
@@ -173,6 +171,7 @@ def predict_video(
     """
     import numpy as np
 
+    from ..evaluation.shown_masks import describe_mask, shown_masks
     from ..modeling.video_refseg import VideoFrames
     from ..visualization.videos import write_video_masks
 
@@ -193,26 +192,6 @@ def predict_video(
         typer.echo(f"{line}, mean score {np.mean(found):.3f}" if found else f"{line}, no target")
     predictions = [{"text": text, "frames": of_text} for text, of_text in zip(texts, described, strict=True)]
     return {"video": str(source.path), "predictions": predictions, "folder": str(folder)}
-
-
-def shown_masks(answers: Iterable[Answer], threshold: float) -> list[FrameMask]:
-    """What a system says of an image or a frame, one mask for each text, empty where it says that there is nothing."""
-    import torch
-
-    from ..modeling.inference_refseg import FrameMask
-
-    found = []
-    for answer in answers:
-        mask, foreground = (torch.from_numpy(each(threshold)) for each in (answer.shown_mask, answer.foreground))
-        found.append(FrameMask(mask, answer.score_at(threshold), bool(mask.any()), foreground, answer.present))
-    return found
-
-
-def describe_mask(mask: NDArray[np.bool_], score: float, present: bool) -> dict[str, Any]:
-    """Score, box (x, y, width, height in pixels) and COCO run lengths of a boolean mask (height, width)."""
-    from ..data.masks import encode_mask, mask_to_bbox
-
-    return {"present": bool(present), "score": float(score), "bbox": mask_to_bbox(mask), "mask": encode_mask(mask)}
 
 
 def require_place_for_videos(output: Path, names: Sequence[str], texts: Sequence[str]) -> None:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from ..files import slug, unique_names
 from ..modeling.picture_files_refseg import open_image
-from ..modeling.video_refseg import IMAGE_SUFFIXES, VideoFrames
+from ..modeling.video_refseg import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoFrames, is_video_file
 
-VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 # What reading a file that is absent, damaged or something else raises.
 SOURCE_ERRORS = (OSError, ValueError)
 Report = Callable[[Exception], None]
@@ -43,11 +42,6 @@ class Source:
             VideoFrames(self.path)
         else:
             open_image(self.path)
-
-
-def is_video_file(path: Path) -> bool:
-    """Whether the name ends like a video file's."""
-    return path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def name_of_pictures(path: Path, is_video: bool) -> str:

@@ -156,7 +156,7 @@ class System(ABC):
         """
         segment = self.segment_at_model_size if resolution == "model" else self.segment
         for image, texts in prepared:
-            yield from _one_each(self.name, segment(image, texts), len(texts)) if texts else ()
+            yield from one_answer_each(self.name, segment(image, texts), len(texts)) if texts else ()
 
     def segment_video(self, frames: Iterable[Image.Image], texts: Sequence[str]) -> Iterator[Sequence[Answer]]:
         """For each frame, in order, one answer for each text; by default frame by frame."""
@@ -330,7 +330,7 @@ class SystemSource(AnswerSource):
         texts = sum(len(example["texts"]) for example in examples)
         prepared = [example["prepared"] for example in examples if example["texts"]]
         answers = self.system.segment_images(prepared, resolution) if prepared else ()
-        return _one_each(self.system.name, answers, texts)
+        return one_answer_each(self.system.name, answers, texts)
 
     def describe(self) -> dict[str, Any]:
         return self.system.describe()
@@ -338,17 +338,17 @@ class SystemSource(AnswerSource):
     def answer_image(self, example: dict[str, Any], places: Sequence[int], resolution: str) -> Iterable[Answer]:
         segment = self.system.segment_at_model_size if resolution == "model" else self.system.segment
         texts = [example["texts"][place] for place in places]
-        return _one_each(self.system.name, segment(example["image"], texts), len(texts))
+        return one_answer_each(self.system.name, segment(example["image"], texts), len(texts))
 
     def answer_video(
         self, example: dict[str, Any], places: Sequence[int], numbers: Sequence[int]
     ) -> Iterable[Sequence[Answer]]:
         frames = read_ahead(example["frames"].__getitem__, numbers, self.num_workers)
         answers = self.system.segment_video(frames, [example["texts"][place] for place in places])
-        return (list(_one_each(self.system.name, of_frame, len(places))) for of_frame in answers)
+        return (list(one_answer_each(self.system.name, of_frame, len(places))) for of_frame in answers)
 
 
-def _one_each(name: str, answers: Iterable[Answer], texts: int) -> Iterator[Answer]:
+def one_answer_each(name: str, answers: Iterable[Answer], texts: int) -> Iterator[Answer]:
     """The answers of the system of this name; raises ValueError where there are more or fewer of them than texts."""
     given = 0
     for given, answer in enumerate(answers, start=1):

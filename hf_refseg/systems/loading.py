@@ -89,6 +89,11 @@ def find_kind(name: str, trust_remote_code: bool) -> Kind:
     return kind
 
 
+def brings_code(name: str) -> bool:
+    """Whether a model is of no known kind and has code of its own; raises ValueError as `load_system`."""
+    return not is_pair(name) and not is_adapter(name) and _kind_of_model(name, True) is OF_ITS_REPOSITORY
+
+
 def _kind_of_pair(detector: str, segmenter: str) -> Kind:
     for name, part, known in ((detector, "detector", DETECTORS), (segmenter, "segmenter", SEGMENTERS)):
         found = read_config(name).get("model_type")

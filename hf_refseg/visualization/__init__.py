@@ -12,7 +12,7 @@ from .explanations import (
     draw_reconstruction,
     draw_word_table,
 )
-from .layout import can_draw
+from .layout import can_draw, distinct_color
 from .overlays import (
     ComparisonRow,
     ComparisonStrip,
@@ -22,6 +22,7 @@ from .overlays import (
     draw_overlay,
     draw_strips,
     spread,
+    tint_masks,
 )
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "SheetRow",
     "StripFrame",
     "can_draw",
+    "distinct_color",
     "draw_answer_strips",
     "draw_answers",
     "draw_bars",
@@ -49,4 +51,5 @@ __all__ = [
     "draw_video_sheet",
     "draw_word_table",
     "spread",
+    "tint_masks",
 ]

@@ -102,8 +102,26 @@ def draw_overlay(image: Image.Image, mask: ArrayLike, color: Color = MASK_COLOR,
     return Image.fromarray(pixels.round().astype(np.uint8))
 
 
+def tint_masks(
+    image: Image.Image, masks: Sequence[ArrayLike], colors: Sequence[Color], opacity: float = 0.5
+) -> Image.Image:
+    """Draw several masks, each in its own color; arguments and errors as of `draw_masks`.
+
+    Returns:
+        An RGB image of the same size.
+    """
+    picture = stored_rgb(image)
+    for mask, color in zip(masks, colors, strict=True):
+        picture = draw_overlay(picture, mask, color, opacity)
+    return picture
+
+
 def draw_masks(
-    image: Image.Image, masks: Sequence[ArrayLike], labels: Sequence[str], opacity: float = 0.5
+    image: Image.Image,
+    masks: Sequence[ArrayLike],
+    labels: Sequence[str],
+    opacity: float = 0.5,
+    colors: Sequence[Color] | None = None,
 ) -> Image.Image:
     """Draw several masks, each in its own color, above a legend that names them.
 
@@ -115,21 +133,19 @@ def draw_masks(
         masks: N boolean masks (H, W) of the image's size; later ones cover earlier ones.
         labels: N expressions, any text.
         opacity: of the tint, in [0, 1].
+        colors: N colors, red, green and blue in 0 ... 255; by default those of `distinct_color`.
 
     Returns:
         An RGB image of the same width; the legend adds to the height.
 
     Raises:
-        ValueError: unequal numbers of masks and labels, or as `draw_overlay`.
+        ValueError: unequal numbers of masks, labels and colors, or as `draw_overlay`.
     """
     if len(masks) != len(labels):
         raise ValueError(f"{len(masks)} masks for {len(labels)} labels: give one for each.")
-    colors = [distinct_color(index) for index in range(len(masks))]
-    picture = stored_rgb(image)
-    for mask, color in zip(masks, colors, strict=True):
-        picture = draw_overlay(picture, mask, color, opacity)
-    legend = _draw_legend(labels, colors, picture.width)
-    return stack([picture, legend])
+    colors = [distinct_color(index) for index in range(len(masks))] if colors is None else colors
+    picture = tint_masks(image, masks, colors, opacity)
+    return stack([picture, _draw_legend(labels, colors, picture.width)])
 
 
 def draw_comparison(rows: Sequence[ComparisonRow], cell_width: int = 240) -> Image.Image:

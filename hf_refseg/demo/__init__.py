@@ -1,0 +1,1 @@
+"""The demo page: any systems on pictures and short videos in a browser. Only `page.py` needs gradio."""
