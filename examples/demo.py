@@ -4,8 +4,9 @@ Which number format is the fastest depends on the processor. So it first times a
 bfloat16, with either kernel of attention; with the fastest of them it trains as many steps as fit into ten minutes,
 and fewer where the machine turns out slower.
 
-Writes runs/demo/: model, processor, model card, metrics.json, predictions.png with image, sentence, truth and
-prediction side by side, and example.png, an image to try the model on. A run that was interrupted goes on from its
+Writes runs/demo/: scenes.png at once, what is trained on; pictures of predictions after half a minute of training;
+in the end model, processor, model card, metrics.json, predictions.png with image, sentence, truth and prediction side
+by side, and example.png, an image to try the model on. A run that was interrupted goes on from its
 newest checkpoint, as it was planned.
 """
 
@@ -24,6 +25,7 @@ from transformers import AutoModel, AutoProcessor, PrinterCallback, TrainerCallb
 from transformers.trainer_callback import TrainerControl, TrainerState
 
 from hf_refseg import load_refseg
+from hf_refseg.data.preview import preview_dataset
 from hf_refseg.evaluation import evaluate_model, with_shuffled_sentences
 from hf_refseg.files import require_writable, write_json, write_picture
 from hf_refseg.training.arguments import RefSegTrainingArguments
@@ -38,6 +40,8 @@ OUTPUT = Path("runs/demo")
 MINUTES = 10.0
 # The rest of the time goes into checkpoints, evaluations and scores.
 SHARE_OF_TRAINING = 0.85
+# Drawn at the start.
+SCENES = 12
 VARIANTS = [(precision, attention) for precision in ("float32", "bfloat16") for attention in ("eager", "sdpa")]
 TIMED_STEPS = 5
 # Variants are timed in turns, and the quicker time of each counts: something else may have needed the processor.
@@ -130,6 +134,7 @@ def main(recipe: Path = RECIPE, output: Path = OUTPUT, minutes: float = MINUTES)
     """Plans, trains, scores and shows; all of it takes about so many `minutes`."""
     start = time.perf_counter()
     require_writable(output)
+    show_scenes(output)
     plan = read_or_make_plan(recipe, output, minutes * 60)
     print(plan.describe())
     arguments = [str(recipe), "--output_dir", str(output), *plan.arguments]
@@ -155,6 +160,14 @@ def main(recipe: Path = RECIPE, output: Path = OUTPUT, minutes: float = MINUTES)
     report["plan"] = asdict(plan)
     write_json(output / "metrics.json", report)
     print_scores(report, output, time.perf_counter() - start)
+
+
+def show_scenes(output: Path) -> None:
+    """Draws some of the generated scenes, before anything that takes long."""
+    scenes = load_refseg("refshapes", train_size=SCENES, val_size=1, test_size=1)["train"]
+    output.mkdir(parents=True, exist_ok=True)
+    write_picture(output / "scenes.png", preview_dataset(scenes, SCENES, title="RefShapes"))
+    print(f"What is trained on: {output / 'scenes.png'}. First predictions soon in {output / 'pictures'}.")
 
 
 def read_or_make_plan(recipe: Path, output: Path, seconds: float) -> Plan:

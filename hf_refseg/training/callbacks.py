@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +17,9 @@ from ..evaluation.protocols import mask_counts, per_sample_iou
 from ..files import write_picture
 from ..modeling.inference_refseg import WHOLE_VIDEO, segment_image, segment_video
 from ..visualization import ComparisonRow, ComparisonStrip, StripFrame, draw_comparison, draw_strips, spread
+
+# Seconds of training after which there are pictures of it.
+FIRST_PICTURES = 30.0
 
 
 class HasEpoch(Protocol):
@@ -87,9 +92,11 @@ class LossWeightSchedule(TrainerCallback):
 
 
 class PredictionPictures(TrainerCallback):
-    """Draws the same few examples at each evaluation and checkpoint: image, sentence, truth and prediction.
+    """Draws the same few examples: image, sentence, truth and prediction.
 
-    Writes `output_dir/pictures/step-<step>.png`, of clips `step-<step>-clips.png`, in the first process only.
+    That is at each evaluation and checkpoint, and once as soon as the training has gone on for `FIRST_PICTURES`
+    seconds, so that nobody has to wait for the first ones. Writes `output_dir/pictures/step-<step>.png`, of clips
+    `step-<step>-clips.png`, in the first process only.
 
     Args:
         processor: the model's processor.
@@ -101,6 +108,14 @@ class PredictionPictures(TrainerCallback):
         self.clips = [item for item in items if "frames" in item]
         self.items = [item for item in items if "frames" not in item]
         self.last_step = -1
+        self.start = math.inf
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self.start = time.monotonic()
+
+    def on_step_end(self, args, state, control, model: nn.Module, **kwargs) -> None:
+        if self.last_step < 0 and time.monotonic() - self.start >= FIRST_PICTURES:
+            self._draw(args, state, model)
 
     def on_evaluate(self, args, state, control, model: nn.Module, **kwargs) -> None:
         self._draw(args, state, model)

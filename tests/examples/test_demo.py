@@ -92,6 +92,7 @@ def test_a_demonstration_says_what_it_chose(
     assert 0 < times[chosen] == min(times.values())
     card = ModelCard.load(folder / "README.md").text
     assert f"| precision | {plan['precision']} |" in card and f"| attention | {plan['attention']} |" in card
+    assert (folder / "scenes.png").stat().st_size > 10_000
     assert f"So 2 steps are trained in {plan['precision']} with {plan['attention']}" in capsys.readouterr().out
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from hf_refseg.data.examples import SentenceExamples
 from hf_refseg.data.loading import load_refseg
 from hf_refseg.evaluation import evaluate_masks
 from hf_refseg.modeling.modeling_outputs_refseg import ReferringSegmentationOutput
+from hf_refseg.training import callbacks
 from hf_refseg.training.arguments import RefSegTrainingArguments
 from hf_refseg.training.callbacks import LossWeightSchedule, PredictionPictures
 from hf_refseg.training.checkpoints import find_checkpoint_fault, last_complete_checkpoint
@@ -440,7 +442,11 @@ def test_an_evaluation_in_training_stops_where_answers_are_not_finite(cache, tmp
         trainer.evaluate()
 
 
-def test_pictures_show_truth_and_prediction_at_evaluations_and_checkpoints(cache, tmp_path) -> None:
+@pytest.mark.parametrize(("seconds", "early"), [(math.inf, []), (0.0, ["step-1.png"])])
+def test_pictures_show_truth_and_prediction_soon_and_at_evaluations_and_checkpoints(
+    cache, tmp_path, monkeypatch, seconds: float, early: list[str]
+) -> None:
+    monkeypatch.setattr(callbacks, "FIRST_PICTURES", seconds)
     dataset = SentenceExamples(
         load_refseg("refshapes", train_size=6, val_size=3, test_size=1, image_size=64, cache_dir=str(cache))["val"]
     )
@@ -458,7 +464,7 @@ def test_pictures_show_truth_and_prediction_at_evaluations_and_checkpoints(cache
     )
     trainer.train()
     drawn = sorted((tmp_path / "pictures").iterdir())
-    assert [path.name for path in drawn] == ["step-2.png", "step-3.png"]
+    assert [path.name for path in drawn] == [*early, "step-2.png", "step-3.png"]
     with Image.open(drawn[0]) as two_rows:
         assert two_rows.height > 2 * 240 and two_rows.width > 4 * 240
 
