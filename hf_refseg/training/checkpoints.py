@@ -24,7 +24,9 @@ logger = logging.getLogger(__name__)
 
 # In the format of the command sha256sum, so that `sha256sum --check SHA256SUMS` tells the same.
 CHECKSUMS = "SHA256SUMS"
-WITH_CHECKSUMS = ("*.safetensors", "*.pt", "*.pth")
+WITH_CHECKSUMS = ("*.safetensors", "*.pt", "*.pth", "*.bin")
+# FSDP goes on from weights of its own, beside those that anyone loads.
+FSDP_WEIGHTS = "pytorch_model_fsdp.bin"
 # What resuming reads of a state; every step counts, so that none of them is 0.
 STATE_NUMBERS = ("global_step", "max_steps", "epoch")
 # What reading an archive raises where a byte of its table of contents, or of a file in it, is another one.
@@ -101,7 +103,21 @@ def find_checkpoint_fault(folder: str | PathLike[str]) -> str | None:
     if not weights:
         return f"{'adapter_model' if is_adapter else 'model'}.safetensors is missing"
     random_states = sorted(folder.glob("rng_state*.pth")) or [folder / "rng_state.pth"]
-    return _find_file_fault(folder, [*weights, folder / "optimizer.pt", folder / "scheduler.pt", *random_states])
+    return _find_file_fault(folder, [*weights, *optimizer_files(folder), folder / "scheduler.pt", *random_states])
+
+
+def optimizer_files(folder: Path) -> list[Path]:
+    """The files of a checkpoint that its optimizer goes on from: Trainer's own, those of FSDP or those of DeepSpeed.
+
+    DeepSpeed writes a folder for the step, with a file for each process, and its name into `latest`.
+    """
+    if (folder / "latest").is_file():
+        step = folder / (folder / "latest").read_text(encoding="utf-8", errors="replace").strip()
+        # Its number of processes is in none of them: whole are those that are there, and there is one at least.
+        return sorted(step.glob("*optim_states.pt")) or [step / "optim_states.pt"]
+    if (folder / FSDP_WEIGHTS).is_file():
+        return [folder / FSDP_WEIGHTS, folder / "optimizer.bin"]
+    return [folder / "optimizer.pt"]
 
 
 def find_state_fault(path: Path) -> str | None:

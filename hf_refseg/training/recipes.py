@@ -85,6 +85,7 @@ def train_recipe(
     options = options_of_run(model_arguments, data_arguments, data_arguments.shown_options())
     trainer = build_trainer(model, processor, data, data_arguments, training, callbacks, run_options=options)
     trained = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.gather_model()
     if not trainer.is_world_process_zero():
         return {}
     return score_and_save(trainer, trained, data, starting_points_on_hub(model_arguments))

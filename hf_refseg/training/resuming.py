@@ -40,6 +40,7 @@ from .run_options import (
     write_local_options,
     write_run_options,
 )
+from .sharding import as_class_of_its_own
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +51,11 @@ NOT_UPLOADED = ["_*", "checkpoint-*", TRAINING_ARGS_NAME]
 TRAINING_STATE = (
     "*.pt",
     "*.pth",
-    "*_fsdp_*",
-    "optimizer_*",
+    "*_fsdp*",
+    "optimizer*",
     "global_step*",
+    "latest",
+    "zero_to_fp32.py",
     "trainer_state.json",
     CHECKSUMS,
     "README.md",
@@ -136,7 +139,7 @@ class ResumableTrainer(Trainer):
         return {"stream": {"processes": processes, "workers": workers, "batch": self._train_batch_size}}
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        with writing_into(output_dir or self.args.output_dir):
+        with writing_into(output_dir or self.args.output_dir), as_class_of_its_own(self.model):
             super()._save(output_dir, state_dict)
         if self.args.should_save:
             folder, options = Path(output_dir or self.args.output_dir), self._all_options()

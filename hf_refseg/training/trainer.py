@@ -33,6 +33,7 @@ from .resuming import ResumableTrainer
 from .run_record import describe_duration, describe_hardware, read_emissions, write_training_curve
 from .running_scores import ComponentMeans, count_pixels
 from .sampling import EpochSampler
+from .sharding import check_sharding, load_whole, name_shards
 
 # The protocol whose pixel counts need no more than logits and labels at the model's input size.
 TRAINING_PROTOCOL = "lavt"
@@ -122,9 +123,26 @@ class RefSegTrainer(ResumableTrainer):
             run_options=run_options,
             **kwargs,
         )
+        check_sharding(self.accelerator.state, args.pictures)
+        if self.is_fsdp_enabled:
+            name_shards(self.accelerator.state.fsdp_plugin, self.model)
         self.train_components = ComponentMeans()
         self.eval_components = ComponentMeans()
         self.eval_counts: list[Tensor] = []
+
+    def gather_model(self) -> None:
+        """Saves a model that is spread over processes, and puts it as a whole into the first of them.
+
+        Every process calls it; what the first one does with the model then needs no other. A model that each process
+        holds as a whole stays as it is.
+        """
+        if self._holds_all_weights():
+            return
+        self.save_model(_internal_call=True)
+        if self.is_world_process_zero():
+            self.model = load_whole(self.args.output_dir, self.model).to(self.args.device)
+            self.model_wrapped = self.model
+        self.is_fsdp_enabled = self.is_deepspeed_enabled = False
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         if self.args.learning_rate_drops is None:

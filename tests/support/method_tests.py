@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fsdp_on_cpus import find_shards, shard_model
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 from rounded_operations import RoundedOperations
 from tiny_lavt import tiny_processor
 from tiny_methods import TinyMethod
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.testing import assert_close
 from transformers import pipeline
@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from hf_refseg import AutoModelForReferringSegmentation, RefSegImageProcessor, RefSegProcessor
 from hf_refseg.training.adapters import add_adapter, find_attention_projections, load_with_adapter
+from hf_refseg.training.sharding import classes_to_shard
 
 
 class MethodTests(TinyMethod):
@@ -557,13 +558,14 @@ class MethodTests(TinyMethod):
 
     @pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view tensor")
     def test_sharded_by_fsdp_it_trains_as_in_one_piece(self, group_of_one: None) -> None:
-        """By the units that it names, as accelerate shards it: each has to be called, none read past its forward."""
+        """By the units that it names, by accelerate: each has to be called, none read past its forward."""
         # In float64, so that two steps magnify no rounding that hangs on the processor's kernels.
         whole, sharded = self.with_mask_grounding().double(), self.with_mask_grounding().double()
-        units = [module for module in sharded.modules() if type(module).__name__ in sharded._no_split_modules]
-        assert {type(module).__name__ for module in units} == sharded._no_split_modules
-        for module in (*reversed(units), sharded):
-            fully_shard(module)
+        named = {type(module).__name__ for module in sharded.modules()} & sharded._no_split_modules
+        assert named == sharded._no_split_modules
+        shard_model(sharded)
+        units = {type(module).__name__.removeprefix("FSDP") for module in find_shards(sharded)}
+        assert units >= set(classes_to_shard(whole)) and len(units) > 3
         results = []
         for model in (whole, sharded):
             optimizer = torch.optim.SGD(model.parameters(), lr=0.01)

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from datasets import DatasetDict
 from fresh_process import WITHOUT_ONEDNN
+from fsdp_on_cpus import as_on_accelerators, launched_environment
 from model_copies import ModelAsBuilt
 from transformers import BertConfig, BertTokenizer, SwinConfig, TrainerCallback
 
@@ -22,6 +23,8 @@ from hf_refseg.datasets_scripts.refshapes import REFSHAPES_WORDS
 from hf_refseg.training.arguments import RefSegTrainingArguments
 from hf_refseg.training.trainer import RefSegTrainer
 
+# A checkpoint after the last step, as FSDP writes it.
+SAVED_IN_THE_END = {"save_strategy": "steps", "save_steps": 4}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *REFSHAPES_WORDS]
 
 
@@ -124,22 +127,33 @@ def build_trainer(
     )
 
 
+def train_and_save(output_dir: Path, cache_dir: str, arguments: dict) -> None:
+    """Trains, evaluates, and saves the weights and the log into `output_dir/final`."""
+    trainer = build_trainer(output_dir, cache_dir, **arguments)
+    trainer.train()
+    trainer.evaluate()
+    trainer.gather_model()
+    if trainer.is_world_process_zero():
+        trainer.save_model(output_dir / "final")
+        (output_dir / "final" / "log.json").write_text(json.dumps(trainer.state.log_history))
+
+
 def main() -> None:
-    """Trains, evaluates, and saves the weights and the log into OUTPUT/final; JSON gives further arguments."""
+    """Trains into OUTPUT; JSON gives further arguments. With `--fsdp` once more, into OUTPUT/fsdp, by FSDP."""
     parser = argparse.ArgumentParser()
     parser.add_argument("output_dir")
     parser.add_argument("cache_dir")
     parser.add_argument("arguments", type=json.loads)
+    parser.add_argument("--fsdp", type=Path, help="the configuration file of accelerate")
     options = parser.parse_args()
     if WITHOUT_ONEDNN in os.environ:
         torch.backends.mkldnn.set_flags(False)
-    trainer = build_trainer(options.output_dir, options.cache_dir, **options.arguments)
-    trainer.train()
-    trainer.evaluate()
-    final = Path(options.output_dir) / "final"
-    trainer.save_model(final)
-    if trainer.is_world_process_zero():
-        (final / "log.json").write_text(json.dumps(trainer.state.log_history))
+    train_and_save(Path(options.output_dir), options.cache_dir, options.arguments)
+    if options.fsdp:
+        arguments = {**options.arguments, **SAVED_IN_THE_END}
+        os.environ |= launched_environment(options.fsdp)
+        with as_on_accelerators():
+            train_and_save(Path(options.output_dir, "fsdp"), options.cache_dir, arguments)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,14 @@ import json
 import logging
 import math
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from fresh_process import Finished, run_program
 from PIL import Image
-from places import SUPPORT
+from places import CHECKOUT, SUPPORT
 from safetensors.torch import load_file, save_file
 from tiny_lavt import tiny_lavt
 from train_tiny import build_model, build_processor, build_trainer
@@ -25,7 +25,7 @@ from hf_refseg.modeling.modeling_outputs_refseg import ReferringSegmentationOutp
 from hf_refseg.training import callbacks
 from hf_refseg.training.arguments import RefSegTrainingArguments
 from hf_refseg.training.callbacks import LossWeightSchedule, PredictionPictures
-from hf_refseg.training.checkpoints import find_checkpoint_fault, last_complete_checkpoint
+from hf_refseg.training.checkpoints import FSDP_WEIGHTS, find_checkpoint_fault, last_complete_checkpoint
 from hf_refseg.training.resuming import load_weights
 from hf_refseg.training.sampling import EpochSampler
 
@@ -46,10 +46,12 @@ def cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def train_elsewhere(output_dir: Path, cache: Path, processes: int = 1, **arguments) -> list[Finished]:
-    """Runs `train_tiny.py` in processes of its own."""
-    program = SUPPORT / "train_tiny.py"
-    return run_program(program, str(output_dir), str(cache), json.dumps(arguments), cwd=cache, processes=processes)
+def train_elsewhere(
+    output_dir: Path, cache: Path, processes: int = 1, options: Sequence[str] = (), **arguments
+) -> list[Finished]:
+    """Runs `train_tiny.py` in processes of its own, with its `options`."""
+    command = (str(output_dir), str(cache), json.dumps(arguments), *options)
+    return run_program(SUPPORT / "train_tiny.py", *command, cwd=cache, processes=processes)
 
 
 def logged(log_history: list[dict], key: str) -> list[float]:
@@ -86,18 +88,28 @@ def test_four_accumulation_steps_of_two_equal_one_step_of_eight(cache, reference
 
 
 @pytest.mark.slow_process
-def test_two_processes_equal_one(cache, reference, tmp_path) -> None:
+def test_two_processes_equal_one_with_ddp_and_with_fsdp(cache, reference, tmp_path) -> None:
     # 2 processes times 2 accumulation steps of 2; the 19 sentences do not divide among 2 processes of 4.
     batches = {"per_device_train_batch_size": 2, "total_train_batch_size": 8}
-    for done in train_elsewhere(tmp_path, cache, processes=2, **batches):
+    options = ("--fsdp", str(CHECKOUT / "examples" / "accelerate" / "fsdp2.yaml"))
+    for done in train_elsewhere(tmp_path, cache, processes=2, options=options, **batches):
         assert done.exit_status == 0, done.errors
     assert len(reference.eval_dataset) % 8 not in (0, 4)
-    log_history = json.loads((tmp_path / "final" / "log.json").read_text())
-    weights = build_model()
-    weights.load_state_dict(
-        AutoModelForReferringSegmentation.from_pretrained(tmp_path / "final").state_dict(), strict=True
-    )
-    assert_same_training(weights.state_dict(), log_history, reference)
+    checkpoint = tmp_path / "fsdp" / "checkpoint-4"
+    for folder in (tmp_path / "final", tmp_path / "fsdp" / "final", checkpoint):
+        weights = build_model()
+        saved = AutoModelForReferringSegmentation.from_pretrained(folder)
+        weights.load_state_dict(saved.state_dict(), strict=True)
+        log = (checkpoint.with_name("final") if folder == checkpoint else folder) / "log.json"
+        assert_same_training(weights.state_dict(), json.loads(log.read_text()), reference)
+    # What only FSDP has, and the class of the model all the same, with its code.
+    assert (checkpoint / FSDP_WEIGHTS).is_file() and not (tmp_path / "final" / FSDP_WEIGHTS).exists()
+    auto_map = json.loads((checkpoint / "config.json").read_text())["auto_map"]
+    assert auto_map["AutoModel"] == "modeling_lavt.LavtForReferringSegmentation"
+    assert (checkpoint / "modeling_lavt.py").is_file()
+    assert last_complete_checkpoint(checkpoint.parent) == str(checkpoint)
+    (checkpoint / "optimizer.bin").write_bytes(b"")
+    assert find_checkpoint_fault(checkpoint) == "optimizer.bin is cut off"
 
 
 @torch.no_grad()
