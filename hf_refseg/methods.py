@@ -1,11 +1,12 @@
-"""The methods, and encoders that come with them: each is known to transformers and public here by its one line."""
+"""The methods, each known to transformers and public here by its one line, which imports its configuration.
 
-from .modeling.modeling_btmae import *
-from .modeling.modeling_lavt import *
-from .modeling.modeling_m3att import *
-from .modeling.modeling_magnet import *
-from .modeling.modeling_risam import *
-from .modeling.modeling_unified_lavt import *
-from .modeling.modeling_video_lavt import *
-from .modeling.recurrent_text_refseg import *
-from .modeling.video_swin_refseg import *
+The model of `configuration_<method>.py` is that of `modeling_<method>.py`; it is imported when it is asked for.
+"""
+
+from .modeling.configuration_btmae import *
+from .modeling.configuration_lavt import *
+from .modeling.configuration_m3att import *
+from .modeling.configuration_magnet import *
+from .modeling.configuration_risam import *
+from .modeling.configuration_unified_lavt import *
+from .modeling.configuration_video_lavt import *

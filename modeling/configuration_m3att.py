@@ -9,8 +9,8 @@ from transformers import PreTrainedConfig
 
 from .checks_refseg import Conditions, require_at_least_one, require_even_heads
 from .configuration_encoders_refseg import BERT_BASE, require_maps, swin_b
+from .configuration_recurrent_text_refseg import RecurrentTextConfig
 from .configuration_refseg import LanguageReconstructionConfig, RefSegConfig
-from .recurrent_text_refseg import RecurrentTextConfig
 
 
 @strict

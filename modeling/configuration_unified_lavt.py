@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig
 
 from .configuration_encoders_refseg import stage_widths, swin_b
 from .configuration_video_lavt import VideoLavtConfig
-from .video_swin_refseg import VideoSwinConfig
+from .configuration_video_swin_refseg import VideoSwinConfig
 
 
 @strict

@@ -9,7 +9,7 @@ from transformers.configuration_utils import SubConfigSpec
 from .checks_refseg import Conditions
 from .configuration_encoders_refseg import BERT_BASE, require_stages
 from .configuration_lavt import LavtConfig
-from .video_swin_refseg import VideoSwinConfig
+from .configuration_video_swin_refseg import VideoSwinConfig
 
 # The rows of table 1 in which a projection function has two convolutions side by side.
 SIDE_BY_SIDE = (6, 7, 8, 10, 11, 12)
@@ -51,8 +51,7 @@ class VideoLavtConfig(LavtConfig):
     Example:
 
     ```python
-    >>> from hf_refseg import VideoLavtConfig, VideoLavtForReferringSegmentation
-    >>> from hf_refseg.modeling.video_swin_refseg import VideoSwinConfig
+    >>> from hf_refseg import VideoLavtConfig, VideoLavtForReferringSegmentation, VideoSwinConfig
 
     >>> configuration = VideoLavtConfig(backbone_config=VideoSwinConfig.preset("tiny"), loss_type="dice_boundary")
     >>> model = VideoLavtForReferringSegmentation(configuration)

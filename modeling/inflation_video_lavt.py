@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from .configuration_video_swin_refseg import VideoSwinConfig
 from .layers_refseg import PixelWordAttention
 from .modeling_lavt import MultiModalFusion, PooledSentence
 from .pwam_video_lavt import AddedBranches, ClipFusion, ClipWordAttention, ConcatenatedBranches, FinishedBranches
-from .video_swin_refseg import VideoSwinConfig, VideoSwinModel
+from .video_swin_refseg import VideoSwinModel
 
 # What a model cannot change that starts from an image model.
 KEPT_FIELDS = (

@@ -289,4 +289,7 @@ class RefSegPreTrainedModel(TwoEncoderModel):
         )
 
 
+# Saved folders of every method carry its code.
+RefSegPreTrainedModel.register_for_auto_class("AutoModel")
+
 __all__ = ["RefSegPreTrainedModel"]

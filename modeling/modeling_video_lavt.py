@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_video_lavt import VideoLavtConfig
+from .configuration_video_swin_refseg import VideoSwinConfig
 from .explanations_refseg import Explanation, pixels_of_words, words_of_pixels
 from .inflation_video_lavt import video_model_from_image
 from .input_checks_refseg import require_annotated_frames
@@ -32,7 +33,7 @@ from .layers_refseg import AttentionKernel, CrossModalAttention
 from .modeling_lavt import ACTIVATIONS, LanguageGate, LavtForReferringSegmentation
 from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures, ReferringSegmentationOutput
 from .pwam_video_lavt import ClipFusion, VisionLanguageFusion
-from .video_swin_refseg import VideoSwinConfig, build_clip_encoder, kind_of_encoder, load_pretrained_video_swin
+from .video_swin_refseg import build_clip_encoder, kind_of_encoder, load_pretrained_video_swin
 
 
 def build_clip_fusion(config: VideoLavtConfig, stage: int) -> nn.Module:

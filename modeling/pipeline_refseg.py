@@ -312,4 +312,10 @@ def as_picture(mask: np.ndarray) -> Image.Image:
     return Image.fromarray(mask.astype(np.uint8) * 255)
 
 
+# The pipelines of every model, whose code travels with each of them.
+PIPELINES = {
+    "referring-image-segmentation": ReferringImageSegmentationPipeline,
+    "referring-video-segmentation": ReferringVideoSegmentationPipeline,
+}
+
 __all__ = ["ReferringImageSegmentationPipeline", "ReferringVideoSegmentationPipeline"]

@@ -8,8 +8,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 
 from .configuration_encoders_refseg import TEXT_LAYERS, require_text_encoder
+from .configuration_recurrent_text_refseg import RecurrentTextConfig
 from .pretrained_refseg import load_encoder_weights, model_class_of, read_encoder_config, without_pooling
-from .recurrent_text_refseg import RecurrentTextConfig, RecurrentTextEncoder
+from .recurrent_text_refseg import RecurrentTextEncoder
 from .saved_files_refseg import naming_damage
 
 # Text encoders with a head behind the one vector that they make of a text, which nothing here reads.

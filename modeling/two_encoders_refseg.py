@@ -15,7 +15,7 @@ from .configuration_encoders_refseg import longest_text
 from .configuration_refseg import RefSegConfig
 from .encoders_refseg import MapEncoder, load_image_encoder
 from .layers_refseg import VocabularyHead, start_at_prior
-from .pipeline_refseg import ReferringImageSegmentationPipeline, ReferringVideoSegmentationPipeline
+from .pipeline_refseg import PIPELINES
 from .pretrained_refseg import load_encoder_weights
 from .saved_files_refseg import naming_damage
 from .tasks_refseg import TASKS
@@ -23,11 +23,6 @@ from .text_encoders_refseg import load_text_encoder
 from .training_task_refseg import TrainingTask
 
 logger = logging.get_logger(__name__)
-# The pipelines of every model. Importing them here also makes their code travel with each of them.
-PIPELINES = {
-    "referring-image-segmentation": ReferringImageSegmentationPipeline,
-    "referring-video-segmentation": ReferringVideoSegmentationPipeline,
-}
 
 
 def is_frozen(module: nn.Module) -> bool:
@@ -288,4 +283,4 @@ class TwoEncoderModel(PreTrainedModel):
             task.init_weights(module)
 
 
-__all__ = ["PIPELINES", "TwoEncoderModel", "is_frozen"]
+__all__ = ["TwoEncoderModel", "is_frozen"]

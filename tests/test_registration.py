@@ -1,6 +1,7 @@
 """A method is registered by one line, and says what to cite."""
 
 import pytest
+from fresh_process import run_new_python
 from places import CHECKOUT
 
 import hf_refseg
@@ -14,6 +15,17 @@ def test_every_method_in_the_folder_of_models_is_registered_and_public() -> None
     for model_class in registered_methods().values():
         for each in (model_class, model_class.config_class):
             assert getattr(hf_refseg, each.__name__) is each and each.__name__ in hf_refseg.__all__
+
+
+def test_without_torch_the_library_imports_nothing_of_it(tmp_path) -> None:
+    """Graphs that were exported run there."""
+    code = """
+    import sys
+    sys.modules["torch"] = None
+    import hf_refseg
+    print("LavtConfig" in dir(hf_refseg), "load_refseg" in dir(hf_refseg), "transformers" in sys.modules)
+    """
+    assert run_new_python(code, tmp_path) == "False True False\n"
 
 
 @pytest.mark.parametrize("model_class", registered_methods().values())

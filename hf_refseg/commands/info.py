@@ -65,7 +65,7 @@ def describe_installation() -> str:
     """Versions, device, and everything that can be named on the command line."""
     from importlib.metadata import version
 
-    from ..auto import registered_methods
+    from ..auto import registered_configs
     from ..data.catalog import DATASETS
     from ..evaluation import VIDEO_PROTOCOLS
     from ..evaluation.protocols import PROTOCOLS
@@ -77,7 +77,7 @@ def describe_installation() -> str:
         **{package: version(package) for package in packages},
         "python": platform.python_version(),
         "device": find_device(None),
-        "methods": ", ".join(registered_methods()),
+        "methods": ", ".join(registered_configs()),
         "data sets": ", ".join(DATASETS),
         "protocols": ", ".join((*PROTOCOLS, *VIDEO_PROTOCOLS)),
     }

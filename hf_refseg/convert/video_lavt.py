@@ -7,8 +7,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from ..modeling.configuration_video_lavt import VideoLavtConfig
+from ..modeling.configuration_video_swin_refseg import VideoSwinConfig
 from ..modeling.modeling_video_lavt import VideoLavtForReferringSegmentation
-from ..modeling.video_swin_refseg import VideoSwinConfig
 from .encoders import UNUSED_ENCODER_TENSORS, read_swin_config, read_text_config, required_shape
 from .lavt import RULES as LAVT_RULES
 from .released_files import load_converted, rename_tensors, sizes_of_checkpoint, state_dict_of

@@ -16,7 +16,7 @@ from huggingface_hub.utils import validate_repo_id
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from ..auto import registered_methods
+from ..auto import registered_configs
 from ..evaluation.video import VIDEO_PROTOCOLS
 from ..files import public_name, write_whole
 from ..yaml_texts import read_yaml
@@ -237,7 +237,7 @@ def describe_limits(model: PreTrainedModel | PeftModel, datasets: Sequence[str])
     names = escape(", ".join(datasets))
     lines = [f"- It was trained on {names}. Nothing was measured on other pictures, other words or other languages."]
     config = plain_model(model).config
-    if config.model_type in registered_methods() and not config.presence_head:
+    if config.model_type in registered_configs() and not config.presence_head:
         lines.append(
             "- It has no head that says whether there is a target at all (`presence_head`): asked for what is not in "
             "the picture, it may mark something else."
@@ -317,6 +317,6 @@ def describe_training_data(training_data: Mapping[str, TrainingPart]) -> str:
 
 def describe_citation(model_type: str) -> str:
     """What to cite; nothing for what is no method of ours."""
-    known = registered_methods()
-    citation = known[model_type].config_class.citation if model_type in known else ""
+    known = registered_configs()
+    citation = known[model_type].citation if model_type in known else ""
     return f"## Citation\n\nThe method:\n\n```bibtex\n{citation}\n```" if citation else ""

@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
 
-from ..auto import AutoModelForReferringSegmentation, registered_methods
+from ..auto import AutoModelForReferringSegmentation, registered_configs
 from ..convert.torch_files import check_torch_file
 from ..files import may_be_on_hub, what_is_in
 from ..messages import name_text, short_text
@@ -160,8 +160,8 @@ def load_with_processor(
 def load_config(name: str) -> Any:
     """The configuration of a model of this library; raises as `load_model`."""
     config = load_any_config(name)
-    if config.model_type not in registered_methods():
-        known = ", ".join(registered_methods())
+    if config.model_type not in registered_configs():
+        known = ", ".join(registered_configs())
         raise ValueError(f"{name} is a model of type {config.model_type}; known methods: {known}.")
     return config
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..auto import registered_methods
+from ..auto import registered_configs
 from ..files import may_be_on_hub
 
 
@@ -52,7 +52,7 @@ def known_kinds() -> str:
     """What an error says of the kinds that there are."""
     others = [f"{kind.title} ({', '.join(kind.model_types)})" for kind in KINDS]
     others.append(f"detector+segmenter (of {', '.join(DETECTORS)} with {', '.join(SEGMENTERS)})")
-    return f"known methods: {', '.join(registered_methods())}; known systems of others: {', '.join(others)}"
+    return f"known methods: {', '.join(registered_configs())}; known systems of others: {', '.join(others)}"
 
 
 def is_pair(name: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Literal
 
-from ..auto import registered_methods
+from ..auto import registered_configs
 from ..evaluation.systems import System
 from ..hub.saved_models import read_config
 from ..modeling.inference_refseg import VideoWindow
@@ -108,7 +108,7 @@ def _kind_of_model(name: str, trust_remote_code: bool) -> Kind:
     config = read_config(name)
     model_type = config.get("model_type")
     # A list would be no key of a mapping.
-    if model_type in tuple(registered_methods()):
+    if model_type in tuple(registered_configs()):
         return OURS
     for kind in KINDS:
         if model_type in kind.model_types:

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoConfig, BertTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..auto import AutoModelForReferringSegmentation, registered_methods
+from ..auto import AutoModelForReferringSegmentation, load_model_class, registered_configs
 from ..data.catalog import DATASETS
 from ..data.vocabulary import load_glove, train_word_tokenizer
 from ..hub.saved_models import load_tokenizer
@@ -126,7 +126,7 @@ def sides_of(size: Mapping[str, int]) -> tuple[int, int]:
 
 
 def model_class_of(model_type: str) -> type[PreTrainedModel]:
-    classes = registered_methods()
-    if model_type not in classes:
-        raise ValueError(f"Unknown model_type {model_type!r}. Choose one of: {', '.join(classes)}.")
-    return classes[model_type]
+    configs = registered_configs()
+    if model_type not in configs:
+        raise ValueError(f"Unknown model_type {model_type!r}. Choose one of: {', '.join(configs)}.")
+    return load_model_class(configs[model_type])

@@ -133,8 +133,20 @@ def test_the_library_itself_imports_what_models_need_alone(tmp_path):
     import sys
     import hf_refseg
     print([name for name in ("datasets", "evaluate", "matplotlib", "peft", "timm") if name in sys.modules])
+
+    from hf_refseg.auto import registered_configs
+    from transformers import AutoModel, BertConfig, SwinConfig
+    def loaded_methods():
+        return [each for each in registered_configs() if f"hf_refseg.modeling.modeling_{each}" in sys.modules]
+    print(loaded_methods())
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 1, "intermediate_size": 8}
+    image = SwinConfig(embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1])
+    config = hf_refseg.LavtConfig(backbone_config=image, text_config=BertConfig(**sizes))
+    print(AutoModel.from_config(config).__module__, loaded_methods())
     """
-    assert run_python(code, cwd=tmp_path, imports=()) == "[]\n"
+    imported, before, after = run_python(code, cwd=tmp_path, imports=()).splitlines()
+    assert (imported, before) == ("[]", "[]")
+    assert after == "hf_refseg.modeling.modeling_lavt ['lavt']"
 
 
 def test_the_console_script_is_this_app():

@@ -23,9 +23,9 @@ from hf_refseg import (
 )
 from hf_refseg.auto import registered_methods
 from hf_refseg.modeling.configuration_alignment_refseg import AlignmentLossConfig
+from hf_refseg.modeling.configuration_recurrent_text_refseg import RecurrentTextConfig
 from hf_refseg.modeling.configuration_refseg import LanguageReconstructionConfig, MaskGroundingConfig
-from hf_refseg.modeling.recurrent_text_refseg import RecurrentTextConfig
-from hf_refseg.modeling.video_swin_refseg import VideoSwinConfig
+from hf_refseg.modeling.configuration_video_swin_refseg import VideoSwinConfig
 
 CONFIGS = {model_type: model_class.config_class for model_type, model_class in registered_methods().items()}
 GROUNDING = {"special_token_ids": [0, 1], "mask_token_id": 4}

@@ -24,12 +24,13 @@ from hf_refseg import (
     RefSegProcessor,
 )
 from hf_refseg.data.vocabulary import train_word_tokenizer
+from hf_refseg.modeling.configuration_recurrent_text_refseg import RecurrentTextConfig
 from hf_refseg.modeling.configuration_refseg import LanguageReconstructionConfig
 from hf_refseg.modeling.layers_refseg import TokenBatchNorm, map_positions
 from hf_refseg.modeling.modeling_m3att import MaskDecoder
 from hf_refseg.modeling.modeling_outputs_refseg import ForwardPass
 from hf_refseg.modeling.mutual_decoder_m3att import IterativeInteraction, MutualDecoder, PlainInteraction
-from hf_refseg.modeling.recurrent_text_refseg import RecurrentTextConfig, RecurrentTextEncoder
+from hf_refseg.modeling.recurrent_text_refseg import RecurrentTextEncoder
 from hf_refseg.modeling.tasks_refseg import LanguageReconstruction
 
 TINY_SWIN, TINY_BERT = TinyM3Att.fields["backbone_config"], TinyM3Att.fields["text_config"]

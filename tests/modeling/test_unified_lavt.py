@@ -11,9 +11,10 @@ from torch.testing import assert_close
 from transformers import BertConfig, BertModel, SwinConfig, SwinModel
 
 from hf_refseg import UnifiedLavtConfig, UnifiedLavtForReferringSegmentation
+from hf_refseg.modeling.configuration_video_swin_refseg import VideoSwinConfig
 from hf_refseg.modeling.modeling_unified_lavt import UnifiedImageFeatures
 from hf_refseg.modeling.swin_refseg import SwinStages, WindowLayer
-from hf_refseg.modeling.video_swin_refseg import VideoSwinBlock, VideoSwinConfig, VideoSwinModel
+from hf_refseg.modeling.video_swin_refseg import VideoSwinBlock, VideoSwinModel
 
 
 def calls_of_blocks(model: nn.Module) -> tuple[list, list]:

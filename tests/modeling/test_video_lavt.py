@@ -23,13 +23,13 @@ from hf_refseg import (
     VideoLavtForReferringSegmentation,
 )
 from hf_refseg.modeling import video_swin_refseg
+from hf_refseg.modeling.configuration_video_swin_refseg import VideoSwinConfig
 from hf_refseg.modeling.layers_refseg import PixelWordAttention
 from hf_refseg.modeling.losses_refseg import two_class_dice_loss
 from hf_refseg.modeling.mask_grounding_refseg import grounded_frame
 from hf_refseg.modeling.modeling_video_lavt import UnchangedWords, WordUpdate
 from hf_refseg.modeling.pwam_video_lavt import ConcatenatedBranches, VisionLanguageFusion
 from hf_refseg.modeling.video_swin_refseg import (
-    VideoSwinConfig,
     VideoSwinModel,
     load_pretrained_video_swin,
     video_swin_of_torchvision,

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from hf_refseg import VideoLavtConfig, VideoLavtForReferringSegmentation
 from hf_refseg.convert import CheckpointError, convert_video_lavt_checkpoint
+from hf_refseg.modeling.configuration_video_swin_refseg import VideoSwinConfig
 from hf_refseg.modeling.modeling_video_lavt import ClipFusion
-from hf_refseg.modeling.video_swin_refseg import VideoSwinConfig, VideoSwinModel
+from hf_refseg.modeling.video_swin_refseg import VideoSwinModel
 from hf_refseg_cli import app
 
 FOLDER = FIXTURES / "video_lavt"

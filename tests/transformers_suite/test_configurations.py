@@ -6,8 +6,8 @@ import pytest
 from method_testers import TESTERS, MethodTester
 from transformers_tests.test_configuration_common import ConfigTester
 
-from hf_refseg.modeling.recurrent_text_refseg import RecurrentTextConfig
-from hf_refseg.modeling.video_swin_refseg import VideoSwinConfig
+from hf_refseg.modeling.configuration_recurrent_text_refseg import RecurrentTextConfig
+from hf_refseg.modeling.configuration_video_swin_refseg import VideoSwinConfig
 
 
 @pytest.mark.parametrize("method", TESTERS, ids=lambda method: method.tiny.model_class.config_class.__name__)
