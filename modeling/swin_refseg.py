@@ -140,7 +140,8 @@ class WindowAttention(SwinAttention):
             places = ((query, group.queries), (key, group.keys), (value, group.keys))
             windows = (self.split_windows(features, numbers) for features, numbers in places)
             if scores.shape[0] > 1:
-                scores = scores.repeat(batch, 1, 1, 1)
+                # Of a single image a view.
+                scores = scores.expand(batch, *scores.shape).flatten(0, 1)
             attended, _ = attend(self, *windows, scores, dropout=dropout, scaling=self.scaling)
             results.append(attended.reshape(batch, -1, channels))
         return self.o_proj(torch.cat(results, 1).index_select(1, order.scatter))
