@@ -9,7 +9,7 @@ import evaluate
 import numpy as np
 import pytest
 import torch
-from fresh_process import PROCESSES
+from fresh_process import FORKED
 from places import FIXTURES
 from pycocotools import mask as coco_mask
 
@@ -357,9 +357,9 @@ def score_half(process: int, counts: tuple[np.ndarray, np.ndarray], cache_dir: s
 
 @pytest.mark.slow_process
 def test_evaluate_module_gathers_two_processes(masks, counts, tmp_path):
-    results = PROCESSES.Queue()
+    results = FORKED.Queue()
     workers = [
-        PROCESSES.Process(target=score_half, args=(process, counts, str(tmp_path), results)) for process in range(2)
+        FORKED.Process(target=score_half, args=(process, counts, str(tmp_path), results)) for process in range(2)
     ]
     for worker in workers:
         worker.start()

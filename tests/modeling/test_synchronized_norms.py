@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
-from fresh_process import PROCESSES
+from fresh_process import FORKED
 from tiny_methods import TinyM3Att
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -114,12 +114,18 @@ def gradients_of_half(rank: int, meeting: Path) -> dict[str, Tensor]:
     return gradients
 
 
+def run_other_half(meeting: Path) -> None:
+    # Threads of OpenMP do not survive a fork.
+    torch.set_num_threads(1)
+    gradients_of_half(1, meeting)
+
+
 @pytest.mark.slow_process
 def test_two_processes_have_the_gradients_of_one(tmp_path) -> None:
     model, batch = model_and_batch()
     model(**batch).loss.backward()
     meeting = tmp_path / "meeting"
-    other = PROCESSES.Process(target=gradients_of_half, args=(1, meeting))
+    other = FORKED.Process(target=run_other_half, args=(meeting,))
     other.start()
     gradients = gradients_of_half(0, meeting)
     other.join()
