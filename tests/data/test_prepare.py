@@ -176,6 +176,13 @@ def resize(path: Path) -> None:
     Image.new("RGB", (30, 20)).save(path)
 
 
+def image_of_test_a(tree):
+    """The path of the first image of a split, and its row."""
+    dataset = load_refseg("refcoco", tree, cache_dir=tree / "cache")
+    row = dataset["testA"].cast_column("image", datasets.Image(decode=False))[0]
+    return Path(row["image"]["path"]), row
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -190,10 +197,7 @@ def resize(path: Path) -> None:
     ids=["truncated", "empty", "html", "bomb", "large", "resized", "missing"],
 )
 def test_a_bad_image_is_named_and_finished_shards_stay(damage, message, tree, tmp_path):
-    dataset = load_refseg("refcoco", tree, cache_dir=tree / "cache")
-    row = dataset["testA"].cast_column("image", datasets.Image(decode=False))[0]
-    image = Path(row["image"]["path"])
-    content = image.read_bytes()
+    image, row = image_of_test_a(tree)
     damage(image)
     output = tmp_path / "output"
     with pytest.raises(DataFormatError, match=message) as error:
@@ -203,6 +207,15 @@ def test_a_bad_image_is_named_and_finished_shards_stay(damage, message, tree, tm
     assert {name.split("-")[0] for name in finished} == {"train", "val"} and len(finished) == 6
     assert not (output / "README.md").exists()
 
+
+def test_a_run_goes_on_once_its_image_is_whole(tree, tmp_path):
+    image, _ = image_of_test_a(tree)
+    content, output = image.read_bytes(), tmp_path / "output"
+    image.unlink()
+    with pytest.raises(DataFormatError):
+        prepare(tree, output)
+    finished = shard_states(output)
+    assert len(finished) == 6
     image.write_bytes(content)
     prepare(tree, output)
     after = shard_states(output)
