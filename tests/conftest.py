@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,14 @@ def commands_built_once() -> Iterator[None]:
     """Typer's test runner makes a command line anew for each call, which takes longer than most commands do."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("typer.testing._get_command", cache(typer.main.get_command))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def expressions_are_kept() -> Iterator[None]:
+    """transformers makes an expression of the name of every weight that it saves or loads: more than Python keeps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(re, "_MAXCACHE", 20_000)
         yield
 
 
