@@ -1,6 +1,7 @@
 """What the configurations of all methods share, and the plug-in training tasks that any of them can carry."""
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, get_args
@@ -27,6 +28,9 @@ from .configuration_encoders_refseg import RECURRENT_TEXT, longest_text, require
 from .messages_refseg import nearest_names
 
 logger = logging.get_logger(__name__)
+# That of the library; a saved configuration holds the one that wrote it, and its first number is that of the format.
+HF_REFSEG_VERSION = "0.1.0"
+SAVED_VERSION = "hf_refseg_version"
 # So many unknown names are said.
 MOST_NAMED = 5
 
@@ -222,8 +226,14 @@ class CheckedConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> Any:
-        """As in transformers; fields that this version does not know are left out, with a warning."""
-        loaded = super().from_dict({**config_dict, "is_saved": True}, **kwargs)
+        """As in transformers; fields that this version does not know are left out, with a warning.
+
+        Raises:
+            ValueError: a version with a newer format wrote it.
+        """
+        values = dict(config_dict)
+        require_format(cls, values.pop(SAVED_VERSION, None))
+        loaded = super().from_dict({**values, "is_saved": True}, **kwargs)
         # transformers sets fields that are given to `from_pretrained` once all is validated.
         (loaded[0] if isinstance(loaded, tuple) else loaded).validate()
         return loaded
@@ -242,6 +252,20 @@ class CheckedConfig(PreTrainedConfig):
                 f"newer version, or was changed by hand{nearest_names(unknown, sorted(known)) or '.'}"
             )
         return {name: value for name, value in values.items() if name in known}
+
+
+def require_format(config_class: type[PreTrainedConfig], version: Any) -> None:
+    """Raises ValueError where a newer format was saved, or what is no version; without one it is an old file."""
+    if version is None:
+        return
+    found = re.match(r"(\d{1,9})\.", version) if isinstance(version, str) else None
+    if found is None:
+        raise ValueError(f"{SAVED_VERSION}: a version such as {HF_REFSEG_VERSION} is expected, in quotes.")
+    if int(found[1]) > int(HF_REFSEG_VERSION.partition(".")[0]):
+        raise ValueError(
+            f"The {config_class.model_type} model was saved by hf_refseg {version[:20]}, whose format this version, "
+            f"{HF_REFSEG_VERSION}, does not know: pip install --upgrade hf_refseg."
+        )
 
 
 @strict
@@ -435,9 +459,9 @@ class RefSegConfig(CheckedConfig):
     def to_diff_dict(self) -> dict[str, Any]:
         """What is saved: as in transformers, without what others saved beside the fields of their encoders.
 
-        So an unknown field in a file of ours means something.
+        So an unknown field in a file of ours means something. The version of the library stands beside the fields.
         """
-        values = super().to_diff_dict()
+        values = {**super().to_diff_dict(), SAVED_VERSION: HF_REFSEG_VERSION}
         for key in self.sub_configs_defaults:
             encoder = getattr(self, key)
             unknown = unknown_among(type(encoder), encoder.to_dict())

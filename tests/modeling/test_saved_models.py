@@ -1,6 +1,7 @@
 """Models and adapters that earlier versions saved load, and answer as they did."""
 
 import json
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from safetensors.torch import load_file
 from tiny_lavt import tiny_processor
 from torch import nn
 from torch.testing import assert_close
-from transformers import pipeline
+from transformers import AutoConfig, pipeline
 
+import hf_refseg
 from hf_refseg import AutoModelForReferringSegmentation
 from hf_refseg.training.adapters import load_with_adapter
 
@@ -29,7 +31,8 @@ def load(folder: Path) -> nn.Module:
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "name", ["btmae", "lavt", "m3att", "magnet", "risam", "risam_lora", "unified_lavt", "video_lavt"]
+    "name",
+    ["btmae", "lavt", "m3att", "magnet", "risam", "risam_lora", "risam_versioned", "unified_lavt", "video_lavt"],
 )
 def test_what_was_saved_answers_as_before(name: str, recwarn: pytest.WarningsRecorder) -> None:
     model = load(SAVED / name).double()
@@ -41,6 +44,31 @@ def test_what_was_saved_answers_as_before(name: str, recwarn: pytest.WarningsRec
     actual = {key: value.item() for key, value in output.loss_components.items()} | {"loss": output.loss.item()}
     assert actual == pytest.approx(losses, rel=1e-6)
     assert [str(warning.message) for warning in recwarn if "weights" in str(warning.message)] == []
+
+
+def test_what_is_saved_says_by_which_version_and_a_newer_format_is_refused(tmp_path: Path, caplog) -> None:
+    versions = {
+        json.loads((SAVED / name / "config.json").read_text()).get("hf_refseg_version")
+        for name in ("lavt", "risam_versioned")
+    }
+    assert versions == {None, "0.1.0"}
+    config = AutoConfig.from_pretrained(SAVED / "lavt")
+    config.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    assert saved["hf_refseg_version"] == hf_refseg.__version__ == metadata.version("hf_refseg")
+    for version in ("0.99.0", "0.0.1.dev3"):
+        path.write_text(json.dumps({**saved, "hf_refseg_version": version}), encoding="utf-8")
+        assert AutoConfig.from_pretrained(tmp_path).to_dict() == config.to_dict() | {"_name_or_path": ""}
+    assert "hf_refseg_version" not in caplog.text
+    for version, message in (
+        ("1.0.0", "The lavt model was saved by hf_refseg 1.0.0, .* pip install --upgrade hf_refseg"),
+        (1.0, "a version such as .* is expected"),
+        ("new", "a version such as .* is expected"),
+    ):
+        path.write_text(json.dumps({**saved, "hf_refseg_version": version}), encoding="utf-8")
+        with pytest.raises(ValueError, match=message):
+            AutoConfig.from_pretrained(tmp_path)
 
 
 def test_what_named_the_earlier_file_of_a_pipeline_segments_and_is_saved_with_the_present_one(tmp_path: Path) -> None:
