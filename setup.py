@@ -21,10 +21,11 @@ DEPENDENCIES = [
     "typer>=0.20",
     "pyyaml>=6.0.1",
 ]
-VIDEO = ["av>=17.1", "h5py>=3.12", "scipy>=1.14"]
+VIDEO_FILES = "av>=17.1"
+VIDEO = [VIDEO_FILES, "h5py>=3.12", "scipy>=1.14"]
 EXTRAS = {
     "video": VIDEO,
-    "demo": ["gradio>=6.29.1,<7", *VIDEO],
+    "demo": ["gradio>=6.29.1,<7", VIDEO_FILES],
     "export": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.32"],
     "docs": ["latex2mathml>=3.78", "mkdocs-material>=9.6", "mkdocstrings-python>=2"],
     "dev": [

@@ -50,12 +50,12 @@ def _read_lines(path: Path) -> str:
 
 
 def write_scenes(folder: Path) -> list[Example]:
-    """Scenes of RefShapes, with a sentence about each of their objects and some about nothing, written to a folder."""
+    """Scenes of RefShapes, each with sentences about some of its shapes, written to a folder."""
     from ..datasets_scripts.refshapes import make_rows
 
     examples = []
     for index in range(SCENES):
-        rows = make_rows("grefshapes", 0, "test", index, SCENE_SIDE)
+        rows = make_rows("refshapes", 0, "test", index, SCENE_SIDE)
         path = folder / f"scene-{index + 1}.png"
         path.write_bytes(rows[0]["image"]["bytes"])
         examples.append(Example(path, "\n".join(row["sentences"][0]["sent"] for row in rows)))

@@ -78,7 +78,9 @@ PICTURES = Medium(
     name="picture",
     read=read_picture,
     build_input=_picture_input,
-    build_output=lambda label: gr.Image(label=label, format="jpeg", interactive=False, buttons=["fullscreen"]),
+    build_output=lambda label: gr.Image(
+        label=label, format="jpeg", interactive=False, buttons=["fullscreen"], alt_text=f"Masks of {label}, in colors"
+    ),
     draw=lambda segmentation, threshold, shown, folder: draw_picture(segmentation, threshold, shown),
 )
 VIDEOS = Medium(
@@ -90,6 +92,15 @@ VIDEOS = Medium(
         segmentation, threshold, shown, folder / "overlay.mp4"
     ),
 )
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What a user asks for: a picture or video, the expressions, and the titles of the systems that are asked."""
+
+    subject: Subject
+    texts: tuple[str, ...]
+    titles: Sequence[str]
 
 
 @contextmanager
@@ -118,7 +129,8 @@ class Panel:
             self.drawn = medium.build_output(title)
             self.masks = gr.CheckboxGroup(label=f"Masks of {title}", elem_classes="refseg-masks")
             self.threshold = gr.Slider(
-                *(0, 1),
+                minimum=0,
+                maximum=1,
                 value=system.threshold,
                 step=0.01,
                 label="Threshold",
@@ -192,7 +204,14 @@ class Explanation:
         with gr.Accordion("Where each word looks", open=False):
             self.expression = gr.Dropdown(label="Expression", type="value")
             ask = gr.Button("Show", size="sm")
-            self.maps = gr.Gallery(label="How the model came to the mask", columns=1, format="png", visible=False)
+            self.maps = gr.Gallery(
+                label="How the model came to the mask",
+                columns=1,
+                height="auto",
+                object_fit="contain",
+                format="png",
+                visible=False,
+            )
         ask.click(self.explain, [answers, self.expression], self.maps, **ONE_AT_A_TIME, **OF_THE_PAGE)
 
     @property
@@ -269,22 +288,30 @@ def _build_tab(medium: Medium, systems: dict[str, System], examples: Sequence[Ex
         with gr.Column(scale=2, min_width=NARROWEST_COLUMN), gr.Row():
             panels = [Panel(system, title, medium) for title, system in systems.items()]
 
-    def run(given: dict[Any, Any], progress: gr.Progress = PROGRESS) -> Iterator[dict[Any, Any]]:
+    request = gr.State(time_to_live=ANSWERS_KEPT)
+
+    def read(given: dict[Any, Any]) -> Request:
         with telling():
             subject, texts = medium.read(given[source]), read_expressions(given[expressions])
-            asked = [panel for panel in panels if panel.title in given[chosen]]
-            if not asked:
+            if not given[chosen]:
                 raise RequestError("No model is chosen: choose one at least.")
-            yield {panel.column: gr.Column(visible=panel in asked) for panel in panels}
-            for panel in asked:
-                found = segment(panel.system, subject, texts, _report_to(progress, panel.title))
-                with TemporaryDirectory() as folder:
-                    yield panel.show(found, given[panel.threshold], Path(folder))
+            return Request(subject, texts, given[chosen])
 
-    gr.on(
-        [button.click, expressions.submit],
+    def run(given: dict[Any, Any], progress: gr.Progress = PROGRESS) -> Iterator[dict[Any, Any]]:
+        wanted: Request = given[request]
+        asked = [panel for panel in panels if panel.title in wanted.titles]
+        yield {panel.column: gr.Column(visible=panel in asked) for panel in panels}
+        for panel in asked:
+            with telling(), TemporaryDirectory() as folder:
+                report = _report_to(progress, panel.title)
+                found = segment(panel.system, wanted.subject, wanted.texts, report)
+                yield panel.show(found, given[panel.threshold], Path(folder))
+
+    # What cannot be read is told before anything that has been answered is covered by the progress.
+    begun = gr.on([button.click, expressions.submit], read, {source, expressions, chosen}, request, **OF_THE_PAGE)
+    begun.success(
         run,
-        {source, expressions, chosen, *(panel.threshold for panel in panels)},
+        {request, *(panel.threshold for panel in panels)},
         [component for panel in panels for component in panel.outputs],
         show_progress_on=[panel.drawn for panel in panels],
         **ONE_AT_A_TIME,
@@ -308,8 +335,13 @@ def launch(page: gr.Blocks, **options: Any) -> Any:
     """
     # Fonts of the system: nothing is fetched from elsewhere.
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    # Gray enough to be read: the theme's own is too near to the background.
+    # Colors far enough from the background to be read, which some of the theme's own are not.
     theme.set(
+        color_accent="*primary_700",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_800",
         block_info_text_color="*neutral_600",
         block_info_text_color_dark="*neutral_300",
         block_title_text_color="*neutral_700",
@@ -320,9 +352,15 @@ def launch(page: gr.Blocks, **options: Any) -> Any:
 
 
 def _style() -> str:
-    """Rules that give each switch of a mask the color of the mask."""
-    return "\n".join(
+    """Rules that give each switch of a mask its color, and texts colors that can be read where the theme has none."""
+    switches = (
         f".refseg-masks label:nth-of-type({place + 1}) "
         f"{{ border-inline-start: 0.8em solid rgb{distinct_color(place)}; }}"
         for place in range(MAX_EXPRESSIONS)
     )
+    others = (
+        ".slider_input_container span { color: var(--body-text-color); }",
+        # The theme has a single accent for light and dark.
+        ".dark { --color-accent: var(--primary-500); }",
+    )
+    return "\n".join([*switches, *others])
