@@ -51,7 +51,7 @@ def count_flops(
         ValueError: the model does not take such images or so many tokens.
     """
     with without_values():
-        inputs = _inputs(image_size, tokens, frames)
+        inputs = make_inputs(image_size, tokens, frames)
         with FlopCounterMode(display=False) as counter, _by_part(model, counter) as flops:
             model(**inputs)
     return {**flops, TOTAL: counter.get_total_flops()}
@@ -70,7 +70,7 @@ def count_task_flops(
     try:
         model.train()
         with without_values():
-            pixel_values, input_ids = _inputs(image_size, tokens, frames).values()
+            pixel_values, input_ids = make_inputs(image_size, tokens, frames).values()
             with FlopCounterMode(display=False) as counter:
                 image, text, text_mask = model.encode_inputs(pixel_values, input_ids, None)
                 fused = model.fuse(image, text, text_mask)
@@ -95,10 +95,12 @@ def without_values() -> Iterator[None]:
         yield
 
 
-def _inputs(image_size: tuple[int, int], tokens: int, frames: int | None) -> dict[str, Tensor]:
-    """One image, or clip, and one sentence, without padding, as `forward` takes them."""
-    shape = (1, 3, *image_size) if frames is None else (1, frames, 3, *image_size)
-    return {"pixel_values": torch.zeros(shape), "input_ids": torch.zeros(1, tokens, dtype=torch.long)}
+def make_inputs(
+    image_size: tuple[int, int], tokens: int, frames: int | None, batch_size: int = 1
+) -> dict[str, Tensor]:
+    """So many images, or clips, each with a sentence without padding, as `forward` takes them."""
+    shape = (batch_size, *(() if frames is None else (frames,)), 3, *image_size)
+    return {"pixel_values": torch.zeros(shape), "input_ids": torch.zeros(batch_size, tokens, dtype=torch.long)}
 
 
 @contextmanager

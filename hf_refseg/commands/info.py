@@ -3,26 +3,63 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 def info(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="NAME", help="Folder of a model or of a prepared data set, or a model's id on the Hub."
+            metavar="NAME",
+            help="Folder of a model or of a prepared data set, or a model's id on the Hub; with --training-memory "
+            "a method as well, that is its paper's model.",
         ),
     ] = None,
     image_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Count the FLOPs of a model for a square image of so many pixels, and one sentence."),
+        typer.Option(
+            min=1,
+            help="Count the FLOPs of a model for a square image of so many pixels, and one sentence. With "
+            "--training-memory: the size it is trained with, the model's own if absent.",
+        ),
     ] = None,
     frames: Annotated[
-        int | None, typer.Option(min=1, help="With --image-size: the FLOPs of a clip of so many frames.")
+        int | None,
+        typer.Option(min=1, help="With --image-size or --training-memory: a clip of so many frames in its place."),
     ] = None,
+    training_memory: Annotated[
+        bool,
+        typer.Option("--training-memory", help="Estimate the memory that a training step takes on each GPU."),
+    ] = False,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="With --training-memory: images on each GPU at once; 1 if absent.")
+    ] = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="With --training-memory: GPUs of all machines together; 1 if absent.")
+    ] = None,
+    strategy: Annotated[
+        Literal["ddp", "fsdp", "zero3"] | None,
+        typer.Option(
+            help="With --training-memory: each GPU has the whole model (ddp, if absent), or a part of parameters, "
+            "gradients and optimizer states."
+        ),
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool,
+        typer.Option(
+            "--gradient-checkpointing", help="With --training-memory: layers are computed again in the backward pass."
+        ),
+    ] = False,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="With --training-memory: mixed precision, as of hf-refseg train --bf16.")
+    ] = False,
     leakage: Annotated[
         bool, typer.Option("--leakage", help="Check that no training image of a prepared data set is on a list.")
     ] = False,
@@ -31,6 +68,15 @@ def info(
     ] = None,
 ) -> None:
     """Tell about a model or a prepared data set; without a name about this installation."""
+    how = {"batch_size": batch_size, "gpus": gpus, "strategy": strategy}
+    how |= {"gradient_checkpointing": gradient_checkpointing, "bf16": bf16}
+    given = {option: value for option, value in how.items() if value}
+    if training_memory:
+        typer.echo(describe_training_memory(name, given, image_size, frames))
+        return
+    if given:
+        option = next(iter(given)).replace("_", "-")
+        raise ValueError(f"--{option} says how a model is trained: pass --training-memory as well, or leave it out.")
     typer.echo(check_leakage(name, leakage_list) if leakage else describe(name, image_size, frames))
 
 
@@ -149,6 +195,62 @@ def describe_model(name: str, image_size: int | None = None, frames: int | None 
     if task_flops is not None:
         tables.append(rows_of_tasks(parameters, task_flops))
     return "\n\n".join(map(align, tables))
+
+
+def describe_training_memory(
+    name: str | None, how: Mapping[str, Any], image_size: int | None = None, frames: int | None = None
+) -> str:
+    """A table of what a training step takes on each GPU; loads no weights.
+
+    Args:
+        name: a method, or folder or Hub id of a model.
+        how: fields of a `TrainingPlan`.
+        image_size: height and width of the images; those of the model's image processor if absent.
+        frames: of clips in the place of images.
+
+    Raises:
+        ValueError: no model, one of those with an adapter, or one that takes no such images or clips.
+    """
+    from ..messages import align
+    from ..training_memory import NOT_COUNTED, TrainingPlan, estimate_training_memory
+
+    config, size, tokens = model_to_train(name)
+    if frames is not None and not config.takes_clips:
+        raise ValueError(f"{name} takes images, no clips: leave --frames away.")
+    plan = TrainingPlan(**how)
+    sides = size if image_size is None else (image_size, image_size)
+    parts = estimate_training_memory(config, sides, tokens, plan, frames)
+    items = "images" if frames is None else f"clips of {frames} frames"
+    header = {
+        "trained": f"{plan.batch_size} {items} of {sides[0]} x {sides[1]} pixels on each of {plan.gpus} GPUs, "
+        f"{tokens} tokens, {plan.strategy}, {'bfloat16' if plan.bf16 else 'float32'}"
+        + (", gradient checkpointing" if plan.gradient_checkpointing else ""),
+        "not counted": NOT_COUNTED,
+    }
+    rows = [("on each GPU", "GB"), *((part, f"{count / 1e9:,.2f}") for part, count in parts.items())]
+    return "\n\n".join([align(rows), align(header.items())])
+
+
+def model_to_train(name: str | None) -> tuple[PreTrainedConfig, tuple[int, int], int]:
+    """Configuration, height and width of its images, and tokens: those of a saved model, or of a method's paper."""
+    from ..auto import registered_methods
+    from ..hub.saved_models import check_processor, load_config, load_processor
+    from ..modeling.image_processing_refseg import RefSegImageProcessor
+    from ..training.adapters import is_adapter
+    from ..training.new_models import sides_of
+
+    methods = registered_methods()
+    if name is None:
+        raise ValueError(f"--training-memory is that of a model: name one, or a method ({', '.join(methods)}).")
+    if name in methods:
+        config_class = methods[name].config_class
+        images = RefSegImageProcessor(**config_class.image_processor_defaults)
+        return config_class(), sides_of(images.size), config_class.max_text_length
+    if is_adapter(name):
+        raise ValueError(f"{name} is an adapter: name its base model, whose memory bounds that of the adapter.")
+    config, processor = load_config(name), load_processor(name)
+    check_processor(processor, config)
+    return config, sides_of(processor.image_processor.size), processor.max_text_length
 
 
 def rows_of_costs(parameters: dict[str, tuple[int, int]], flops: dict[str, int] | None) -> list[tuple[str, ...]]:

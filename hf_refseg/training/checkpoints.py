@@ -120,6 +120,21 @@ def optimizer_files(folder: Path) -> list[Path]:
     return [folder / "optimizer.pt"]
 
 
+def check_strategy(folder: str | PathLike[str], strategy: str) -> None:
+    """Raises ValueError where a checkpoint's optimizer is of another strategy than "DDP", "FSDP" or "DeepSpeed".
+
+    Trainer would take the weights, and begin with a new optimizer without a word. "DDP" is one process as well.
+    """
+    folder = Path(folder)
+    marks = {"DeepSpeed": folder / "latest", "FSDP": folder / FSDP_WEIGHTS}
+    found = next((name for name, mark in marks.items() if mark.is_file()), "DDP")
+    if found != strategy:
+        raise ValueError(
+            f"{folder} was written by a training with {found}, this one is with {strategy}: go on as it began, or "
+            "begin anew with resume_from_checkpoint=never."
+        )
+
+
 def find_state_fault(path: Path) -> str | None:
     """What is missing from or broken in a `trainer_state.json`, which is written last; None for a whole one."""
     if not path.is_file():

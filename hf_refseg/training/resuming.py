@@ -27,6 +27,7 @@ from .arguments import RefSegTrainingArguments
 from .checkpoints import (
     CHECKSUMS,
     check_checksums,
+    check_strategy,
     find_checkpoint_fault,
     find_state_fault,
     last_complete_checkpoint,
@@ -95,6 +96,7 @@ class ResumableTrainer(Trainer):
             if resume_from_checkpoint is None:
                 raise ValueError(f"There is no complete checkpoint in {self.args.output_dir} to resume from.")
         if resume_from_checkpoint:
+            check_strategy(resume_from_checkpoint, self._strategy())
             if self._holds_all_weights() and (fault := find_checkpoint_fault(resume_from_checkpoint)) is not None:
                 raise ValueError(
                     f"{resume_from_checkpoint} is no complete checkpoint: {fault}. Name another one, or begin anew "
@@ -247,9 +249,12 @@ class ResumableTrainer(Trainer):
         else:
             super()._load_best_model()
 
+    def _strategy(self) -> str:
+        return "FSDP" if self.is_fsdp_enabled else "DeepSpeed" if self.is_deepspeed_enabled else "DDP"
+
     def _holds_all_weights(self) -> bool:
         """Whether this process holds the whole model: it is not spread over processes."""
-        return not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        return self._strategy() == "DDP"
 
 
 class PortableState(TrainerState):

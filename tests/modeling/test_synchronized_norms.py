@@ -2,18 +2,18 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
 import torch
 import torch.distributed as dist
 from fresh_process import FORKED
-from tiny_methods import TinyM3Att
+from tiny_methods import TinyLavt, TinyM3Att, TinyMethod
 from torch import Tensor, nn
 from torch.testing import assert_close
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedModel
 
-from hf_refseg import M3AttForReferringSegmentation
 from hf_refseg.modeling.encoders_refseg import TimmMaps, build_map_encoder
 
 LAST_STAGES = {"model_type": "timm_backbone", "out_indices": [-3, -2, -1]}
@@ -84,22 +84,41 @@ class SlowSynchronizedNorm:
         return centered * (weight / (variance + eps).sqrt()).view(shape) + bias.view(shape)
 
 
-def model_and_batch() -> tuple[M3AttForReferringSegmentation, dict[str, Tensor]]:
+# Norms of timm's, with activations, in an image encoder, and PyTorch's in a decoder.
+LCNET = {
+    "backbone_config": {**LAST_STAGES, "backbone": "lcnet_035"},
+    "language_reconstruction": None,
+}
+# Nothing is drawn, which each process would do on its own.
+STILL = {
+    "loss_type": "dice",
+    "backbone_config": {**TinyLavt.fields["backbone_config"], "drop_path_rate": 0.0},
+    "text_config": {**TinyLavt.fields["text_config"], "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+}
+CASES = ((TinyM3Att(), LCNET), (TinyLavt(), STILL))
+
+
+def model_and_batch(tiny: TinyMethod, fields: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Tensor]]:
     """The same weights and four texts each time, one of them shorter, in double precision."""
-    tiny = TinyM3Att()
-    model = tiny.build(backbone_config={**LAST_STAGES, "backbone": "lcnet_035"}, language_reconstruction=None)
+    model = tiny.build(**fields)
     batch = {**tiny.inputs(batch=4), "mask_labels": tiny.labels(batch=4)}
     batch["pixel_values"] = batch["pixel_values"].double()
     batch["attention_mask"][3, 4:] = 0
     return model.double().train(), batch
 
 
-def gradients_of_half(rank: int, meeting: Path) -> dict[str, Tensor]:
-    """The gradients of a step of two processes, of which this one has a half of the batch."""
+def gradients_of_halves(rank: int, meeting: Path) -> list[dict[str, Tensor]]:
+    """The gradients of a step of two processes, of which this one has a half of the batch; of each case."""
     dist.init_process_group(
         "gloo", init_method=f"file://{meeting}", rank=rank, world_size=2, timeout=timedelta(minutes=2)
     )
-    model, batch = model_and_batch()
+    gradients = [gradients_of_half(rank, *model_and_batch(*case)) for case in CASES]
+    dist.destroy_process_group()
+    return gradients
+
+
+def gradients_of_half(rank: int, model: PreTrainedModel, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     with (
         mock.patch.object(nn.modules.batchnorm, "sync_batch_norm", SlowSynchronizedNorm),
@@ -110,25 +129,27 @@ def gradients_of_half(rank: int, meeting: Path) -> dict[str, Tensor]:
     for gradient in gradients.values():
         dist.all_reduce(gradient)
         gradient /= 2
-    dist.destroy_process_group()
     return gradients
 
 
 def run_other_half(meeting: Path) -> None:
     # Threads of OpenMP do not survive a fork.
     torch.set_num_threads(1)
-    gradients_of_half(1, meeting)
+    gradients_of_halves(1, meeting)
 
 
 @pytest.mark.slow_process
 def test_two_processes_have_the_gradients_of_one(tmp_path) -> None:
-    model, batch = model_and_batch()
-    model(**batch).loss.backward()
     meeting = tmp_path / "meeting"
     other = FORKED.Process(target=run_other_half, args=(meeting,))
     other.start()
-    gradients = gradients_of_half(0, meeting)
+    of_cases = gradients_of_halves(0, meeting)
     other.join()
     assert other.exitcode == 0
-    for name, parameter in model.named_parameters():
-        assert_close(gradients[name], parameter.grad, atol=1e-7, rtol=1e-4, msg=lambda text, name=name: name + text)
+    for case, gradients in zip(CASES, of_cases, strict=True):
+        model, batch = model_and_batch(*case)
+        model(**batch).loss.backward()
+        for name, parameter in model.named_parameters():
+            assert_close(
+                gradients[name], parameter.grad, atol=1e-7, rtol=1e-4, msg=lambda text, name=name: name + text
+            )

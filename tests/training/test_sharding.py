@@ -7,6 +7,7 @@ from accelerate.utils import DistributedType
 from tiny_methods import TinyRisam
 from torch.distributed.fsdp import StateDictType
 
+from hf_refseg.training.checkpoints import FSDP_WEIGHTS, check_strategy
 from hf_refseg.training.sharding import check_sharding, classes_to_shard
 
 
@@ -62,3 +63,17 @@ def test_word_embeddings_are_within_no_shard_but_their_own() -> None:
     shards = [module for module in model.modules() if type(module).__name__ in named]
     words = model.get_input_embeddings()
     assert shards and not any(part is words for shard in shards for part in shard.modules())
+
+
+@pytest.mark.parametrize(("mark", "strategy"), [(None, "DDP"), (FSDP_WEIGHTS, "FSDP"), ("latest", "DeepSpeed")])
+def test_a_checkpoint_goes_on_by_the_strategy_that_wrote_it(tmp_path, mark: str | None, strategy: str) -> None:
+    if mark is not None:
+        (tmp_path / mark).touch()
+    for other in ("DDP", "FSDP", "DeepSpeed"):
+        if other == strategy:
+            check_strategy(tmp_path, other)
+        else:
+            with pytest.raises(
+                ValueError, match=f"was written by a training with {strategy}, this one is with {other}"
+            ):
+                check_strategy(tmp_path, other)
