@@ -277,6 +277,17 @@ def test_the_api_pages_have_every_public_name() -> None:
     assert all(getattr(importlib.import_module(module), name) is getattr(hf_refseg, name) for module, name in places)
 
 
+@pytest.mark.parametrize("page", sorted((CHECKOUT / "docs" / "methods").glob("*.md")), ids=lambda page: page.stem)
+def test_pages_of_methods_name_classes_functions_and_fields_that_there_are(page: Path) -> None:
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (CHECKOUT / "modeling").glob("*.py"))
+    spans = re.findall(r"`([A-Za-z]\w+(?:\.\w+)?)(?:: [\w{}]+)?`", BLOCK.sub("", page.read_text(encoding="utf-8")))
+    # Options of `hf-refseg train` are named there as well.
+    options = (CHECKOUT / "hf_refseg" / "training" / "arguments.py").read_text(encoding="utf-8")
+    missing = {name for span in spans for name in span.split(".") if not re.search(rf"\b{name}\b", code + options)}
+    assert missing - {"swinv2_tiny_window8_256"} == set()
+    assert len(spans) > 3
+
+
 def test_the_readme_is_a_front_page() -> None:
     lines = (CHECKOUT / "README.md").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 200
