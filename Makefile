@@ -17,7 +17,7 @@ export GOMP_SPINCOUNT ?= 10000
 export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 
-.PHONY: demo demo-real test test-kernels test-lowest test-transformers fuzz lint format docs
+.PHONY: demo demo-real test test-kernels test-lowest test-transformers fuzz lint types format docs
 
 # Trains a small LAVT on generated scenes (about 10 minutes, whatever the machine) and shows what it learned.
 demo: $(INSTALLED)
@@ -60,6 +60,12 @@ fuzz: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The package as it is installed: in a checkout `modeling/` and `datasets_scripts/` lie beside it.
+types: $(INSTALLED)
+	rm -rf build/typed && mkdir -p build/typed/hf_refseg
+	ln -s $(CURDIR)/hf_refseg/* $(CURDIR)/modeling $(CURDIR)/datasets_scripts build/typed/hf_refseg
+	MYPYPATH=build/typed $(BIN)/python -m mypy -p hf_refseg
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

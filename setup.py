@@ -32,6 +32,7 @@ EXTRAS = {
         *(
             "hypothesis>=6.130",
             "markdown-it-py>=3",
+            "mypy>=1.18",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.9",
@@ -76,6 +77,7 @@ setup(
         "hf_refseg.recipes": "examples/recipes",
     },
     package_data={
+        "hf_refseg": ["py.typed"],
         "hf_refseg.evaluation": ["*.yaml"],
         "hf_refseg.papers": ["*.yaml", "measured/*.json"],
         "hf_refseg.recipes": ["*.yaml"],

@@ -3,6 +3,7 @@
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,72 @@ _MODULES = {
     "segment_video": "hf_refseg.modeling.inference_refseg",
 }
 
+# What type checkers, editors and the pages of the API read.
+if TYPE_CHECKING:
+    from .auto import (
+        AutoModelForReferringSegmentation as AutoModelForReferringSegmentation,
+    )
+    from .auto import (
+        register_method as register_method,
+    )
+    from .data.loading import load_refseg as load_refseg
+    from .data.preview import preview_dataset as preview_dataset
+    from .evaluation.evaluator import evaluate_model as evaluate_model
+    from .evaluation.evaluator import evaluate_system as evaluate_system
+    from .evaluation.protocols import evaluate_masks as evaluate_masks
+    from .evaluation.systems import Answer as Answer
+    from .evaluation.systems import System as System
+    from .modeling.configuration_btmae import BtmaeConfig as BtmaeConfig
+    from .modeling.configuration_lavt import LavtConfig as LavtConfig
+    from .modeling.configuration_m3att import M3AttConfig as M3AttConfig
+    from .modeling.configuration_magnet import MagNetConfig as MagNetConfig
+    from .modeling.configuration_recurrent_text_refseg import RecurrentTextConfig as RecurrentTextConfig
+    from .modeling.configuration_refseg import MaskGroundingConfig as MaskGroundingConfig
+    from .modeling.configuration_risam import RisamConfig as RisamConfig
+    from .modeling.configuration_unified_lavt import UnifiedLavtConfig as UnifiedLavtConfig
+    from .modeling.configuration_video_lavt import VideoLavtConfig as VideoLavtConfig
+    from .modeling.configuration_video_swin_refseg import VideoSwinConfig as VideoSwinConfig
+    from .modeling.image_processing_refseg import RefSegImageProcessor as RefSegImageProcessor
+    from .modeling.inference_refseg import (
+        FrameMask as FrameMask,
+    )
+    from .modeling.inference_refseg import (
+        VideoWindow as VideoWindow,
+    )
+    from .modeling.inference_refseg import (
+        segment_video as segment_video,
+    )
+    from .modeling.modeling_btmae import (
+        BtmaeForReferringSegmentation as BtmaeForReferringSegmentation,
+    )
+    from .modeling.modeling_btmae import (
+        BtmaeOutput as BtmaeOutput,
+    )
+    from .modeling.modeling_lavt import LavtForReferringSegmentation as LavtForReferringSegmentation
+    from .modeling.modeling_m3att import M3AttForReferringSegmentation as M3AttForReferringSegmentation
+    from .modeling.modeling_magnet import MagNetForReferringSegmentation as MagNetForReferringSegmentation
+    from .modeling.modeling_outputs_refseg import ReferringSegmentationOutput as ReferringSegmentationOutput
+    from .modeling.modeling_risam import RisamForReferringSegmentation as RisamForReferringSegmentation
+    from .modeling.modeling_unified_lavt import (
+        UnifiedLavtForReferringSegmentation as UnifiedLavtForReferringSegmentation,
+    )
+    from .modeling.modeling_video_lavt import VideoLavtForReferringSegmentation as VideoLavtForReferringSegmentation
+    from .modeling.pipeline_refseg import (
+        ReferringImageSegmentationPipeline as ReferringImageSegmentationPipeline,
+    )
+    from .modeling.pipeline_refseg import (
+        ReferringVideoSegmentationPipeline as ReferringVideoSegmentationPipeline,
+    )
+    from .modeling.processing_refseg import RefSegProcessor as RefSegProcessor
+    from .modeling.recurrent_text_refseg import RecurrentTextEncoder as RecurrentTextEncoder
+    from .modeling.video_refseg import VideoFrames as VideoFrames
+    from .modeling.video_swin_refseg import VideoSwinModel as VideoSwinModel
+    from .systems import load_system as load_system
+    from .training.adapters import add_adapter as add_adapter
+    from .training.adapters import load_with_adapter as load_with_adapter
+    from .training.arguments import RefSegTrainingArguments as RefSegTrainingArguments
+    from .training.trainer import RefSegTrainer as RefSegTrainer
+
 # Exported graphs run without torch, and there is nothing to register then.
 if find_spec("torch") is not None:
     from .auto import MODULES, register_all
@@ -49,7 +116,7 @@ if find_spec("torch") is not None:
 __all__ = [*_MODULES]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'hf_refseg' has no attribute '{name}'")

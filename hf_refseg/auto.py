@@ -27,9 +27,7 @@ class AutoModelForReferringSegmentation(_BaseAutoModelClass):
     _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
 
 
-AutoModelForReferringSegmentation = auto_class_update(
-    AutoModelForReferringSegmentation, head_doc="referring segmentation"
-)
+auto_class_update(AutoModelForReferringSegmentation, head_doc="referring segmentation")
 
 
 class ModelOnDemand(type):
@@ -83,7 +81,7 @@ def registered_methods() -> "dict[str, type[RefSegPreTrainedModel]]":
     return {model_type: load_model_class(config_class) for model_type, config_class in registered_configs().items()}
 
 
-def register_method(model_class: "type[RefSegPreTrainedModel]") -> None:
+def register_method(model_class: "type[RefSegPreTrainedModel] | ModelOnDemand") -> None:
     """Makes a method known to the Auto classes, and thereby to all of this library.
 
     Those of the library are registered on `import hf_refseg`. Saved folders carry the code that they need.
@@ -104,7 +102,7 @@ def register_method(model_class: "type[RefSegPreTrainedModel]") -> None:
     AutoProcessor.register(config_class, RefSegProcessor, exist_ok=True)
 
 
-def register_model(model_class: type[PreTrainedModel]) -> None:
+def register_model(model_class: type[PreTrainedModel] | ModelOnDemand) -> None:
     """Makes a model known to `AutoConfig` and `AutoModel`."""
     config_class = model_class.config_class
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)

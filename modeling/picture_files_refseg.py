@@ -87,8 +87,9 @@ def load_picture(image: Image.Image) -> Image.Image:
 
 def picture_name(image: Image.Image) -> str:
     """The name of the file that an image was opened from and may still be read from."""
-    is_from_file = isinstance(image, ImageFile.ImageFile) and image.filename
-    return os.fsdecode(image.filename) if is_from_file else "The image"
+    if isinstance(image, ImageFile.ImageFile) and image.filename:
+        return os.fsdecode(image.filename)
+    return "The image"
 
 
 def white_level(lowest: float, largest: float, levels: tuple[int, ...]) -> float:

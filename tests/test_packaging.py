@@ -73,7 +73,10 @@ def test_sdist_and_wheel_contain_the_tables_of_the_papers(sdist: Path, wheel: zi
 
 
 @pytest.mark.slow_process
-def test_sdist_and_wheel_contain_the_word_lists(sdist: Path, wheel: zipfile.ZipFile) -> None:
+def test_sdist_and_wheel_contain_the_word_lists_and_say_that_there_are_types(
+    sdist: Path, wheel: zipfile.ZipFile
+) -> None:
+    assert "hf_refseg/py.typed" in wheel.namelist()
     name = "hf_refseg/evaluation/wording.yaml"
     with tarfile.open(sdist) as archive:
         assert name in {each.partition("/")[2] for each in archive.getnames()}

@@ -87,7 +87,9 @@ def _video_row(row: dict[str, Any], place: int) -> SheetRow:
         image = frames[number]
         shown.append(SheetFrame(image, open_frame_mask(row, referent, number, image) if annotated else None))
     size = f"{shown[0].image.width} x {shown[0].image.height}"
-    empty = [number for number, frame in zip(numbers, shown, strict=True) if annotated and not frame.mask.any()]
+    empty = [
+        number for number, frame in zip(numbers, shown, strict=True) if frame.mask is not None and not frame.mask.any()
+    ]
     notes = [
         f"ref {referent['ref_id']}",
         f"video {row['video_id']}",

@@ -29,7 +29,7 @@ from .portions import KeptPortions, Share, in_portions, keeping_portions
 from .prediction_recorder import AnswerRecorder, RecordingSource
 from .protocol_choice import find_protocol
 from .protocols import Protocol
-from .results import EvaluationResult, Record, Scored, all_records, count_sentences, key_of, name_record
+from .results import EvaluationResult, Key, Record, Scored, all_records, count_sentences, key_of, name_record
 from .systems import AnswerSource, ModelSystem, System, SystemSource
 from .video_scoring import UnsupervisedScoring, VideoScoring
 
@@ -168,8 +168,8 @@ def evaluate_answers(
         share = Share(kept, state)
         portions = in_portions(islice(examples.keys(), max_examples), scoring.portion_size(source))
         keys = share.choose(portions, partial(_check_rows, kept, examples))
-        title = title if progress and share.is_first else None
-        _score(scoring, source, examples, keys, kept, recorder, title)
+        shown = title if progress and share.is_first else None
+        _score(scoring, source, examples, keys, kept, recorder, shown)
         for findings in share.gather():
             scored += [Scored(each["records"], each["detections"]) for each in findings]
             if write_lines is not None and share.is_first:
@@ -243,7 +243,7 @@ def predict_cases(
     protocol: str | Protocol | None = None,
     *,
     window: VideoWindow | None = None,
-) -> list[ComparisonRow] | list[ComparisonStrip]:
+) -> list[ComparisonRow | ComparisonStrip]:
     """Ask a model of this library for single sentences again, as `find_cases` asks any source.
 
     Args:
@@ -259,7 +259,7 @@ def find_cases(
     dataset: Dataset | IterableDataset,
     records: Sequence[Record],
     protocol: str | Protocol | None = None,
-) -> list[ComparisonRow] | list[ComparisonStrip]:
+) -> list[ComparisonRow | ComparisonStrip]:
     """The answers to single sentences, for `draw_comparison` or `draw_strips` of `hf_refseg.visualization`.
 
     Args:
@@ -277,7 +277,8 @@ def find_cases(
     """
     scoring = _choose_scoring(source, dataset, protocol)
     wanted = {key_of(record): record for record in records}
-    group_ids, drawn = {group_id for group_id, _, _ in wanted}, {}
+    group_ids = {group_id for group_id, _, _ in wanted}
+    drawn: dict[Key, ComparisonRow | ComparisonStrip] = {}
     for example in _examples_of(_select_groups(dataset, f"{scoring.kind}_id", group_ids), scoring):
         drawn |= scoring.draw(example, source, wanted)
         # A stream may go on for long.
@@ -302,11 +303,11 @@ def _choose_scoring(
     source: AnswerSource, dataset: Dataset | IterableDataset, protocol: str | Protocol | None
 ) -> ImageScoring | VideoScoring:
     """The scoring that fits the rows."""
-    on_videos = holds_videos(dataset)
-    protocol = find_protocol(protocol, on_videos=on_videos)
-    if not on_videos:
-        return ImageScoring(protocol, source.threshold)
-    return UnsupervisedScoring(protocol) if protocol == "davis_unsupervised" else VideoScoring(protocol)
+    found = find_protocol(protocol, on_videos=holds_videos(dataset))
+    # Those of videos are names.
+    if isinstance(found, Protocol):
+        return ImageScoring(found, source.threshold)
+    return UnsupervisedScoring(found) if found == "davis_unsupervised" else VideoScoring(found)
 
 
 def _examples_of(dataset: Dataset | IterableDataset, scoring: ImageScoring | VideoScoring) -> Examples:

@@ -96,7 +96,9 @@ class ImageScoring:
             except ValueError as error:
                 raise ValueError(f"{name_record(record)}: {error}") from error
             records.append({**record, **dict(zip(("intersection", "union", "present"), counts, strict=True))})
-        ious = per_sample_iou(**count_columns(records), protocol=self.protocol) if records else []
+        if not records:
+            return []
+        ious = per_sample_iou(**count_columns(records), protocol=self.protocol)
         return [{**record, "iou": float(iou)} for record, iou in zip(records, ious, strict=True)]
 
     def records(self, example: dict[str, Any]) -> list[Record]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -188,7 +188,7 @@ def count_answer(
     if area < protocol.minimum_area:
         prediction, present = np.zeros_like(prediction), False
     if present is None or protocol.no_target != "scored":
-        present = area > 0 and present is not False
+        present = bool(area > 0 and present is not False)
         prediction = prediction & present
     return *mask_counts(prediction, reference), bool(present)
 
@@ -401,8 +401,9 @@ def sample_contributions(
     iou = _iou(intersections, unions, protocol)
     compare = np.greater if protocol.strict_precision else np.greater_equal
     thresholds = np.asarray(protocol.precision_thresholds, dtype=protocol.threshold_dtype).astype(np.float64)
-    everyone = np.ones(len(iou), dtype=bool)
-    judged = ~answers.no_target if protocol.no_target == "scored" else everyone
+    everyone: NDArray[np.bool_] = np.ones(len(iou), dtype=bool)
+    judged = ~answers.no_target if answers is not None and protocol.no_target == "scored" else everyone
+    ratios: dict[str, tuple[NDArray[Any], NDArray[Any]]]
     ratios = {protocol.overall_name: (intersections, unions), protocol.mean_name: (iou, everyone)}
     for name, threshold in zip(protocol.precision_thresholds, thresholds, strict=True):
         ratios[f"Pr@{name}"] = (compare(iou, threshold) & judged, judged)
@@ -416,7 +417,7 @@ def _scored_counts(
     intersections: NDArray[np.int64], unions: NDArray[np.int64], protocol: Protocol, answers: _Answers | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The counts that the scores are made of: pixel counts, corrected where the protocol scores the answer itself."""
-    if protocol.no_target != "scored":
+    if answers is None or protocol.no_target != "scored":
         return intersections, unions
     rightly_none = answers.no_target & ~answers.present
     return intersections * answers.present, np.where(rightly_none, 0, unions)

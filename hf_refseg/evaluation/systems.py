@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -70,11 +70,17 @@ class Answer:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width."""
-        return (self.probabilities if self.mask is None else self.mask).shape
+        height, width = self._values.shape
+        return height, width
+
+    @property
+    def _values(self) -> NDArray[Any]:
+        """The mask or the probabilities, of which there is one."""
+        return cast("NDArray[Any]", self.probabilities if self.mask is None else self.mask)
 
     def foreground(self, threshold: float) -> NDArray[np.bool_]:
         """The mask, also where `present` holds it back: pixels whose probability exceeds a threshold."""
-        return self.probabilities > threshold if self.mask is None else self.mask
+        return self._values > threshold if self.mask is None else self.mask
 
     def shown_mask(self, threshold: float) -> NDArray[np.bool_]:
         """The mask, empty where `present` holds it back."""
@@ -88,7 +94,7 @@ class Answer:
         mask = self.shown_mask(threshold)
         if not mask.any():
             return 0.0
-        return 1.0 if self.mask is not None else float(self.probabilities[mask].mean())
+        return 1.0 if self.mask is not None else float(self._values[mask].mean())
 
     def competing_probabilities(self) -> NDArray[np.floating]:
         """Probabilities where texts compete for pixels: 0 all over where `present` holds the mask back.
@@ -98,7 +104,7 @@ class Answer:
         if self.present is False:
             return np.zeros(self.size, dtype=np.float32)
         if self.mask is None:
-            return self.probabilities
+            return self._values
         return np.where(self.mask, np.float32(0.5 + 0.5 * self.score_at(0.5)), np.float32(0))
 
 
@@ -247,8 +253,8 @@ class ModelSystem(BatchedSystem):
         self.window = window
         self.threshold = processor.image_processor.mask_threshold if threshold is None else as_probability(threshold)
 
-    @property
-    def sees_clips(self) -> bool:
+    @property  # Of a system as such a plain attribute, which a subclass may set.
+    def sees_clips(self) -> bool:  # type: ignore[override]
         """Whether the model sees clips, rather than one frame at a time."""
         return self.window.shows_clips(self.model)
 
@@ -318,8 +324,8 @@ class SystemSource(AnswerSource):
         self.threshold, self.images_at_once = system.threshold, system.images_at_once
         self.gives_masks = system.gives_masks
 
-    @property
-    def sees_clips(self) -> bool:
+    @property  # Of a system as such a plain attribute, which a subclass may set.
+    def sees_clips(self) -> bool:  # type: ignore[override]
         """As of the system."""
         return self.system.sees_clips
 

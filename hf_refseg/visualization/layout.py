@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import cast
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -74,7 +75,8 @@ def font_of(text: str, size: int) -> ImageFont.FreeTypeFont:
 
 @lru_cache
 def default_font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size=size)
+    # With a size it is Pillow's TrueType font, as its documentation says.
+    return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size=size))
 
 
 @lru_cache
