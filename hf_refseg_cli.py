@@ -72,6 +72,7 @@ def build_app() -> typer.Typer:
     from hf_refseg.commands.demo import demo
     from hf_refseg.commands.evaluate import evaluate
     from hf_refseg.commands.explain import explain
+    from hf_refseg.commands.export import export
     from hf_refseg.commands.info import info
     from hf_refseg.commands.label import label
     from hf_refseg.commands.leaderboard import leaderboard
@@ -103,6 +104,7 @@ def build_app() -> typer.Typer:
     app.command()(label)
     app.add_typer(convert_app, name="convert")
     app.command()(merge)
+    app.command()(export)
     app.command()(info)
     return app
 

@@ -60,6 +60,7 @@ setup(
         "hf_refseg.datasets_scripts",
         "hf_refseg.evaluation",
         "hf_refseg.evaluation.refseg_iou",
+        "hf_refseg.export",
         "hf_refseg.hub",
         "hf_refseg.labeling",
         "hf_refseg.modeling",

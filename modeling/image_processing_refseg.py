@@ -27,7 +27,7 @@ from transformers.utils import ModelOutput, TensorType, logging
 from .inference_refseg import as_probability, find_masks
 from .messages_refseg import nearest_names
 from .modeling_outputs_refseg import ReferringSegmentationOutput
-from .picture_files_refseg import load_picture, upright_rgb
+from .picture_files_refseg import fit_longest_edge, load_picture, upright_rgb
 from .pictures_refseg import as_mask, as_pixels, fetch_picture, take_nearest
 
 logger = logging.get_logger(__name__)
@@ -424,12 +424,6 @@ def _mask_sizes(
     if len(sizes) != len(outputs.logits):
         raise ValueError(f"Pass one target size per text: got {len(sizes)} sizes for {len(outputs.logits)} texts.")
     return sizes
-
-
-def fit_longest_edge(height: int, width: int, longest_edge: int) -> tuple[int, int]:
-    """Height and width in pixels of an image whose longer side becomes `longest_edge`; rounded as SAM rounds."""
-    scale = longest_edge / max(height, width)
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
 def size_when_resized(height: int, width: int, size: SizeDict) -> tuple[int, int]:

@@ -6,7 +6,6 @@ head and wanted size make masks of them.
 
 import math
 import reprlib
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from transformers.utils import ModelOutput
 from .modeling_outputs_refseg import ReferringSegmentationOutput, join_features, require_finite
 from .picture_files_refseg import upright_rgb
 from .precision_refseg import at_least_float32
+from .windows_refseg import slide, usual_overlap
 
 # Images of so many pixels together are encoded at once, or a single one: four of 480 by 480, one of 1024 by 1024.
 PIXELS_AT_ONCE = 2**20
@@ -99,7 +99,7 @@ class VideoWindow:
     def __post_init__(self) -> None:
         are_whole = all(isinstance(number, Integral) for number in (self.frames, self.overlap) if number is not None)
         if are_whole and self.overlap is None:
-            object.__setattr__(self, "overlap", 8 if self.frames is None else min(8, self.frames // 2))
+            object.__setattr__(self, "overlap", usual_overlap(self.frames))
         if not are_whole or not 0 <= self.overlap < (math.inf if self.frames is None else self.frames):
             raise ValueError(
                 "Window and overlap are whole numbers, the overlap at least 0 and less than the window: got "
@@ -357,7 +357,7 @@ def segment_video(
     if threshold is not None:
         threshold = as_probability(threshold)
     segmenter = _ClipSegmenter(model, processor, [texts], window)
-    return (segmenter.masks(frame, threshold) for frame in _slide(segmenter, frames))
+    return (segmenter.masks(frame, threshold) for frame in slide(segmenter, frames))
 
 
 def video_probabilities(
@@ -385,7 +385,7 @@ def video_probabilities(
     """
     batches = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
     segmenter = _ClipSegmenter(model, processor, batches, window)
-    return (segmenter.probabilities(frame) for frame in _slide(segmenter, frames))
+    return (segmenter.probabilities(frame) for frame in slide(segmenter, frames))
 
 
 @dataclass
@@ -455,26 +455,6 @@ class _ClipSegmenter:
 def _mean_over_clips(frame: _PendingFrame) -> ReferringSegmentationOutput:
     # Of the presence head the sign alone matters, and that of a sum is that of the mean.
     return ReferringSegmentationOutput(logits=frame.logits / frame.num_clips, presence_logits=frame.presence_logits)
-
-
-def _slide(segmenter: _ClipSegmenter, frames: Iterable[Image.Image]) -> Iterator[_PendingFrame]:
-    """The frames in order, each as soon as no later clip touches it."""
-    length, overlap = segmenter.length, segmenter.overlap
-    recent: deque[_PendingFrame] = deque()
-    unseen = 0  # how many of the recent frames no clip has held yet
-    for frame in frames:
-        # One more frame, so that even the last clip starts behind the oldest one.
-        if len(recent) == length:
-            yield recent.popleft()
-        recent.append(segmenter.prepare(frame))
-        unseen += 1
-        if len(recent) == length and unseen >= length - overlap:
-            segmenter.add_clip(recent)
-            unseen = 0
-    if unseen:
-        segmenter.add_clip(recent)
-    while recent:
-        yield recent.popleft()
 
 
 __all__ = [

@@ -220,6 +220,7 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
     def __init__(self, config: BtmaeConfig) -> None:
         super().__init__(config)
         self.encoding = ENCODINGS[config.attention_encoder](config)
+        self.fuses_in_encoder = config.attention_encoder == "stages"
         self.backbone, widths = self.encoding.build_backbone(config)
         self.text_encoder = build_text_encoder(config.text_config)
         self.visual_features = VisualFeatures(config, widths)

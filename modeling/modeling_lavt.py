@@ -393,6 +393,7 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
     # What only the alignment loss reads, of a model that was trained with it.
     _keys_to_ignore_on_load_unexpected = [r"stages\.3\.pixels_to_text\."]
     task_classes = (*TASKS, AlignmentLoss)
+    fuses_in_encoder = True
     build_backbone = staticmethod(build_stage_encoder)
     fusion_class = MultiModalFusion
 

@@ -95,6 +95,7 @@ class MagNetForReferringSegmentation(RefSegPreTrainedModel, Explainable):
     ```"""
 
     config: MagNetConfig
+    fuses_in_encoder = True
     _can_record_outputs = {
         "multimodal_hidden_states": [],
         "multimodal_attentions": OutputRecorder(AttentionKernel, index=1, layer_name="full"),

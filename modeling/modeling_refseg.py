@@ -55,6 +55,8 @@ class RefSegPreTrainedModel(TwoEncoderModel):
     _can_record_outputs = {"multimodal_hidden_states": [], "multimodal_attentions": []}
     # Whether the fused maps have met the sentence.
     maps_hold_language = True
+    # Whether language enters between the stages of the image encoder, most of which then runs for each text anew.
+    fuses_in_encoder = False
 
     def encode_image(self, pixel_values: Tensor) -> ImageFeatures:
         """What the image encoder makes of images (images, 3, height, width), or of clips (clips, frames, 3, ...)."""

@@ -134,6 +134,12 @@ def as_8_bit(values: np.ndarray) -> np.ndarray:
     return (scaled if is_whole else np.rint(scaled)).astype(np.uint8)
 
 
+def fit_longest_edge(height: int, width: int, longest_edge: int) -> tuple[int, int]:
+    """Height and width in pixels of an image whose longer side becomes `longest_edge`; rounded as SAM rounds."""
+    scale = longest_edge / max(height, width)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
 def stored_rgb(image: Image.Image) -> Image.Image:
     """A PIL image of any mode as a new one in RGB, in the orientation in which its pixels are stored.
 
@@ -196,6 +202,7 @@ __all__ = [
     "as_8_bit",
     "decode_rgb",
     "decode_upright",
+    "fit_longest_edge",
     "is_turned",
     "load_picture",
     "naming_picture",

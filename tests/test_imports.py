@@ -36,6 +36,8 @@ MAY_IMPORT = {
     ),
     "visualization": ("modeling", "files", "messages"),
     "evaluation": ("data", "visualization", "modeling", "files", "messages", "yaml_texts"),
+    "onnx": ("modeling",),
+    "export": ("onnx", "datasets_scripts", "modeling", "files", "messages"),
     "labeling": (
         *("evaluation", "data", "datasets_scripts", "hub.dataset_card", "hub.markdown", "visualization"),
         *("modeling", "files", "messages", "yaml_texts"),
@@ -43,7 +45,7 @@ MAY_IMPORT = {
     "convert": ("modeling", "files", "messages"),
     "training": ("data", "evaluation", "visualization", "hub", "auto", "modeling", "files", "messages", "yaml_texts"),
     "papers": ("training", "evaluation", "hub", "data", "modeling", "files", "messages", "yaml_texts"),
-    "systems": ("data", "evaluation", "hub", "training.adapters", "auto", "modeling", "files", "messages"),
+    "systems": ("onnx", "data", "evaluation", "hub", "training.adapters", "auto", "modeling", "files", "messages"),
     "hub": ("training", "convert", "data", "evaluation", "auto", "modeling", "files", "messages", "yaml_texts"),
 }
 MODELING = CHECKOUT / "modeling"

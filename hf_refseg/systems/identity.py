@@ -12,8 +12,8 @@ from ..training.adapters import find_base_model, is_adapter
 from .kinds import is_pair, split_pair
 
 ADAPTER_CONFIG = "adapter_config.json"
-# What models, processors and tokenizers are saved as.
-SAVED_SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model", ".py")
+# What models, exported ones too, processors and tokenizers are saved as.
+SAVED_SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model", ".onnx", ".data", ".py")
 
 
 def identify_system(name: str) -> dict[str, str]:

@@ -28,6 +28,8 @@ class Kind:
 
 OURS = Kind("a model of this library", "own", (), ("threshold", "window", "batch_size"))
 OF_ITS_REPOSITORY = Kind("a model with code of its own", "remote", (), OURS.options)
+# Found by the file of settings in its folder.
+EXPORTED = Kind("an exported model", "exported", (), ("threshold", "batch_size"))
 # Found by a name "detector+segmenter", of which neither is a system of its own.
 PAIR = Kind("a detector with a segmenter", "grounded", (), ("score_threshold", "instances", "batch_size"))
 DETECTORS = ("grounding-dino", "mm-grounding-dino", "owlv2", "owlvit", "omdet-turbo")

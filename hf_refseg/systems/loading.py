@@ -11,8 +11,10 @@ from ..evaluation.systems import System
 from ..hub.saved_models import read_config
 from ..modeling.inference_refseg import VideoWindow
 from ..training.adapters import is_adapter
+from .exported import is_exported
 from .kinds import (
     DETECTORS,
+    EXPORTED,
     KINDS,
     OF_ITS_REPOSITORY,
     OURS,
@@ -40,7 +42,8 @@ def load_system(
     """Load what a name means, by the `model_type` of its configuration.
 
     Args:
-        name: folder or Hub id of a model or an adapter of this library, or of a model of one of the `KINDS`.
+        name: folder or Hub id of a model or an adapter of this library, or of a model of one of the `KINDS`; folder
+            of an exported model.
         device: such as "cpu" or "cuda:1"; None = the accelerator, if there is one.
         dtype: such as "float32"; None = as the weights were saved.
         trust_remote_code: run the code that lies beside the weights, of a model that no kind covers.
@@ -79,6 +82,8 @@ def find_kind(name: str, trust_remote_code: bool) -> Kind:
     """The kind of a model; raises as `load_system`, also where it is trusted for no reason."""
     if is_pair(name):
         kind = _kind_of_pair(*split_pair(name))
+    elif is_exported(name):
+        kind = EXPORTED
     else:
         kind = OURS if is_adapter(name) else _kind_of_model(name, trust_remote_code)
     if trust_remote_code and kind is not OF_ITS_REPOSITORY:

@@ -60,6 +60,7 @@ COMMANDS = (
     ["convert", "video_lavt"],
     ["merge"],
     ["explain"],
+    ["export"],
     ["info"],
     ["label"],
     ["table"],

@@ -20,6 +20,9 @@ from transformers import pipeline
 from transformers.utils import logging
 
 from hf_refseg import AutoModelForReferringSegmentation, RefSegImageProcessor, RefSegProcessor
+from hf_refseg.export.agreement import measure_agreement
+from hf_refseg.export.exporting import write_graphs
+from hf_refseg.onnx import ONE_GRAPH, TWO_GRAPHS
 from hf_refseg.training.adapters import add_adapter, find_attention_projections, load_with_adapter
 from hf_refseg.training.sharding import classes_to_shard
 
@@ -514,21 +517,18 @@ class MethodTests(TinyMethod):
         assert_close(exported(**inputs).logits, model(**inputs).logits, atol=1e-4, rtol=0)
 
     @pytest.mark.slow_process
-    @torch.no_grad()
-    def test_onnx_with_any_batch(self, tmp_path) -> None:
+    def test_onnx_says_the_same_of_any_texts(self, tmp_path) -> None:
+        """Of images, or of clips where the method takes them."""
         for package in ("onnx", "onnxscript", "onnxruntime"):
             pytest.importorskip(package, reason="installed with the extra `export`")
-        from onnxruntime import InferenceSession
-
-        model = self.build(**self.few_layers)
-        # What optimization does takes minutes, and is no matter of the model.
-        program = torch.onnx.export(self.export(model), dynamo=True, optimize=False, verbose=False)
-        program.save(tmp_path / "model.onnx")
-        session = InferenceSession(tmp_path / "model.onnx")
-        for batch in (1, 2, model.texts_per_pass + 1):
-            inputs = self.inputs(batch)
-            logits, *_ = session.run(None, {name: value.numpy() for name, value in inputs.items()})
-            assert_close(torch.from_numpy(logits), model(**inputs).logits, atol=1e-4, rtol=0)
+        model = self.build(presence_head=True, **self.few_layers)
+        pixel_values = self.training_inputs()[0]["pixel_values"]
+        traced, other = pixel_values[:1], pixel_values[1:]
+        paths, _ = write_graphs(model, tmp_path, traced, model.longest_text, "onnx")
+        assert tuple(paths) == (ONE_GRAPH if model.fuses_in_encoder else TWO_GRAPHS)
+        # Raises where they disagree.
+        agreement = measure_agreement(model, paths, other, model.longest_text)
+        assert set(agreement["differences"]) == {"logits", "presence_logits"}
 
     @pytest.mark.slow_process
     def test_a_training_step_is_one_graph(self) -> None:
