@@ -27,9 +27,9 @@ demo: $(INSTALLED)
 demo-real: $(INSTALLED)
 	$(BIN)/python examples/demo_real.py
 
-# Files side by side, one for each core.
+# Files side by side, one for each core, in the order of tests/conftest.py.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # The tests with the kernels of other processors, then with one thread and with two: no number may depend on them.
 # oneDNN and MKL are held to the same instructions: PyTorch's bfloat16 attention fails where only one of them has AMX.

@@ -68,6 +68,7 @@ def commands() -> list[list[str]]:
     return [shlex.split(line) for block in blocks for line in block.splitlines()]
 
 
+@pytest.mark.slow_process
 @pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason=f"no photographs in {PHOTOGRAPHS}; set HF_REFSEG_REAL_DATA")
 def test_the_page_goes_from_photographs_to_a_shared_model(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
     lines = write_photographs(Path("photos"))

@@ -97,6 +97,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepare_dataset("refcoco", GOLDEN, root / "refcoco", max_shard_rows=5, cache_dir=root / "cache")
 
 
+@pytest.mark.slow_process
 @pytest.mark.parametrize("kill_first", [False, True])
 def test_a_second_prepare_waits_for_the_first_one(race, prepared, kill_first, monkeypatch, tmp_path) -> None:
     race.pause_in(datasets.table, "embed_table_storage", monkeypatch)
@@ -116,6 +117,7 @@ def test_a_second_prepare_waits_for_the_first_one(race, prepared, kill_first, mo
     assert len(load_refseg(str(output), cache_dir=tmp_path / "read")["val"]) == 6
 
 
+@pytest.mark.slow_process
 def test_a_second_prepare_with_other_options_is_refused(race, prepared, monkeypatch, tmp_path) -> None:
     race.pause_in(files, "write_json", monkeypatch)
 
@@ -128,6 +130,7 @@ def test_a_second_prepare_with_other_options_is_refused(race, prepared, monkeypa
     assert isinstance(second, DataFormatError) and "different: max_shard_rows" in str(second)
 
 
+@pytest.mark.slow_process
 def test_two_processes_fill_one_cache_and_encode_each_image_once(race, monkeypatch, tmp_path) -> None:
     rows = load_refseg(
         "refshapes", train_size=6, val_size=2, test_size=1, image_size=64, cache_dir=str(tmp_path / "rows")
@@ -151,6 +154,7 @@ def test_two_processes_fill_one_cache_and_encode_each_image_once(race, monkeypat
     assert not list((tmp_path / "cache").rglob("*.partial"))
 
 
+@pytest.mark.slow_process
 def test_of_two_models_with_one_new_cache_the_second_one_is_refused(race, monkeypatch, tmp_path) -> None:
     models = [build_model(), build_model()]
     for model in models:
@@ -168,6 +172,7 @@ def test_of_two_models_with_one_new_cache_the_second_one_is_refused(race, monkey
     assert open_cache(models[0]) == first
 
 
+@pytest.mark.slow_process
 def test_a_second_submission_goes_on_where_the_first_one_is_killed(race, monkeypatch, tmp_path) -> None:
     frames = [Image.new("RGB", (4, 3))] * 2
     video = {"frames": frames, "frame_names": ["0", "1"], "texts": ["dog"], "sent_ids": ["7"]}
@@ -189,6 +194,7 @@ def test_a_second_submission_goes_on_where_the_first_one_is_killed(race, monkeyp
     ]
 
 
+@pytest.mark.slow_process
 def test_two_processes_write_one_file_and_both_finish(race, tmp_path) -> None:
     path = tmp_path / "mask.png"
 

@@ -51,6 +51,7 @@ pytestmark = pytest.mark.skipif(
 )
 METHODS = (TinyBtmae, TinyLavt, TinyM3Att, TinyMagNet, TinyRisam, TinyUnifiedLavt, TinyVideoLavt)
 OTHERS = (tiny_clipseg, tiny_florence, tiny_sam3)
+SLOW = {tiny_florence}
 PAIRS = (
     (tiny_grounding_dino, tiny_sam),
     (tiny_mm_grounding_dino, tiny_sam2),
@@ -124,7 +125,9 @@ def test_an_adapter_of_ours(photographs: Dataset) -> None:
     evaluate(name, photographs, threshold=half_of_a_picture(name, photographs[0]["image"]))
 
 
-@pytest.mark.parametrize("build", OTHERS)
+@pytest.mark.parametrize(
+    "build", [pytest.param(build, marks=[pytest.mark.slow_process] if build in SLOW else []) for build in OTHERS]
+)
 def test_a_model_of_others(build: Callable[[], tuple[Any, Any]], photographs: Dataset) -> None:
     model, processor = build()
     if model.can_generate():
