@@ -67,6 +67,10 @@ class MagNetConfig(RefSegConfig):
             Its attention heads.
         pixel_decoder_layers (`int`, *optional*, defaults to 4):
             Layers of its pixel decoder.
+        pixel_decoder_stages (`int`, *optional*, defaults to 4):
+            How many stages, the coarsest first, the deformable attention of the pixel decoder works on: all four, as
+            released, or the three of Mask2Former itself, where a feature pyramid joins the finest one, which holds
+            three quarters of all pixels.
         pixel_decoder_feedforward (`int`, *optional*, defaults to 1024):
             Hidden channels of their feed-forward networks.
         decoder_layers (`int`, *optional*, defaults to 9):
@@ -126,6 +130,7 @@ class MagNetConfig(RefSegConfig):
     mask_feature_size: int = 256
     num_attention_heads: int = 8
     pixel_decoder_layers: int = 4
+    pixel_decoder_stages: Literal[3, 4] = 4
     pixel_decoder_feedforward: int = 1024
     decoder_layers: int = 9
     decoder_feedforward: int = 2048
@@ -160,8 +165,8 @@ class MagNetConfig(RefSegConfig):
             decoder_layers=self.decoder_layers + 1,
             dim_feedforward=self.decoder_feedforward,
             num_queries=1,
-            # The stride of the finest level but one: no level is added by a feature pyramid network.
-            common_stride=8,
+            # Mask2Former counts strides from 8: with 8 a feature pyramid adds no level, with 4 it adds the finest one.
+            common_stride=8 if self.pixel_decoder_stages == 4 else 4,
         )
 
     def validate_architecture(self):

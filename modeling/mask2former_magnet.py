@@ -42,19 +42,22 @@ class PixelDecoderLayer(Mask2FormerPixelDecoderEncoderLayer):
 
 
 class PixelDecoder(Mask2FormerPixelDecoder):
-    """Mask2Former's pixel decoder, its deformable attention over all stages instead of the last three."""
+    """Mask2Former's pixel decoder, its deformable attention over the last `levels` stages instead of three.
 
-    def __init__(self, config: Mask2FormerConfig, widths: list[int]) -> None:
+    With three of four stages, a configuration with `common_stride=4` joins the first one as Mask2Former does.
+    """
+
+    def __init__(self, config: Mask2FormerConfig, widths: list[int], levels: int) -> None:
         super().__init__(config, widths)
-        size, self.num_feature_levels = config.feature_size, len(widths)
-        self.level_embed = nn.Parameter(torch.empty(len(widths), size))
+        size, self.num_feature_levels = config.feature_size, levels
+        self.level_embed = nn.Parameter(torch.empty(levels, size))
         self.input_projections = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(width, size, 1), nn.GroupNorm(32, size)) for width in reversed(widths)
+            nn.Sequential(nn.Conv2d(width, size, 1), nn.GroupNorm(32, size)) for width in widths[: -levels - 1 : -1]
         )
         self.encoder.layers = nn.ModuleList(PixelDecoderLayer(config) for _ in self.encoder.layers)
         for layer in self.encoder.layers:
             layer.self_attn = Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention(
-                size, config.num_attention_heads, n_levels=len(widths), n_points=4
+                size, config.num_attention_heads, n_levels=levels, n_points=4
             )
 
 
@@ -148,9 +151,9 @@ class MaskDecoder(Mask2FormerTransformerModule):
 class MaskHead(Mask2FormerPreTrainedModel):
     """Mask2Former's pixel decoder and its masked-attention decoder, which are called one by one."""
 
-    def __init__(self, config: Mask2FormerConfig, widths: list[int]) -> None:
+    def __init__(self, config: Mask2FormerConfig, widths: list[int], pixel_decoder_levels: int) -> None:
         super().__init__(config)
-        self.pixel_decoder = PixelDecoder(config, widths)
+        self.pixel_decoder = PixelDecoder(config, widths, pixel_decoder_levels)
         self.transformer = MaskDecoder(config)
         self.post_init()
 

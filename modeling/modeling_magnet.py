@@ -109,7 +109,7 @@ class MagNetForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         self.backbone = build_stage_encoder(config.backbone_config)
         self.text_encoder = TextStages(config.text_config, config.text_stage_layers)
         self.stages = nn.ModuleList(CrossModalAlignment(config, stage) for stage in range(len(config.stage_widths)))
-        self.head = MaskHead(config.head_config, config.stage_widths)
+        self.head = MaskHead(config.head_config, config.stage_widths, config.pixel_decoder_stages)
         self.mask_bias = build_mask_bias(config.mask_prior)
         self.alignment = CrossModalAlignmentLoss(
             config.alignment_losses,

@@ -30,6 +30,7 @@ ABLATIONS = [
     {"cam_image": "paper", "pyramid_scales": [1, 2]},
     {"cam_image": "paper", "cam_language": "released", "cam_num_heads": 2},
     {"alignment_losses": [], "presence_head": True},
+    {"pixel_decoder_stages": 3},
     {"cross_entropy_weight": 1.0, "dice_weight": 0.5, "alignment_weight": 0.1},
 ]
 
@@ -214,6 +215,18 @@ class TestMagNet(TinyMagNet, MethodTests):
         assert [tuple(scale.shape[-2:]) for scale in pixels.multi_scale_features[:3]] == [(2, 3), (4, 5), (8, 9)]
         assert pixels.mask_features.shape == (1, 32, 16, 18)
         assert [tuple(maps.shape[1:]) for maps in fused.maps] == [(16, 16, 18), (32, 8, 9), (64, 4, 5), (128, 2, 3)]
+
+    @torch.no_grad()
+    def test_with_three_stages_a_feature_pyramid_joins_the_finest_map(self) -> None:
+        model, inputs = self.build(pixel_decoder_stages=3), self.inputs(batch=1)
+        decoder, maps = model.head.pixel_decoder, list(self.fused(model, inputs).maps)
+        assert decoder.encoder.layers[0].self_attn.n_levels == 3
+        assert [module.in_channels for module, _ in decoder.input_projections] == [128, 64, 32]
+        pixels, other = decoder(maps), decoder([maps[0].flip(-1), *maps[1:]])
+        assert pixels.mask_features.shape == (1, 32, 16, 18)
+        assert not torch.equal(pixels.mask_features, other.mask_features)
+        for scale, same in zip(pixels.multi_scale_features, other.multi_scale_features, strict=True):
+            assert torch.equal(scale, same)
 
     def test_new_models_on_pretrained_encoders(self, tmp_path) -> None:
         torch.manual_seed(3)
