@@ -23,6 +23,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,7 @@ from tqdm import trange
 from transformers import AutoConfig, PreTrainedModel, SwinModel
 
 from hf_refseg import AutoModelForReferringSegmentation, RefSegProcessor
-from hf_refseg.auto import registered_methods
+from hf_refseg.auto import registered_configs
 from hf_refseg.data.examples import ImageExamples
 from hf_refseg.data.loading import load_refseg
 from hf_refseg.evaluation.protocols import mask_counts, per_sample_iou
@@ -46,7 +47,7 @@ PEAK_FLOPS = {"matmul": 2 * 2048**3, "convolution": 2 * 60 * 60 * 512 * 512 * 9}
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", choices=list(registered_methods()), default="lavt", help="its paper's main model")
+    parser.add_argument("--method", choices=list(registered_configs()), default="lavt", help="its paper's main model")
     parser.add_argument("--config", type=json.loads, default={}, help="further fields of the configuration, as JSON")
     parser.add_argument(
         "--size", type=int, help="height and width of the image in pixels; that of the method if absent"
@@ -73,6 +74,11 @@ def count_flops(work: Callable[[], object]) -> dict[str, int]:
     """
     with without_values(), FlopCounterMode(display=False) as counter:
         work()
+    return split_flops(counter)
+
+
+def split_flops(counter: FlopCounterMode) -> dict[str, int]:
+    """What was counted, split into convolutions and everything else that is a matrix product."""
     by_operation = counter.get_flop_counts()["Global"]
     convolutions = sum(flops for operation, flops in by_operation.items() if "conv" in str(operation))
     return {"matmul": sum(by_operation.values()) - convolutions, "convolution": convolutions}
@@ -109,9 +115,9 @@ def peak_workloads(dtype: torch.dtype) -> dict[str, Callable[[], object]]:
     return {"matmul": lambda: left @ right, "convolution": lambda: F.conv2d(image, kernel, padding=1)}
 
 
-def build_model(arguments: argparse.Namespace) -> PreTrainedModel:
-    """The main model of the method's paper, with random weights, in evaluation mode."""
-    config = AutoConfig.for_model(arguments.method, **arguments.config)
+def build_model(method: str, fields: dict[str, Any]) -> PreTrainedModel:
+    """The main model of the method's paper but for some fields, with random weights, in evaluation mode."""
+    config = AutoConfig.for_model(method, **fields)
     if config.backbone_config.model_type == "sam_vision_model":
         # SAM's own 1e-10 would leave almost nothing but numbers too small for fast arithmetic.
         config.backbone_config.initializer_range = 0.02
@@ -119,14 +125,17 @@ def build_model(arguments: argparse.Namespace) -> PreTrainedModel:
     return AutoModelForReferringSegmentation.from_config(config).eval()
 
 
-def make_inputs(model: PreTrainedModel, arguments: argparse.Namespace) -> dict[str, torch.Tensor]:
+def make_inputs(
+    model: PreTrainedModel, size: int | None, tokens: int, texts: int = 1, frames: int | None = None
+) -> dict[str, torch.Tensor]:
+    """An image, or a clip of so many frames, of the side `size` or that of the method, and texts."""
     sides = model.config.image_processor_defaults.get("size", {"height": 480})
-    size = arguments.size or next(iter(sides.values()))
-    frames = [] if arguments.frames is None else [arguments.frames]
+    size = size or next(iter(sides.values()))
+    shape = [1, 3, size, size] if frames is None else [1, frames, 3, size, size]
     return {
-        "pixel_values": torch.randn(1, *frames, 3, size, size),
-        "input_ids": torch.randint(1000, 20000, (1, arguments.tokens)),
-        "attention_mask": torch.ones(1, arguments.tokens, dtype=torch.long),
+        "pixel_values": torch.randn(shape),
+        "input_ids": torch.randint(1000, 20000, (texts, tokens)),
+        "attention_mask": torch.ones(texts, tokens, dtype=torch.long),
     }
 
 
@@ -145,7 +154,7 @@ def build_workloads(
 
 def measure(model: PreTrainedModel, arguments: argparse.Namespace) -> list[dict]:
     """A row for each of `VARIANTS`, the first of which the others are compared with; all of them do the same FLOPs."""
-    inputs = make_inputs(model, arguments)
+    inputs = make_inputs(model, arguments.size, arguments.tokens, frames=arguments.frames)
     flops = count_both_flops(model, inputs)
     built = [build_workloads(model, inputs, *variant) for variant in VARIANTS]
     times = [{name: [] for name in workloads} for workloads in built]
@@ -216,7 +225,7 @@ def measure_agreement(folder: str) -> dict:
 def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
-    rows = measure(build_model(arguments), arguments)
+    rows = measure(build_model(arguments.method, arguments.config), arguments)
     rows.append(find_fastest(rows))
     if arguments.trained:
         rows.append(measure_agreement(arguments.trained))

@@ -1,202 +1,208 @@
-"""Time of a training step with cached image features against one that runs the image encoder; JSON lines out.
+"""Time and memory of a training step against the floor that its matrix products and convolutions set; JSON lines out.
 
-A step is forward, loss, backward and the optimizer's step, on one and the same batch of RefShapes; the model has
-random weights and its image encoder is frozen. Both trainings start from the same weights, and the largest relative
-difference of their losses says what the float16 of the cache costs. The time to read and collate a batch stands beside
-it: data loader workers do that while the step before runs. Figures are medians over all steps but the first.
+A step is forward, loss, backward and AdamW's step on random pictures of the size of the method's paper. RISAM's image
+encoder is frozen: its features are given, as a cache gives them. The floor is that of `benchmarks/latency.py`, for the
+FLOPs of forward and backward, without those that gradient checkpointing repeats. Steps in float32, with gradient
+checkpointing, and with bfloat16 autocast are measured in turns with the peaks, one method after the other; figures are
+medians. Beside the ratio of bfloat16 to float32 stands that of the matrix products alone.
 
-With `--one-encoder-pass` the encoder runs once, while the cache is filled. Being frozen it would give the same in each
-step: the training without a cache then takes its float32 features, and its time is added to each step.
+The memory is the peak of a process of its own that makes one step, on a CPU: weights, gradients, AdamW's states, and
+what is kept for the backward pass. What a sample adds is the difference between two batches of different size.
 
-    python benchmarks/training_step.py --model risam-vit-b --batch-size 2
-    python benchmarks/training_step.py --model risam-vit-h --batch-size 1 --one-encoder-pass
-    python benchmarks/training_step.py --model lavt --size 480
+    python benchmarks/training_step.py --threads 2 --rounds 9
+    python benchmarks/training_step.py --methods lavt --batch-size 2 --memory no
 """
 
 import argparse
-import json
-import platform
+import contextlib
+import copy
+import resource
 import statistics
-import tempfile
-import time
+import subprocess
+import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from datasets import Dataset
 from json_lines import write_line
-from transformers import AutoConfig, BertTokenizer, PreTrainedModel
+from latency import PEAK_FLOPS, build_model, make_inputs, peak_workloads, seconds_of, split_flops
+from processor import describe_processor
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm, trange
+from transformers import PreTrainedModel
 
-from hf_refseg import AutoModelForReferringSegmentation, RefSegImageProcessor, RefSegProcessor
-from hf_refseg.data.examples import ReferentExamples, RefSegCollator
-from hf_refseg.data.loading import load_refseg
-from hf_refseg.datasets_scripts.refshapes import REFSHAPES_WORDS
-from hf_refseg.modeling.modeling_outputs_refseg import ImageFeatures
-from hf_refseg.training.feature_cache import EncodedCollator, FeatureCache
+from hf_refseg.model_costs import without_values
 
-# Without further fields transformers' SAM is ViT-B, and RISAM is on SAM ViT-H.
-MODELS = {
-    "risam-vit-b": ("risam", {"backbone_config": {"model_type": "sam_vision_model"}}),
-    "risam-vit-h": ("risam", {}),
-    "lavt": ("lavt", {}),
-}
+# What is trained, and further fields of the configuration.
+FIELDS = {"lavt": {"loss_type": "dice"}, "risam": {}, "m3att": {}, "btmae": {}, "magnet": {}}
+
+
+class Variant(NamedTuple):
+    """A way to make a step."""
+
+    name: str
+    dtype: torch.dtype
+    checkpointing: bool
+
+
+VARIANTS = (
+    Variant("float32", torch.float32, False),
+    Variant("float32_checkpointing", torch.float32, True),
+    Variant("bfloat16", torch.bfloat16, False),
+)
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, default="risam-vit-b")
-    parser.add_argument("--config", type=json.loads, default={}, help="further fields of the configuration, as JSON")
-    parser.add_argument("--size", type=int, help="side of the images in pixels; that of the method if absent")
+    parser.add_argument("--methods", nargs="+", choices=FIELDS, default=list(FIELDS))
     parser.add_argument("--batch-size", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=4, help="training steps of each kind, 2 or more")
-    parser.add_argument("--one-encoder-pass", action="store_true", help="run the image encoder a single time")
+    parser.add_argument("--size", type=int, help="side of the images in pixels; that of the method if absent")
+    parser.add_argument("--tokens", type=int, default=20, help="tokens of each text")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--cache", help="folder to make the cache in; a temporary one if absent")
-    parser.add_argument("--output", help="file that the JSON line is appended to")
+    parser.add_argument("--rounds", type=int, default=9, help="measurements of each figure")
+    parser.add_argument("--memory", choices=["yes", "no"], default="yes", help="also measure the peak of memory")
+    parser.add_argument("--peak-of", choices=[each.name for each in VARIANTS], help="only make one step (used inside)")
+    parser.add_argument("--output", help="file that the JSON lines are appended to")
     arguments = parser.parse_args()
-    if arguments.steps < 2 or arguments.batch_size < 1:
-        parser.error("--steps has to be 2 or more, --batch-size 1 or more.")
+    if arguments.batch_size < 1 or arguments.rounds < 1:
+        parser.error("--batch-size and --rounds have to be 1 or more.")
     return arguments
 
 
-def build_model_and_processor(arguments: argparse.Namespace) -> tuple[PreTrainedModel, RefSegProcessor]:
-    model_type, fields = MODELS[arguments.model]
-    config = AutoConfig.for_model(model_type, **{**fields, "freeze_image_encoder": True, **arguments.config})
-    # SAM's own 1e-10 is for weights that are loaded: features of random weights would be all but zero.
-    config.backbone_config.initializer_range = 0.02
-    options = dict(config.image_processor_defaults)
-    if arguments.size:
-        options["size"] = dict.fromkeys(options.get("size", ("height", "width")), arguments.size)
-    # Any tokens do: the weights are random.
-    words = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *REFSHAPES_WORDS)
-    tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)})
-    torch.manual_seed(0)
-    model = AutoModelForReferringSegmentation.from_config(config).to(arguments.device)
-    return model, RefSegProcessor(RefSegImageProcessor(**options), tokenizer)
+def build(method: str, arguments: argparse.Namespace) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The method in training mode, and a batch."""
+    fields = FIELDS[method] | ({"freeze_image_encoder": True} if method == "risam" else {})
+    model = build_model(method, fields).train()
+    one = make_inputs(model, arguments.size, arguments.tokens)
+    batch = {name: torch.cat([tensor] * arguments.batch_size) for name, tensor in one.items()}
+    pixel_values = batch["pixel_values"]
+    batch["mask_labels"] = (torch.rand(len(pixel_values), *pixel_values.shape[-2:]) < 0.1).long()
+    if method == "risam":
+        batch["encoder_features"] = encoder_features(model, batch.pop("pixel_values"))
+    return model, batch
 
 
-def rows_of_images(images: int) -> Dataset:
-    """One referent of each of so many images."""
-    rows = load_refseg("refshapes", train_size=images, val_size=1, test_size=1)["train"]
-    first_rows = {image_id: row for row, image_id in reversed(list(enumerate(rows["image_id"])))}
-    return rows.select(sorted(first_rows.values()))
+def encoder_features(model: PreTrainedModel, pixel_values: torch.Tensor) -> Any:
+    """Random numbers in the shapes of what the image encoder makes of images."""
+    model, pixel_values = copy.deepcopy(model).to("meta"), pixel_values.to("meta")
+    with without_values():
+        shapes = model.get_encoder_features(pixel_values)
+    return shapes.apply_to_tensors(lambda tensor: torch.randn(tuple(tensor.shape)))
 
 
-def seconds_of(work: Callable[[], Any], device: str) -> tuple[float, Any]:
-    start = time.perf_counter()
-    result = work()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, result
+def count_flops(model: PreTrainedModel, batch: dict[str, Any]) -> dict[str, int]:
+    """FLOPs of forward and backward, as `split_flops` gives them."""
+    model = copy.deepcopy(model).to("meta")
+    batch = {name: to_meta(value) for name, value in batch.items()}
+    with without_values(), torch.enable_grad(), FlopCounterMode(display=False) as counter:
+        model(**batch).loss.backward()
+    return split_flops(counter)
 
 
-def fill_cache(
-    cache: FeatureCache, model: PreTrainedModel, processor: RefSegProcessor, rows: Dataset, device: str
-) -> tuple[float, ImageFeatures]:
-    """Fills the cache by one pass of the encoder; returns the seconds of that pass and its features."""
-    passes = []
-    encode = model.get_encoder_features
-
-    def encode_and_record(pixel_values: torch.Tensor) -> ImageFeatures:
-        passes.append(seconds_of(lambda: encode(pixel_values), device))
-        return passes[-1][1]
-
-    model.get_encoder_features = encode_and_record
-    cache.fill(model, processor, [rows], batch_size=len(rows))
-    model.get_encoder_features = encode
-    if len(passes) != 1:
-        raise SystemExit(f"{cache.folder} is already a cache of these images: name an empty folder.")
-    seconds, encoded = passes[0]
-    # What was made in inference mode takes no part in a backward pass.
-    return seconds, encoded.apply_to_tensors(torch.clone)
+def to_meta(value: Any) -> Any:
+    is_tensor = isinstance(value, torch.Tensor)
+    return value.to("meta") if is_tensor else value.apply_to_tensors(lambda tensor: tensor.to("meta"))
 
 
-def mean_size(folder: Path) -> float:
-    """Bytes that the features of an image take."""
-    return statistics.mean(path.stat().st_size for path in folder.rglob("*.safetensors"))
+def build_step(model: PreTrainedModel, batch: dict[str, Any]) -> Callable[[Variant], None]:
+    """What makes a step; steps change no weight, so that each computes the same."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=0.0)
 
-
-def train(model: PreTrainedModel, batch: dict[str, Any], steps: int, device: str) -> tuple[list[float], list[float]]:
-    """Seconds and loss of each step; the model gets its weights back."""
-    initial = {name: value.clone() for name, value in model.state_dict().items() if not name.startswith("backbone.")}
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=5e-5)
-    model.train()
-
-    def step() -> float:
-        loss = model(**batch).loss
+    def step(variant: Variant) -> None:
+        model.gradient_checkpointing_disable()
+        if variant.checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        is_half = variant.dtype == torch.bfloat16
+        with torch.autocast("cpu", variant.dtype) if is_half else contextlib.nullcontext():
+            loss = model(**batch).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        return loss.item()
 
-    # The same dropout in both trainings.
-    torch.manual_seed(0)
-    measured = [seconds_of(step, device) for _ in range(steps)]
-    model.load_state_dict(initial, strict=False)
-    return [seconds for seconds, _ in measured], [loss for _, loss in measured]
+    return step
 
 
-def load_batch(examples: ReferentExamples, collator: Callable, device: str) -> tuple[float, Any]:
-    """Seconds to read and collate all examples, the median of three times, and the batch on its device."""
-    measured = [
-        seconds_of(lambda: collator([examples[index] for index in range(len(examples))]), "cpu") for _ in range(3)
-    ]
-    return statistics.median(seconds for seconds, _ in measured), measured[-1][1].to(device)
+def measure_seconds(step: Callable[[Variant], None], rounds: int) -> tuple[dict[str, float], dict[torch.dtype, dict]]:
+    """Medians of the seconds of each variant, and of the workloads of the peaks in each number format."""
+    peaks = {dtype: peak_workloads(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    works: dict[Any, Callable[[], object]] = {variant.name: lambda each=variant: step(each) for variant in VARIANTS}
+    works |= {(dtype, name): work for dtype, named in peaks.items() for name, work in named.items()}
+    for work in tqdm(works.values(), desc="warming up"):
+        work()
+    times: dict[Any, list[float]] = {name: [] for name in works}
+    for _ in trange(rounds, unit="round"):
+        for name, work in works.items():
+            times[name].append(seconds_of(work))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return medians, {dtype: {name: medians[dtype, name] for name in named} for dtype, named in peaks.items()}
 
 
-def measure(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
-    model, processor = build_model_and_processor(arguments)
-    rows, device = rows_of_images(arguments.batch_size), arguments.device
-    cache = FeatureCache.open(folder, model, processor)
-    encoder_seconds, encoded = fill_cache(cache, model, processor, rows, device)
-    image_seconds, image_batch = load_batch(ReferentExamples(rows), RefSegCollator(processor), device)
-    reading_seconds, batch = load_batch(
-        ReferentExamples(rows, read_image=cache.read), EncodedCollator(processor, model.dtype), device
-    )
-    cached_times, cached_losses = train(model, batch, arguments.steps, device)
-    if arguments.one_encoder_pass:
-        batch["encoder_features"] = encoded
-        times, losses = train(model, batch, arguments.steps, device)
-        times = [encoder_seconds + seconds for seconds in times]
-    else:
-        times, losses = train(model, image_batch, arguments.steps, device)
-    uncached, cached = statistics.median(times[1:]), statistics.median(cached_times[1:])
-    differences = [abs(one - other) / abs(other) for one, other in zip(cached_losses, losses, strict=True)]
+def peak_gigabytes(method: str, arguments: argparse.Namespace, variant: Variant, batch_size: int) -> float:
+    """The peak of a process of its own that makes one step."""
+    options = {"--tokens": arguments.tokens, "--threads": arguments.threads, "--batch-size": batch_size}
+    if arguments.size:
+        options["--size"] = arguments.size
+    command = [sys.executable, __file__, "--methods", method, "--peak-of", variant.name]
+    command += [str(part) for option in options.items() for part in option]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(result.stdout.splitlines()[-1])
+
+
+def measure_memory(method: str, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Of each variant the peak, and what each sample adds to it."""
+    size, found = arguments.batch_size, {}
+    for variant in VARIANTS:
+        peak, larger = (peak_gigabytes(method, arguments, variant, each) for each in (size, size + 2))
+        found[variant.name] = {"peak": round(peak, 2), "each_sample": round((larger - peak) / 2, 2)}
+    return found
+
+
+def measure(method: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    model, batch = build(method, arguments)
+    flops = count_flops(model, batch)
+    seconds, peaks = measure_seconds(build_step(model, batch), arguments.rounds)
+    rates = {dtype: {name: PEAK_FLOPS[name] / each for name, each in of.items()} for dtype, of in peaks.items()}
+    floors = {dtype: sum(flops[name] / rate for name, rate in of.items()) for dtype, of in rates.items()}
     return {
-        "model": arguments.model,
-        "config": arguments.config,
-        "image_size": list(encoded.image_size),
+        "method": method,
+        "fields": FIELDS[method],
         "batch_size": arguments.batch_size,
-        "steps": arguments.steps,
-        "encoder_passes": "one" if arguments.one_encoder_pass else "every step",
-        "encoder_seconds": round(encoder_seconds, 4),
-        "uncached_step_seconds": round(uncached, 4),
-        "cached_step_seconds": round(cached, 4),
-        "speedup": round(uncached / cached, 2),
-        "read_images_seconds": round(image_seconds, 4),
-        "read_features_seconds": round(reading_seconds, 4),
-        "speedup_with_reading": round((uncached + image_seconds) / (cached + reading_seconds), 2),
-        "cached_megabytes_per_image": round(mean_size(cache.folder) / 1e6, 3),
-        "losses": [round(loss, 6) for loss in losses],
-        "largest_relative_loss_difference": float(f"{max(differences):.3g}"),
-        "trainable_parameters": sum(each.numel() for each in model.parameters() if each.requires_grad),
-        "device": torch.cuda.get_device_name()
-        if device.startswith("cuda")
-        else platform.processor() or platform.machine(),
+        "image_size": list(batch["mask_labels"].shape[-2:]),
+        "cached_features": "encoder_features" in batch,
         "threads": arguments.threads,
+        "rounds": arguments.rounds,
+        "step_seconds": {variant.name: round(seconds[variant.name], 3) for variant in VARIANTS},
+        "floor_seconds": {name_of(dtype): round(floor, 3) for dtype, floor in floors.items()},
+        "step_over_floor": {each.name: round(seconds[each.name] / floors[each.dtype], 3) for each in VARIANTS},
+        "bfloat16_over_float32": round(seconds["bfloat16"] / seconds["float32"], 3),
+        "bfloat16_over_float32_of_peaks": {
+            name: round(peaks[torch.bfloat16][name] / peaks[torch.float32][name], 3) for name in PEAK_FLOPS
+        },
+        "gigaflops": {name: round(count / 1e9, 1) for name, count in flops.items()},
+        "peak_gigaflops_per_second": {
+            name_of(dtype): {name: round(rate / 1e9, 1) for name, rate in of.items()} for dtype, of in rates.items()
+        },
+        "gigabytes": measure_memory(method, arguments) if arguments.memory == "yes" else None,
         "torch": torch.__version__,
+        "processor": describe_processor(),
     }
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
-    with tempfile.TemporaryDirectory() as temporary:
-        row = measure(arguments, arguments.cache or temporary)
-    write_line(row, arguments.output)
+    if arguments.peak_of:
+        (variant,) = (each for each in VARIANTS if each.name == arguments.peak_of)
+        build_step(*build(arguments.methods[0], arguments))(variant)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+        return
+    for method in arguments.methods:
+        write_line(measure(method, arguments), arguments.output)
 
 
 if __name__ == "__main__":
