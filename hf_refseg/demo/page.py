@@ -156,22 +156,27 @@ class Panel:
 
     @property
     def outputs(self) -> list[Any]:
-        """The components that `show` changes."""
+        """The components that `run` changes."""
         explanation = self.explanation.outputs if self.explanation else []
-        return [self.column, self.answers, self.drawn, self.masks, self.taken, self.files, *explanation]
+        return [self.answers, self.drawn, self.masks, self.taken, self.files, *explanation]
 
-    def show(self, segmentation: Segmentation, threshold: float, folder: Path) -> dict[Any, Any]:
-        """What the components are once the system has answered."""
-        places = list(range(len(segmentation.texts)))
-        return {
-            self.column: gr.Column(visible=True),
-            self.answers: segmentation,
-            self.drawn: self.medium.draw(segmentation, threshold, places, folder),
-            self.masks: gr.CheckboxGroup(choices=_choices(segmentation, threshold), value=places),
-            self.taken: f"Took {segmentation.seconds:.2f} seconds.",
-            self.files: gr.File(visible=False),
-            **(self.explanation.show(segmentation) if self.explanation else {}),
-        }
+    def run(self, request: Request, threshold: float, progress: gr.Progress = PROGRESS) -> Iterator[tuple[Any, ...]]:
+        """Asks the system, where it is to be asked, and gives what `outputs` are then.
+
+        What is drawn is given as it is, never as an update: gradio loses sight of the files of components that were
+        updated, and would not remove them.
+        """
+        if self.title not in request.titles:
+            yield None, None, gr.CheckboxGroup(choices=[]), "", None, *([None, None] if self.explanation else [])
+            return
+        with telling(), TemporaryDirectory() as folder:
+            report = _report_to(progress, self.title)
+            found = segment(self.system, request.subject, request.texts, report)
+            places = list(range(len(found.texts)))
+            drawn = self.medium.draw(found, threshold, places, Path(folder))
+            switches = gr.CheckboxGroup(choices=_choices(found, threshold), value=places)
+            explanation = self.explanation.begin(found) if self.explanation else ()
+            yield found, drawn, switches, f"Took {found.seconds:.2f} seconds.", gr.File(visible=False), *explanation
 
     def redraw(
         self, segmentation: Segmentation | None, threshold: float, shown: Sequence[int]
@@ -206,8 +211,7 @@ class Explanation:
             ask = gr.Button("Show", size="sm")
             self.maps = gr.Gallery(
                 label="How the model came to the mask",
-                columns=1,
-                height="auto",
+                preview=True,
                 object_fit="contain",
                 format="png",
                 visible=False,
@@ -216,13 +220,13 @@ class Explanation:
 
     @property
     def outputs(self) -> list[Any]:
-        """The components that `show` changes."""
+        """The components that `begin` changes."""
         return [self.expression, self.maps]
 
-    def show(self, segmentation: Segmentation) -> dict[Any, Any]:
-        """What the components are once the system has answered."""
+    def begin(self, segmentation: Segmentation) -> tuple[gr.Dropdown, gr.Gallery]:
+        """What `outputs` are once the system has answered."""
         choices = [(text, place) for place, text in enumerate(segmentation.texts)]
-        return {self.expression: gr.Dropdown(choices=choices, value=0), self.maps: gr.Gallery(visible=False)}
+        return gr.Dropdown(choices=choices, value=0), gr.Gallery(visible=False)
 
     def explain(self, segmentation: Segmentation | None, place: int) -> gr.Gallery:
         """Pictures about the expression of this place."""
@@ -297,26 +301,23 @@ def _build_tab(medium: Medium, systems: dict[str, System], examples: Sequence[Ex
                 raise RequestError("No model is chosen: choose one at least.")
             return Request(subject, texts, given[chosen])
 
-    def run(given: dict[Any, Any], progress: gr.Progress = PROGRESS) -> Iterator[dict[Any, Any]]:
-        wanted: Request = given[request]
-        asked = [panel for panel in panels if panel.title in wanted.titles]
-        yield {panel.column: gr.Column(visible=panel in asked) for panel in panels}
-        for panel in asked:
-            with telling(), TemporaryDirectory() as folder:
-                report = _report_to(progress, panel.title)
-                found = segment(panel.system, wanted.subject, wanted.texts, report)
-                yield panel.show(found, given[panel.threshold], Path(folder))
-
     # What cannot be read is told before anything that has been answered is covered by the progress.
     begun = gr.on([button.click, expressions.submit], read, {source, expressions, chosen}, request, **OF_THE_PAGE)
-    begun.success(
-        run,
-        {request, *(panel.threshold for panel in panels)},
-        [component for panel in panels for component in panel.outputs],
-        show_progress_on=[panel.drawn for panel in panels],
-        **ONE_AT_A_TIME,
+    begun = begun.success(
+        lambda wanted: {panel.column: gr.Column(visible=panel.title in wanted.titles) for panel in panels},
+        request,
+        [panel.column for panel in panels],
         **OF_THE_PAGE,
     )
+    for panel in panels:
+        begun = begun.then(
+            panel.run,
+            [request, panel.threshold],
+            panel.outputs,
+            show_progress_on=panel.drawn,
+            **ONE_AT_A_TIME,
+            **OF_THE_PAGE,
+        )
 
 
 def _report_to(progress: gr.Progress, title: str) -> Callable[[float, str], None]:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from color_systems import BLUE_SQUARE, RED_SQUARE, SIZE, ColorMaskSystem, ColorSystem, square_mask, two_squares
 from PIL import Image
-from tiny_lavt import tiny_lavt, tiny_processor
+from tiny_lavt import WORDS, tiny_lavt, tiny_processor
+from tiny_methods import TinyVideoLavt
 
 from hf_refseg.data.masks import decode_mask
 from hf_refseg.demo import segmenting, showing
@@ -20,6 +21,7 @@ from hf_refseg.demo.exporting import write_files
 from hf_refseg.demo.segmenting import RequestError, Segmentation, read_expressions, read_picture, read_video, segment
 from hf_refseg.demo.showing import describe_masks, draw_picture, explain, tells_how
 from hf_refseg.evaluation.systems import ModelSystem
+from hf_refseg.modeling.inference_refseg import VideoWindow
 from hf_refseg.modeling.video_refseg import VideoFrames
 from hf_refseg.visualization import distinct_color
 from hf_refseg.visualization.videos import VideoWriter
@@ -80,6 +82,8 @@ def test_a_threshold_makes_other_masks_and_does_not_ask_again(found: Segmentatio
     ]
     assert describe_masks(found, 0.7)[1] == "2. the blue one: no pixel"
     assert system.calls == 1 and found.seconds > 0
+    sure = segment(system, found.subject, ["surely red"], ignore)
+    assert describe_masks(sure, 0.5) == ["1. surely red: there, score 0.90, 15.0 % of pixels"]
 
 
 def test_the_picture_shows_the_masks_that_are_switched_on_in_their_own_colors(found: Segmentation) -> None:
@@ -210,6 +214,18 @@ def test_models_of_this_library_tell_where_words_look_and_others_do_not(photo: P
     found = segment(lavt, read_picture(photo), ["the red dog", "the left circle"], ignore)
     names = {name for _, name in explain(lavt, found, 1)}
     assert {"decoder maps", "word attention 1"} <= names
+
+
+def test_a_model_of_clips_tells_where_words_look_in_a_video(clip: Path) -> None:
+    pytest.importorskip("av", reason="PyAV is not installed")
+    fields = {**TinyVideoLavt.fields["text_config"], "vocab_size": len(WORDS)}
+    system = ModelSystem(TinyVideoLavt().build(text_config=fields), tiny_processor(), window=VideoWindow(frames=2))
+    assert tells_how(system, of_videos=True)
+    found = segment(system, read_video(clip), ["the red dog"], ignore)
+    assert len(found.answers) == 3
+    pictures = {name: picture for picture, name in explain(system, found, 0)}
+    # Three frames below each other.
+    assert pictures["decoder maps"].height > 3 * 120
 
 
 def test_examples_are_files_with_the_lines_beside_them(photo: Path, clip: Path, tmp_path: Path) -> None:

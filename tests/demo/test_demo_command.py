@@ -95,6 +95,7 @@ def test_the_space_serves_the_model_of_its_variable(tmp_path: Path, monkeypatch:
         html = urlopen(url).read().decode()
     finally:
         page.close()
+    assert page.delete_cache == (600, 3600)
     labels = [component["props"].get("label") for component in config["components"]]
     assert {"Picture", "Video", "Expressions", "clipseg"} <= set(labels) and "Referring segmentation" in html
     # Nothing but what the user is asked to open comes from elsewhere, and no usage is reported.

@@ -52,16 +52,29 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def served(browser: Any, files: Path) -> Iterator[SimpleNamespace]:
-    """The address of a page with three systems, and those that count how often they are asked."""
+def served(browser: Any, files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """The address of a page with three systems, and those that count how often they are asked.
+
+    Once the page is closed, nothing of what was uploaded and drawn is left but the examples.
+    """
     from hf_refseg.demo.page import build_page, launch
 
+    temporary = tmp_path_factory.mktemp("temporary")
     colors, masks = ColorSystem(), ColorMaskSystem()
     lavt = ModelSystem(tiny_lavt(), tiny_processor(), name="a/lavt")
-    page = build_page([colors, masks, lavt], examples_in(files / "examples"))
-    _, url, _ = launch(page, prevent_thread_lock=True, quiet=True)
-    yield SimpleNamespace(url=url, colors=colors, masks=masks)
-    page.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(temporary))
+        page = build_page([colors, masks, lavt], examples_in(files / "examples"))
+        _, url, _ = launch(page, prevent_thread_lock=True, quiet=True)
+        yield SimpleNamespace(url=url, colors=colors, masks=masks)
+        # A server ends when nobody looks at it.
+        browser.get("about:blank")
+        page.close()
+
+    def is_cleared() -> bool:
+        return {path.name for path in temporary.rglob("*") if path.is_file()} == {"example.png"}
+
+    wait_for(is_cleared, "the end of what was uploaded and drawn")
 
 
 class Page(DemoPage):
@@ -198,8 +211,9 @@ def test_the_keyboard_is_enough(page: Page, served: SimpleNamespace) -> None:
 def test_nothing_is_wider_than_a_phone(page: Page, files: Path) -> None:
     with window_of(page.browser, 390):
         page.upload(files / "squares.png")
-        page.ask(f"the red one\nthe blue one {'that goes on and on ' * 10}")
+        page.ask(f"the <b>red</b> one\nthe blue one {'that goes on and on ' * 10}")
         wait_for(lambda: len(page.lines()) == 4, "the masks")
+        assert page.lines()[0].startswith("1. the <b>red</b> one: score")
         assert page.browser.execute_script("return document.documentElement.scrollWidth") <= 390
         wide = [each.tag_name for each in page.all("button, label, textarea, img") if each.rect["width"] > 390]
         assert wide == []

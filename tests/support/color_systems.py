@@ -10,13 +10,16 @@ from PIL import Image, ImageDraw
 from hf_refseg.evaluation.systems import Answer, System
 
 CHANNELS = ("red", "green", "blue")
+SAYS = {"no": False, "surely": True}
 # Left, top, right and bottom, all inside.
 RED_SQUARE, BLUE_SQUARE = (20, 20, 79, 79), (120, 40, 179, 99)
 SIZE = (200, 120)
 
 
 class ColorSystem(System):
-    """The brightness of the color that a text names is the probability; a text with "no" in front has no target."""
+    """The brightness of the color that a text names is the probability; of "no ..." it says that it is not there, of
+    "surely ..." that it is.
+    """
 
     name = "colors"
 
@@ -28,7 +31,7 @@ class ColorSystem(System):
         pixels = np.asarray(image, dtype=np.float32) / 255
         for text in texts:
             (channel,) = (number for number, name in enumerate(CHANNELS) if name in text)
-            yield Answer(probabilities=pixels[..., channel], present=False if text.startswith("no ") else None)
+            yield Answer(probabilities=pixels[..., channel], present=SAYS.get(text.split()[0]))
 
 
 class ColorMaskSystem(ColorSystem):
