@@ -154,7 +154,7 @@ def _write_settings(settings: ExportSettings, folder: Path) -> None:
 
 
 def quantize_export(folder: Path, pictures: Sequence[AskedPicture] = ()) -> ExportSettings:
-    """Puts graphs of integers into the place of those in float32.
+    """Puts graphs of integers into the place of those in float32; of a folder that nothing reads meanwhile.
 
     Args:
         folder: what `export_model` wrote, of ONNX.

@@ -21,7 +21,7 @@ def describe_images(image_processor: Any) -> dict[str, Any]:
     Raises:
         ValueError: the processor prepares pictures in a way that an export does not know.
     """
-    unknown = [name for name in ("do_center_crop", "do_pad") if getattr(image_processor, name, None)]
+    unknown = [name for name in ("do_center_crop", "do_pad") if getattr(image_processor, name)]
     unknown += [f"{name}=False" for name in ("do_resize", "do_convert_rgb") if not getattr(image_processor, name)]
     if not isinstance(image_processor.resample, int):
         unknown.append(f"resample={image_processor.resample!r}")

@@ -6,22 +6,30 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from command_line import error_of, output_of
+from fresh_process import run_new_python
 from PIL import ExifTags, Image
 from places import CHECKOUT
 from tiny_exports import processor_to_export, risam_to_export
 from torch import nn
 from web_page import chromium, missing_for_the_page, served_page
 
-from hf_refseg import RefSegProcessor, load_system
+from hf_refseg import ReferringSegmentationOutput, RefSegProcessor, VideoWindow, load_system
 from hf_refseg.export import DisagreementError, export_model, exporting
-from hf_refseg.modeling.inference_refseg import ProbabilityMap, prepare_image, probabilities_of_images
+from hf_refseg.modeling.inference_refseg import (
+    ProbabilityMap,
+    prepare_image,
+    probabilities_of_images,
+    video_probabilities,
+)
 from hf_refseg.modeling.pictures_refseg import read_image
 from hf_refseg.onnx import OnnxSegmenter, resize_bilinear, sigmoid
 
@@ -115,6 +123,23 @@ def test_it_is_told_what_was_written(exported: Exported) -> None:
     assert settings["image_size"] == [64, 64] and settings["max_text_length"] == 9 and not settings["has_presence"]
     assert settings["agreement"]["differences"]["logits"] <= settings["agreement"]["tolerance"]
     assert "image_encoder.onnx, expression_decoder.onnx, 64 x 64 pixels" in exported.output
+
+
+def test_it_runs_where_torch_cannot_be_imported(exported: Exported, tmp_path: Path) -> None:
+    picture().save(tmp_path / "photo.png")
+    code = f"""
+        import sys
+
+        for name in ("torch", "torchvision", "transformers", "datasets", "huggingface_hub"):
+            sys.modules[name] = None
+        from hf_refseg.onnx import OnnxSegmenter
+
+        for found in OnnxSegmenter({str(exported.folder)!r})("photo.png", {TEXTS!r}):
+            print(float(found.probabilities.sum()))
+        """
+    sums = [float(line) for line in run_new_python(code, tmp_path).split()]
+    expected = [each.probabilities.sum().item() for each in maps_of_the_model(exported, picture())]
+    assert sums == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_code_of_the_page_runs(
@@ -295,6 +320,89 @@ def test_what_cannot_be_exported_is_said_before_anything_is_written(exported: Ex
     for texts, threshold, message in ((["red", " "], None, "Text 1 of 2 is empty"), (["red"], 2, "from 0 to 1")):
         with pytest.raises(ValueError, match=message):
             segmenter(picture(), texts, threshold)
+
+
+class OfAClip(nn.Module):
+    """In place of a model: how bright a pixel is against the mean over its clip, and the sum of the tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(takes_clips=True)
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def get_text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return input_ids.sum(1)
+
+    def forward(
+        self, pixel_values: torch.Tensor, text_embeds: torch.Tensor, attention_mask: torch.Tensor
+    ) -> ReferringSegmentationOutput:
+        brightness = pixel_values.mean(2)
+        sums = text_embeds.float()[:, None, None, None] / 100
+        logits = brightness - brightness.mean(1, keepdim=True) + sums
+        return ReferringSegmentationOutput(logits=logits, presence_logits=(sums - 0.2).flatten())
+
+
+def write_of_a_clip(path: Path) -> None:
+    """`OfAClip` as a graph."""
+    from onnx import TensorProto, checker, helper, save
+
+    shapes = {
+        "pixel_values": (TensorProto.FLOAT, [1, 4, 3, 64, 64]),
+        "input_ids": (TensorProto.INT64, ["texts", "tokens"]),
+        "attention_mask": (TensorProto.INT64, ["texts", "tokens"]),
+        "logits": (TensorProto.FLOAT, ["texts", 4, 64, 64]),
+        "presence_logits": (TensorProto.FLOAT, ["texts"]),
+    }
+    values = [helper.make_tensor_value_info(name, *shape) for name, shape in shapes.items()]
+    constants = {"channels": [2], "frames": [1], "tokens": [1], "four_axes": [-1, 1, 1, 1], "flat": [-1]}
+    numbers = {"hundred": 100.0, "bias": 0.2}
+    given = [helper.make_tensor(name, TensorProto.INT64, [len(axes)], axes) for name, axes in constants.items()]
+    given += [helper.make_tensor(name, TensorProto.FLOAT, [], [number]) for name, number in numbers.items()]
+    nodes = [
+        helper.make_node("ReduceMean", ["pixel_values", "channels"], ["brightness"], keepdims=0),
+        helper.make_node("ReduceMean", ["brightness", "frames"], ["mean"], keepdims=1),
+        helper.make_node("Sub", ["brightness", "mean"], ["contrast"]),
+        helper.make_node("ReduceSum", ["input_ids", "tokens"], ["whole_sums"], keepdims=0),
+        helper.make_node("Cast", ["whole_sums"], ["float_sums"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["float_sums", "hundred"], ["sums"]),
+        helper.make_node("Reshape", ["sums", "four_axes"], ["sums_of_texts"]),
+        helper.make_node("Add", ["contrast", "sums_of_texts"], ["logits"]),
+        helper.make_node("Sub", ["sums", "bias"], ["presence"]),
+        helper.make_node("Reshape", ["presence", "flat"], ["presence_logits"]),
+    ]
+    graph = helper.make_graph(nodes, "of_a_clip", values[:3], values[3:], given)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    checker.check_model(model)
+    save(model, path)
+
+
+def test_a_video_is_seen_in_the_clips_of_the_library(exported: Exported, tmp_path: Path) -> None:
+    folder = changed(
+        exported.folder, tmp_path / "clips", graphs={"model": "model.onnx"}, num_frames=4, has_presence=True
+    )
+    write_of_a_clip(folder / "model.onnx")
+    model, segmenter, texts = OfAClip(), OnnxSegmenter(folder, batch_size=2), ["red", "the left dog", "green"]
+    random = np.random.default_rng(1)
+    frames = [Image.fromarray(random.integers(0, 256, (50, 90, 3), dtype=np.uint8)) for _ in range(11)]
+
+    def expected_of(video: list[Image.Image]) -> list[list[ProbabilityMap]]:
+        return list(video_probabilities(model, exported.processor, video, texts, window=VideoWindow(frames=4)))
+
+    # A video that is shorter than a clip is continued with its last frame.
+    for video, expected in ((frames, expected_of(frames)), (frames[:3], expected_of([*frames[:3], frames[2]])[:3])):
+        found = list(segmenter.segment_video(video, texts, 0.55))
+        assert [len(of_frame) for of_frame in found] == [3] * len(video)
+        for mine, its in zip(chain(*found), chain(*expected), strict=True):
+            np.testing.assert_allclose(mine.probabilities, its.probabilities, atol=1e-5)
+            assert mine.is_found is its.is_found
+            assert mine.present == its.mask(0.55).present
+    assert {each.is_found for each in found[0]} == {True, False}
+    system = load_system(str(folder))
+    assert system.sees_clips
+    (answers,) = system.segment_video(frames[:1], texts)
+    assert [answer.present for answer in answers] == [each.is_found for each in found[0]]
+    with pytest.raises(ValueError, match="takes clips of 4 frames"):
+        segmenter(frames[0], texts)
 
 
 MASK_IN_THE_PAGE = """
