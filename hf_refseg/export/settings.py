@@ -47,7 +47,8 @@ def describe_images(image_processor: Any) -> dict[str, Any]:
 def _three(values: float | list[float]) -> Color:
     """A number for each color; alpha, which comes fourth, is left out with the picture's own."""
     several = list(values) if isinstance(values, list | tuple) else [values]
-    return tuple(float(value) for value in (several * 3 if len(several) == 1 else several)[:3])
+    red, green, blue, *_ = map(float, several * 3 if len(several) == 1 else several)
+    return red, green, blue
 
 
 def describe_texts(processor: RefSegProcessor) -> dict[str, Any]:
