@@ -22,6 +22,10 @@ from .configuration_encoders_refseg import stage_widths
 from .layers_refseg import eager_attention_forward, to_map
 from .precision_refseg import at_least_float32
 
+# Added to the scores of places that a shift brought together. That of the papers, -100, leaves weights of 1e-44, which
+# count for nothing, but processors multiply numbers as small as these many times slower than others or zeros.
+APART = -1000.0
+
 
 class WindowGroup(NamedTuple):
     """Windows that hold equally many tokens of a map, once it is padded to whole windows, shifted and cut.
@@ -69,7 +73,7 @@ class KeptScores(NamedTuple):
 
 
 class WindowScores(SwinRelativePositionBias):
-    """What is added to the attention scores of windows: their relative position bias, and -100 between shifted parts.
+    """What is added to the attention scores of windows: their relative position bias, `APART` between shifted parts.
 
     On a CPU it is kept, without gradients, for the last order seen. The table's values are compared, as nothing else
     tells of all changes: fused optimizers and `.data` leave no trace in the tensor. Elsewhere to compare would be to
@@ -104,7 +108,7 @@ class WindowScores(SwinRelativePositionBias):
             scores = scores.take_along_dim(places[:, :, :tokens, None], 2).take_along_dim(places[:, :, None], 3)
         if group.parts is not None:
             is_apart = group.parts[:, None, :tokens, None] != group.parts[:, None, None, :]
-            scores = scores + is_apart.to(scores.dtype) * -100.0
+            scores = scores + is_apart.to(scores.dtype) * APART
         if tokens == area:
             return scores
         of_tokens, of_padding = scores.split([tokens, area - tokens], 3)

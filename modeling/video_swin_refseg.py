@@ -32,7 +32,7 @@ from .configuration_video_swin_refseg import VideoSwinConfig
 from .encoders_refseg import TimmStages, build_stage_encoder
 from .layers_refseg import eager_attention_forward
 from .saved_files_refseg import naming_damage
-from .swin_refseg import SwinStages
+from .swin_refseg import APART, SwinStages
 
 
 class VideoWindowAttention(ShiftedWindowAttention3d):
@@ -109,7 +109,7 @@ def join_windows(windows: Tensor, window: Sequence[int], like: Tensor) -> Tensor
 
 
 def shift_mask(size: Sequence[int], window: Sequence[int], shift: Sequence[int], like: Tensor) -> Tensor:
-    """What keeps the parts apart that a cyclic shift brings into one window: 0 or -100, (windows, 1, area, area)."""
+    """What keeps apart what a cyclic shift brings into one window: 0 or `APART`, (windows, 1, area, area)."""
     numbers = torch.zeros(1, 1, 1, 1, 1, device=like.device)
     for axis, (length, extent, step) in enumerate(zip(size, window, shift, strict=True)):
         parts = torch.zeros(length, device=like.device)
@@ -118,7 +118,7 @@ def shift_mask(size: Sequence[int], window: Sequence[int], shift: Sequence[int],
             parts[-step:] = 2
         numbers = 3 * numbers + parts.view([-1 if index == axis else 1 for index in range(-1, 4)])
     numbers = split_windows(numbers, window).squeeze(0).transpose(1, 2)
-    return (numbers != numbers.transpose(1, 2)).to(like.dtype).mul(-100).unsqueeze(1)
+    return (numbers != numbers.transpose(1, 2)).to(like.dtype).mul(APART).unsqueeze(1)
 
 
 class VideoSwinBlock(GradientCheckpointingLayer, SwinTransformerBlock):
