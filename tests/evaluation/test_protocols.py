@@ -1,11 +1,13 @@
-"""Protocols agree with the reference implementations' numbers and refuse what cannot be scored."""
+"""Protocols agree with the reference implementations' numbers and refuse what cannot be scored.
+
+The library evaluate is imported where it is used: it imports much that other tests, in other processes, do without.
+"""
 
 import json
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 
-import evaluate
 import numpy as np
 import pytest
 import torch
@@ -339,6 +341,8 @@ def test_bootstrap_options_are_checked(counts):
 
 @pytest.mark.parametrize("protocol", ["original", "cris"])
 def test_evaluate_module_agrees(masks, counts, protocol, tmp_path):
+    import evaluate
+
     metric = evaluate.load(METRIC_FOLDER, cache_dir=str(tmp_path))
     for start in range(0, 60, 7):
         stop = start + 7
@@ -349,6 +353,8 @@ def test_evaluate_module_agrees(masks, counts, protocol, tmp_path):
 
 
 def score_half(process: int, counts: tuple[np.ndarray, np.ndarray], cache_dir: str, results) -> None:
+    import evaluate
+
     options = {"num_process": 2, "process_id": process, "experiment_id": "halves", "cache_dir": cache_dir}
     metric = evaluate.load(METRIC_FOLDER, **options)
     metric.add_batch(intersections=counts[0][process::2], unions=counts[1][process::2])

@@ -1,6 +1,8 @@
 """Any input gives the right result or one clear error, within limits of memory and time and inside its own folder.
 
 `FUZZ_MINUTES=30` goes on for so long, with new seeds; `FUZZ_SEED=5` runs the cases of one of them again.
+
+Hypothesis is imported where it is used: processes that run other tests import this file as well.
 """
 
 import os
@@ -10,9 +12,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, seed, settings
 from isolation import Worker
-from mutations import STRATEGIES
 
 # How many cases of each target, so that all together take about ten seconds on one core: those that read whole
 # data sets and checkpoints take long. `make fuzz` finds more.
@@ -58,13 +58,19 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
         yield started
 
 
-@pytest.mark.parametrize("target", STRATEGIES)
+def test_every_target_is_fuzzed() -> None:
+    from mutations import STRATEGIES
+
+    assert CASES.keys() == STRATEGIES.keys()
+
+
+@pytest.mark.parametrize("target", CASES)
 def test_fuzz(target: str, worker: Worker) -> None:
     minutes, chosen = os.environ.get("FUZZ_MINUTES"), os.environ.get("FUZZ_SEED")
     if minutes is None and chosen is None:
         check(target, worker, CASES[target], number=0)
         return
-    end = time.monotonic() + float(minutes or 0) * 60 / len(STRATEGIES)
+    end = time.monotonic() + float(minutes or 0) * 60 / len(CASES)
     number = int(chosen or random.getrandbits(32))
     check(target, worker, ROUND, number)
     while chosen is None and time.monotonic() < end:
@@ -74,6 +80,8 @@ def test_fuzz(target: str, worker: Worker) -> None:
 
 def check(target: str, worker: Worker, cases: int, number: int) -> None:
     """Runs so many cases, which follow from the seed `number`."""
+    from hypothesis import HealthCheck, Phase, given, seed, settings
+    from mutations import STRATEGIES
 
     @seed(number)
     @settings(
