@@ -21,6 +21,8 @@ from .modeling.windows_refseg import slide, usual_overlap
 
 SETTINGS_FILE, TOKENIZER_FILE = "export.json", "tokenizer.json"
 SCHEMA_VERSION = 1
+# In pixels; far more than any model takes, and so few that a damaged file asks for no more memory than there is.
+MAX_SIDE = 2**14
 AGAIN = "Export the model again."
 # The graphs of a model by their names: language enters inside the image encoder, or meets what that makes of an image.
 ONE_GRAPH, TWO_GRAPHS = ("model",), ("image_encoder", "expression_decoder")
@@ -104,24 +106,40 @@ class ExportSettings:
 
     def _check(self, path: Path) -> None:
         """Raises SavedFileError for a value that no segmentation can be made with."""
-        lengths = {"image_size": 2, "mean": 3, "std": 3}
-        values = {name: getattr(self, name) for name in lengths}
-        wrong = [name for name, of in values.items() if not _are_numbers(of) or len(of) != lengths[name]]
-        numbers = ("resample", "rescale_factor", "max_text_length", "mask_threshold", "vocab_size")
-        wrong += [name for name in numbers if not _are_numbers([getattr(self, name)])]
-        if not isinstance(self.graphs, dict) or tuple(self.graphs) not in (ONE_GRAPH, TWO_GRAPHS):
-            wrong.append("graphs")
-        elif not all(isinstance(file, str) and Path(file).name == file for file in self.graphs.values()):
+        sides, colors = self.image_size, {"mean": self.mean, "std": self.std}
+        usable = {
+            "image_size": _are_numbers(sides, int, 2)
+            and all(1 <= side <= MAX_SIDE for side in sides)
+            and not (self.keeps_aspect_ratio and sides[0] != sides[1]),
+            **{name: _are_numbers(values, int | float, 3) for name, values in colors.items()},
+            "rescale_factor": _are_numbers([self.rescale_factor], int | float, 1),
+            "resample": self.resample in set(Image.Resampling),
+            "mask_threshold": _are_numbers([self.mask_threshold], int | float, 1) and 0 <= self.mask_threshold <= 1,
+            "graphs": isinstance(self.graphs, dict)
+            and tuple(self.graphs) in (ONE_GRAPH, TWO_GRAPHS)
             # Another name could lead out of the folder.
-            wrong.append("graphs")
+            and all(isinstance(file, str) and Path(file).name == file for file in self.graphs.values()),
+            **{name: isinstance(getattr(self, name), bool) for name in ("keeps_aspect_ratio", "has_presence")},
+            **{name: _is_count(getattr(self, name)) for name in ("max_text_length", "vocab_size")},
+            "num_frames": self.num_frames is None or _is_count(self.num_frames),
+        }
+        usable["std"] = usable["std"] and all(self.std)
+        wrong = [name for name, is_usable in usable.items() if not is_usable]
         if wrong:
             raise SavedFileError(f"{path} is damaged: it says nothing usable of {', '.join(wrong)}. {AGAIN}")
 
 
-def _are_numbers(values: Any) -> bool:
-    return isinstance(values, list | tuple) and all(
-        isinstance(value, int | float) and math.isfinite(value) for value in values
+def _are_numbers(values: Any, kind: Any, count: int) -> bool:
+    """Whether these are so many finite numbers of a kind; True and False are none."""
+    return (
+        isinstance(values, list | tuple)
+        and len(values) == count
+        and all(isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value) for value in values)
     )
+
+
+def _is_count(value: Any) -> bool:
+    return _are_numbers([value], int, 1) and value >= 1
 
 
 @dataclass(frozen=True)
@@ -249,12 +267,13 @@ class OnnxSegmenter:
         """The logits of each text, padding included, and its presence logit; of an image or a clip in a batch of one.
 
         Raises:
-            ValueError: the model answers with NaN or infinity.
+            ValueError: the model answers with NaN or infinity, or its files do not belong together.
         """
         encoded = self._encode_image(pixel_values)
         session = self._sessions[tuple(self.settings.graphs)[-1]]
         for start in range(0, len(texts), self.batch_size):
-            logits, *presence = session.run(None, {**encoded, **self.tokenize(texts[start : start + self.batch_size])})
+            tokens = self.tokenize(texts[start : start + self.batch_size])
+            logits, *presence = self._answers_of(session, {**encoded, **tokens})
             if not all(np.isfinite(each).all() for each in (logits, *presence)):
                 raise ValueError(f"{self.folder} answers with NaN or infinity: its weights are damaged. {AGAIN}")
             yield from zip(logits, presence[0].tolist() if presence else [None] * len(logits), strict=True)
@@ -265,7 +284,16 @@ class OnnxSegmenter:
             return {"pixel_values": pixel_values}
         session = self._sessions[TWO_GRAPHS[0]]
         names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, {"pixel_values": pixel_values}), strict=True))
+        return dict(zip(names, self._answers_of(session, {"pixel_values": pixel_values}), strict=True))
+
+    def _answers_of(self, session: Any, inputs: dict[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+        """What a graph makes of its inputs; raises SavedFileError where it takes others."""
+        try:
+            return session.run(None, inputs)
+        except Exception as error:  # As in `open_graph`.
+            raise SavedFileError(
+                f"{self.folder} holds files that do not belong together ({reason_of(error)}). {AGAIN}"
+            ) from error
 
     @staticmethod
     def finish(logits: NDArray[np.float32], inside: tuple[int, int], size: tuple[int, int]) -> NDArray[np.float32]:

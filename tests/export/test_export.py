@@ -288,6 +288,11 @@ def test_a_damaged_export_is_named(
         ({"image_size": [64]}, "nothing usable of image_size"),
         ({"graphs": {"model": "../model.onnx"}}, "nothing usable of graphs"),
         ({"new_field": 1}, "should not hold: new_field"),
+        ({"image_size": [64.5, 64], "std": [1, 0, 1]}, "nothing usable of image_size, std"),
+        ({"image_size": [64, 32]}, "nothing usable of image_size"),
+        ({"image_size": [10**9] * 2, "num_frames": True}, "nothing usable of image_size, num_frames"),
+        ({"max_text_length": -1, "resample": 99}, "nothing usable of resample, max_text_length"),
+        ({"keeps_aspect_ratio": "no", "mask_threshold": 7}, "nothing usable of mask_threshold, keeps_aspect_ratio"),
     ],
 )
 def test_settings_of_another_kind_are_refused(
@@ -295,6 +300,24 @@ def test_settings_of_another_kind_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         OnnxSegmenter(changed(exported.folder, tmp_path / "copy", **settings))
+
+
+def test_files_of_different_exports_are_named(exported: Exported, tmp_path: Path) -> None:
+    other_size = changed(exported.folder, tmp_path / "size", image_size=[32, 32])
+    other_words = shutil.copytree(exported.folder, tmp_path / "words")
+    tokenizer = json.loads((other_words / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer["model"]["vocab"]["red"] = 5000
+    (other_words / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    swapped = changed(
+        exported.folder,
+        tmp_path / "swapped",
+        graphs={"image_encoder": "expression_decoder.onnx", "expression_decoder": "image_encoder.onnx"},
+    )
+    for folder in (other_size, other_words, swapped):
+        with pytest.raises(
+            ValueError, match=f"{folder.name} holds files that do not belong together .*Export the model"
+        ):
+            OnnxSegmenter(folder)(picture(), ["red"])
 
 
 def test_what_cannot_be_exported_is_said_before_anything_is_written(exported: Exported, tmp_path: Path) -> None:
