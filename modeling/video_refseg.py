@@ -169,9 +169,9 @@ class _VideoFile:
         # Titles and the like, which nobody reads here, may be in any encoding; PyAV 19 knows that by itself.
         any_title = {"metadata_errors": "replace"} if Version(self.av.__version__).major < 19 else {}
         try:
-            # The prefix, because FFmpeg takes what stands before a colon in a name for a protocol.
-            file, options = f"file:{self.name}", {"protocol_whitelist": "file"}
-            with self.av.open(file, options=options, **any_title) as container:
+            # Given an open file and no protocol, FFmpeg opens nothing else: a playlist could name any file there is.
+            options = {"protocol_whitelist": "none"}
+            with open(self.name, "rb") as file, self.av.open(file, options=options, **any_title) as container:
                 yield container, self._video_stream(container)
         except VideoFileError:
             raise

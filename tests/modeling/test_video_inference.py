@@ -190,6 +190,22 @@ def test_damaged_videos_are_named(tmp_path) -> None:
         VideoFrames(tmp_path / "none.mp4")
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n"),
+        ("list.mp4", "ffconcat version 1.0\nfile {.name}\n"),
+    ],
+)
+def test_a_playlist_leads_to_no_other_file(tmp_path, name: str, text: str) -> None:
+    pytest.importorskip("av")
+    other = tmp_path / "other.mp4"
+    write_video(other, noise_frames(3))
+    (tmp_path / name).write_text(text.format(other))
+    with pytest.raises(ValueError, match=rf"{name} is damaged or no video"):
+        VideoFrames(tmp_path / name)
+
+
 def replace_in(path: Path, old: bytes, new: bytes) -> Path:
     content = path.read_bytes()
     assert old in content and len(old) == len(new)
