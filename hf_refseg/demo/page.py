@@ -166,8 +166,9 @@ class Panel:
         What is drawn is given as it is, never as an update: gradio loses sight of the files of components that were
         updated, and would not remove them.
         """
+        # Before it answers as well: beside an error there is nothing left of what was asked before.
+        yield None, None, gr.CheckboxGroup(choices=[]), "", None, *([None, None] if self.explanation else [])
         if self.title not in request.titles:
-            yield None, None, gr.CheckboxGroup(choices=[]), "", None, *([None, None] if self.explanation else [])
             return
         with telling(), TemporaryDirectory() as folder:
             report = _report_to(progress, self.title)

@@ -12,11 +12,13 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
+from color_systems import ColorSystem, two_squares
 from command_line import error_of, run
 from places import CHECKOUT, EXAMPLES
 from tiny_lavt import tiny_lavt, tiny_processor
 from tiny_systems import save, tiny_clipseg
 
+from hf_refseg.demo.segmenting import read_picture
 from hf_refseg.modeling.inference_refseg import SOME_FRAMES
 
 
@@ -79,6 +81,23 @@ def test_what_is_wrong_is_told_before_a_model_is_loaded(launched: list[SimpleNam
     told = error_of("demo", tmp_path / "clipseg", tmp_path / "theirs", "--trust-remote-code")
     assert "trust_remote_code" not in told and "theirs" in told
     assert launched == []
+
+
+def test_beside_an_error_nothing_of_an_earlier_answer_is_left(tmp_path: Path) -> None:
+    gradio = pytest.importorskip("gradio", reason="gradio is not installed")
+    from hf_refseg.demo.page import PICTURES, Panel, Request
+
+    two_squares().save(tmp_path / "photo.png")
+    subject = read_picture(tmp_path / "photo.png")
+    with gradio.Blocks():
+        panel = Panel(ColorSystem(), "colors", PICTURES)
+    *_, (found, drawn, *_) = panel.run(Request(subject, ("red",), ["colors"]), 0.5)
+    assert found.texts == ("red",) and drawn.size == subject.size
+    # The system knows no such color.
+    shown = panel.run(Request(subject, ("mauve",), ["colors"]), 0.5)
+    assert next(shown)[:2] == (None, None)
+    with pytest.raises(gradio.Error):
+        next(shown)
 
 
 @pytest.mark.slow_process
