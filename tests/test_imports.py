@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "visualization": ("modeling", "files", "messages"),
     "evaluation": ("data", "visualization", "modeling", "files", "messages", "yaml_texts"),
     "onnx": ("modeling",),
-    "export": ("onnx", "datasets_scripts", "modeling", "files", "messages"),
+    "export": ("onnx", "datasets_scripts", "hub.markdown", "modeling", "files", "messages"),
     "labeling": (
         *("evaluation", "data", "datasets_scripts", "hub.dataset_card", "hub.markdown", "visualization"),
         *("modeling", "files", "messages", "yaml_texts"),

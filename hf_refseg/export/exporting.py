@@ -19,6 +19,7 @@ from ..modeling.modeling_refseg import RefSegPreTrainedModel
 from ..modeling.processing_refseg import RefSegProcessor
 from ..onnx import SETTINGS_FILE, ExportSettings, OnnxSegmenter
 from .agreement import compare_masks, generated_scenes, measure_agreement
+from .card import write_card
 from .graphs import graphs_of, trace, written_out_attention
 from .onnx_files import QUANTIZED_OPERATORS, quantize_weights, require_packages, write_onnx
 from .settings import describe_images, describe_texts, write_tokenizer
@@ -89,6 +90,7 @@ def export_model(
         _write_settings(settings, folder)
         if quantize is not None:
             settings = quantize_export(folder, pictures)
+        write_card(settings, folder, output.resolve().name)
     return settings
 
 

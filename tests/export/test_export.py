@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,8 @@ import pytest
 import torch
 from command_line import error_of, output_of
 from fresh_process import run_new_python
+from hub_server import TOKEN, HubServer
+from huggingface_hub import HfApi, ModelCard, snapshot_download
 from PIL import ExifTags, Image
 from places import CHECKOUT
 from tiny_exports import processor_to_export, risam_to_export
@@ -24,6 +27,7 @@ from web_page import chromium, missing_for_the_page, served_page
 
 from hf_refseg import ReferringSegmentationOutput, RefSegProcessor, VideoWindow, load_system
 from hf_refseg.export import DisagreementError, export_model, exporting
+from hf_refseg.hub.uploads import upload
 from hf_refseg.modeling.inference_refseg import (
     ProbabilityMap,
     prepare_image,
@@ -118,11 +122,26 @@ def test_masks_are_those_of_the_model(exported: Exported, tmp_path: Path) -> Non
 
 def test_it_is_told_what_was_written(exported: Exported) -> None:
     files = {path.name for path in exported.folder.iterdir()}
-    assert files == {"image_encoder.onnx", "expression_decoder.onnx", "tokenizer.json", "export.json"}
+    assert files == {"image_encoder.onnx", "expression_decoder.onnx", "tokenizer.json", "export.json", "README.md"}
+    card = ModelCard.load(exported.folder / "README.md")
+    assert {"risam", "onnx"} <= set(card.data.tags) and card.data.library_name == "hf_refseg"
+    (shown,) = re.findall(r"Largest difference to the model: (.*) \(allowed", card.text)
+    assert f"Largest difference to the model: {shown}" in exported.output and "OnnxSegmenter(" in card.text
     settings = json.loads((exported.folder / "export.json").read_text(encoding="utf-8"))
     assert settings["image_size"] == [64, 64] and settings["max_text_length"] == 9 and not settings["has_presence"]
     assert settings["agreement"]["differences"]["logits"] <= settings["agreement"]["tolerance"]
     assert "image_encoder.onnx, expression_decoder.onnx, 64 x 64 pixels" in exported.output
+
+
+def test_a_shared_export_says_the_same(exported: Exported, hub: HubServer, tmp_path: Path) -> None:
+    api, name = HfApi(endpoint=hub.endpoint, token=TOKEN), "tester/exported"
+    api.create_repo(name)
+    upload(partial(api.upload_folder, folder_path=exported.folder, repo_id=name), exported.folder, name, "model")
+    shared = snapshot_download(name, endpoint=hub.endpoint, token=TOKEN, cache_dir=tmp_path / "cache")
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8))
+    told, read = (OnnxSegmenter(folder)(picture, TEXTS) for folder in (exported.folder, Path(shared)))
+    assert len(told) == len(TEXTS)
+    assert all(np.array_equal(one.probabilities, other.probabilities) for one, other in zip(told, read, strict=True))
 
 
 def test_it_runs_where_torch_cannot_be_imported(exported: Exported, tmp_path: Path) -> None:
