@@ -11,7 +11,11 @@ import typer
 from typer.core import TyperGroup
 
 # What the help is made of, and its files in the package.
-MODULES_OF_HELP = {"hf_refseg.commands": "commands/__init__.py", "hf_refseg.data.catalog": "data/catalog.py"}
+MODULES_OF_HELP = {
+    "hf_refseg.commands": "commands/__init__.py",
+    "hf_refseg.data.catalog": "data/catalog.py",
+    "hf_refseg.shipped": "shipped.py",
+}
 
 
 def import_modules_of_help() -> None:

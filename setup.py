@@ -78,7 +78,7 @@ setup(
         "hf_refseg.recipes": "examples/recipes",
     },
     package_data={
-        "hf_refseg": ["py.typed"],
+        "hf_refseg": ["refshapes_demo/*", "py.typed"],
         "hf_refseg.evaluation": ["*.yaml"],
         "hf_refseg.papers": ["*.yaml", "measured/*.json"],
         "hf_refseg.recipes": ["*.yaml"],

@@ -13,6 +13,7 @@ if not (Path(__file__).parent / "modeling").is_dir():
 
 # Imported when they are asked for: what they need is slow to import, and nobody needs all of it.
 _MODULES = {
+    "REFSHAPES_DEMO": "hf_refseg.shipped",
     "Answer": "hf_refseg.evaluation.systems",
     "AutoModelForReferringSegmentation": "hf_refseg.auto",
     "BtmaeOutput": "hf_refseg.modeling.modeling_btmae",
@@ -100,6 +101,7 @@ if TYPE_CHECKING:
     from .modeling.recurrent_text_refseg import RecurrentTextEncoder as RecurrentTextEncoder
     from .modeling.video_refseg import VideoFrames as VideoFrames
     from .modeling.video_swin_refseg import VideoSwinModel as VideoSwinModel
+    from .shipped import REFSHAPES_DEMO as REFSHAPES_DEMO
     from .systems import load_system as load_system
     from .training.adapters import add_adapter as add_adapter
     from .training.adapters import load_with_adapter as load_with_adapter

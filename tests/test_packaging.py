@@ -1,5 +1,6 @@
 """What is installed elsewhere: the sdist, the wheel that is built from it, and what they ask for."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from email.message import Message
 from pathlib import Path
 
 import pytest
+import torch
 from fresh_process import CHECKOUT
 from packaging.requirements import Requirement
 
@@ -110,3 +112,25 @@ def test_every_requirement_names_its_lowest_version(metadata: Message) -> None:
     operators = {each.name: {specifier.operator for specifier in each.specifier} for each in requirements}
     assert [name for name, found in operators.items() if ">=" not in found] == []
     assert metadata["Requires-Python"] == ">=3.11"
+
+
+@pytest.mark.slow_process
+def test_the_wheel_segments_offline_in_an_environment_of_its_own(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    """What was installed has the commands and the small model; the other packages alone are shared."""
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    (packages,) = environment.glob("lib/python*/site-packages")
+    (packages / "shared.pth").write_text(f"{Path(torch.__file__).parents[1]}\n", encoding="utf-8")
+    pip = [sys.executable, "-m", "pip", "--python", environment / "bin" / "python", "install", "-q", "--no-index"]
+    subprocess.run([*pip, "--no-deps", wheel.filename], check=True)
+    shutil.copy(packages / "hf_refseg" / "refshapes_demo" / "example.png", tmp_path)
+    command = [environment / "bin" / "hf-refseg", "predict", "refshapes-demo", "example.png"]
+    run = subprocess.run(
+        [*command, "--text", "the leftmost shape", "--output", "masks"],
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert any(path.suffix == ".png" for path in (tmp_path / "masks").iterdir())

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, Dtype, TrustRemoteCode
+from ..shipped import NAME as SHIPPED
+from .options import Device, Dtype, TrustRemoteCode, of_models
 
 
 def demo(
@@ -16,7 +17,8 @@ def demo(
         typer.Argument(
             metavar="SYSTEM...",
             help="Folders or Hub ids, each of a model or adapter of ours, of CLIPSeg, SAM 3 or Florence-2, or "
-            "DETECTOR+SEGMENTER; the first two are shown side by side to begin with.",
+            f"DETECTOR+SEGMENTER, or {SHIPPED}; the first two are shown side by side to begin with.",
+            callback=of_models,
         ),
     ],
     examples: Annotated[

@@ -9,8 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from .options import of_model
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+# What cannot be done where the packages of an extra are missing.
+NEEDED_FOR = {
+    "video": "reading video files, and the data sets a2d_sentences and jhmdb_sentences",
+    "export": "hf-refseg export, and models in ONNX",
+    "demo": "hf-refseg demo",
+    "docs": "make docs",
+    "dev": "make test",
+}
 
 
 def info(
@@ -20,6 +31,7 @@ def info(
             metavar="NAME",
             help="Folder of a model or of a prepared data set, or a model's id on the Hub; with --training-memory "
             "a method as well, that is its paper's model.",
+            callback=of_model,
         ),
     ] = None,
     image_size: Annotated[
@@ -126,8 +138,37 @@ def describe_installation() -> str:
         "methods": ", ".join(registered_configs()),
         "data sets": ", ".join(DATASETS),
         "protocols": ", ".join((*PROTOCOLS, *VIDEO_PROTOCOLS)),
+        **{f"extra {extra}": describe_extra(extra, missing) for extra, missing in missing_packages().items()},
     }
     return align(lines.items())
+
+
+def missing_packages() -> dict[str, list[str]]:
+    """By extra of the library the requirements that the installed packages do not meet."""
+    from importlib.metadata import PackageNotFoundError, metadata, requires, version
+
+    from packaging.requirements import Requirement
+
+    missing: dict[str, list[str]] = {extra: [] for extra in metadata("hf_refseg").get_all("Provides-Extra")}
+    requirements = [Requirement(line) for line in requires("hf_refseg")]
+    for extra, names in missing.items():
+        for requirement in requirements:
+            if requirement.marker is None or not requirement.marker.evaluate({"extra": extra}):
+                continue
+            try:
+                is_met = requirement.specifier.contains(version(requirement.name), prereleases=True)
+            except PackageNotFoundError:
+                is_met = False
+            if not is_met:
+                names.append(f"{requirement.name}{requirement.specifier}")
+    return missing
+
+
+def describe_extra(extra: str, missing: list[str]) -> str:
+    """Whether it is installed; else what is missing, what for, and the command that brings it."""
+    if not missing:
+        return "installed"
+    return f"missing for {NEEDED_FOR[extra]}: {', '.join(missing)}; pip install 'hf_refseg[{extra}]'"
 
 
 def describe_model(name: str, image_size: int | None = None, frames: int | None = None) -> str:

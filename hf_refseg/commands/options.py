@@ -11,13 +11,35 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ..data.catalog import DataOption, data_options
+from ..shipped import NAME as SHIPPED
+from ..shipped import find_model
 
-ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved model, or its id on the Hub.")]
+
+def of_model(name: str | None) -> str | None:
+    """The folder of the model that travels with the library, where a name means that one."""
+    return None if name is None else find_model(name)
+
+
+def of_models(names: list[str]) -> list[str]:
+    """As `of_model`, of several names."""
+    return [find_model(name) for name in names]
+
+
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help=f"Folder of a saved model, its id on the Hub, or {SHIPPED}, which travels with the library.",
+        callback=of_model,
+    ),
+]
 SystemName = Annotated[
     str,
     typer.Argument(
         metavar="SYSTEM",
-        help="Folder or Hub id of a model or adapter of ours, of CLIPSeg, SAM 3 or Florence-2, or DETECTOR+SEGMENTER.",
+        help="Folder or Hub id of a model or adapter of ours, of CLIPSeg, SAM 3 or Florence-2, or DETECTOR+SEGMENTER; "
+        f"or {SHIPPED}, which travels with the library.",
+        callback=of_model,
     ),
 ]
 SystemAndDataset = Annotated[
@@ -25,7 +47,8 @@ SystemAndDataset = Annotated[
     typer.Argument(
         metavar="[SYSTEM] DATASET",
         help="SYSTEM: folder or Hub id of a model or adapter of ours, of CLIPSeg, SAM 3 or Florence-2, or "
-        "DETECTOR+SEGMENTER. DATASET: name of a data set, or folder or Hub id of a prepared one.",
+        f"DETECTOR+SEGMENTER, or {SHIPPED}. DATASET: name of a data set, or folder or Hub id of a prepared one.",
+        callback=of_models,
     ),
 ]
 Predictions = Annotated[

@@ -10,6 +10,7 @@ from ..auto import registered_configs
 from ..evaluation.systems import System
 from ..hub.saved_models import read_config
 from ..modeling.inference_refseg import VideoWindow
+from ..shipped import find_model
 from ..training.adapters import is_adapter
 from .exported import is_exported
 from .kinds import (
@@ -43,7 +44,7 @@ def load_system(
 
     Args:
         name: folder or Hub id of a model or an adapter of this library, or of a model of one of the `KINDS`; folder
-            of an exported model.
+            of an exported model; or "refshapes-demo", the model that travels with the library.
         device: such as "cpu" or "cuda:1"; None = the accelerator, if there is one.
         dtype: such as "float32"; None = as the weights were saved.
         trust_remote_code: run the code that lies beside the weights, of a model that no kind covers.
@@ -72,6 +73,7 @@ def load_system(
     options = {option: value for option, value in given.items() if value is not None}
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
+    name = find_model(name)
     kind = find_kind(name, trust_remote_code)
     check_options(kind, name, options)
     module = import_module(f".{kind.module}", __package__)

@@ -13,6 +13,7 @@ import torch
 from transformers import TrainingArguments
 
 from ..files import write_picture
+from ..messages import counted
 from ..visualization.curves import draw_panels
 
 TRAINING_CURVE = "training_curve.png"
@@ -61,7 +62,7 @@ def describe_hardware(args: TrainingArguments) -> str:
     if args.device.type == "cuda":
         name = torch.cuda.get_device_name(args.device)
     elif args.device.type == "cpu":
-        name = f"CPU with {torch.get_num_threads()} threads"
+        name = f"CPU with {counted(torch.get_num_threads(), 'thread')}"
     else:
         name = args.device.type
     return f"{max(1, args.n_gpu) * args.world_size} x {name}"
