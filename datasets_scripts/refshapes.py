@@ -102,6 +102,12 @@ def make_rows(config_name: str, seed: int, split: str, index: int, image_size: i
     ]
 
 
+def make_scene(split: str, index: int, image_size: int) -> tuple[bytes, list[list[str]]]:
+    """A scene of RefShapes as a PNG, the same one each time, and for each of its referents what may be said of it."""
+    rows = make_rows("refshapes", 0, split, index, image_size)
+    return rows[0]["image"]["bytes"], [[sentence["sent"] for sentence in row["sentences"]] for row in rows]
+
+
 def _make_row(
     referent: Referent, scene: Scene, owner: np.ndarray, image: dict, image_id: str, ref_id: str, first_ann_id: int
 ) -> dict:
@@ -131,6 +137,7 @@ __all__ = [
     "Scene",
     "ShapeObject",
     "make_rows",
+    "make_scene",
     "render_scene",
     "sample_referents",
     "sample_scene",

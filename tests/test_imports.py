@@ -45,7 +45,10 @@ MAY_IMPORT = {
     "convert": ("modeling", "files", "messages"),
     "training": ("data", "evaluation", "visualization", "hub", "auto", "modeling", "files", "messages", "yaml_texts"),
     "papers": ("training", "evaluation", "hub", "data", "modeling", "files", "messages", "yaml_texts"),
-    "systems": ("onnx", "data", "evaluation", "hub", "training.adapters", "auto", "modeling", "files", "messages"),
+    "systems": (
+        *("onnx", "data", "evaluation", "hub", "training.adapters", "auto"),
+        *("shipped", "modeling", "files", "messages"),
+    ),
     "hub": ("training", "convert", "data", "evaluation", "auto", "modeling", "files", "messages", "yaml_texts"),
 }
 MODELING = CHECKOUT / "modeling"

@@ -171,7 +171,7 @@ def predict_video(
     """
     import numpy as np
 
-    from ..evaluation.shown_masks import describe_mask, shown_masks
+    from ..evaluation.shown_masks import describe_mask, describe_video, shown_masks
     from ..modeling.video_refseg import VideoFrames
     from ..visualization.videos import write_video_masks
 
@@ -190,8 +190,7 @@ def predict_video(
         found = [score for score in scores if score > 0]
         line = f"{folder}  {number} {text}: on {len(found)} of {len(scores)} frames"
         typer.echo(f"{line}, mean score {np.mean(found):.3f}" if found else f"{line}, no target")
-    predictions = [{"text": text, "frames": of_text} for text, of_text in zip(texts, described, strict=True)]
-    return {"video": str(source.path), "predictions": predictions, "folder": str(folder)}
+    return describe_video(str(source.path), texts, described, str(folder))
 
 
 def require_place_for_videos(output: Path, names: Sequence[str], texts: Sequence[str]) -> None:

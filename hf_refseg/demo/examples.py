@@ -51,12 +51,12 @@ def _read_lines(path: Path) -> str:
 
 def write_scenes(folder: Path) -> list[Example]:
     """Scenes of RefShapes, each with sentences about some of its shapes, written to a folder."""
-    from ..datasets_scripts.refshapes import make_rows
+    from ..datasets_scripts.refshapes import make_scene
 
     examples = []
     for index in range(SCENES):
-        rows = make_rows("refshapes", 0, "test", index, SCENE_SIDE)
+        picture, sentences = make_scene("test", index, SCENE_SIDE)
         path = folder / f"scene-{index + 1}.png"
-        path.write_bytes(rows[0]["image"]["bytes"])
-        examples.append(Example(path, "\n".join(row["sentences"][0]["sent"] for row in rows)))
+        path.write_bytes(picture)
+        examples.append(Example(path, "\n".join(of_referent[0] for of_referent in sentences)))
     return examples

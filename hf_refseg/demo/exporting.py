@@ -10,7 +10,7 @@ from zipfile import ZIP_STORED, ZipFile
 
 from PIL import Image
 
-from ..evaluation.shown_masks import describe_mask, mask_file_name
+from ..evaluation.shown_masks import describe_mask, describe_video, mask_file_name
 from ..files import slug, write_json, write_picture
 from ..modeling.pipeline_refseg import as_picture
 from ..visualization.videos import number_masks
@@ -65,10 +65,9 @@ def _describe(segmentation: Segmentation, threshold: float, name: str) -> dict[s
         [describe_mask(each.mask.numpy(), each.score, each.present) for each in masks]
         for masks in zip(*segmentation.masks(threshold), strict=True)
     ]
-    pairs = list(zip(segmentation.texts, described, strict=True))
     if segmentation.subject.is_video:
-        predictions = [{"text": text, "frames": frames} for text, frames in pairs]
-        return {"video": segmentation.subject.path.name, "predictions": predictions, "folder": name}
+        return describe_video(segmentation.subject.path.name, segmentation.texts, described, name)
+    pairs = zip(segmentation.texts, described, strict=True)
     predictions = [
         {"text": text, **of_image, "file": mask_file_name(name, number, text)}
         for number, (text, (of_image,)) in enumerate(pairs, start=1)

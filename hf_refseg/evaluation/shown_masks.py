@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,21 @@ def shown_masks(answers: Iterable[Answer], threshold: float) -> list[FrameMask]:
 def describe_mask(mask: NDArray[np.bool_], score: float, present: bool) -> dict[str, Any]:
     """Score, box (x, y, width, height in pixels) and COCO run lengths of a boolean mask (height, width)."""
     return {"present": bool(present), "score": float(score), "bbox": mask_to_bbox(mask), "mask": encode_mask(mask)}
+
+
+def describe_video(
+    video: str, texts: Sequence[str], frames: Sequence[Sequence[dict[str, Any]]], folder: str
+) -> dict[str, Any]:
+    """An entry of the JSON of `hf-refseg predict`.
+
+    Args:
+        video: its file.
+        texts: what was asked.
+        frames: for each text what `describe_mask` says, frame by frame.
+        folder: where the masks lie, a PNG for each frame.
+    """
+    predictions = [{"text": text, "frames": of_text} for text, of_text in zip(texts, frames, strict=True)]
+    return {"video": video, "predictions": predictions, "folder": folder}
 
 
 def mask_file_name(name: str, number: int, text: str) -> str:

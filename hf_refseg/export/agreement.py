@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..datasets_scripts.refshapes import make_rows
+from ..datasets_scripts.refshapes import make_scene
 from ..modeling.inference_refseg import evaluation_mode
 from ..modeling.modeling_refseg import RefSegPreTrainedModel
 from ..onnx import ONE_GRAPH, OnnxSegmenter, open_graph
@@ -23,6 +24,7 @@ from .graphs import ANSWERS, draw_tokens
 TOLERANCE = 1e-4
 # Scenes on which masks are compared where no picture is named.
 SCENES = 16
+SCENE_SIDE = 128
 
 
 class DisagreementError(ValueError):
@@ -119,11 +121,5 @@ def _ious(
 
 def generated_scenes(number: int = SCENES) -> list[tuple[Image.Image, list[str]]]:
     """Generated scenes, each with what may be said of it; the same ones each time."""
-    rows = [make_rows("refshapes", 0, "val", index, 128) for index in range(number)]
-    return [
-        (
-            Image.open(BytesIO(of_scene[0]["image"]["bytes"])),
-            [sentence["sent"] for row in of_scene for sentence in row["sentences"]],
-        )
-        for of_scene in rows
-    ]
+    scenes = (make_scene("val", index, SCENE_SIDE) for index in range(number))
+    return [(Image.open(BytesIO(picture)), list(chain(*sentences))) for picture, sentences in scenes]

@@ -174,7 +174,7 @@ def test_no_other_file_names_a_data_set() -> None:
             own = PROTOCOLS.keys() if path == Path(protocols.__file__) else set()
             named[path.name] = {text for text in texts if isinstance(text, str)} & DATASETS.keys() - own
     # An ordinary word, by which `predict --json` says where masks of a video lie.
-    assert {name: found for name, found in named.items() if found} == {"predict.py": {"folder"}}
+    assert {name: found for name, found in named.items() if found} == {"shown_masks.py": {"folder"}}
 
 
 # --- Documentation ---------------------------------------------------------------------------------------------------
