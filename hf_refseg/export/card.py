@@ -48,7 +48,7 @@ def describe(settings: ExportSettings) -> str:
     """What was exported: sizes and limits."""
     height, width = settings.image_size
     taken = "images" if settings.num_frames is None else f"clips of {settings.num_frames} frames"
-    rows = [
+    rows: list[list[object]] = [
         ["method", settings.method],
         ["runs in", RUNS_IN[settings.format]],
         ["graphs", ", ".join(settings.graphs.values())],
