@@ -37,24 +37,22 @@ def upload(
         ConnectionError: the last attempt failed as well; says that nothing is lost and how to go on.
         HfHubHTTPError: the Hub refused the upload.
     """
-    for wait in WAITS:
+    waits = iter(WAITS)
+    while True:
         try:
             return send()
         except HTTPError as error:
             if not may_pass(error):
                 raise
+            wait = next(waits, None)
+            if wait is None:
+                command = f"hf upload {shlex.quote(repo_id)} {shlex.quote(os.fspath(folder))} --repo-type {kind}"
+                raise ConnectionError(
+                    f"{folder} could not be uploaded to {repo_id} in {len(WAITS) + 1} attempts ({error}). Nothing is "
+                    f"lost: the folder is whole. Later: {command}"
+                ) from error
             logger.warning("The upload to %s was interrupted (%s); it goes on in %d s.", repo_id, error, wait)
         time.sleep(wait)
-    try:
-        return send()
-    except HTTPError as error:
-        if not may_pass(error):
-            raise
-        command = f"hf upload {shlex.quote(repo_id)} {shlex.quote(os.fspath(folder))} --repo-type {kind}"
-        raise ConnectionError(
-            f"{folder} could not be uploaded to {repo_id} in {len(WAITS) + 1} attempts ({error}). Nothing is lost: "
-            f"the folder is whole. Later: {command}"
-        ) from error
 
 
 def may_pass(error: HTTPError) -> bool:

@@ -20,6 +20,8 @@ TRAINING_CURVE = "training_curve.png"
 # What codecarbon, which Trainer starts where it is installed, leaves in the output folder.
 EMISSIONS = "emissions.csv"
 DRAWN_SCORES = ("oIoU", "mIoU", "J&F")
+# The titles of the panels.
+LOSS, SCORES = "loss", "scores in percent"
 
 Logs = Sequence[Mapping[str, Any]]
 
@@ -31,15 +33,14 @@ def write_training_curve(logs: Logs, folder: Path) -> Path | None:
         logs: the `log_history` of a trainer.
         folder: where `training_curve.png` is written.
     """
-    losses = {name.replace("_", " "): curve_of(logs, name) for name in logged_names(logs, "loss")}
-    scores = {
-        name.removeprefix("eval_").replace("_", " "): curve_of(logs, name)
-        for name in logged_names(logs, "eval_")
-        if name.endswith(DRAWN_SCORES)
-    }
-    panels = {"loss": losses, "scores in percent": scores}
-    drawn = {title: {name: curve for name, curve in curves.items() if curve} for title, curves in panels.items()}
-    drawn = {title: curves for title, curves in drawn.items() if curves}
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {LOSS: {}, SCORES: {}}
+    for entry in logs:
+        for name, value in entry.items():
+            title = panel_of(name)
+            if title is not None and math.isfinite(value):
+                label = name.removeprefix("eval_").replace("_", " ")
+                panels[title].setdefault(label, []).append((entry["step"], value))
+    drawn = {title: curves for title, curves in panels.items() if curves}
     if not drawn:
         return None
     path = folder / TRAINING_CURVE
@@ -47,14 +48,11 @@ def write_training_curve(logs: Logs, folder: Path) -> Path | None:
     return path
 
 
-def logged_names(logs: Logs, beginning: str) -> list[str]:
-    """The names in the logs that begin so, in their order."""
-    return list(dict.fromkeys(name for entry in logs for name in entry if name.startswith(beginning)))
-
-
-def curve_of(logs: Logs, name: str) -> list[tuple[float, float]]:
-    """The finite values of one name, each with its step."""
-    return [(entry["step"], entry[name]) for entry in logs if name in entry and math.isfinite(entry[name])]
+def panel_of(name: str) -> str | None:
+    """Where a logged value is drawn; None = nowhere."""
+    if name.startswith("loss"):
+        return LOSS
+    return SCORES if name.startswith("eval_") and name.endswith(DRAWN_SCORES) else None
 
 
 def describe_hardware(args: TrainingArguments) -> str:
