@@ -42,6 +42,7 @@ def export(
     Its graphs are compared with the model before the folder gets its name.
     """
     from ..export import USUAL_FRAMES, export_model, size_of
+    from ..export.card import tell_agreement, tell_quantization
     from ..files import require_new_folder
     from ..hub.saved_models import load_model
 
@@ -62,15 +63,9 @@ def export(
         f"{output}  {settings.method}, {', '.join(settings.graphs.values())}, {clips}{height} x {width} pixels, "
         f"{size_of(settings, output) / 1e6:.1f} MB"
     )
-    differences = ", ".join(f"{name} {value:.1g}" for name, value in settings.agreement["differences"].items())
-    typer.echo(f"Largest difference to the model: {differences} (allowed {settings.agreement['tolerance']:.1g})")
+    typer.echo(tell_agreement(settings))
     if settings.quantization is not None:
-        told = settings.quantization
-        typer.echo(
-            f"int8: {told['bytes'] / told['float32_bytes']:.0%} of the size in float32; IoU with the masks in float32 "
-            f"{told['mean_iou']:.3f} on average, {told['lowest_iou']:.3f} at least, of {told['masks']} masks in "
-            f"{told['pictures']} pictures"
-        )
+        typer.echo(tell_quantization(settings.quantization))
 
 
 def read_pictures(paths: Sequence[Path], texts: Sequence[str]) -> list[tuple[Image.Image, Sequence[str]]]:

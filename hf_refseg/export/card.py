@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..files import write_whole
 from ..hub.markdown import escape, front_matter, quoted, to_table
@@ -32,7 +34,11 @@ def write_card(settings: ExportSettings, folder: Path, name: str) -> None:
         "pipeline_tag": "image-segmentation",
         "tags": ["referring-image-segmentation", settings.method, settings.format, *quantized(settings)],
     }
-    sections = [f"# {escape(name)}", describe(settings), describe_agreement(settings)]
+    measured = [tell_agreement(settings)]
+    if settings.quantization is not None:
+        measured.append(tell_quantization(settings.quantization))
+    agreement = "\n".join(f"- {line}" for line in measured)
+    sections = [f"# {escape(name)}", describe(settings), f"## Agreement\n\n{agreement}"]
     if settings.format == "onnx":
         sections.append(f"## Usage\n\n{SNIPPET.format(name=quoted(name)[1:-1])}")
     card = f"{front_matter(metadata)}\n" + "\n\n".join(sections) + "\n"
@@ -61,16 +67,17 @@ def describe(settings: ExportSettings) -> str:
     return f"A model for referring segmentation, exported by `hf-refseg export`.\n\n{to_table(['', 'value'], rows)}"
 
 
-def describe_agreement(settings: ExportSettings) -> str:
-    """How far the graphs are from the model, and integers from float32, as they were measured."""
+def tell_agreement(settings: ExportSettings) -> str:
+    """How far the graphs are from the model, as it was measured."""
     told = settings.agreement
     differences = ", ".join(f"{name} {value:.1g}" for name, value in told["differences"].items())
-    lines = [f"Largest difference to the model: {differences} (allowed {told['tolerance']:.1g})."]
-    if settings.quantization is not None:
-        of = settings.quantization
-        lines += [
-            f"In integers of 8 bits the graphs have {of['bytes'] / of['float32_bytes']:.0%} of their size in float32.",
-            f"The IoU with the masks in float32 is {of['mean_iou']:.3f} on average,",
-            f"{of['lowest_iou']:.3f} at least, of {of['masks']} masks in {of['pictures']} pictures.",
-        ]
-    return "## Agreement\n\n" + " ".join(lines)
+    return f"Largest difference to the model: {differences} (allowed {told['tolerance']:.1g})"
+
+
+def tell_quantization(told: Mapping[str, Any]) -> str:
+    """What integers of 8 bits change, as it was measured; `told` is the `quantization` of an export."""
+    return (
+        f"int8: {told['bytes'] / told['float32_bytes']:.0%} of the size in float32; IoU with the masks in float32 "
+        f"{told['mean_iou']:.3f} on average, {told['lowest_iou']:.3f} at least, of {told['masks']} masks in "
+        f"{told['pictures']} pictures"
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -87,7 +86,7 @@ def export_model(
             hf_refseg_version=HF_REFSEG_VERSION,
             **described,
         )
-        _write_settings(settings, folder)
+        write_json(folder / SETTINGS_FILE, settings.to_dict())
         if quantize is not None:
             settings = quantize_export(folder, pictures)
         write_card(settings, folder, output.resolve().name)
@@ -150,11 +149,6 @@ def write_graphs(
     return paths, opset
 
 
-def _write_settings(settings: ExportSettings, folder: Path) -> None:
-    # Written and read once more, so that what is returned is what a reader gets.
-    write_json(folder / SETTINGS_FILE, json.loads(json.dumps(settings.to_dict())))
-
-
 def quantize_export(folder: Path, pictures: Sequence[AskedPicture] = ()) -> ExportSettings:
     """Puts graphs of integers into the place of those in float32; of a folder that nothing reads meanwhile.
 
@@ -189,7 +183,7 @@ def quantize_export(folder: Path, pictures: Sequence[AskedPicture] = ()) -> Expo
             **agreement,
         },
     )
-    _write_settings(settings, folder)
+    write_json(folder / SETTINGS_FILE, settings.to_dict())
     return settings
 
 
