@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import typer
+from browser import browser  # noqa: F401
 from fresh_process import WITHOUT_ONEDNN
 from hub_server import hub, hub_port  # noqa: F401
 

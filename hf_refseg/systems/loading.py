@@ -82,12 +82,7 @@ def load_system(
 
 def find_kind(name: str, trust_remote_code: bool) -> Kind:
     """The kind of a model; raises as `load_system`, also where it is trusted for no reason."""
-    if is_pair(name):
-        kind = _kind_of_pair(*split_pair(name))
-    elif is_exported(name):
-        kind = EXPORTED
-    else:
-        kind = OURS if is_adapter(name) else _kind_of_model(name, trust_remote_code)
+    kind = _kind_of(name, trust_remote_code)
     if trust_remote_code and kind is not OF_ITS_REPOSITORY:
         raise ValueError(
             f"{name} is {kind.title} and needs no code but what is installed: leave out trust_remote_code "
@@ -98,7 +93,15 @@ def find_kind(name: str, trust_remote_code: bool) -> Kind:
 
 def brings_code(name: str) -> bool:
     """Whether a model is of no known kind and has code of its own; raises ValueError as `load_system`."""
-    return not is_pair(name) and not is_adapter(name) and _kind_of_model(name, True) is OF_ITS_REPOSITORY
+    return _kind_of(name, trust_remote_code=True) is OF_ITS_REPOSITORY
+
+
+def _kind_of(name: str, trust_remote_code: bool) -> Kind:
+    if is_pair(name):
+        return _kind_of_pair(*split_pair(name))
+    if is_exported(name):
+        return EXPORTED
+    return OURS if is_adapter(name) else _kind_of_model(name, trust_remote_code)
 
 
 def _kind_of_pair(detector: str, segmenter: str) -> Kind:

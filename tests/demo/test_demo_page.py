@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 from browser import contrasts, pixels_of, window_of
 from color_systems import BLUE_SQUARE, RED_SQUARE, ColorMaskSystem, ColorSystem, square_mask, two_squares
-from headless_browser import DemoPage, NoBrowserError, open_browser, wait_for
+from headless_browser import DemoPage, wait_for
 from PIL import Image
 from tiny_lavt import tiny_lavt, tiny_processor
 
@@ -26,16 +25,6 @@ pytest.importorskip("gradio", reason="gradio is not installed")
 pytestmark = pytest.mark.slow_process
 
 RED, BLUE = (230, 10, 10), (10, 10, 150)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with ExitStack() as stack:
-        try:
-            driver = stack.enter_context(open_browser())
-        except NoBrowserError as error:
-            pytest.skip(str(error))
-        yield driver
 
 
 @pytest.fixture(scope="module")

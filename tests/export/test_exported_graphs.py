@@ -17,13 +17,14 @@ import pytest
 import torch
 from command_line import error_of, output_of
 from fresh_process import run_new_python
+from headless_browser import wait_for
 from hub_server import TOKEN, HubServer
 from huggingface_hub import HfApi, ModelCard, snapshot_download
 from PIL import ExifTags, Image
 from places import CHECKOUT
 from tiny_exports import processor_to_export, risam_to_export
 from torch import nn
-from web_page import chromium, missing_for_the_page, served_page
+from web_page import missing_for_the_page, served_page
 
 from hf_refseg import ReferringSegmentationOutput, RefSegProcessor, VideoWindow, load_system
 from hf_refseg.export import DisagreementError, export_model, exporting
@@ -36,6 +37,7 @@ from hf_refseg.modeling.inference_refseg import (
 )
 from hf_refseg.modeling.pictures_refseg import read_image
 from hf_refseg.onnx import OnnxSegmenter, resize_bilinear, sigmoid
+from hf_refseg.systems import brings_code
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason="installed with the extra `export`")
@@ -180,7 +182,7 @@ def test_it_is_a_system(exported: Exported, tmp_path: Path) -> None:
         np.testing.assert_allclose(answer.probabilities, its.probabilities, atol=1e-5)
     at_model_size = list(system.segment_at_model_size(image, TEXTS))
     assert {answer.size for answer in at_model_size} == {(36, 64)}
-    assert system.threshold == 0.3 and not system.sees_clips
+    assert system.threshold == 0.3 and not system.sees_clips and not brings_code(name)
     image.save(tmp_path / "photo.png")
     printed = output_of("predict", name, tmp_path / "photo.png", "--text", "red", "--output", tmp_path / "masks")
     assert "photo_1_red.png" in printed
@@ -459,48 +461,45 @@ threshold.dispatchEvent(new Event("input"));
 """
 
 
-def test_the_page_in_a_browser_finds_the_same_masks(exported: Exported, tmp_path: Path) -> None:
-    pytest.importorskip("selenium", reason="drives the browser: pip install selenium")
+def test_the_page_in_a_browser_finds_the_same_masks(exported: Exported, browser: Any, tmp_path: Path) -> None:
     if missing := missing_for_the_page():
         pytest.skip(missing)
-    from selenium.webdriver.support.wait import WebDriverWait
-
     picture().save(tmp_path / "photo.png")
     (tmp_path / "broken.png").write_bytes(b"no picture")
     segmenter = OnnxSegmenter(exported.folder)
-    with served_page(exported.folder, tmp_path / "page") as address, chromium() as driver:
-        driver.get(address)
-        elements = {name: driver.find_element("id", name) for name in ("picture", "text", "go", "status")}
+    with served_page(exported.folder, tmp_path / "page") as address:
+        browser.get(address)
+        elements = {name: browser.find_element("id", name) for name in ("picture", "text", "go", "status")}
 
-        def wait_for(text: str) -> None:
-            WebDriverWait(driver, 120).until(lambda _: text in elements["status"].text)
+        def wait_for_status(text: str) -> None:
+            wait_for(lambda: text in elements["status"].text, text)
 
         def mask() -> np.ndarray:
-            height, width, flags = driver.execute_script(MASK_IN_THE_PAGE)
+            height, width, flags = browser.execute_script(MASK_IN_THE_PAGE)
             return np.array(list(flags), dtype=int).reshape(height, width).astype(bool)
 
-        wait_for("Choose a picture, and type")
+        wait_for_status("Choose a picture, and type")
         elements["picture"].send_keys(str(tmp_path / "broken.png"))
-        wait_for("damaged, or no picture")
+        wait_for_status("damaged, or no picture")
         elements["picture"].send_keys(str(tmp_path / "photo.png"))
-        WebDriverWait(driver, 60).until(lambda _: not elements["status"].text)
+        wait_for(lambda: not elements["status"].text, "an empty status")
         elements["go"].click()
-        wait_for("Type what to segment")
+        wait_for_status("Type what to segment")
         for text in (TEXTS[0], TEXTS[2]):
             (found,) = segmenter(picture(), text)
             threshold = float(np.median(found.probabilities))
-            driver.execute_script(MOVE_THE_THRESHOLD, threshold)
+            browser.execute_script(MOVE_THE_THRESHOLD, threshold)
             elements["text"].clear()
             elements["text"].send_keys(text)
             elements["go"].click()
-            WebDriverWait(driver, 120).until(lambda _: elements["go"].is_enabled())
-            wait_for("% of the picture")
+            wait_for(elements["go"].is_enabled, "the button")
+            wait_for_status("% of the picture")
             expected = found.probabilities > threshold
             assert 0.3 < expected.mean() < 0.7
             assert (mask() != expected).mean() < 5e-3
         # What was computed is kept.
-        driver.execute_script(MOVE_THE_THRESHOLD, 1)
+        browser.execute_script(MOVE_THE_THRESHOLD, 1)
         assert not mask().any()
-        wait_for("No target")
-        driver.execute_script(MOVE_THE_THRESHOLD, 0)
+        wait_for_status("No target")
+        browser.execute_script(MOVE_THE_THRESHOLD, 0)
         assert mask().all()

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
+import pytest
+from headless_browser import NoBrowserError, open_browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Selenium's driver of one browser for all tests of a file; skips them where there is none."""
+    with ExitStack() as stack:
+        try:
+            driver = stack.enter_context(open_browser())
+        except NoBrowserError as error:
+            pytest.skip(str(error))
+        yield driver
 
 
 @contextmanager

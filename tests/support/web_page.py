@@ -1,15 +1,13 @@
-"""The page of `examples/web/`, served from this machine and opened in a Chromium without a window."""
+"""The page of `examples/web/`, served from this machine."""
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 from places import EXAMPLES
 
@@ -17,9 +15,7 @@ WEB = EXAMPLES / "web"
 
 
 def missing_for_the_page() -> str | None:
-    """What has to be installed before the page can be opened here; None where nothing is missing."""
-    if shutil.which("chromedriver") is None:
-        return "apt-get install chromium chromium-driver"
+    """What has to be installed before the page can be served here; None where nothing is missing."""
     return None if (WEB / "node_modules").is_dir() else "npm install in examples/web"
 
 
@@ -43,18 +39,3 @@ def served_page(exported: Path, folder: Path) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
-
-
-@contextmanager
-def chromium() -> Iterator[Any]:
-    """Selenium's driver of a Chromium."""
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
-        options.add_argument(argument)
-    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    try:
-        yield driver
-    finally:
-        driver.quit()
