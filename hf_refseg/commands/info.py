@@ -274,17 +274,17 @@ def describe_training_memory(
 
 def model_to_train(name: str | None) -> tuple[PreTrainedConfig, tuple[int, int], int]:
     """Configuration, height and width of its images, and tokens: those of a saved model, or of a method's paper."""
-    from ..auto import registered_methods
+    from ..auto import registered_configs
     from ..hub.saved_models import check_processor, load_config, load_processor
     from ..modeling.image_processing_refseg import RefSegImageProcessor
     from ..training.adapters import is_adapter
     from ..training.new_models import sides_of
 
-    methods = registered_methods()
+    methods = registered_configs()
     if name is None:
         raise ValueError(f"--training-memory is that of a model: name one, or a method ({', '.join(methods)}).")
     if name in methods:
-        config_class = methods[name].config_class
+        config_class = methods[name]
         images = RefSegImageProcessor(**config_class.image_processor_defaults)
         return config_class(), sides_of(images.size), config_class.max_text_length
     if is_adapter(name):
