@@ -15,15 +15,13 @@ the model included.
 import argparse
 import copy
 import json
-import resource
 import statistics
-import subprocess
-import sys
 from typing import Any
 
 import torch
 from json_lines import write_line
 from latency import PEAK_FLOPS, build_model, count_flops, make_inputs, peak_workloads, seconds_of
+from peak_memory import peak_of_process, print_peak
 from processor import describe_processor
 from tqdm import trange
 from transformers import PreTrainedModel
@@ -62,11 +60,7 @@ def count_shared_and_own(
 def peak_gigabytes(method: str, arguments: argparse.Namespace, expressions: int) -> float:
     options = {"--methods": method, "--config": json.dumps(arguments.config), "--tokens": arguments.tokens}
     options |= {"--threads": arguments.threads, "--peak-of": expressions}
-    if arguments.size:
-        options["--size"] = arguments.size
-    command = [sys.executable, __file__, *(str(part) for option in options.items() for part in option)]
-    result = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(result.stdout.splitlines()[-1])
+    return peak_of_process(__file__, options | ({"--size": arguments.size} if arguments.size else {}))
 
 
 def measure(method: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -118,7 +112,7 @@ def main() -> None:
     if arguments.peak_of:
         model = build_model(arguments.methods[0], arguments.config)
         model(**make_inputs(model, arguments.size, arguments.tokens, arguments.peak_of))
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+        print_peak()
         return
     for method in arguments.methods:
         write_line(measure(method, arguments), arguments.output)

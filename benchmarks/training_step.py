@@ -16,16 +16,14 @@ what is kept for the backward pass. What a sample adds is the difference between
 import argparse
 import contextlib
 import copy
-import resource
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from json_lines import write_line
 from latency import PEAK_FLOPS, build_model, make_inputs, peak_workloads, seconds_of, split_flops
+from peak_memory import peak_of_process, print_peak
 from processor import describe_processor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm, trange
@@ -140,13 +138,9 @@ def measure_seconds(step: Callable[[Variant], None], rounds: int) -> tuple[dict[
 
 def peak_gigabytes(method: str, arguments: argparse.Namespace, variant: Variant, batch_size: int) -> float:
     """The peak of a process of its own that makes one step."""
-    options = {"--tokens": arguments.tokens, "--threads": arguments.threads, "--batch-size": batch_size}
-    if arguments.size:
-        options["--size"] = arguments.size
-    command = [sys.executable, __file__, "--methods", method, "--peak-of", variant.name]
-    command += [str(part) for option in options.items() for part in option]
-    result = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(result.stdout.splitlines()[-1])
+    options = {"--methods": method, "--peak-of": variant.name, "--batch-size": batch_size}
+    options |= {"--tokens": arguments.tokens, "--threads": arguments.threads}
+    return peak_of_process(__file__, options | ({"--size": arguments.size} if arguments.size else {}))
 
 
 def measure_memory(method: str, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
@@ -199,7 +193,7 @@ def main() -> None:
     if arguments.peak_of:
         (variant,) = (each for each in VARIANTS if each.name == arguments.peak_of)
         build_step(*build(arguments.methods[0], arguments))(variant)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+        print_peak()
         return
     for method in arguments.methods:
         write_line(measure(method, arguments), arguments.output)
