@@ -39,6 +39,13 @@ class RefSegTrainingArguments(TrainingArguments):
     lr_scheduler_kwargs: dict | str | None = field(
         default=None, metadata={"help": 'JSON; for "polynomial" {"lr_end": 0.0, "power": 0.9} where absent.'}
     )
+    muon_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rate of Muon, which then trains the weights of linear layers and convolutions, and AdamW"
+            " the rest; without it AdamW, as in the papers, trains all."
+        },
+    )
     learning_rate_drops: list[float] | None = field(
         default=None,
         metadata={
@@ -119,8 +126,19 @@ class RefSegTrainingArguments(TrainingArguments):
             )
         if self.learning_rate_drops is not None and self.warmup_steps:
             raise ValueError("learning_rate_drops knows no warm-up: leave warmup_steps out.")
+        self._check_muon()
         if self.total_train_batch_size is not None:
             self.gradient_accumulation_steps = self._accumulation_steps()
+
+    def _check_muon(self) -> None:
+        if self.muon_learning_rate is None:
+            return
+        if self.muon_learning_rate <= 0:
+            raise ValueError(f"muon_learning_rate has to be larger than 0, got {self.muon_learning_rate}.")
+        if "optim" in given_options(self):
+            raise ValueError(
+                f"muon_learning_rate goes with AdamW, not with optim {self.optim.value}: leave one of them out."
+            )
 
     def _set_up_diagnosis(self) -> None:
         if not self.diagnose:

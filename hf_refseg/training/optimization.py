@@ -1,9 +1,11 @@
-"""What is trained and how: weight decay per parameter, frozen text layers, and batch statistics over all GPUs."""
+"""What is trained and how: weight decay, Muon for matrices, frozen text layers, and batch statistics over all GPUs."""
 
 from __future__ import annotations
 
 import torch
+from timm.optim import Muon
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from transformers import PreTrainedModel
 
 
@@ -24,6 +26,45 @@ def decay_parameter_names(model: nn.Module) -> list[str]:
         for name, _ in model.named_parameters()
         if name not in undecayed and not name.endswith("relative_position_bias_table")
     ]
+
+
+def build_muon(
+    model: nn.Module, learning_rate: float, muon_learning_rate: float, weight_decay: float, betas: tuple[float, float]
+) -> Muon:
+    """Muon for the weights of linear layers and convolutions that are trained, AdamW for everything else.
+
+    Muon (https://huggingface.co/papers/2502.16982) steps as far in all singular directions of a matrix; its steps have
+    the size of AdamW's. AdamW's are embeddings, position tables, norms, biases and recurrent layers, and weights that
+    are hardly matrices, such as those of a layer with one output.
+
+    Args:
+        model: the model.
+        learning_rate: AdamW's.
+        muon_learning_rate: Muon's.
+        weight_decay: of `decay_parameter_names`.
+        betas: AdamW's.
+    """
+    matrices = {id(module.weight) for module in model.modules() if isinstance(module, (nn.Linear, _ConvNd))}
+    decayed = set(decay_parameter_names(model))
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((id(parameter) in matrices, name in decayed), []).append(parameter)
+    return Muon(
+        [
+            {
+                "params": parameters,
+                "weight_decay": weight_decay if decays else 0.0,
+                "lr": muon_learning_rate if of_matrices else learning_rate,
+                "use_fallback": not of_matrices,
+                "fallback_lr_scale": learning_rate / muon_learning_rate if of_matrices else 1.0,
+            }
+            # AdamW's first: Trainer logs the learning rate of the first group.
+            for (of_matrices, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
+        ],
+        lr=learning_rate,
+        betas=betas,
+    )
 
 
 def train_first_text_layers(text_encoder: PreTrainedModel, layers: int) -> None:

@@ -60,12 +60,13 @@ def load_whole(folder: str | PathLike[str], model: PreTrainedModel | PeftModel) 
         return type(model).from_pretrained(folder)
 
 
-def check_sharding(state: AcceleratorState, pictures: int) -> None:
+def check_sharding(state: AcceleratorState, pictures: int, muon_learning_rate: float | None) -> None:
     """Raises ValueError where sharding is asked for and does not happen, or where it does with what it cannot do.
 
     Args:
         state: accelerate's, of a training that is about to begin.
         pictures: how many are drawn in it.
+        muon_learning_rate: that of Muon, if it is to train with it.
     """
     if parse_flag_from_env("ACCELERATE_USE_FSDP") and state.distributed_type is not DistributedType.FSDP:
         raise ValueError(
@@ -79,6 +80,11 @@ def check_sharding(state: AcceleratorState, pictures: int) -> None:
         raise ValueError(
             f"pictures is {pictures}: one process draws them, which with FSDP or DeepSpeed has a part of the model. "
             "Give pictures 0; those of the end are drawn all the same."
+        )
+    if muon_learning_rate is not None:
+        raise ValueError(
+            "muon_learning_rate: Muon needs whole matrices, of which FSDP and DeepSpeed give each process a part. "
+            "Leave it out, or train with DDP."
         )
 
 

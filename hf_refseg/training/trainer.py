@@ -28,7 +28,7 @@ from .adapters import check_kind, describe_adapter
 from .arguments import RefSegTrainingArguments
 from .callbacks import EpochSetter, LossWeightSchedule
 from .mixed_batches import MixedExamples, MixedSampler
-from .optimization import decay_parameter_names, synchronize_batch_norm, train_first_text_layers
+from .optimization import build_muon, decay_parameter_names, synchronize_batch_norm, train_first_text_layers
 from .resuming import ResumableTrainer
 from .run_record import describe_duration, describe_hardware, read_emissions, write_training_curve
 from .running_scores import ComponentMeans, count_pixels
@@ -123,7 +123,7 @@ class RefSegTrainer(ResumableTrainer):
             run_options=run_options,
             **kwargs,
         )
-        check_sharding(self.accelerator.state, args.pictures)
+        check_sharding(self.accelerator.state, args.pictures, args.muon_learning_rate)
         if self.is_fsdp_enabled:
             name_shards(self.accelerator.state.fsdp_plugin, self.model)
         self.train_components = ComponentMeans()
@@ -143,6 +143,15 @@ class RefSegTrainer(ResumableTrainer):
             self.model = load_whole(self.args.output_dir, self.model).to(self.args.device)
             self.model_wrapped = self.model
         self.is_fsdp_enabled = self.is_deepspeed_enabled = False
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        args = self.args
+        if args.muon_learning_rate is None or self.optimizer is not None:
+            return super().create_optimizer(model)
+        betas = (args.adam_beta1, args.adam_beta2)
+        rates = (args.learning_rate, args.muon_learning_rate)
+        self.optimizer = build_muon(model or self.model, *rates, args.weight_decay, betas)
+        return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         if self.args.learning_rate_drops is None:
@@ -306,8 +315,7 @@ class RefSegTrainer(ResumableTrainer):
             **({} if isinstance(self.train_dataset, IterableDataset) else {"epochs": round(self.state.epoch, 2)}),
             "batch": f"{self.get_total_train_batch_size(args)} referents ({args.world_size} processes, "
             f"{args.gradient_accumulation_steps} accumulation steps)",
-            "optimizer": f"{args.optim.value}, learning rate {args.learning_rate:g}, weight decay "
-            f"{args.weight_decay:g}, {schedule}",
+            "optimizer": f"{self._describe_rates()}, weight decay {args.weight_decay:g}, {schedule}",
             **self._describe_trained(),
             "precision": precision,
             "attention": self.model.config._attn_implementation,
@@ -315,6 +323,12 @@ class RefSegTrainer(ResumableTrainer):
             "hardware": describe_hardware(args),
             **describe_duration(self.state.log_history),
         }
+
+    def _describe_rates(self) -> str:
+        args = self.args
+        rates = f"{args.optim.value}, learning rate {args.learning_rate:g}"
+        muon = args.muon_learning_rate
+        return rates if muon is None else f"Muon, learning rate {muon:g}, and beside it {rates}"
 
     def _describe_trained(self) -> dict[str, object]:
         if isinstance(self.model, PeftModel):

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import tiny_configs
@@ -173,6 +174,64 @@ def test_each_trained_parameter_is_in_one_group_of_the_optimizer(tmp_path) -> No
     assert frozen and all(
         name.startswith(("text_encoder.embeddings.", "text_encoder.encoder.layer.1.")) for name in frozen
     )
+
+
+def muon_trainer(folder: Path, **arguments) -> RefSegTrainer:
+    args = RefSegTrainingArguments(
+        str(folder), use_cpu=True, learning_rate=1e-3, muon_learning_rate=4e-3, weight_decay=0.0, **arguments
+    )
+    return RefSegTrainer(model=tiny_lavt(), args=args, processing_class=tiny_processor())
+
+
+def test_muon_steps_as_far_in_all_directions_of_a_matrix_and_adamw_makes_the_other_steps(tmp_path) -> None:
+    trainer = muon_trainer(tmp_path, text_layers_trained=1)
+    model, optimizer = trainer.model, trainer.create_optimizer()
+    grouped = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert len(grouped) == len(set(grouped)) and set(grouped) == {id(parameter) for parameter in trained.values()}
+    torch.manual_seed(0)
+    for parameter in trained.values():
+        parameter.grad = torch.randn_like(parameter)
+    before = {name: parameter.detach().clone() for name, parameter in trained.items()}
+    optimizer.step()
+    steps = {name: (before[name] - parameter.detach()) for name, parameter in trained.items()}
+    orthogonal = {
+        name for name, step in steps.items() if step.ndim > 1 and not step.abs().std() < 1e-3 * step.abs().mean()
+    }
+    for name in orthogonal:
+        step = steps[name].flatten(1)
+        lengths = torch.linalg.svdvals(step) / (4e-3 * 0.2 * max(step.shape) ** 0.5)
+        # All but the smallest ones of a square matrix, which take more iterations than there are.
+        assert lengths.max() < 1.4 and (lengths > 0.7).double().mean() > 0.9, name
+    # The first step of Adam is the learning rate everywhere.
+    for name in steps.keys() - orthogonal:
+        torch.testing.assert_close(steps[name].abs(), torch.full_like(steps[name], 1e-3), rtol=1e-3, atol=0)
+    matrices = {
+        f"{path}.weight" for path, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)
+    }
+    assert orthogonal == matrices.intersection(trained) - {"decoder.classifier.weight"}
+
+
+def test_rates_of_muon_and_adamw_follow_the_schedule(tmp_path) -> None:
+    trainer = muon_trainer(tmp_path, warmup_steps=10)
+    trainer.create_optimizer_and_scheduler(100)
+    assert trainer.optimizer.param_groups[0]["use_fallback"]
+    for _ in range(4):
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+    rates = {
+        group["use_fallback"]: group["lr"] * group["fallback_lr_scale"] for group in trainer.optimizer.param_groups
+    }
+    assert rates == pytest.approx({True: 4e-4, False: 4e-4})
+    muon = [group["lr"] for group in trainer.optimizer.param_groups if not group["use_fallback"]]
+    assert muon and muon == pytest.approx([1.6e-3] * len(muon))
+
+
+def test_muon_goes_with_adamw_and_has_a_rate(tmp_path) -> None:
+    with pytest.raises(ValueError, match="muon_learning_rate has to be larger than 0, got -1"):
+        RefSegTrainingArguments(str(tmp_path), use_cpu=True, muon_learning_rate=-1.0)
+    with pytest.raises(ValueError, match="muon_learning_rate goes with AdamW, not with optim adafactor"):
+        RefSegTrainingArguments(str(tmp_path), use_cpu=True, muon_learning_rate=1e-3, optim="adafactor")
 
 
 @pytest.mark.parametrize("layers", [0, 1, 2])

@@ -37,7 +37,7 @@ GATHERING = {"stage3_gather_16bit_weights_on_model_save": True}
 )
 def test_what_a_sharded_model_cannot_do_is_an_error(state: SimpleNamespace, pictures: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check_sharding(state, pictures)
+        check_sharding(state, pictures, None)
 
 
 @pytest.mark.parametrize(
@@ -45,15 +45,22 @@ def test_what_a_sharded_model_cannot_do_is_an_error(state: SimpleNamespace, pict
     [(state_of("NO"), 4), (state_of("MULTI_CPU"), 4), (fsdp(), 0), (deepspeed(stage=3, **GATHERING), 0)],
 )
 def test_other_trainings_go_on(state: SimpleNamespace, pictures: int) -> None:
-    check_sharding(state, pictures)
+    check_sharding(state, pictures, None)
+
+
+def test_muon_does_not_train_parts_of_matrices() -> None:
+    check_sharding(state_of("MULTI_CPU"), 0, 1e-3)
+    for state in (fsdp(), deepspeed(stage=3, **GATHERING)):
+        with pytest.raises(ValueError, match="muon_learning_rate: Muon needs whole matrices"):
+            check_sharding(state, 0, 1e-3)
 
 
 def test_sharding_that_does_not_happen_is_an_error(monkeypatch) -> None:
     """On processors accelerate would train by DDP without a word."""
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    check_sharding(fsdp(), 0)
+    check_sharding(fsdp(), 0, None)
     with pytest.raises(ValueError, match="FSDP is asked for, but this training would run without it"):
-        check_sharding(state_of("MULTI_CPU"), 0)
+        check_sharding(state_of("MULTI_CPU"), 0, None)
 
 
 def test_word_embeddings_are_within_no_shard_but_their_own() -> None:

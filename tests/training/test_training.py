@@ -207,6 +207,22 @@ def test_resuming_in_the_middle_of_an_epoch_gives_the_same_weights(cache, killed
         torch.testing.assert_close(trainer.model.state_dict()[name], expected, atol=1e-7, rtol=0, msg=name)
 
 
+def test_a_training_with_muon_resumes_to_the_same_weights(cache, tmp_path) -> None:
+    arguments = {
+        **EIGHT_AT_ONCE,
+        "max_steps": 4,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "muon_learning_rate": 0.01,
+    }
+    whole = build_trainer(tmp_path / "whole", cache, **arguments)
+    whole.train()
+    resumed = build_trainer(tmp_path / "resumed", cache, **arguments)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    for name, expected in whole.model.state_dict().items():
+        torch.testing.assert_close(resumed.model.state_dict()[name], expected, atol=1e-7, rtol=0, msg=name)
+
+
 def test_the_best_checkpoint_is_loaded_in_full(cache, tmp_path) -> None:
     trainer = build_trainer(
         tmp_path,
