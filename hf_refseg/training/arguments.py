@@ -42,8 +42,8 @@ class RefSegTrainingArguments(TrainingArguments):
     muon_learning_rate: float | None = field(
         default=None,
         metadata={
-            "help": "Learning rate of Muon, which then trains the weights of linear layers and convolutions, and AdamW"
-            " the rest; without it AdamW, as in the papers, trains all."
+            "help": "Learning rate of Muon, which then trains the weights of linear, convolutional and recurrent "
+            "layers, and AdamW the rest; without it AdamW, as in the papers, trains all."
         },
     )
     learning_rate_drops: list[float] | None = field(

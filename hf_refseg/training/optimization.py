@@ -8,6 +8,9 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from transformers import PreTrainedModel
 
+# Recurrent layers and attention hold several matrices in one parameter, one above the other.
+MATRIX_LAYERS = (nn.Linear, _ConvNd, nn.RNNBase, nn.MultiheadAttention)
+
 
 def decay_parameter_names(model: nn.Module) -> list[str]:
     """Names of the parameters that weight decay applies to: all but visual layer norms and position bias tables.
@@ -31,11 +34,11 @@ def decay_parameter_names(model: nn.Module) -> list[str]:
 def build_muon(
     model: nn.Module, learning_rate: float, muon_learning_rate: float, weight_decay: float, betas: tuple[float, float]
 ) -> Muon:
-    """Muon for the weights of linear layers and convolutions that are trained, AdamW for everything else.
+    """Muon for the weights of layers that multiply by a matrix, AdamW for everything else that is trained.
 
     Muon (https://huggingface.co/papers/2502.16982) steps as far in all singular directions of a matrix; its steps have
-    the size of AdamW's. AdamW's are embeddings, position tables, norms, biases and recurrent layers, and weights that
-    are hardly matrices, such as those of a layer with one output.
+    the size of AdamW's. AdamW's are embeddings, position tables, norms and biases, and weights that are hardly
+    matrices, such as those of a layer with one output.
 
     Args:
         model: the model.
@@ -44,7 +47,13 @@ def build_muon(
         weight_decay: of `decay_parameter_names`.
         betas: AdamW's.
     """
-    matrices = {id(module.weight) for module in model.modules() if isinstance(module, (nn.Linear, _ConvNd))}
+    matrices = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, MATRIX_LAYERS)
+        for parameter in module.parameters(recurse=False)
+        if parameter.ndim > 1
+    }
     decayed = set(decay_parameter_names(model))
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

@@ -16,7 +16,12 @@ from transformers import CLIPTextConfig, CLIPTextModel, TrainerCallback
 
 from hf_refseg import LavtForReferringSegmentation, VideoLavtConfig, VideoLavtForReferringSegmentation
 from hf_refseg.training.arguments import RefSegTrainingArguments
-from hf_refseg.training.optimization import decay_parameter_names, synchronize_batch_norm, train_first_text_layers
+from hf_refseg.training.optimization import (
+    build_muon,
+    decay_parameter_names,
+    synchronize_batch_norm,
+    train_first_text_layers,
+)
 from hf_refseg.training.trainer import RefSegTrainer
 
 # In float64, where machines agree: in float32, Adam makes whole steps of what rounding leaves of a gradient near zero.
@@ -210,6 +215,26 @@ def test_muon_steps_as_far_in_all_directions_of_a_matrix_and_adamw_makes_the_oth
         f"{path}.weight" for path, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)
     }
     assert orthogonal == matrices.intersection(trained) - {"decoder.classifier.weight"}
+
+
+def test_muon_takes_what_layers_multiply_by() -> None:
+    model = nn.ModuleDict(
+        {
+            "embedding": nn.Embedding(9, 8),
+            "recurrent": nn.GRU(8, 8),
+            "attention": nn.MultiheadAttention(8, 2),
+            "convolution": nn.Conv3d(8, 8, 3),
+            "norm": nn.LayerNorm(8),
+        }
+    )
+    model.positions = nn.Parameter(torch.zeros(6, 8))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    optimizer = build_muon(model, 1e-3, 1e-2, 0.1, (0.9, 0.999))
+    by_muon = [group["params"] for group in optimizer.param_groups if not group["use_fallback"]]
+    assert {names[id(parameter)] for parameters in by_muon for parameter in parameters} == {
+        *("recurrent.weight_ih_l0", "recurrent.weight_hh_l0", "convolution.weight"),
+        *("attention.in_proj_weight", "attention.out_proj.weight"),
+    }
 
 
 def test_rates_of_muon_and_adamw_follow_the_schedule(tmp_path) -> None:
