@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from hf_refseg.training.run_record import TRAINING_CURVE, read_emissions, write_training_curve
-from hf_refseg.visualization.curves import draw_curves, ticks
+from hf_refseg.visualization.curves import BAND_OPACITY, draw_curves, draw_panels, ticks
 from hf_refseg.visualization.layout import distinct_color
 
 LOGS = [
@@ -41,6 +41,22 @@ def test_a_curve_goes_up_where_its_values_do() -> None:
     assert last - first > 300 and start - end > 100
     with pytest.raises(ValueError, match="nothing to draw"):
         draw_curves({"a": []}, "t")
+
+
+def test_a_band_lies_around_its_curve_and_within_the_axis() -> None:
+    curves = {"a": [(0, 1.0), (100, 1.0)], "b": [(0, 3.0), (100, 3.0)]}
+    plain = draw_curves(curves, "t")
+    banded = draw_curves(curves, "t", {"b": [(0, 2.5, 3.5), (100, 2.5, 9.0)]})
+    between = [banded.getpixel((banded.width - 40, down)) for down in range(40, banded.height - 40)]
+    pale = tuple(round(255 + (part - 255) * BAND_OPACITY / 255) for part in distinct_color(1))
+    near = [max(abs(one - other) for one, other in zip(pixel, pale, strict=True)) <= 2 for pixel in between]
+    # From 2.5 to nearly 9 of an axis from 0 to 10.
+    assert 0.5 < sum(near) / len(between) < 1 and not near[-1]
+    assert plain.size == banded.size and distinct_color(0) in between and distinct_color(1) in between
+    with pytest.raises(ValueError, match="a band of the curve c, which is not drawn: a, b are"):
+        draw_curves(curves, "t", {"c": [(0, 1.0, 2.0)]})
+    with pytest.raises(ValueError, match="a band of the panel u, which is not drawn: t are"):
+        draw_panels({"t": curves}, {"u": {"a": [(0, 1.0, 2.0)]}})
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 3600), (0.31, 0.33), (-2.5, 7), (5, 5), (0, 0), (12, 61.3)])
