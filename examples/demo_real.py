@@ -18,6 +18,7 @@ from transformers import BertConfig, BertTokenizer, SwinConfig, TrainerCallback,
 from hf_refseg import LavtConfig, LavtForReferringSegmentation, RefSegImageProcessor, RefSegProcessor, load_refseg
 from hf_refseg.data.examples import ReferentExamples, SentenceExamples
 from hf_refseg.data.prepare import prepare_dataset
+from hf_refseg.data.vocabulary import with_words_of
 from hf_refseg.evaluation import evaluate_model, predict_cases
 from hf_refseg.training.arguments import RefSegTrainingArguments
 from hf_refseg.training.new_models import SPECIAL_TOKENS
@@ -55,16 +56,9 @@ def prepare_photographs() -> Dataset:
 
 def build_model_and_processor(rows: Dataset) -> tuple[LavtForReferringSegmentation, RefSegProcessor]:
     """A small model from random weights, with a token for each word of the sentences."""
-    splitter = BertTokenizer(vocab={token: index for index, token in enumerate(SPECIAL_TOKENS)})
-    sentences = [sentence["raw"] for row in rows["sentences"] for sentence in row]
-    words = {
-        word
-        for sentence in sentences
-        for word, _ in splitter.backend_tokenizer.pre_tokenizer.pre_tokenize_str(
-            splitter.backend_tokenizer.normalizer.normalize_str(sentence)
-        )
-    }
-    tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate((*SPECIAL_TOKENS, *sorted(words)))})
+    sentences = (sentence["raw"] for row in rows["sentences"] for sentence in row)
+    special = BertTokenizer(vocab={token: index for index, token in enumerate(SPECIAL_TOKENS)})
+    tokenizer = with_words_of(special, sentences)
     config = LavtConfig(
         backbone_config=SwinConfig(
             image_size=IMAGE_SIZE,

@@ -1,4 +1,4 @@
-"""A tokenizer of whole words, trained on the sentences of a data set, and vectors of its words from GloVe files."""
+"""Tokenizers of whole words, from the sentences of a data set, and vectors of their words from GloVe files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tokenizers.models import WordLevel
 from tokenizers.trainers import WordLevelTrainer
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerFast
+from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from ..messages import short_text
 from .rows import DataFormatError
@@ -60,6 +60,28 @@ def train_word_tokenizer(sentences: Iterable[str], min_count: int = 1) -> PreTra
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD, unk_token=UNKNOWN, mask_token=MASK, padding_side="right"
     )
+
+
+def with_words_of(tokenizer: BertTokenizer, sentences: Iterable[str]) -> BertTokenizer:
+    """A tokenizer that knows each word of the sentences as well, in lower case, and each mark of punctuation.
+
+    What the other one knows keeps its number, so that the rows of a model's word embeddings stay those of their words
+    when it is resized (`resize_token_embeddings`); new words follow, in the order of the alphabet. The other tokenizer
+    stays as it is.
+
+    Args:
+        tokenizer: one of whole words in lower case, such as that of a model trained on RefShapes, or one that knows
+            special tokens alone.
+        sentences: whatever is to be read.
+    """
+    normalizer, splitter = tokenizer.backend_tokenizer.normalizer, tokenizer.backend_tokenizer.pre_tokenizer
+    found = {
+        word for sentence in sentences for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(sentence))
+    }
+    numbers = tokenizer.get_vocab()
+    known = sorted(numbers, key=numbers.__getitem__)
+    new = sorted(found - numbers.keys())
+    return BertTokenizer(vocab={word: number for number, word in enumerate((*known, *new))})
 
 
 def load_glove(path: str | PathLike[str], vocabulary: Mapping[str, int]) -> Tensor:

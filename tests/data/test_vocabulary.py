@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import AutoProcessor, AutoTokenizer
+from transformers import AutoProcessor, AutoTokenizer, BertTokenizer
 
 from hf_refseg import RefSegImageProcessor, RefSegProcessor
 from hf_refseg.data.rows import DataFormatError
-from hf_refseg.data.vocabulary import load_glove, train_word_tokenizer
+from hf_refseg.data.vocabulary import load_glove, train_word_tokenizer, with_words_of
 
 SENTENCES = ["the Red dog", "the man's dog, left", "the LEFT dog", "a café"]
 SPECIAL = ["[PAD]", "[UNK]", "[MASK]"]
@@ -55,6 +55,18 @@ def test_rare_words_are_unknown() -> None:
         train_word_tokenizer(SENTENCES, min_count=9)
     with pytest.raises(ValueError, match="no word"):
         train_word_tokenizer([])
+
+
+def test_words_that_are_known_keep_their_numbers_and_new_ones_follow() -> None:
+    known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "left"]
+    before = BertTokenizer(vocab={word: number for number, word in enumerate(known)})
+    tokenizer = with_words_of(before, SENTENCES)
+    words = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    # Accents are dropped, as BERT's tokenizers of lower case do.
+    assert words == [*known, "'", ",", "a", "cafe", "dog", "man", "red", "s"]
+    assert tokenizer.tokenize("The man's leftmost cafe") == ["the", "man", "'", "s", "[UNK]", "cafe"]
+    assert len(before) == len(known) and before.tokenize("the red") == ["the", "[UNK]"]
+    assert with_words_of(tokenizer, SENTENCES).get_vocab() == tokenizer.get_vocab()
 
 
 def test_the_tokenizer_is_saved_with_the_processor(tmp_path) -> None:
