@@ -335,6 +335,9 @@ def words_on(report: Mapping[str, Any]) -> list[str]:
     for kind, difference in differences.items():
         lines.append(f"  {kind}: {', '.join(f'from {start} {spread(curves[kind][start][-1])}' for start in STARTS)}.")
         lines.append(f"    {words_on_difference(difference, 'from refshapes it is', 'than from scratch')}")
+    for start in STARTS:
+        before = curves[HELD_OUT][start][0]
+        lines.append(f"  {HELD_OUT}, from {start}, after step {before['step']} already: {spread(before)}.")
     soon = {start: first_step(curves[TRAINED][start], GOAL) for start in STARTS}
     told = ", ".join(f"from {start} {'never' if step is None else f'by step {step}'}" for start, step in soon.items())
     lines.append(f"  {GOAL:g} on what it was trained on was reached: {told}.")
