@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -132,6 +133,26 @@ def test_a_picture_and_sentences_give_masks_of_the_right_pixels_and_a_threshold_
     wait_for(lambda: not is_tinted(page.drawn()[0][50:51, 50:51], RED).any(), "a picture without the red mask")
     assert is_tinted(page.drawn()[1][50:51, 50:51], RED).all()
     assert served.colors.calls == before + 1
+
+
+# Puts the picture of a `data:` address into the clipboard.
+COPY = """
+const [address, done] = arguments;
+fetch(address).then(answer => answer.blob())
+  .then(blob => navigator.clipboard.write([new ClipboardItem({"image/png": blob})]))
+  .then(() => done(""), error => done(String(error)));
+"""
+
+
+def test_a_picture_is_pasted(page: Page, served: SimpleNamespace, files: Path) -> None:
+    kinds = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"], "origin": served.url.rstrip("/")}
+    page.browser.execute_cdp_cmd("Browser.grantPermissions", kinds)
+    picture = b64encode((files / "squares.png").read_bytes()).decode()
+    assert page.browser.execute_async_script(COPY, f"data:image/png;base64,{picture}") == ""
+    wait_for(lambda: page.all("[aria-label='Paste from clipboard']"), "the button to paste")[0].click()
+    wait_for(lambda: page.all("[aria-label='Clear'], [aria-label='Remove Image']"), "the pasted picture")
+    page.ask("the red one")
+    wait_for(lambda: page.lines()[:1] == ["1. the red one: score 0.90, 15.0 % of pixels"], "the mask")
 
 
 def test_files_are_made_and_hold_the_masks(page: Page, files: Path) -> None:
