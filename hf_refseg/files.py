@@ -86,8 +86,11 @@ def unique_names(bases: Iterable[str]) -> list[str]:
 
 def hash_file(path: Path) -> str:
     """The SHA-256 of a file, as hexadecimal digits."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def what_is_in(folder: Path) -> str:

@@ -1,6 +1,5 @@
 """Checks of the fields of any configuration: unknown names, numbers out of range, options without effect."""
 
-import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
@@ -31,11 +30,8 @@ Conditions = dict[str, tuple[str, Callable[[Any], bool]]]
 @cache
 def names_of(config_class: type[PreTrainedConfig]) -> frozenset[str]:
     """Names that a configuration takes: its fields, their other names, and what transformers adds."""
-    settable = (
-        name
-        for name, member in inspect.getmembers_static(config_class)
-        if isinstance(member, property) and member.fset is not None
-    )
+    members = {name: member for base in reversed(config_class.__mro__) for name, member in vars(base).items()}
+    settable = (name for name, member in members.items() if isinstance(member, property) and member.fset is not None)
     own_fields = (field.name for field in fields(config_class))
     return frozenset((*own_fields, *settable, *config_class.attribute_map, *NAMES_OF_TRANSFORMERS))
 

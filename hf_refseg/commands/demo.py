@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from ..shipped import NAME as SHIPPED
-from .options import Device, Dtype, TrustRemoteCode, of_models
+from ..shipped import find_model
+from .options import Device, Dtype, TrustRemoteCode
 
 
 def demo(
@@ -18,7 +19,7 @@ def demo(
             metavar="SYSTEM...",
             help="Folders or Hub ids, each of a model or adapter of ours, of CLIPSeg, SAM 3 or Florence-2, or "
             f"DETECTOR+SEGMENTER, or {SHIPPED}; the first two are shown side by side to begin with.",
-            callback=of_models,
+            parser=find_model,
         ),
     ],
     examples: Annotated[

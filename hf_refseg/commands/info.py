@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .options import of_model
+from ..shipped import find_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -31,7 +31,7 @@ def info(
             metavar="NAME",
             help="Folder of a model or of a prepared data set, or a model's id on the Hub; with --training-memory "
             "a method as well, that is its paper's model.",
-            callback=of_model,
+            parser=find_model,
         ),
     ] = None,
     image_size: Annotated[

@@ -14,23 +14,12 @@ from ..data.catalog import DataOption, data_options
 from ..shipped import NAME as SHIPPED
 from ..shipped import find_model
 
-
-def of_model(name: str | None) -> str | None:
-    """The folder of the model that travels with the library, where a name means that one."""
-    return None if name is None else find_model(name)
-
-
-def of_models(names: list[str]) -> list[str]:
-    """As `of_model`, of several names."""
-    return [find_model(name) for name in names]
-
-
 ModelName = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
         help=f"Folder of a saved model, its id on the Hub, or {SHIPPED}, which travels with the library.",
-        callback=of_model,
+        parser=find_model,
     ),
 ]
 SystemName = Annotated[
@@ -39,7 +28,7 @@ SystemName = Annotated[
         metavar="SYSTEM",
         help="Folder or Hub id of a model or adapter of ours, of CLIPSeg, SAM 3 or Florence-2, or DETECTOR+SEGMENTER; "
         f"or {SHIPPED}, which travels with the library.",
-        callback=of_model,
+        parser=find_model,
     ),
 ]
 SystemAndDataset = Annotated[
@@ -48,7 +37,7 @@ SystemAndDataset = Annotated[
         metavar="[SYSTEM] DATASET",
         help="SYSTEM: folder or Hub id of a model or adapter of ours, of CLIPSeg, SAM 3 or Florence-2, or "
         f"DETECTOR+SEGMENTER, or {SHIPPED}. DATASET: name of a data set, or folder or Hub id of a prepared one.",
-        callback=of_models,
+        parser=find_model,
     ),
 ]
 Predictions = Annotated[

@@ -56,8 +56,8 @@ class _ShardProcess:
     """A process that writes one shard at a time, and ends with its context."""
 
     def __enter__(self) -> _ShardProcess:
-        # Without the folder of the program among those that modules are looked for in.
-        command = [sys.executable, "-P", str(WRITER)]
+        # Without the folder of the program among those that modules are looked for in; it is told which those are.
+        command = [sys.executable, "-I", str(WRITER)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         with _naming_end():
             self._send((sys.path, list(sys.modules["hf_refseg"].__path__), Image.MAX_IMAGE_PIXELS))
@@ -70,13 +70,13 @@ class _ShardProcess:
             pass
 
     def write(self, shard: Dataset, path: Path) -> int:
-        """The rows that were written; raises what the process did."""
+        """The rows that were written; raises what the process did, of which the cause says where it did."""
         with _naming_end():
             self._send((shard, path))
-            answer = pickle.load(self._process.stdout)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+            rows, error, place = pickle.load(self._process.stdout)
+        if error is not None:
+            raise error from RuntimeError(f"In a process that writes shards:\n{place}")
+        return rows
 
     def _send(self, message: Any) -> None:
         pickle.dump(pickle.dumps(message), self._process.stdin)

@@ -36,10 +36,9 @@ def main() -> None:
     Image.MAX_IMAGE_PIXELS = most_pixels
     while True:
         try:
-            answer = write_shard(*pickle.loads(jobs.get()))
+            answer = (write_shard(*pickle.loads(jobs.get())), None, "")
         except Exception as error:
-            error.add_note(f"In a process that writes shards:\n{traceback.format_exc()}")
-            answer = error
+            answer = (0, error, traceback.format_exc())
         answers.write(pickle.dumps(answer))
         answers.flush()
 

@@ -194,8 +194,13 @@ def _cells(scores: ProbeScores, name: str) -> tuple[str, str, str, str]:
     if name not in scores.drops:
         return "", "", "", ""
     before, after, drop = (numbers[name] for numbers in (scores.unchanged, scores.changed, scores.drops))
-    interval = "{:z.2f} to {:z.2f}".format(*scores.intervals[name]) if name in scores.intervals else ""
-    return f"{before:.2f}", f"{after:.2f}", f"{drop:z.2f}", interval
+    interval = " to ".join(map(_two_digits, scores.intervals[name])) if name in scores.intervals else ""
+    return f"{before:.2f}", f"{after:.2f}", _two_digits(drop), interval
+
+
+def _two_digits(number: float) -> str:
+    """A number that rounds to zero has no sign."""
+    return f"{round(number, 2) + 0.0:.2f}"
 
 
 def _compare(probe: str, result: EvaluationResult, changed: Sequence[Record], samples: int, seed: int) -> ProbeScores:

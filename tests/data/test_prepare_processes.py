@@ -77,7 +77,7 @@ def test_a_process_has_the_limit_of_pixels_of_the_one_that_started_it(cache, tmp
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 7)
     with _ShardProcess() as process, pytest.raises(DataFormatError, match="exceeds limit of 14 pixels") as error:
         process.write(rows, tmp_path / "val.parquet")
-    assert "in verify_image" in error.value.__notes__[0]
+    assert "in verify_image" in str(error.value.__cause__)
 
 
 def test_the_first_bad_image_is_the_error_of_several_processes(cache, tmp_path) -> None:

@@ -98,6 +98,6 @@ def check(target: str, worker: Worker, cases: int, number: int) -> None:
 
     try:
         run()
-    except AssertionError as error:
-        error.add_note(f"Reproduce with: FUZZ_SEED={number} {sys.executable} -m pytest tests/fuzz -k {target}")
+    except AssertionError:
+        print(f"Reproduce with: FUZZ_SEED={number} {sys.executable} -m pytest tests/fuzz -k {target}")
         raise
