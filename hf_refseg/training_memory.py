@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -158,7 +160,10 @@ def _count_activations(model: PreTrainedModel, inputs: dict[str, Tensor], plan: 
     largest = _run_and_find_largest_layer(model, inputs, kept, plan.bf16)
     if not plan.gradient_checkpointing:
         return kept.total
-    model.activation_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
+    # What the public methods call, whose names change from version to version.
+    model._set_gradient_checkpointing(
+        gradient_checkpointing_func=partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+    )
     kept = SavedBytes(model)
     _run(model, inputs, kept, plan.bf16)
     return kept.total + largest

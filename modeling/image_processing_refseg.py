@@ -20,6 +20,7 @@ from transformers.image_utils import (
     ImageInput,
     PILImageResampling,
     SizeDict,
+    infer_channel_dimension_format,
 )
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import ModelOutput, TensorType, logging
@@ -209,22 +210,20 @@ class RefSegImageProcessor(TorchvisionBackend):
         image: ImageInput,
         do_convert_rgb: bool | None = None,
         do_rescale: bool | None = None,
+        input_data_format: str | ChannelDimension | None = None,
         device: torch.device | None = None,
-        **kwargs,
     ) -> Tensor:
+        """An image as a tensor (channels, height, width); versions of transformers read arrays differently."""
         if isinstance(image, Image.Image) and do_convert_rgb:
             return _as_tensor(upright_rgb(image)).to(device=device)
         if isinstance(image, Image.Image):
             image = np.asarray(load_picture(image))
-        if isinstance(image, np.ndarray | Tensor):
-            image = as_pixels(image, do_rescale=bool(do_rescale))
-        return super().process_image(image, do_convert_rgb=do_convert_rgb, device=device, **kwargs)
-
-    def convert_to_rgb(self, image: Tensor, input_data_format: ChannelDimension | None = None) -> Tensor:
-        """Makes an image (1, 3 or 4, height, width) RGB; transparency is left out, as in PIL images."""
-        if image.shape[0] not in (1, 3, 4):
-            raise ValueError(f"`input_data_format` says that there are {image.shape[0]} channels, not 1, 3 or 4.")
-        return super().convert_to_rgb(image[:3], input_data_format)
+        pixels = as_pixels(image, do_rescale=bool(do_rescale))
+        if pixels.ndim == 2:
+            pixels = pixels[None]
+        elif (input_data_format or infer_channel_dimension_format(pixels, (1, 3, 4))) == ChannelDimension.LAST:
+            pixels = pixels.permute(2, 0, 1)
+        return (_as_rgb(pixels) if do_convert_rgb else pixels).contiguous().to(device=device)
 
     def resize(self, image: Tensor, size: SizeDict, resample: PILImageResampling | None = None, **kwargs) -> Tensor:
         """Resizes images (batch, channels, height, width); those of the papers, 8-bit RGB, with PIL as the papers did.
@@ -434,6 +433,13 @@ def size_when_resized(height: int, width: int, size: SizeDict) -> tuple[int, int
 def _as_tensor(picture: Image.Image) -> Tensor:
     """An RGB image as uint8 (3, height, width); NumPy moves the channels several times as fast as PyTorch."""
     return torch.from_numpy(np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1)))
+
+
+def _as_rgb(image: Tensor) -> Tensor:
+    """Makes an image (1, 3 or 4, height, width) RGB; transparency is left out, as in PIL images."""
+    if image.shape[0] not in (1, 3, 4):
+        raise ValueError(f"`input_data_format` says that there are {image.shape[0]} channels, not 1, 3 or 4.")
+    return image[:3].expand(3, -1, -1)
 
 
 def _as_size(size: Any) -> tuple[int, int]:

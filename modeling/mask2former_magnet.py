@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Mask2FormerConfig, Mask2FormerPreTrainedModel
+from transformers import initialization as init
 from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerMaskedAttentionDecoderLayer,
-    Mask2FormerMaskedAttentionDecoderOutput,
     Mask2FormerPixelDecoder,
     Mask2FormerPixelDecoderEncoderLayer,
     Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention,
@@ -88,36 +88,21 @@ class MaskDecoderLayer(Mask2FormerMaskedAttentionDecoderLayer):
     Reentrant checkpointing follows tensors, not lists of them.
     """
 
-    def __call__(
-        self,
-        hidden_states: Tensor,
-        level: int,
-        attention_mask: Tensor | None,
-        positions: list[Tensor],
-        query_positions: Tensor,
-        features: list[Tensor],
-        **options: Any,
-    ) -> tuple[Tensor, ...]:
-        of_level = (positions[level], query_positions, features[level])
-        return super().__call__(hidden_states, attention_mask, *of_level, **options)
-
     def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None,
-        positions: Tensor,
-        query_positions: Tensor,
-        features: Tensor,
-        **options: Any,
-    ) -> tuple[Tensor, ...]:
-        return super().forward(hidden_states, 0, attention_mask, [positions], query_positions, [features], **options)
+        self, queries: Tensor, positions: Tensor, query_positions: Tensor, features: Tensor, is_hidden: Tensor
+    ) -> Tensor:
+        of_level = ([positions], query_positions, [features])
+        return super().forward(queries, 0, None, *of_level, encoder_attention_mask=is_hidden)[0]
 
 
 class MaskDecoder(Mask2FormerTransformerModule):
     """Mask2Former's masked-attention decoder, its embeddings called, where Mask2Former reads their weights.
 
     `multi_scale_features`: maps (batch, channels, height, width), coarsest first; `mask_features` the same, at the
-    size of the masks. Returns the output of Mask2Former's decoder.
+    size of the masks. Returns the mask logits (batch, queries, height, width) before the first layer and after each.
+
+    Its layers are called here: none is ever left out, for which some versions of transformers draw random numbers
+    even in evaluation.
     """
 
     def __init__(self, config: Mask2FormerConfig) -> None:
@@ -126,9 +111,7 @@ class MaskDecoder(Mask2FormerTransformerModule):
         for layer in self.decoder.layers:
             layer.cross_attn = MaskedCrossAttention(config.hidden_dim, config.num_attention_heads, config.dropout)
 
-    def forward(
-        self, multi_scale_features: list[Tensor], mask_features: Tensor
-    ) -> Mask2FormerMaskedAttentionDecoderOutput:
+    def forward(self, multi_scale_features: list[Tensor], mask_features: Tensor) -> tuple[Tensor, ...]:
         device, batch = mask_features.device, mask_features.shape[0]
         levels = self.level_embed(torch.arange(self.num_feature_levels, device=device))
         queries = torch.arange(self.queries_features.num_embeddings, device=device)[:, None].expand(-1, batch)
@@ -137,15 +120,22 @@ class MaskDecoder(Mask2FormerTransformerModule):
             features.append((project(maps).flatten(2) + level[:, None]).permute(2, 0, 1))
             places = self.position_embedder(maps.shape, maps.device, maps.dtype, None)
             positions.append(places.flatten(2).permute(2, 0, 1))
-        return self.decoder(
-            inputs_embeds=self.queries_features(queries),
-            multi_stage_positional_embeddings=positions,
-            pixel_embeddings=mask_features,
-            encoder_hidden_states=features,
-            query_position_embeddings=self.queries_embedder(queries),
-            feature_size_list=[maps.shape[-2:] for maps in multi_scale_features],
-            return_dict=True,
-        )
+        sizes = [maps.shape[-2:] for maps in multi_scale_features]
+        states, query_positions = self.queries_features(queries), self.queries_embedder(queries)
+        logits, is_hidden = self._predict(states, mask_features, sizes[0])
+        masks = [logits]
+        for number, layer in enumerate(self.decoder.layers):
+            level, following = number % len(sizes), (number + 1) % len(sizes)
+            states = layer(states, positions[level], query_positions, features[level], is_hidden)
+            logits, is_hidden = self._predict(states, mask_features, sizes[following])
+            masks.append(logits)
+        return tuple(masks)
+
+    def _predict(self, states: Tensor, mask_features: Tensor, size: torch.Size) -> tuple[Tensor, Tensor]:
+        """Mask logits, and (batch * heads, queries, positions) where the queries of the next layer do not look."""
+        logits, is_hidden = self.decoder.mask_predictor(self.decoder.layernorm(states), mask_features, size)
+        # A query whose mask is empty looks everywhere.
+        return logits, is_hidden & ~is_hidden.all(-1, keepdim=True)
 
 
 class MaskHead(Mask2FormerPreTrainedModel):
@@ -164,15 +154,19 @@ class MaskHead(Mask2FormerPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """PyTorch's own initialization of layers; queries, levels and deformable attention start as in Mask2Former."""
-        if isinstance(module, nn.Linear | nn.Conv2d):
+        """PyTorch's own initialization of layers; queries, levels and deformable attention start as in Mask2Former.
+
+        Not by all versions of transformers: some start queries with small values, and levels with none.
+        """
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
             module.reset_parameters()
-        else:
-            super()._init_weights(module)
-        if isinstance(module, PixelDecoder):
+        elif isinstance(module, PixelDecoder):
+            init.normal_(module.level_embed)
             # In custom code transformers passes over modules that hold no parameter themselves.
             for layer in module.encoder.layers:
                 super()._init_weights(layer.self_attn)
+        else:
+            super()._init_weights(module)
 
 
 __all__ = ["MaskHead"]

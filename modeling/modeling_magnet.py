@@ -156,7 +156,7 @@ class MagNetForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         """The one query's mask logits at the input size, (batch, height, width)."""
         pixels = self.head.pixel_decoder(list(fused.maps))
         scales = list(pixels.multi_scale_features[:3])
-        products = self.head.transformer(scales, pixels.mask_features).masks_queries_logits
+        products = self.head.transformer(scales, pixels.mask_features)
         masks = tuple(self.mask_bias(each) for each in products)
         return MagNetDecoderOutput(
             logits=resize(masks[-1], image_size, align_corners=True).squeeze(1),

@@ -161,7 +161,10 @@ class RefSegProcessor(ProcessorMixin):
         if images is not None and videos is not None:
             raise ValueError("Pass `images` or `videos`, not both.")
         merged = self._merge_kwargs(
-            tokenizer_init_kwargs=self.tokenizer.init_kwargs, images_kwargs=images_kwargs, **kwargs
+            self.valid_processor_kwargs,
+            tokenizer_init_kwargs=self.tokenizer.init_kwargs,
+            images_kwargs=images_kwargs,
+            **kwargs,
         )
         texts = None if text is None else as_sentences(text)
         data: dict = {}

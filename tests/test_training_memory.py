@@ -16,7 +16,7 @@ def saved_by_a_step(tiny: TinyMethod, checkpointing: bool) -> int:
     """Bytes that autograd holds after the pass forward of two images, without those of parameters and buffers."""
     model = tiny.build().train()
     if checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     own = {each.untyped_storage().data_ptr() for each in (*model.parameters(), *model.buffers())}
     held: dict[int, int] = {}
 

@@ -297,7 +297,7 @@ class TestM3Att(TinyM3Att, MethodTests):
 
     def test_gradient_checkpointing_works_with_encoders_that_know_none(self) -> None:
         plain, checkpointed = (self.build(backbone_config=TIMM, text_config=RECURRENT).train() for _ in range(2))
-        checkpointed.activation_checkpointing_enable()
+        checkpointed.gradient_checkpointing_enable()
         for model in (plain, checkpointed):
             model(**self.inputs(), mask_labels=self.labels()).loss.backward()
         layers = [*checkpointed.transformer_encoder, *checkpointed.mutual_decoder.layers]

@@ -144,7 +144,7 @@ class TestVideoLavt(TinyVideoLavt, MethodTests):
 
     def test_clips_with_gradient_checkpointing_give_the_same_gradients(self, count_calls: Callable) -> None:
         plain, checkpointed = self.build().train(), self.build().train()
-        checkpointed.activation_checkpointing_enable()
+        checkpointed.gradient_checkpointing_enable()
         calls = count_calls(checkpointed.backbone.features[0][0].attn, "attend")
         for model in (plain, checkpointed):
             model.text_encoder.eval()

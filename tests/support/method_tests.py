@@ -242,7 +242,7 @@ class MethodTests(TinyMethod):
 
     def test_mask_grounding_with_gradient_checkpointing(self) -> None:
         plain, checkpointed = self.with_mask_grounding().train(), self.with_mask_grounding().train()
-        checkpointed.activation_checkpointing_enable()
+        checkpointed.gradient_checkpointing_enable()
         for model in (plain, checkpointed):
             torch.manual_seed(0)
             model(**self.inputs(), mask_labels=self.labels()).loss.backward()
@@ -591,8 +591,8 @@ class MethodTests(TinyMethod):
     def test_gradient_checkpointing_gives_the_same_gradients(self, use_reentrant: bool) -> None:
         # Gradients are summed up in another order: in float64 that makes no difference.
         plain, checkpointed = self.build().double().train(), self.build().double().train()
-        checkpointed.activation_checkpointing_enable({"use_reentrant": use_reentrant})
-        assert checkpointed.is_activation_checkpointing
+        checkpointed.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+        assert checkpointed.is_gradient_checkpointing
         for model in (plain, checkpointed):
             torch.manual_seed(0)
             model(**self.inputs(), mask_labels=self.labels()).loss.backward()
@@ -603,7 +603,7 @@ class MethodTests(TinyMethod):
         """The gradients of a LoRA adapter of both encoders, with gradient checkpointing where it has options."""
         model = self.build()
         if checkpointing:
-            model.activation_checkpointing_enable(checkpointing)
+            model.gradient_checkpointing_enable(checkpointing)
         model = get_peft_model(model, LoraConfig(r=2, target_modules=find_attention_projections(model)))
         torch.manual_seed(1)
         for name, parameter in model.named_parameters():
