@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DOCS_INSTALLED := $(VENV)/.docs-installed
 LOWEST := .venv-lowest
+INSTALLS := .venv-installs
+# What `make test-pythons` installs with: versions, or paths of interpreters.
+PYTHONS ?= 3.10 3.11 3.12 3.13
 # How long `make fuzz` goes on.
 MINUTES ?= 30
 
@@ -17,7 +20,7 @@ export GOMP_SPINCOUNT ?= 10000
 export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 
-.PHONY: demo demo-real demo-transfer test test-kernels test-lowest test-transformers fuzz lint types format docs
+.PHONY: demo demo-real demo-transfer test test-kernels test-lowest test-pythons test-transformers fuzz lint types format docs
 
 # Trains a small LAVT on generated scenes (about 10 minutes, whatever the machine) and shows what it learned.
 demo: $(INSTALLED)
@@ -51,6 +54,12 @@ test-lowest:
 	$(LOWEST)/bin/python -m pip install uv
 	$(LOWEST)/bin/uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct -e ".[dev]"
 	$(LOWEST)/bin/python -m pytest
+
+# The sdist and the wheel in environments outside the checkout, for each Python: help, information, a mask offline.
+test-pythons:
+	$(PYTHON) -m venv --clear $(INSTALLS)
+	$(INSTALLS)/bin/python -m pip install uv
+	PATH="$(CURDIR)/$(INSTALLS)/bin:$$PATH" $(INSTALLS)/bin/python tests/try_installs.py $(PYTHONS)
 
 # transformers' own tests of models, processors and configurations on ours; they are downloaded once, never copied.
 test-transformers: $(INSTALLED)

@@ -8,7 +8,7 @@ from setuptools import setup
 DEPENDENCIES = [
     "torch>=2.11",
     "torchvision>=0.26",
-    "transformers>=5.23,<6",
+    "transformers>=5.20.2,<6",
     "datasets>=5,<6",
     "huggingface_hub>=2,<3",
     "safetensors>=0.8",
@@ -50,7 +50,7 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11",
+    python_requires=">=3.10",
     packages=[
         "hf_refseg",
         "hf_refseg.commands",

@@ -111,7 +111,7 @@ def test_every_requirement_names_its_lowest_version(metadata: Message) -> None:
     requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
     operators = {each.name: {specifier.operator for specifier in each.specifier} for each in requirements}
     assert [name for name, found in operators.items() if ">=" not in found] == []
-    assert metadata["Requires-Python"] == ">=3.11"
+    assert metadata["Requires-Python"] == ">=3.10"
 
 
 @pytest.mark.slow_process
