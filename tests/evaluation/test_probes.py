@@ -21,6 +21,7 @@ from hf_refseg.data.rows import row_features, video_features
 from hf_refseg.evaluation import with_shuffled_sentences
 from hf_refseg.evaluation.probes import (
     PROBES,
+    ProbeScores,
     evaluate_probes,
     probes_table,
     with_mirrored_images,
@@ -233,6 +234,12 @@ def test_what_no_sentence_can_be_asked_is_told_as_such():
     assert lines[0].split()[:6] == ["probe", "sentences", "oIoU", "changed", "drop", "95"]
     assert lines[1].split()[:5] == ["shuffled", "2", "100.00", "100.00", "0.00"]
     assert lines[2].split() == ["mirrored", "0"]
+
+
+def test_a_drop_that_rounds_to_zero_has_no_sign():
+    before, after, drop, interval = ({"oIoU": each} for each in (50.0, 50.001, -0.001, (-0.006, -0.004)))
+    (_, line) = probes_table([ProbeScores("shuffled", 2, 2, before, after, drop, interval)]).splitlines()
+    assert line.split()[4:] == ["0.00", "-0.01", "to", "0.00"]
 
 
 def test_what_was_evaluated_before_is_not_evaluated_again_and_alone_is_probed():
