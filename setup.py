@@ -26,7 +26,12 @@ VIDEO = [VIDEO_FILES, "h5py>=3.12", "scipy>=1.14"]
 EXTRAS = {
     "video": VIDEO,
     "demo": ["gradio>=6.29.1,<7", VIDEO_FILES],
-    "export": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.32"],
+    "export": [
+        *("onnx>=1.23", "onnxscript>=0.7"),
+        "onnxruntime>=1.32; python_version >= '3.11'",
+        # The last one for Python 3.10.
+        "onnxruntime>=1.23.2; python_version < '3.11'",
+    ],
     "docs": ["latex2mathml>=3.78", "mkdocs-material>=9.6", "mkdocstrings-python>=2"],
     "dev": [
         *(
