@@ -139,6 +139,8 @@ class RefSegTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"muon_learning_rate goes with AdamW, not with optim {self.optim.value}: leave one of them out."
             )
+        if "adam_epsilon" in given_options(self):
+            raise ValueError("adam_epsilon has no effect with muon_learning_rate: leave one of them out.")
 
     def _set_up_diagnosis(self) -> None:
         if not self.diagnose:

@@ -257,6 +257,8 @@ def test_muon_goes_with_adamw_and_has_a_rate(tmp_path) -> None:
         RefSegTrainingArguments(str(tmp_path), use_cpu=True, muon_learning_rate=-1.0)
     with pytest.raises(ValueError, match="muon_learning_rate goes with AdamW, not with optim adafactor"):
         RefSegTrainingArguments(str(tmp_path), use_cpu=True, muon_learning_rate=1e-3, optim="adafactor")
+    with pytest.raises(ValueError, match="adam_epsilon has no effect with muon_learning_rate"):
+        RefSegTrainingArguments(str(tmp_path), use_cpu=True, muon_learning_rate=1e-3, adam_epsilon=1e-6)
 
 
 @pytest.mark.parametrize("layers", [0, 1, 2])
