@@ -18,7 +18,6 @@ from PIL import Image
 from hf_refseg.demo.examples import write_scenes
 from hf_refseg.demo.page import build_page, launch
 from hf_refseg.files import write_picture
-from hf_refseg.shipped import find_model
 from hf_refseg.systems import load_system
 
 OUTPUT = Path(__file__).parents[1] / "docs" / "pictures" / "demo_page.png"
@@ -31,7 +30,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
     with TemporaryDirectory() as folder, open_browser(*WINDOW) as browser:
-        built = build_page([load_system(find_model(name)) for name in arguments.models], write_scenes(Path(folder)))
+        built = build_page([load_system(name) for name in arguments.models], write_scenes(Path(folder)))
         _, url, _ = launch(built, prevent_thread_lock=True, quiet=True)
         browser.get(f"{url}?__theme=light")
         page = DemoPage(browser)

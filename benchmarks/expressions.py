@@ -59,8 +59,8 @@ def count_shared_and_own(
 
 def peak_gigabytes(method: str, arguments: argparse.Namespace, expressions: int) -> float:
     options = {"--methods": method, "--config": json.dumps(arguments.config), "--tokens": arguments.tokens}
-    options |= {"--threads": arguments.threads, "--peak-of": expressions}
-    return peak_of_process(__file__, options | ({"--size": arguments.size} if arguments.size else {}))
+    options |= {"--threads": arguments.threads, "--peak-of": expressions, "--size": arguments.size}
+    return peak_of_process(__file__, options)
 
 
 def measure(method: str, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from typing import Any
 
 
 def peak_of_process(script: str, options: Mapping[str, Any]) -> float:
-    """GiB that a process of the script with these options had at most, which prints it last by `print_peak`."""
-    command = [sys.executable, script, *(str(part) for option in options.items() for part in option)]
+    """GiB that a process of the script had at most, which prints it last by `print_peak`; a None is no option."""
+    given = (option for option in options.items() if option[1] is not None)
+    command = [sys.executable, script, *(str(part) for option in given for part in option)]
     result = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(result.stdout.splitlines()[-1])
 

@@ -139,8 +139,8 @@ def measure_seconds(step: Callable[[Variant], None], rounds: int) -> tuple[dict[
 def peak_gigabytes(method: str, arguments: argparse.Namespace, variant: Variant, batch_size: int) -> float:
     """The peak of a process of its own that makes one step."""
     options = {"--methods": method, "--peak-of": variant.name, "--batch-size": batch_size}
-    options |= {"--tokens": arguments.tokens, "--threads": arguments.threads}
-    return peak_of_process(__file__, options | ({"--size": arguments.size} if arguments.size else {}))
+    options |= {"--tokens": arguments.tokens, "--threads": arguments.threads, "--size": arguments.size}
+    return peak_of_process(__file__, options)
 
 
 def measure_memory(method: str, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:

@@ -279,9 +279,15 @@ def curve_of(plan: Plan, trainings: Trainings, start: str, kind: str) -> list[di
     """After each scored step the oIoU of each seed, over all parts together, and the mean of the seeds."""
     curve = []
     for step in plan.scored_steps:
-        by_seed = [oiou(records_of(plan, trainings, start, kind, step, [seed])) for seed in plan.seeds]
+        by_seed = scores_by_seed(plan, trainings, start, kind, step)
         curve.append({"step": step, "mean": statistics.mean(by_seed), "by_seed": by_seed})
     return curve
+
+
+def scores_by_seed(plan: Plan, trainings: Trainings, start: str, kind: str, step: int) -> list[float]:
+    """The oIoU of each seed, over all parts together."""
+    of_seeds = (records_of(plan, trainings, start, kind, step, [seed]) for seed in plan.seeds)
+    return [scores_of_records(records, PROTOCOL)["oIoU"] for records in of_seeds]
 
 
 def records_of(plan: Plan, trainings: Trainings, start: str, kind: str, step: int, seeds: Sequence[int]) -> Records:
@@ -292,20 +298,14 @@ def records_of(plan: Plan, trainings: Trainings, start: str, kind: str, step: in
     return [record for each in scored if each["step"] == step for record in each[kind]]
 
 
-def oiou(records: Records) -> float:
-    return scores_of_records(records, PROTOCOL)["oIoU"]
-
-
 def difference_of(plan: Plan, trainings: Trainings, first: tuple[str, str], second: tuple[str, str]) -> dict[str, Any]:
     """How far the oIoU of the second lies above that of the first, each a start and a kind, after the last step.
 
     It is clear where the seeds agree on its sign, and the 95 % interval, from drawing the photographs anew, as well.
     """
     last = plan.scored_steps[-1]
-    pairs = [
-        [oiou(records_of(plan, trainings, *which, last, [seed])) for which in (first, second)] for seed in plan.seeds
-    ]
-    by_seed = [after - before for before, after in pairs]
+    before, after = (scores_by_seed(plan, trainings, *which, last) for which in (first, second))
+    by_seed = [more - less for less, more in zip(before, after, strict=True)]
     of_all = {", ".join(which): records_of(plan, trainings, *which, last, plan.seeds) for which in (first, second)}
     (found,) = (each for each in compare_records(of_all, PROTOCOL).differences if each.score == "oIoU")
     low, high = found.interval

@@ -17,9 +17,11 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from transformers import TrainerState
 
 from hf_refseg import AutoModelForReferringSegmentation, RefSegProcessor, load_refseg
 from hf_refseg.files import write_json, write_picture
+from hf_refseg.training.checkpoints import last_complete_checkpoint
 from hf_refseg.training.run_options import load_run_options
 
 LARGEST = 6_000_000
@@ -57,6 +59,7 @@ def pack(run: Path, output: Path) -> None:
 
     Raises:
         FileExistsError: there is one.
+        FileNotFoundError: the run has no checkpoint.
         ValueError: what was packed is larger than 6 MB.
     """
     output.mkdir(parents=True)
@@ -71,13 +74,19 @@ def pack(run: Path, output: Path) -> None:
     card = (output / "README.md").read_text(encoding="utf-8")
     card = re.sub(r"^## Usage\n.*?(?=^## )", lambda match: USAGE, card, flags=re.DOTALL | re.MULTILINE)
     (output / "README.md").write_text(card, encoding="utf-8")
-    newest = max(run.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
-    state = json.loads((newest / "trainer_state.json").read_text(encoding="utf-8"))
-    write_json(output / "training_log.json", state["log_history"])
+    write_json(output / "training_log.json", log_of(run))
     data = load_refseg("refshapes", **load_run_options(str(run))["datasets"]["refshapes"])
     write_picture(output / "example.png", data["val"][0]["image"])
     if size_of(output) > LARGEST:
         raise ValueError(f"{output} has {size_of(output)} bytes, more than {LARGEST}: train a smaller model.")
+
+
+def log_of(run: Path) -> list[dict]:
+    """Raises FileNotFoundError where no checkpoint is left of the run."""
+    newest = last_complete_checkpoint(run)
+    if newest is None:
+        raise FileNotFoundError(f"{run} has no checkpoint, which holds the log.")
+    return TrainerState.load_from_json(str(Path(newest) / "trainer_state.json")).log_history
 
 
 def drop_code(folder: Path) -> None:
