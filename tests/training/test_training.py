@@ -214,6 +214,8 @@ def test_a_training_with_muon_resumes_to_the_same_weights(cache, tmp_path) -> No
         "save_strategy": "steps",
         "save_steps": 2,
         "muon_learning_rate": 0.01,
+        # Muon has no epsilon, so the argument stays at its default.
+        "adam_epsilon": 1e-8,
     }
     whole = build_trainer(tmp_path / "whole", cache, **arguments)
     whole.train()
