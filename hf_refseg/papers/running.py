@@ -218,7 +218,9 @@ class TableRun:
         trained = without_paths({name: value for name, value in joined.merged().items() if name not in NOT_TRAINED})
         goes_on = None if before is None else before.folder.name
         text = json.dumps([run.recipe, trained, self.further.trained(), goes_on], sort_keys=True)
-        words = slug(json.dumps(run.config)) if run.config else ""
+        said = RecipeRun(run.recipe, {}, {}).merged().get("config") or {}
+        changed = {name: value for name, value in run.config.items() if said.get(name, ...) != value}
+        words = slug(json.dumps(changed)) if changed else ""
         name = "-".join(filter(None, [run.recipe, words, hashlib.sha256(text.encode()).hexdigest()[:8]]))
         scored = joined.with_options(self.scoring(row, joined))
         return RowRun(row, self.dataset, scored, self.further, self.output / name, before)

@@ -10,6 +10,7 @@ from train_tiny import build_processor
 
 from hf_refseg.modeling.checks_refseg import names_of
 from hf_refseg.papers.reader import is_generated
+from hf_refseg.papers.running import TableRun
 from hf_refseg.training.new_models import model_class_of, with_token_ids
 
 ROWS = possible_rows()
@@ -33,6 +34,12 @@ def test_rows_of_a_table_differ_in_what_they_are_compute_or_train(paper: str, nu
     trained = {row.row.name: train_one_step(row.generated()) for row in rows}
     names = [(one.row.name, other.row.name) for one, other in pairs]
     assert [(one, other) for one, other in names if trained[one].same_as(trained[other])] == []
+
+
+def test_a_row_that_says_what_its_recipe_says_is_no_further_training() -> None:
+    whole, *_ = TableRun.of("lavt", "5", "refshapes", [], Path("runs")).runs(["LP and PWAM"])
+    ungated, *_ = TableRun.of("lavt", "6c", "refshapes", [], Path("runs")).runs(["F_4, F_3, F_2, F_1 (NG)"])
+    assert ungated.run.config and ungated.folder == whole.folder
 
 
 def data_of(row: PaperRow) -> set[tuple[str, ...]]:
