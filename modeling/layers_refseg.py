@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -268,7 +269,24 @@ def resize(maps: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tenso
     """
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)
+    return _DenseGradient.apply(F.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners))
+
+
+class _DenseGradient(torch.autograd.Function):
+    """The same maps, whose gradient goes on as one block of memory.
+
+    Where maps are joined along their channels, the gradient of each is a slice, on which PyTorch's bilinear resizing
+    takes ten times as long.
+    """
+
+    @staticmethod
+    def forward(context: Any, maps: Tensor) -> Tensor:
+        return maps.view_as(maps)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        is_channels_last = gradient.stride(1) == 1
+        return gradient.contiguous(memory_format=torch.channels_last if is_channels_last else torch.contiguous_format)
 
 
 def pixel_centers(height: int, width: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
