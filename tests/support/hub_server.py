@@ -218,10 +218,11 @@ class HubRequestHandler(BaseHTTPRequestHandler):
         self.query = {key: values[-1] for key, values in parse_qs(url.query).items()}
         fault = next((pattern for pattern in self.server.faults if re.search(pattern, url.path)), None)
         if fault is not None:
-            self.close_connection = True
             if self.server.faults.pop(fault) == "cut":
+                self.close_connection = True
                 self.connection.close()
                 return
+            # The connection stays: closed a moment later, the client might have begun its next request on it.
             self.send_json({"error": "busy"}, 503)
             return
         try:
