@@ -117,14 +117,16 @@ SOME_FRAMES, WHOLE_VIDEO = VideoWindow(), VideoWindow(frames=None)
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """No gradients and no dropout inside; afterwards every module is back in its own mode (frozen parts as well)."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    # A model that is in this mode is left alone: for each image, its modules would take as long as a small model does.
+    training = [module for module in model.modules() if module.training]
+    if training:
+        model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module in training:
+            module.training = True
 
 
 def to_model(model: nn.Module, inputs: BatchFeature) -> BatchFeature:
