@@ -73,6 +73,22 @@ def expressions_are_kept() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def pictures_are_compressed_quickly() -> Iterator[None]:
+    """Pictures are the same however well they are compressed, and tests that draw or build scenes do little else."""
+    from PIL import Image, PngImagePlugin
+
+    save = PngImagePlugin._save
+
+    def save_quickly(image: Image.Image, *arguments, **keywords) -> None:
+        image.encoderinfo.setdefault("compress_level", 1)
+        save(image, *arguments, **keywords)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(Image.SAVE, "PNG", save_quickly)
+        yield
+
+
 @pytest.fixture
 def count_calls(monkeypatch: pytest.MonkeyPatch) -> Callable[[nn.Module, str], list[tuple]]:
     """`count_calls(module, method)` gives a list that grows by the arguments of every call."""
