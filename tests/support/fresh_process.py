@@ -1,7 +1,8 @@
 """Runs Python code in a process of its own, with hf_refseg importable from a checkout or hidden as if not installed.
 
 The process is a fork of one that has imported what most of them need and has done nothing else: imports take most of
-the time of a fresh process. Where they are what a test is about, `run_new_python` starts without any.
+the time of a fresh process. Those with and without our package are forks of one that has imported all else. Where
+imports are what a test is about, `run_new_python` starts without any.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import import_module
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle, send_handle
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -137,9 +139,7 @@ def _run_together(
     """The same script in a process for each of the environments, which differ in nothing that is read on import."""
     read = {name: value for name, value in environments[0].items() if name.startswith(READ_ON_IMPORT)}
     home, _ = read.pop(HOME), read.pop(TOKEN, None)
-    if imports is None:
-        imports = (*OTHERS, *(OURS if package else ()))
-    template = _template(package, frozenset(read.items()), tuple(imports))
+    template = _template(package, frozenset(read.items()), None if imports is None else tuple(imports))
     with tempfile.TemporaryDirectory() as folder:
         jobs = [
             Job(
@@ -152,23 +152,25 @@ def _run_together(
     return [Finished(status, *texts) for status, texts in zip(statuses, printed, strict=True)]
 
 
+class Branch(NamedTuple):
+    """What a fork of a template is to be: where it imports hf_refseg from, or that it cannot, and what it imports."""
+
+    package: Path | None
+    imports: Sequence[str]
+
+
 class Template:
     """A process that has imported everything and runs jobs in forks of itself, until this one ends.
 
     Args:
-        package: the checkout that hf_refseg is imported from, or None where it is hidden.
-        read: the variables that are read on import, without the folder of caches and the token.
-        imports: what it imports.
+        connection: to the process.
+        process: its number.
+        folder: holds the link that is its folder of caches.
     """
 
-    def __init__(self, package: Path | None, read: Mapping[str, str], imports: Sequence[str]) -> None:
-        self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        self.home = Path(self.folder.name, "hf_home")
-        self.connection, theirs = PROCESSES.Pipe()
-        environment = {**_inherited(), **read, HOME: str(self.home)}
-        process = PROCESSES.Process(target=_serve, args=(theirs, ELSEWHERE, package, environment, imports))
-        process.start()
-        theirs.close()
+    def __init__(self, connection: Connection, process: int, folder: tempfile.TemporaryDirectory) -> None:
+        self.connection, self.process, self.folder = connection, process, folder
+        self.home = home_in(folder)
         # Before multiprocessing waits for the process.
         atexit.register(self.connection.close)
 
@@ -180,39 +182,85 @@ class Template:
         self.connection.send(jobs)
         return self.connection.recv()
 
+    def fork(self, branch: Branch) -> Template:
+        """A template that has imported more than this one."""
+        connection, theirs = PROCESSES.Pipe()
+        self.connection.send(branch)
+        send_handle(self.connection, theirs.fileno(), self.process)
+        theirs.close()
+        return Template(connection, self.connection.recv(), self.folder)
+
+
+def home_in(folder: tempfile.TemporaryDirectory) -> Path:
+    return Path(folder.name, "hf_home")
+
 
 @lru_cache
-def _template(package: Path | None, read: frozenset[tuple[str, str]], imports: tuple[str, ...]) -> Template:
-    return Template(package, dict(read), imports)
+def _template(package: Path | None, read: frozenset[tuple[str, str]], imports: tuple[str, ...] | None) -> Template:
+    """One with a package or without; `read` as for `_template_of_others`, `imports` as for `run_python`."""
+    if imports is None:
+        return _template_of_others(read, OTHERS).fork(Branch(package, OURS if package else ()))
+    return _template_of_others(read, ()).fork(Branch(package, imports))
+
+
+@lru_cache
+def _template_of_others(read: frozenset[tuple[str, str]], imports: tuple[str, ...]) -> Template:
+    """One that is started, and has imported nothing of ours.
+
+    `read` are the variables that are read on import, without the folder of caches and the token.
+    """
+    folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    connection, theirs = PROCESSES.Pipe()
+    environment = {**_inherited(), **dict(read), HOME: str(home_in(folder))}
+    process = PROCESSES.Process(target=_serve, args=(theirs, ELSEWHERE, environment, imports))
+    process.start()
+    theirs.close()
+    return Template(connection, process.pid, folder)
 
 
 def _serve(
-    connection: Connection,
-    elsewhere: Sequence[str],
-    package: Path | None,
-    environment: Mapping[str, str],
-    imports: Sequence[str],
+    connection: Connection, elsewhere: Sequence[str], environment: Mapping[str, str], imports: Sequence[str]
 ) -> None:
-    """What a template does: it imports, then answers lists of jobs with their exit statuses."""
+    """What a template does that is started."""
     os.environ.clear()
     os.environ.update(environment)
     sys.path[:] = elsewhere
-    if package is None:
+    _import(imports)
+    _answer(connection)
+
+
+def _serve_branch(connection: Connection, branch: Branch) -> None:
+    """What a template does that is the fork of another one."""
+    if branch.package is None:
         sys.meta_path.insert(0, HiddenPackage())
     else:
-        sys.path.insert(0, str(package))
+        sys.path.insert(0, str(branch.package))
+    _import(branch.imports)
+    _answer(connection)
+
+
+def _import(names: Sequence[str]) -> None:
     # Nothing that is imported becomes garbage.
     gc.disable()
-    for name in imports:
+    for name in names:
         import_module(name)
     gc.freeze()
     gc.enable()
+
+
+def _answer(connection: Connection) -> None:
+    """Answers lists of jobs with their exit statuses, and branches with the number of the process that they become."""
     while True:
         try:
-            jobs = connection.recv()
+            asked = connection.recv()
         except EOFError:
             return
-        processes = [FORKED.Process(target=_run, args=(job,)) for job in jobs]
+        if isinstance(asked, Branch):
+            fork = FORKED.Process(target=_serve_branch, args=(Connection(recv_handle(connection)), asked))
+            fork.start()
+            connection.send(fork.pid)
+            continue
+        processes = [FORKED.Process(target=_run, args=(job,)) for job in asked]
         for process in processes:
             process.start()
         for process in processes:
