@@ -14,12 +14,13 @@ from hf_refseg.training.options import parse_options
 TINY = {
     "config": {
         "decoder_hidden_size": 8,
+        "fusion_num_heads": [1, 1],
         "backbone_config": {
             "model_type": "swin",
             "image_size": 64,
             "embed_dim": 8,
-            "depths": [1, 1, 1, 1],
-            "num_heads": [1, 1, 2, 2],
+            "depths": [1, 1],
+            "num_heads": [1, 1],
             "window_size": 4,
         },
         "text_config": {

@@ -87,6 +87,7 @@ def hub_of_machine(machine: Path) -> Iterator[HubServer]:
         "hub_strategy": "all_checkpoints",
         "vision_name_or_path": str(machine / "swin"),
         "text_name_or_path": str(machine / "bert"),
+        "config": {"fusion_num_heads": TINY["config"]["fusion_num_heads"]},
     }
     adapter = {
         "output_dir": str(machine / "adapted"),
@@ -241,7 +242,8 @@ def test_what_trackers_upload_holds_no_path_and_no_token(tmp_path) -> None:
 
 
 def test_a_configuration_does_not_say_in_what_folders_its_encoders_lay(machine: Path, tmp_path) -> None:
-    config = LavtConfig(backbone_config=AutoConfig.from_pretrained(machine / "swin"), text_config=BERT)
+    backbone = AutoConfig.from_pretrained(machine / "swin")
+    config = LavtConfig(backbone_config=backbone, text_config=BERT, fusion_num_heads=[1, 1])
     config.text_config._name_or_path = "user/bert"
     config.save_pretrained(tmp_path)
     loaded = LavtConfig.from_pretrained(tmp_path)

@@ -6,20 +6,22 @@ from typing import Any
 import yaml
 
 TINY = {
+    # Two stages and one layer: building, saving and loading takes longer than training, and a time for each weight.
     "config": {
         "loss_type": "dice",
+        "fusion_num_heads": [1, 1],
         "backbone_config": {
             "model_type": "swin",
             "image_size": 64,
             "embed_dim": 8,
-            "depths": [1, 1, 1, 1],
-            "num_heads": [1, 1, 2, 2],
+            "depths": [1, 1],
+            "num_heads": [1, 1],
             "window_size": 4,
         },
         "text_config": {
             "model_type": "bert",
             "hidden_size": 16,
-            "num_hidden_layers": 2,
+            "num_hidden_layers": 1,
             "num_attention_heads": 2,
             "intermediate_size": 16,
         },
@@ -41,10 +43,11 @@ TINY_VIDEO = {
     "model_type": "video_lavt",
     "config": {
         "loss_type": "dice",
+        "fusion_num_heads": [1, 1],
         "backbone_config": {
             "embed_dim": 8,
-            "depths": [1, 1, 1, 1],
-            "num_heads": [1, 1, 2, 2],
+            "depths": [1, 1],
+            "num_heads": [1, 1],
             "window_size": [2, 4, 4],
             "drop_path_rate": 0.0,
         },

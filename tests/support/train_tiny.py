@@ -45,8 +45,8 @@ def _as_built(dropout: float, loss_type: str) -> ModelAsBuilt:
     backbone = SwinConfig(
         image_size=64,
         embed_dim=8,
-        depths=[1, 1, 1, 1],
-        num_heads=[1, 1, 2, 2],
+        depths=[1, 1],
+        num_heads=[1, 1],
         window_size=4,
         drop_path_rate=dropout,
         hidden_dropout_prob=dropout,
@@ -54,17 +54,18 @@ def _as_built(dropout: float, loss_type: str) -> ModelAsBuilt:
     text = BertConfig(
         vocab_size=len(WORDS),
         hidden_size=16,
-        num_hidden_layers=2,
+        num_hidden_layers=1,
         num_attention_heads=2,
         intermediate_size=16,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
     )
-    model = LavtForReferringSegmentation(LavtConfig(backbone_config=backbone, text_config=text, loss_type=loss_type))
+    config = LavtConfig(backbone_config=backbone, text_config=text, fusion_num_heads=[1, 1], loss_type=loss_type)
+    model = LavtForReferringSegmentation(config)
     with torch.no_grad():
         # Predictions that differ from place to place, so that scores are not all 0.
         model.decoder.classifier.weight.mul_(20)
-        model.decoder.classifier.bias[1] += 3
+        model.decoder.classifier.bias[1] += 2
     return ModelAsBuilt(model)
 
 

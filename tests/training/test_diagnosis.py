@@ -230,7 +230,7 @@ def test_the_command_prints_and_writes_the_first_steps_of_the_run_and_saves_no_m
     assert [each["step"] for each in report["measurements"]] == [0, 2]
     for sentence in (*report["findings"], "Step 0\n", "Step 2\n", "clipped to 0.001 in 2 of them"):
         assert sentence in result.stdout
-    assert "backbone.model.encoder.layers.3" in result.stdout and "decoder.classifier" in result.stdout
+    assert "backbone.model.encoder.layers.1" in result.stdout and "decoder.classifier" in result.stdout
     before, after = (each["blocks"] for each in report["measurements"])
     assert all(each["activations"] for each in before)
     assert [each["parameters"] for each in before] != [each["parameters"] for each in after]
@@ -243,7 +243,7 @@ def test_a_recipe_of_videos_is_diagnosed(tmp_path: Path, cache) -> None:
     report = run_recipe([str(write_video_recipe(tmp_path, cache, **UNSCORED)), "--diagnose", "--diagnosis_steps", "1"])
     assert [each["step"] for each in report["measurements"]] == [0, 1] and len(report["gradient_norms"]) == 1
     names = {each["name"] for each in report["measurements"][0]["blocks"]}
-    assert {"backbone.features.0.0", "stages.3", "decoder.classifier"} <= names
+    assert {"backbone.features.0.0", "stages.1", "decoder.classifier"} <= names
     assert 0 < report["measurements"][0]["foreground"]["labeled"] < 0.5
 
 

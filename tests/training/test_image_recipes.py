@@ -18,7 +18,7 @@ from phrasecut_tree import make_phrasecut
 from PIL import Image
 from places import EXAMPLES, FIXTURES
 from safetensors.torch import load_file
-from tiny_configs import CLIP, SAM
+from tiny_configs import CLIP, SAM, THREE_STAGES
 from tiny_recipes import TINY, UNSCORED, write_recipe
 from transformers import AutoModel, AutoProcessor, SwinConfig, SwinModel
 from typer.testing import CliRunner
@@ -511,7 +511,7 @@ M3ATT = {
     "num_attention_heads": 2,
     "encoder_feedforward": 16,
     "decoder_hidden_size": 8,
-    "backbone_config": TINY["config"]["backbone_config"],
+    "backbone_config": {**TINY["config"]["backbone_config"], **THREE_STAGES},
     "text_config": {"model_type": "refseg_recurrent_text", "embedding_size": 3, "hidden_size": 8},
 }
 
