@@ -9,9 +9,11 @@ from paper_rows import PaperRow, parse, possible_rows, train_one_step
 from train_tiny import build_processor
 
 from hf_refseg.modeling.checks_refseg import names_of
+from hf_refseg.papers import RecipeRun
 from hf_refseg.papers.reader import is_generated
 from hf_refseg.papers.running import TableRun
 from hf_refseg.training.new_models import model_class_of, with_token_ids
+from hf_refseg.training.recipe_files import find_recipe, read_recipe
 
 ROWS = possible_rows()
 TABLES = list(dict.fromkeys((row.paper, row.number) for row in ROWS))
@@ -22,6 +24,15 @@ def test_a_row_trains_on_generated_data(row: PaperRow) -> None:
     trained = train_one_step(row.generated())
     assert "loss" in trained.losses and trained.is_finite()
     assert trained.moved()
+
+
+@pytest.mark.parametrize("recipe", ["lavt_refshapes", "m3att_refshapes", "risam_refshapes"])
+def test_a_recipe_with_muon_trains_with_it(recipe: str) -> None:
+    rate = read_recipe(find_recipe(recipe))["muon_learning_rate"]
+    trained = train_one_step(RecipeRun(recipe, {}, {"muon_learning_rate": rate}))
+    without = train_one_step(RecipeRun(recipe, {}, {}))
+    assert trained.is_finite() and trained.losses == pytest.approx(without.losses)
+    assert trained.moved() == without.moved() and trained.trained != without.trained
 
 
 @pytest.mark.parametrize(("paper", "number"), TABLES, ids=lambda part: str(part))
