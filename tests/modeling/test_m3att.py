@@ -11,6 +11,7 @@ from fresh_process import run_python
 from method_tests import MethodTests
 from safetensors.torch import load_file, save_file
 from slow_attention import slow_heads, slow_softmax
+from tiny_configs import THREE_STAGES
 from tiny_methods import TinyM3Att
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -63,6 +64,7 @@ ABLATIONS = [
 class TestM3Att(TinyM3Att, MethodTests):
     always_has_attentions = True
     few_layers = {
+        "backbone_config": {**TINY_SWIN, **THREE_STAGES},
         "text_config": {**TINY_BERT, "num_hidden_layers": 1},
         "num_decoder_layers": 2,
         "num_encoder_layers": 1,
