@@ -51,11 +51,12 @@ def is_batch_norm(module: nn.Module) -> bool:
 
 
 class TestBtmae(TinyBtmae, MethodTests):
-    few_layers = {"text_config": {**TINY_BERT, "num_hidden_layers": 1}, "num_impact_tokens": [2]}
+    short_text = {"text_config": {**TINY_BERT, "num_hidden_layers": 1}}
+    few_layers = {**short_text, "num_impact_tokens": [2]}
 
     @pytest.mark.parametrize("ablation", ABLATIONS + TRAINING_ABLATIONS, ids=str)
     def test_every_ablation_trains_and_reloads(self, ablation: dict, tmp_path) -> None:
-        model = self.build(**ablation).train()
+        model = self.build(**{**self.short_text, **ablation}).train()
         output = model(**self.inputs(), mask_labels=self.labels())
         assert set(output.loss_components) == set(model.loss_weights)
         output.loss.backward()

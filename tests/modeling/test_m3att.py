@@ -63,13 +63,12 @@ ABLATIONS = [
 
 class TestM3Att(TinyM3Att, MethodTests):
     always_has_attentions = True
-    few_layers = {
+    few_encoder_layers = {
         "backbone_config": {**TINY_SWIN, **THREE_STAGES},
         "text_config": {**TINY_BERT, "num_hidden_layers": 1},
-        "num_decoder_layers": 2,
-        "num_encoder_layers": 1,
         "language_reconstruction": {"num_layers": 1},
     }
+    few_layers = {**few_encoder_layers, "num_decoder_layers": 2, "num_encoder_layers": 1}
 
     @torch.no_grad()
     @pytest.mark.parametrize("interaction_type", ["iterative", "plain"])
@@ -111,7 +110,7 @@ class TestM3Att(TinyM3Att, MethodTests):
 
     @pytest.mark.parametrize("ablation", ABLATIONS, ids=str)
     def test_every_ablation_trains_and_reloads(self, ablation: dict, tmp_path) -> None:
-        model = self.build(**ablation).train()
+        model = self.build(**{**self.few_encoder_layers, **ablation}).train()
         output = model(**self.inputs(), mask_labels=self.labels())
         output.loss.backward()
         assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []

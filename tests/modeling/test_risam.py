@@ -50,7 +50,7 @@ class TestRisam(TinyRisam, MethodTests):
 
     @pytest.mark.parametrize("ablation", ABLATIONS, ids=str)
     def test_every_ablation_trains_and_reloads(self, ablation: dict, tmp_path) -> None:
-        model = self.build(**ablation).train()
+        model = self.build(**{**self.few_layers, **ablation}).train()
         model(**self.inputs(), mask_labels=self.labels()).loss.backward()
         assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
         model.eval().save_pretrained(tmp_path)
