@@ -84,7 +84,7 @@ def inputs_of(processor) -> dict:
 
 @torch.no_grad()
 def test_lavt_tells_its_decoder_maps_and_the_attention_it_uses() -> None:
-    model, inputs = tiny_lavt(), inputs_of(tiny_processor())
+    model, inputs = build(TinyLavt), inputs_of(tiny_processor())
     explanations = model.explain(**inputs)
     assert list(explanations) == ["decoder_maps", *(f"word_attention_{stage}" for stage in range(1, 5))]
     maps = explanations["decoder_maps"].maps

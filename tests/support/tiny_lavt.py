@@ -19,7 +19,8 @@ def tiny_lavt() -> LavtForReferringSegmentation:
 @cache
 def _as_built() -> ModelAsBuilt:
     torch.manual_seed(0)
-    backbone = SwinConfig(image_size=64, embed_dim=16, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4)
+    # Building, copying, saving and loading take a time for each weight: two stages are enough for what is around it.
+    backbone = SwinConfig(image_size=64, embed_dim=16, depths=[1, 1], num_heads=[1, 1], window_size=4)
     text = BertConfig(
         vocab_size=len(WORDS),
         hidden_size=32,
@@ -28,7 +29,8 @@ def _as_built() -> ModelAsBuilt:
         intermediate_size=32,
         max_position_embeddings=32,
     )
-    return ModelAsBuilt(LavtForReferringSegmentation(LavtConfig(backbone_config=backbone, text_config=text)).eval())
+    config = LavtConfig(backbone_config=backbone, text_config=text, fusion_num_heads=[1, 1])
+    return ModelAsBuilt(LavtForReferringSegmentation(config).eval())
 
 
 def tiny_processor() -> RefSegProcessor:

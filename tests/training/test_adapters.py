@@ -332,7 +332,7 @@ def test_an_adapter_for_another_model_is_refused(base, trained, kind, tmp_path) 
     shutil.copytree(base, tmp_path / "other")
     message = error(load_base(tmp_path / "other"))
     assert str(tmp_path / "other") in message and "base_model_name_or_path" in message
-    config.decoder_hidden_size = 16
+    config.decoder_hidden_size = 24
     assert re.search(
         r"decoder\.\S+ has the shape \[.*\] in the adapter and \[.*\] in the model",
         error(LavtForReferringSegmentation(config)),
