@@ -29,7 +29,7 @@ KINDS = {
     "owlv2": tiny_owlv2,
     "owlvit": tiny_owlvit,
 }
-TEXTS = ["the red dog", "A cat", "dog on the left circle"]
+TEXTS = ["the red dog", "A black cat", "dog on the left circle"]
 SIZE = (40, 70)
 
 
@@ -91,14 +91,13 @@ def test_each_text_is_answered_as_if_alone(loaded, image) -> None:
         # transformers gives most of these in float32 even so.
         torch.testing.assert_close(detections.scores, scores, atol=1e-6, rtol=0, check_dtype=False)
     # Otherwise nothing above would depend on the text.
-    assert not torch.allclose(found[0].scores.max(), found[1].scores.max(), atol=1e-5)
+    assert not torch.allclose(found[0].scores.max(), found[1].scores.max(), atol=1e-4)
 
 
 def test_threshold_parts_what_counts(loaded, image) -> None:
     best = [alone(loaded, image, text, threshold=0.0) for text in TEXTS]
     highest = sorted(inside(*each)[1].max().item() for each in best)
-    # Rounding moves a score by less than 1e-5.
-    assert highest[2] - highest[1] > 5e-5
+    assert highest[2] - highest[1] > 1e-4
     between = (highest[2] + highest[1]) / 2
     found = list(detector_of(loaded, score_threshold=between).detect(image, TEXTS))
     assert sorted(len(each.scores) > 0 for each in found) == [False, False, True]
