@@ -68,13 +68,15 @@ def measured_cells(rows: Sequence[Row], results: Mapping[str, Any]) -> list[list
     of_rows = [found.get(row.name, []) for row in rows]
     asked = list(dict.fromkeys(metric for row in rows for scores in row.published.values() for metric in scores))
     columns = measured_columns(asked, [run for runs in of_rows for run in runs])
-    heading = [*(f"ours, {split} {metric}" for _, split, metric in columns), "ours, shuffled", "steps", "seeds"]
+    # The nearer it is to the score itself, the less the model reads.
+    with_others = [metric for _, _, metric in columns[:1]]
+    ours = [*(f"{split} {metric}" for _, split, metric in columns), " ".join(["shuffled", *with_others])]
+    heading = [*(f"ours, {name}" for name in ours), "steps", "seeds"]
     lines = []
     for runs in of_rows:
         ended = [run for run in runs if not run["failed"]]
         scores = [[find_score(run, *column) for run in ended] for column in columns]
-        # The nearer it is to the score itself, the less the model reads.
-        shuffled = [(run["shuffled"] or {}).get(metric) for run in ended for _, _, metric in columns[:1]]
+        shuffled = [(run["shuffled"] or {}).get(metric) for run in ended for metric in with_others]
         steps = spread([run["steps"] for run in ended], digits=0)
         lines.append([*map(spread, scores), spread(shuffled), steps, describe_seeds(runs)])
     return [heading, *lines]

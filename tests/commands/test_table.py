@@ -165,6 +165,7 @@ def test_rows_are_trained_scored_and_printed_beside_the_published_numbers(tmp_pa
     metrics = run["scores"]["original"]["val"]
     table = printed.partition("Published: refcoco, protocol lavt")[2]
     assert "Ours: refshapes (image_size 64, test_size 2" in table and "protocol original; a machine, torch" in table
+    assert "  ours, val oIoU  ours, shuffled oIoU  steps  seeds" in table
     line = next(line for line in table.splitlines() if line.startswith("whole"))
     assert line.split() == [
         "whole",
