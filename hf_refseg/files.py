@@ -56,8 +56,11 @@ def is_plain_path(path: str) -> bool:
 
 
 def may_be_on_hub(name: str | os.PathLike[str]) -> bool:
-    """Whether a name is that of nothing on this machine, and could be the id user/name of something on the Hub."""
-    return not Path(name).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)) is not None
+    """Whether a name is that of nothing on this machine, and could be the id user/name of something on the Hub.
+
+    Neither part of an id begins with a point or a hyphen, so ./name is a path.
+    """
+    return not Path(name).exists() and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)) is not None
 
 
 def public_name(name: str) -> str:

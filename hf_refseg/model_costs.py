@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,8 @@ from .modeling.modeling_outputs_refseg import ForwardPass, FusedAndDecoded
 # What adapters keep of a module that they train as a whole: it takes part in nothing.
 REPLACED = ".original_module."
 TOTAL = "total"
+# The modules that every method has, and their steps.
+ENCODERS = {"backbone": "image encoder", "text_encoder": "text encoder"}
 
 
 def count_parameters(model: nn.Module) -> dict[str, tuple[int, int]]:
@@ -32,14 +36,43 @@ def count_parameters(model: nn.Module) -> dict[str, tuple[int, int]]:
     }
 
 
-def count_flops(
-    model: PreTrainedModel, image_size: tuple[int, int], tokens: int, frames: int | None = None
-) -> dict[str, int]:
-    """FLOPs of one image and one sentence in each part of a model, and in "total".
+@dataclass(frozen=True)
+class PassFlops:
+    """FLOPs of one image and one sentence.
 
     They are those of matrix products, attention and convolutions, a multiplication and an addition counting as two,
-    as `torch.utils.flop_counter` knows them. Parts are the model's modules; what a method computes
-    outside of them is part of the total alone. Nothing is computed, so that a model of any size is counted in seconds.
+    as `torch.utils.flop_counter` knows them.
+
+    Attributes:
+        parts: by the model's modules, training tasks that take no part in inference with 0; what a method computes
+            outside of modules is part of the total alone.
+        tasks: the names of those modules that are training tasks.
+        decoding: what `decode` computes.
+        total: all of it.
+    """
+
+    parts: dict[str, int]
+    tasks: frozenset[str]
+    decoding: int
+    total: int
+
+    def by_part(self) -> dict[str, int]:
+        """The parts, and "total"."""
+        return {**self.parts, TOTAL: self.total}
+
+    def by_step(self) -> dict[str, int]:
+        """What each step of a method computes, which is the total together; fusion is all but the other steps."""
+        steps = {step: self.parts.get(part, 0) for part, step in ENCODERS.items()}
+        answers = sum(self.parts[task] for task in self.tasks)
+        steps["fusion"] = self.total - sum(steps.values()) - self.decoding - answers
+        steps["decoder"] = self.decoding
+        return steps if answers == 0 else {**steps, "tasks that answer": answers}
+
+
+def count_pass(
+    model: PreTrainedModel, image_size: tuple[int, int], tokens: int, frames: int | None = None
+) -> PassFlops:
+    """FLOPs of one image and one sentence; nothing is computed, so that a model of any size is counted in seconds.
 
     Args:
         model: on the device "meta", in evaluation mode or not; training tasks take no part.
@@ -52,9 +85,18 @@ def count_flops(
     """
     with without_values():
         inputs = make_inputs(image_size, tokens, frames)
-        with FlopCounterMode(display=False) as counter, _by_part(model, counter) as flops:
+        counter = FlopCounterMode(display=False)
+        with counter, _by_part(model, counter) as flops, _decoding(model, counter) as decoding:
             model(**inputs)
-    return {**flops, TOTAL: counter.get_total_flops()}
+    tasks = frozenset(task.name for task in model.tasks)
+    return PassFlops(flops, tasks, sum(decoding), counter.get_total_flops())
+
+
+def count_flops(
+    model: PreTrainedModel, image_size: tuple[int, int], tokens: int, frames: int | None = None
+) -> dict[str, int]:
+    """FLOPs of one image and one sentence in each part of a model, and in "total"; as `count_pass`."""
+    return count_pass(model, image_size, tokens, frames).by_part()
 
 
 def count_task_flops(
@@ -101,6 +143,25 @@ def make_inputs(
     """So many images, or clips, each with a sentence without padding, as `forward` takes them."""
     shape = (batch_size, *(() if frames is None else (frames,)), 3, *image_size)
     return {"pixel_values": torch.zeros(shape), "input_ids": torch.zeros(batch_size, tokens, dtype=torch.long)}
+
+
+@contextmanager
+def _decoding(model: PreTrainedModel, counter: FlopCounterMode) -> Iterator[list[int]]:
+    """Collects the FLOPs that `counter` counts in each call of the model's `decode`."""
+    counts: list[int] = []
+    decode = model.decode
+
+    def counted(*arguments: Any) -> Any:
+        before = counter.get_total_flops()
+        decoded = decode(*arguments)
+        counts.append(counter.get_total_flops() - before)
+        return decoded
+
+    model.decode = counted
+    try:
+        yield counts
+    finally:
+        del model.decode
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_refseg import LavtConfig, LavtForReferringSegmentation
-from hf_refseg.model_costs import count_flops, count_parameters, count_task_flops
+from hf_refseg.model_costs import count_flops, count_parameters, count_pass, count_task_flops
 
 # Nothing is computed, but each operation takes its time: few layers, of which some shift their windows.
 FEW_LAYERS = {"text_config": SHORT_BERT, "fusion_num_heads": [1, 1]}
@@ -38,9 +38,18 @@ def flops_of_a_pass(model: nn.Module, inputs: dict[str, Tensor]) -> int:
 @pytest.mark.parametrize("tiny", [ShortLavt(), TinyRisam()], ids=["lavt", "risam"])
 def test_the_total_is_that_of_a_pass(tiny: TinyMethod) -> None:
     # The fused kernel of attention on CPUs is none that the counter knows.
-    model = tiny.build(attn_implementation="eager")
+    model = tiny.build(attn_implementation="eager", presence_head=True)
     computed = flops_of_a_pass(model, tiny.inputs(batch=1))
-    assert count_flops(model.to("meta"), tiny.size, tokens=6)["total"] == computed > 0
+    counted = count_pass(model.to("meta"), tiny.size, tokens=6)
+    assert counted.by_part()["total"] == computed > 0
+    steps = counted.by_step()
+    assert list(steps) == ["image encoder", "text encoder", "fusion", "decoder", "tasks that answer"]
+    assert min(steps.values()) > 0 and sum(steps.values()) == computed
+    assert steps["tasks that answer"] == counted.parts["presence_head"]
+    # The decoder of each is a module of its own, RISAM's with a bias that computes nothing of this kind.
+    (decoder,) = {"decoder", "mask_decoder"} & counted.parts.keys()
+    assert steps["decoder"] == counted.parts[decoder]
+    assert "decode" not in vars(model)
 
 
 def test_the_total_of_a_clip_is_that_of_a_pass() -> None:

@@ -14,6 +14,8 @@ from ..shipped import find_model
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+    from ..model_costs import PassFlops
+
 # What cannot be done where the packages of an extra are missing.
 NEEDED_FOR = {
     "video": "reading video files, and the data sets a2d_sentences and jhmdb_sentences",
@@ -29,8 +31,8 @@ def info(
         str | None,
         typer.Argument(
             metavar="NAME",
-            help="Folder of a model or of a prepared data set, or a model's id on the Hub; with --training-memory "
-            "a method as well, that is its paper's model.",
+            help="Folder of a model, an export or a prepared data set, or a model's id on the Hub; with "
+            "--training-memory a method as well, that is its paper's model.",
             parser=find_model,
         ),
     ] = None,
@@ -100,22 +102,25 @@ def describe(name: str | None, image_size: int | None = None, frames: int | None
     """
     from ..data.prepared import is_prepared
     from ..files import may_be_on_hub, what_is_in
+    from ..systems.exported import is_exported
     from ..training.adapters import is_adapter
 
     if frames is not None and image_size is None:
         raise ValueError("--frames says how long the clip is whose FLOPs --image-size counts: pass that as well.")
-    if image_size is not None and (name is None or is_prepared(Path(name))):
+    if image_size is not None and (name is None or is_prepared(Path(name)) or is_exported(name)):
         raise ValueError("--image-size counts the FLOPs of a model: name one.")
     if name is None:
         return describe_installation()
     folder = Path(name)
     if is_prepared(folder):
         return describe_dataset(folder)
+    if is_exported(name):
+        return describe_export(folder)
     if may_be_on_hub(name) or (folder / "config.json").is_file() or is_adapter(name):
         return describe_model(name, image_size, frames)
     raise ValueError(
-        f"{folder} is neither a model (config.json, or adapter_config.json) nor a prepared data set (README.md and "
-        f"data/*.parquet), nor can it be the id user/name of a model on the Hub: {what_is_in(folder)}."
+        f"{folder} is neither a model (config.json, adapter_config.json or export.json) nor a prepared data set "
+        f"(README.md and data/*.parquet), nor can it be the id user/name of a model on the Hub: {what_is_in(folder)}."
     )
 
 
@@ -141,6 +146,16 @@ def describe_installation() -> str:
         **{f"extra {extra}": describe_extra(extra, missing) for extra, missing in missing_packages().items()},
     }
     return align(lines.items())
+
+
+def describe_export(folder: Path) -> str:
+    """What `export.json` says of an exported model; raises SavedFileError where it is damaged."""
+    from ..export.card import rows_of, tell_agreement
+    from ..messages import align
+    from ..onnx import ExportSettings
+
+    settings = ExportSettings.read(folder)
+    return f"{align(rows_of(settings))}\n{tell_agreement(settings)}"
 
 
 def missing_packages() -> dict[str, list[str]]:
@@ -189,7 +204,7 @@ def describe_model(name: str, image_size: int | None = None, frames: int | None 
     from ..auto import AutoModelForReferringSegmentation
     from ..hub.saved_models import check_processor, load_config, load_processor, naming_config
     from ..messages import align
-    from ..model_costs import count_flops, count_parameters, count_task_flops
+    from ..model_costs import count_parameters, count_pass, count_task_flops
     from ..training.adapters import is_adapter, read_adapter_config
     from ..training.run_options import SAVED_WITH_A_MODEL
 
@@ -223,7 +238,7 @@ def describe_model(name: str, image_size: int | None = None, frames: int | None 
     flops = task_flops = None
     if image_size is not None:
         asked = ((image_size, image_size), processor.max_text_length, frames)
-        flops = count_flops(model.eval(), *asked)
+        flops = count_pass(model.eval(), *asked)
         if model.tasks:
             task_flops = count_task_flops(model, *asked)
     if adapter:
@@ -233,6 +248,8 @@ def describe_model(name: str, image_size: int | None = None, frames: int | None 
         PeftModel(model, adapter_config)
     parameters = count_parameters(model)
     tables = [header.items(), rows_of_costs(parameters, flops)]
+    if flops is not None:
+        tables.append(rows_of_steps(flops, image_size, frames))
     if task_flops is not None:
         tables.append(rows_of_tasks(parameters, task_flops))
     return "\n\n".join(map(align, tables))
@@ -294,7 +311,7 @@ def model_to_train(name: str | None) -> tuple[PreTrainedConfig, tuple[int, int],
     return config, sides_of(processor.image_processor.size), processor.max_text_length
 
 
-def rows_of_costs(parameters: dict[str, tuple[int, int]], flops: dict[str, int] | None) -> list[tuple[str, ...]]:
+def rows_of_costs(parameters: dict[str, tuple[int, int]], flops: PassFlops | None) -> list[tuple[str, ...]]:
     """The header and a row for each part, of what `model_costs` counted."""
     rows = [("part", "parameters", "trained", "frozen")]
     rows += [
@@ -304,7 +321,27 @@ def rows_of_costs(parameters: dict[str, tuple[int, int]], flops: dict[str, int] 
     if flops is None:
         return rows
     header, *rows = rows
-    return [(*header, "GFLOPs"), *((*row, f"{flops[row[0]] / 1e9:,.2f}") for row in rows)]
+    counts = flops.by_part()
+    # What takes no part in inference has costs in training alone, which stand in a table of their own.
+    idle = {task for task in flops.tasks if counts[task] == 0}
+    return [(*header, "GFLOPs"), *((*row, "-" if row[0] in idle else in_billions(counts[row[0]])) for row in rows)]
+
+
+def rows_of_steps(flops: PassFlops, image_size: int, frames: int | None) -> list[tuple[str, ...]]:
+    """The header and a row for each step of a method, with its share of the whole."""
+    taken = (
+        f"an image of {image_size} x {image_size}"
+        if frames is None
+        else f"{frames} frames of {image_size} x {image_size}"
+    )
+    return [
+        (f"step, for {taken} and one sentence", "GFLOPs", "of all"),
+        *((step, in_billions(count), f"{100 * count / flops.total:.1f} %") for step, count in flops.by_step().items()),
+    ]
+
+
+def in_billions(count: int) -> str:
+    return f"{count / 1e9:,.2f}"
 
 
 def rows_of_tasks(parameters: dict[str, tuple[int, int]], flops: dict[str, int]) -> list[tuple[str, ...]]:
@@ -313,7 +350,7 @@ def rows_of_tasks(parameters: dict[str, tuple[int, int]], flops: dict[str, int])
 
     rows = [("training task", "parameters", "GFLOPs in training", "of a pass without tasks")]
     rows += [
-        (task, f"{sum(parameters[task]):,}", f"{count / 1e9:,.2f}", f"{100 * count / flops[TOTAL]:.2f} %")
+        (task, f"{sum(parameters[task]):,}", in_billions(count), f"{100 * count / flops[TOTAL]:.2f} %")
         for task, count in flops.items()
         if task != TOTAL
     ]

@@ -51,20 +51,25 @@ def quantized(settings: ExportSettings) -> list[str]:
 
 
 def describe(settings: ExportSettings) -> str:
-    """What was exported: sizes and limits."""
+    """What was exported, as Markdown."""
+    rows = to_table(["", "value"], rows_of(settings))
+    return f"A model for referring segmentation, exported by `hf-refseg export`.\n\n{rows}"
+
+
+def rows_of(settings: ExportSettings) -> list[tuple[str, object]]:
+    """Sizes and limits of an export, each with its name."""
     height, width = settings.image_size
     taken = "images" if settings.num_frames is None else f"clips of {settings.num_frames} frames"
-    rows: list[list[object]] = [
-        ["method", settings.method],
-        ["runs in", RUNS_IN[settings.format]],
-        ["graphs", ", ".join(settings.graphs.values())],
-        ["takes", f"{taken} of {height} x {width} pixels"],
-        ["texts", f"any number, of at most {settings.max_text_length} tokens each"],
-        ["threshold", settings.mask_threshold],
-        ["says whether there is a target", "yes" if settings.has_presence else "no"],
-        ["hf_refseg", settings.hf_refseg_version],
+    return [
+        ("method", settings.method),
+        ("runs in", RUNS_IN[settings.format]),
+        ("graphs", ", ".join(settings.graphs.values())),
+        ("takes", f"{taken} of {height} x {width} pixels"),
+        ("texts", f"any number, of at most {settings.max_text_length} tokens each"),
+        ("threshold", settings.mask_threshold),
+        ("says whether there is a target", "yes" if settings.has_presence else "no"),
+        ("hf_refseg", settings.hf_refseg_version),
     ]
-    return f"A model for referring segmentation, exported by `hf-refseg export`.\n\n{to_table(['', 'value'], rows)}"
 
 
 def tell_agreement(settings: ExportSettings) -> str:

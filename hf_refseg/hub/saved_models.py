@@ -223,7 +223,8 @@ def naming_unreachable(name: str) -> Iterator[None]:
     except OSError as error:
         if Path(name).is_dir():
             check_mappings(name, [CONFIG_NAME], {})
-        raise OSError(f"{name} cannot be loaded: {error}") from error
+        where = "" if Path(name).exists() else ": there is no folder of this name here, and the Hub gave none"
+        raise OSError(f"{name} cannot be loaded{where}: {error}") from error
 
 
 @contextmanager

@@ -40,7 +40,8 @@ from hf_refseg.data.masks import decode_mask
 from hf_refseg.data.prepare import prepare_dataset
 from hf_refseg.evaluation import evaluate_model, with_shuffled_sentences
 from hf_refseg.evaluation.saved_results import read_result
-from hf_refseg.model_costs import count_flops, count_task_flops
+from hf_refseg.model_costs import count_pass, count_task_flops
+from hf_refseg.onnx import ExportSettings
 from hf_refseg.training.run_options import write_run_options
 from hf_refseg_cli import app
 
@@ -328,7 +329,8 @@ def test_predict_needs_a_model_of_this_library(model_folder, tmp_path):
     Path("other/notes.txt").write_text("hello")
     assert "config.json, or a Hub id such as user/name; found notes.txt" in predict_error("other")
     assert "there is no such folder" in predict_error("missing")
-    assert predict_error("user/missing").startswith("user/missing cannot be loaded")
+    assert predict_error("user/missing").startswith("user/missing cannot be loaded: there is no folder of this name")
+    assert predict_error("./missing").endswith("there is no such folder.")
     Path("bert/config.json").write_text('{"model_type": "bert"}')
     assert "bert is a model of type bert; known methods: " in predict_error("bert")
 
@@ -831,13 +833,38 @@ def test_info_of_an_adapter_counts_what_it_trains(model_folder, rank):
     assert counted["total"] == [f"{each:,}" for each in (frozen + trained, trained, frozen)]
 
 
+def test_info_of_an_export_says_what_it_takes(tmp_path):
+    agreement = {"differences": {"logits": 1e-5}, "tolerance": 9e-4}
+    levels = {"resample": 2, "rescale_factor": 1 / 255, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    settings = ExportSettings(
+        **{"method": "lavt", "format": "onnx", "graphs": {"model": "model.onnx"}, "opset": 20, "num_frames": None},
+        **{"image_size": (96, 64), "keeps_aspect_ratio": False, "max_text_length": 20, "text_truncation": "error"},
+        **{"mask_threshold": 0.4, "has_presence": True, "vocab_size": 30, "quantization": None},
+        **{"agreement": agreement, "hf_refseg_version": "0.1.0", **levels},
+    )
+    (tmp_path / "export.json").write_text(json.dumps(settings.to_dict()))
+    told = output_of("info", tmp_path)
+    assert "96 x 64 pixels" in told and "at most 20 tokens" in told and "(allowed 0.0009)" in told
+    assert "name one" in error_of("info", tmp_path, "--image-size", "64")
+    (tmp_path / "export.json").write_text(json.dumps({**settings.to_dict(), "image_size": [0, 64]}))
+    assert "says nothing usable of image_size" in error_of("info", tmp_path)
+
+
 def test_info_counts_flops_by_part(model_folder):
-    header, *lines = output_of("info", model_folder, "--image-size", "64").split("\n\n")[1].splitlines()
+    _, parts, steps = output_of("info", model_folder, "--image-size", "64").split("\n\n")
+    header, *lines = parts.splitlines()
     assert header.split() == ["part", "parameters", "trained", "frozen", "GFLOPs"]
-    flops = count_flops(tiny_lavt().to("meta"), (64, 64), tokens=20)
+    counted = count_pass(tiny_lavt().to("meta"), (64, 64), tokens=20)
     assert {line.split()[0]: line.split()[-1] for line in lines} == {
-        part: f"{count / 1e9:,.2f}" for part, count in flops.items()
+        part: f"{count / 1e9:,.2f}" for part, count in counted.by_part().items()
     }
+    header, *lines = steps.splitlines()
+    assert header.startswith("step, for an image of 64 x 64 and one sentence")
+    assert [line.split("  ")[0] for line in lines] == ["image encoder", "text encoder", "fusion", "decoder"]
+    shares = [float(line.split()[-2]) for line in lines]
+    assert sum(shares) == pytest.approx(100, abs=0.3) and shares[-1] == pytest.approx(
+        100 * counted.decoding / counted.total, abs=0.06
+    )
 
 
 def test_info_tells_what_training_tasks_cost(tmp_path):
@@ -846,7 +873,9 @@ def test_info_tells_what_training_tasks_cost(tmp_path):
     model = LavtForReferringSegmentation(config)
     for part in (model, tiny_processor()):
         part.save_pretrained(tmp_path)
-    header, line = output_of("info", tmp_path, "--image-size", "64").split("\n\n")[2].splitlines()
+    _, parts, _, tasks = output_of("info", tmp_path, "--image-size", "64").split("\n\n")
+    assert next(line for line in parts.splitlines() if line.startswith("mask_grounding")).split()[-1] == "-"
+    header, line = tasks.splitlines()
     assert header.split("  ")[0] == "training task"
     counted = count_task_flops(model.to("meta"), (64, 64), tokens=20)
     name, parameters, flops, share, _ = line.split()
