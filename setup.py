@@ -50,7 +50,7 @@ EXTRAS = {
 
 setup(
     name="hf_refseg",
-    version="0.1.0",
+    version="0.2.0.dev0",
     description="Referring segmentation as Hugging Face models: an image or a video and a sentence in, the mask out",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

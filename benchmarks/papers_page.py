@@ -22,6 +22,7 @@ from hf_refseg.papers.results import (
     published_cells,
     read_measured,
     run_command,
+    title_of,
 )
 
 PAGE = Path(__file__).parents[1] / "docs" / "papers.md"
@@ -61,12 +62,11 @@ def describe_paper(name: str, paper: Paper) -> str:
 
 
 def describe_table(paper: str, number: str, table: Table) -> str:
-    heading = f"table {number}" if number[0].isdigit() or number.isupper() else number
     published = published_cells(table.rows)
     recipes = ", ".join(dict.fromkeys(table.recipes.values()))
     sentences = [table.title, f"Published: {describe_source(table.rows)}.", f"Recipes: {recipes}." if recipes else ""]
     parts = [
-        f"### {paper}, {escape(heading)}\n",
+        f"### {paper}, {escape(title_of(number))}\n",
         f"{with_code(' '.join(filter(None, sentences)))}\n",
         f"{to_markdown(published, change_cells(table))}\n",
     ]

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 # In a checkout `modeling/` and `datasets_scripts/` lie beside the package; installed, they lie inside it.
 if not (Path(__file__).parent / "modeling").is_dir():

@@ -29,7 +29,7 @@ from .messages_refseg import nearest_names
 
 logger = logging.get_logger(__name__)
 # That of the library; a saved configuration holds the one that wrote it, and its first number is that of the format.
-HF_REFSEG_VERSION = "0.1.0"
+HF_REFSEG_VERSION = "0.2.0.dev0"
 SAVED_VERSION = "hf_refseg_version"
 # So many unknown names are said.
 MOST_NAMED = 5

@@ -25,7 +25,7 @@ def table(
         list[str] | None,
         typer.Argument(
             metavar="PAPER [TABLE [--dataset DATASET] [--option value]]",
-            help="A paper, such as lavt, the number of a table, such as 5 or 'figure 7', and how to run it.",
+            help="A paper, such as lavt, a table of it, such as 5 or figure 7, and how to run it.",
             show_default=False,
         ),
     ] = None,
@@ -52,7 +52,9 @@ def table(
         return
     if rest[0].startswith("-"):
         raise typer.BadParameter(f"Name a table of {paper} first; --list shows them.", param_hint="TABLE")
-    number, *rest = rest
+    # Some have names of several words, such as figure 7.
+    words = next((place for place, word in enumerate(rest) if word.startswith("-")), len(rest))
+    number, rest = " ".join(rest[:words]), rest[words:]
     given, further = read_options(rest)
     found = read_paper(paper).table(number)
     if given.dataset is None:
@@ -121,11 +123,19 @@ def show_table(paper: str, number: str, table: Table) -> str:
         lines.append(f"Run it: {run_command(paper, number)} --dataset {' | '.join(table.datasets())}")
     return "\n".join(
         [
-            f"Table {number} of {paper}: {table.title}",
+            headline(paper, number, table),
             f"Published: {describe_source(table.rows)}",
             *lines,
         ]
     )
+
+
+def headline(paper: str, number: str, table: Table) -> str:
+    """What a table is, and what it asks."""
+    from ..papers.results import title_of
+
+    title = title_of(number)
+    return f"{title[0].upper()}{title[1:]} of {paper}: {table.title}"
 
 
 def show_results(run: TableRun) -> str:
@@ -136,7 +146,7 @@ def show_results(run: TableRun) -> str:
     rows, results = run.rows(), run.results()
     return "\n".join(
         [
-            f"\nTable {run.number} of {run.paper}: {run.table.title}",
+            f"\n{headline(run.paper, run.number, run.table)}",
             f"Published: {describe_source(rows)}",
             f"Ours: {describe_results(results)}",
             align(map(list.__add__, published_cells(rows), measured_cells(rows, results))),

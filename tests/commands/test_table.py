@@ -145,7 +145,10 @@ def test_tables_are_listed_and_shown_without_running_anything() -> None:
     assert lines[4].split() == ["without", "72.0", "-", "language_pathway:", "false"]
     assert "others: not run: It is another system." in lines and "again: the same as whole." in lines
     assert lines[-1] == "Run it: hf-refseg table paper 1 --dataset refcoco | refshapes"
-    assert invoke("paper", "figure 2")[1].splitlines()[-1].endswith("paper 'figure 2' --dataset refshapes")
+    _, shown, _ = invoke("paper", "figure 2")
+    assert shown.splitlines()[-1].endswith("paper 'figure 2' --dataset refshapes")
+    assert shown.startswith("Figure 2 of paper: ")
+    assert invoke("paper", "figure", "2")[1] == shown
 
 
 def test_rows_are_trained_scored_and_printed_beside_the_published_numbers(tmp_path: Path, monkeypatch) -> None:
@@ -352,6 +355,7 @@ def test_one_training_on_several_data_sets_is_a_row_of_each() -> None:
         (("papre", 1), "Paper 'papre' does not exist; did you mean paper?"),
         (("paper", 9), "Table '9' does not exist: choose one of 1, figure 2, 3, 5, 4."),
         (("paper", "6"), "Of table 6 no row can be run: a list of what table 1 compares."),
+        (("paper", "figure", 9), "Table 'figure 9' does not exist; did you mean figure 2?"),
         (("paper", "figure 8"), "Of figure 8 no row can be run: a drawing."),
         (("paper", "--dataset", "refshapes"), "Name a table of paper first"),
         (("paper", 1, "--max_steps", 2), "--max_steps is for rows that are run: name refcoco or refshapes."),
