@@ -29,10 +29,10 @@ PAGE = Path(__file__).parents[1] / "docs" / "papers.md"
 BEGINNING = """\
 # The papers, table by table
 
-Every table and figure of the papers that shows what a system scores, with the rows of the paper's own systems, and
-with those of others where designs are compared; where a table lists the state of the art, a sentence stands for the
-others. Below each table stands what was measured of it on generated scenes, as far as it was, and why a row cannot be
-run.
+Every table and figure of the papers that shows what a system scores, with the rows of the paper's own systems, also
+where a part of another system is built into them, and with those of others where designs are compared; where a table
+lists the state of the art, a sentence stands for the others. Below each table stands what was measured of it on
+generated scenes, as far as it was, and why a row cannot be run.
 `python benchmarks/papers_page.py` writes this page from `hf_refseg/papers/`.
 
 A row is a recipe and what goes before it: fields of the model's configuration, and options of `hf-refseg train`;
