@@ -33,15 +33,17 @@ class MagNetConfig(RefSegConfig):
         text_stage_layers (`list[int]`, *optional*, defaults to `(3, 6, 9, 12)`):
             For each stage the last layer of the text encoder in it, counted from 1.
         pyramid_scales (`list[int]`, *optional*, defaults to `(1, 2, 3, 6)`):
-            Rows and columns of the pooled maps of the cross-modal alignment module (table 3 e); with none of them it
-            works on the full resolution alone.
+            Rows and columns of the pooled maps of the cross-modal alignment module (table 3 e). The full resolution is
+            a scale beside them, which equations 8 and 9 do not name: with `[1]` there are two scales, with `[]`
+            it is the only one.
         cam_image (`str`, *optional*, defaults to `"released"`):
             What the alignment module adds to the image's features on their way into the next stage: `"paper"`, what
-            all scales attended to (equation 11), or `"released"`, as the published weights need it: what the full
-            resolution attended to, times a gate.
+            all scales and the full resolution attended to (equation 11, with the full resolution ours), or
+            `"released"`, as the published weights need it: what the full resolution attended to, times a gate.
         cam_language (`str`, *optional*, defaults to `"paper"`):
-            How words look at the image: `"paper"` (equations 6 to 10), or `"released"`, as the published weights need
-            it: without a pyramid, and with a slip that keeps the image from all words that are no padding.
+            How words look at the image: `"paper"` (equations 6 to 10, with the full resolution beside the pyramid), or
+            `"released"`, as the published weights need it: without a pyramid, and with a slip that keeps the image
+            from all words that are no padding.
         cam_num_heads (`int`, *optional*, defaults to 1):
             Heads of the module's attention (equation 7); one as released. The words' side has them with
             `cam_language="paper"`.
