@@ -66,6 +66,10 @@ class M3AttConfig(RefSegConfig):
             them behind an upsampling each (figure 6); or 5, with one more before the first upsampling. All but the
             last see 3 x 3 pixels: of a map that was upsampled for 1 x 1, as figure 6 draws them, nothing would become
             finer.
+            Section III-D names "four stacked convolutional layers" with upsampling between them. The default is the
+            reading of this library's first version, four of `decoder_hidden_size` channels and then the one to a
+            single channel, where figure 6 counts the last one among the four. It stays, so that models that were saved
+            before this field was there load as they were.
         decoder_hidden_size (`int`, *optional*, defaults to 512):
             Width of the mask decoder.
         cross_entropy_weight (`float`, *optional*, defaults to 1.0):
