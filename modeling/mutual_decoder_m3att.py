@@ -1,4 +1,10 @@
-"""The mutual decoder of M3Att, M3Dec, and the interaction between its layers (sections III-A, III-B of its paper)."""
+"""The mutual decoder of M3Att, M3Dec, and the interaction between its layers (sections III-A, III-B of its paper).
+
+Section IV-A has a batch normalization and a ReLU behind all linear layers and convolutions "unless otherwise noticed".
+Here the convolutions have both, but for the last one, and so have the layers that reconstruct the language; those of
+attention and interaction, F_L^k, F_L^v, F_V^k, F_V^v, the output of M3Att and F_l^n, are linear alone. Equations 1 and
+2 print neither, and section III-B prints each ReLU of the interaction.
+"""
 
 import math
 from typing import Any
