@@ -262,6 +262,8 @@ class GuidedQueryToken(QueryToken):
 class MutualAwareDecoderBlock(nn.Module):
     """A block of the mask decoder (equations 6, 8 and 9; MHSA and MHCA are equation 7 in several heads).
 
+    The layer normalization of each sum is ours: the three equations have none.
+
     `pixels` (batch, positions, channels), `tokens` (batch, tokens, channels) with the query in front, `token_mask`
     (batch, tokens); returns both anew.
     """
@@ -301,6 +303,9 @@ class TwoWayDecoderBlock(MutualAwareDecoderBlock):
 
 class MutualAwareMaskDecoder(nn.Module):
     """Pixels and words to logits at four times the size of the map (section 3.4).
+
+    Each of the two blocks that enlarge the map is a transposed convolution and a batch normalization, as in the paper,
+    and a GELU, which is ours.
 
     `pixels` (batch, channels, h, w), `text_features` (batch, tokens, channels), `text_mask` (batch, tokens); returns
     (batch, 4 h, 4 w).
