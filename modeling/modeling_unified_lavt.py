@@ -108,21 +108,6 @@ class UnifiedLavtForReferringSegmentation(VideoLavtForReferringSegmentation):
         model.backbone.images.load_encoder(image)
         return model
 
-    @classmethod
-    def from_image_lavt(
-        cls, image_model: LavtForReferringSegmentation, num_window_frames: int = 8, **config
-    ) -> "UnifiedLavtForReferringSegmentation":
-        """A new model that starts from a LAVT for images, and computes the same for images of any size.
-
-        Args and errors as in video LAVT; the encoder of images is that of the image model.
-        """
-        if "image_backbone_config" in config:
-            raise ValueError("A model that starts from an image model keeps its encoder as that of images.")
-        image_config = copy.deepcopy(image_model.config.backbone_config)
-        model = super().from_image_lavt(image_model, num_window_frames, image_backbone_config=image_config, **config)
-        model.backbone.images.load_state_dict(image_model.backbone.state_dict())
-        return model
-
     def streams_of(self, image_size: tuple[int, ...]) -> tuple[str, ...]:
         """The streams that inputs of this size pass through: `BOTH`, `CLIPS` or `IMAGES`.
 
@@ -152,10 +137,6 @@ class UnifiedLavtForReferringSegmentation(VideoLavtForReferringSegmentation):
         """V_t of all frames and V_c of the central one, or the one of them that is needed."""
         return self.encode_streams(pixel_values, self.streams_of(size_of(pixel_values)))
 
-    def get_encoder_features(self, pixel_values: Tensor) -> ImageFeatures:
-        """V_t of all frames and V_c of the central one, in either mode; args and errors as in all methods."""
-        return self._run_image_encoder(partial(self.encode_streams, streams=BOTH), pixel_values)
-
     def project_image(self, image: ImageFeatures) -> UnifiedImageFeatures:
         """V_1: the sum of both streams, or the one that is needed."""
         image_size, streams = image.image_size, self.streams_of(image.image_size)
@@ -175,6 +156,25 @@ class UnifiedLavtForReferringSegmentation(VideoLavtForReferringSegmentation):
         """
         encoded = [self.run_stream(stream, index, features) for stream in self.streams_of(image.image_size)]
         return add_streams(encoded, image.clip_weights)
+
+    def get_encoder_features(self, pixel_values: Tensor) -> ImageFeatures:
+        """V_t of all frames and V_c of the central one, in either mode; args and errors as in all methods."""
+        return self._run_image_encoder(partial(self.encode_streams, streams=BOTH), pixel_values)
+
+    @classmethod
+    def from_image_lavt(
+        cls, image_model: LavtForReferringSegmentation, num_window_frames: int = 8, **config
+    ) -> "UnifiedLavtForReferringSegmentation":
+        """A new model that starts from a LAVT for images, and computes the same for images of any size.
+
+        Args and errors as in video LAVT; the encoder of images is that of the image model.
+        """
+        if "image_backbone_config" in config:
+            raise ValueError("A model that starts from an image model keeps its encoder as that of images.")
+        image_config = copy.deepcopy(image_model.config.backbone_config)
+        model = super().from_image_lavt(image_model, num_window_frames, image_backbone_config=image_config, **config)
+        model.backbone.images.load_state_dict(image_model.backbone.state_dict())
+        return model
 
 
 def draw_clip_weights(features: Tensor) -> Tensor:

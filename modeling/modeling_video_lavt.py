@@ -121,26 +121,6 @@ class VideoLavtForReferringSegmentation(LavtForReferringSegmentation):
             return load_pretrained_video_swin(name_or_path, 0.3 if drop_path_rate is None else drop_path_rate)
         return super().load_image_encoder(name_or_path, drop_path_rate)
 
-    @classmethod
-    def from_image_lavt(
-        cls, image_model: LavtForReferringSegmentation, num_window_frames: int = 8, **config
-    ) -> "VideoLavtForReferringSegmentation":
-        """A new model that starts from a LAVT for images: for images it computes the same.
-
-        "The same" holds where it does for the encoder (`inflate_swin`): where no stage has a map smaller than a
-        window, and those of stages with shifted windows are larger. Convolutions over time and space start from the
-        image model's weights at their center; word updates and training tasks that it lacks start new.
-
-        Args:
-            image_model: of any size.
-            num_window_frames: frames of a window of the encoder.
-            config: fields of [`VideoLavtConfig`] that differ from those of the image model's configuration.
-
-        Raises:
-            ValueError: another model than a LAVT for images, or a field that changes what it computes.
-        """
-        return video_model_from_image(cls, image_model, num_window_frames, config)
-
     def encode_image(self, pixel_values: Tensor) -> ImageFeatures:
         """V_1: all that the encoder computes before language enters."""
         image_size = size_of(pixel_values)
@@ -190,6 +170,26 @@ class VideoLavtForReferringSegmentation(LavtForReferringSegmentation):
             if updates_words(config, index):
                 explanations[f"words_to_pixels_{index + 1}"] = pixels_of_words(next(attentions), maps, text_mask)
         return explanations
+
+    @classmethod
+    def from_image_lavt(
+        cls, image_model: LavtForReferringSegmentation, num_window_frames: int = 8, **config
+    ) -> "VideoLavtForReferringSegmentation":
+        """A new model that starts from a LAVT for images: for images it computes the same.
+
+        "The same" holds where it does for the encoder (`inflate_swin`): where no stage has a map smaller than a
+        window, and those of stages with shifted windows are larger. Convolutions over time and space start from the
+        image model's weights at their center; word updates and training tasks that it lacks start new.
+
+        Args:
+            image_model: of any size.
+            num_window_frames: frames of a window of the encoder.
+            config: fields of [`VideoLavtConfig`] that differ from those of the image model's configuration.
+
+        Raises:
+            ValueError: another model than a LAVT for images, or a field that changes what it computes.
+        """
+        return video_model_from_image(cls, image_model, num_window_frames, config)
 
 
 def size_of(pixel_values: Tensor) -> tuple[int, ...]:
