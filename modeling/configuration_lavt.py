@@ -23,9 +23,9 @@ class LavtConfig(RefSegConfig):
     r"""
     Configuration of [`LavtForReferringSegmentation`]. With no arguments it is the main model of the journal version:
     Swin-B with window 12, BERT base and the Dice loss. Where released weights differ from what is printed, the
-    defaults are theirs; as printed, it is `fusion_activation="relu"`, `fusion_hidden_size=512` and
-    `decoder_norm="none"`. Each ablation of the paper's tables 5 and 6 is a field, but for the grouped attention of
-    table 6 d.
+    defaults are theirs; as printed, but for a normalization and a ReLU at the end of each rho_i (equation 10), it is
+    `fusion_activation="relu"`, `fusion_hidden_size=512` and `decoder_norm="none"`. Each ablation of the paper's tables
+    5 and 6 is a field, but for the grouped attention of table 6 d.
 
     Args:
         backbone_config (`PreTrainedConfig` or `dict`, *optional*):
@@ -68,7 +68,9 @@ class LavtConfig(RefSegConfig):
             4) (table 6 c).
         decoder_norm (`str`, *optional*, defaults to `"layer"`):
             What stands between these features and the decoder: a `"layer"` normalization of each stage, as in released
-            weights, or `"none"`: equation 10 as printed, on F_i itself.
+            weights, or `"none"`: the decoder reads F_i itself, as equation 10 is printed. With both rho_i is that of
+            released weights: a batch normalization and a ReLU stand behind its second convolution too, where section
+            3.1.4 has them between the two alone.
         decoder_hidden_size (`int`, *optional*):
             Width of the decoder; defaults to half the width of the last stage, which is 512 for Swin-B.
         loss_type (`str`, *optional*, defaults to `"dice"`):

@@ -361,7 +361,7 @@ class DecoderStep(nn.Module):
 
     Both, and the result, are maps (batch, channels, height, width), or those of clips (batch, frames, channels,
     height, width), whose frames are joined one by one. As in released weights, a normalization and a ReLU stand behind
-    the second convolution as well as between the two.
+    the second convolution as well; the paper has them between the two alone.
     """
 
     def __init__(self, coarse_channels: int, channels: int, hidden_size: int) -> None:

@@ -21,7 +21,7 @@
 | figure 8 | `LavtForReferringSegmentation` |
 
 Equations, sections and tables are those of the journal version. Where the released weights differ from the paper,
-they are followed and a configuration field gives the paper's form (`LavtConfig`).
+they are followed and a configuration field gives the paper's form (`LavtConfig`), but for `DecoderStep`.
 """
 
 from dataclasses import dataclass

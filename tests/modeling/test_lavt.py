@@ -217,7 +217,7 @@ class TestLavt(TinyLavt, MethodTests):
     @torch.no_grad()
     @pytest.mark.parametrize("features", ["F", "V"])
     def test_the_decoder_reads_the_features_themselves(self, features: str) -> None:
-        """Equation 10 as printed, also of the last stage, which holds no fusion where V_i is read."""
+        """What equation 10 is printed on, also of the last stage, which holds no fusion where V_i is read."""
         model, inputs = self.build(**self.three_stages, decoder_features=features, decoder_norm="none"), self.inputs()
         seen: list[Tensor] = []
         for stage in model.stages:
