@@ -19,7 +19,8 @@ class UnifiedLavtConfig(VideoLavtConfig):
     Args:
         image_backbone_config (`PreTrainedConfig` or `dict`, *optional*):
             Swin configuration of the encoder of images, with stages as many and as wide as those of `backbone_config`;
-            defaults to Swin-B, window 12, drop path 0.3.
+            defaults to Swin-B, window 12, drop path 0.3. The paper names no window; 12 is that of LAVT's released
+            weights.
         image_streams_in_training (`str`, *optional*, defaults to `"mixed"`):
             What encodes images in training; at inference it is the encoder of images alone, as the paper says.
             `"both"`: the sum of both encoders, as of the central frame of clips (figure 7), of which inference then
