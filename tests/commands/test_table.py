@@ -377,7 +377,8 @@ def test_one_training_on_several_data_sets_is_a_row_of_each() -> None:
             ("paper", 1, "--dataset", "refshapes", "--config", '{"language_pathway": true}'),
             "The row 'without' has its own language_pathway in config: leave this option out.",
         ),
-        (("paper", 1, "extra", "--dataset", "refshapes"), "extra is no option"),
+        (("paper", 1, "extra", "--dataset", "refshapes"), "Table '1 extra' does not exist"),
+        (("paper", 1, "--dataset", "refshapes", "extra"), "extra is no option"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_trained(
