@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DOCS_INSTALLED := $(VENV)/.docs-installed
+EXTRAS_INSTALLED := $(VENV)/.extras-installed
 LOWEST := .venv-lowest
 INSTALLS := .venv-installs
 # What `make test-pythons` installs with: versions, or paths of interpreters.
@@ -20,7 +21,7 @@ export GOMP_SPINCOUNT ?= 10000
 export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 
-.PHONY: demo demo-real demo-transfer test test-kernels test-lowest test-pythons test-transformers fuzz lint types format docs
+.PHONY: demo demo-real demo-transfer test test-extras test-kernels test-lowest test-pythons test-transformers fuzz lint types format docs
 
 # Trains a small LAVT on generated scenes (about 10 minutes, whatever the machine) and shows what it learned.
 demo: $(INSTALLED)
@@ -38,6 +39,11 @@ demo-transfer: $(INSTALLED)
 # Files side by side, one for each core, in the order of tests/conftest.py.
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+# All tests, those of the demo page and of exported graphs included; pages are opened where there is a Chromium, and the
+# one that runs graphs in the browser where there is npm.
+test-extras: $(EXTRAS_INSTALLED)
+	$(MAKE) test
 
 # The tests with the kernels of other processors, then with one thread and with two: no number may depend on them.
 # oneDNN and MKL are held to the same instructions: PyTorch's bfloat16 attention fails where only one of them has AMX.
@@ -91,6 +97,11 @@ docs: $(DOCS_INSTALLED)
 
 $(DOCS_INSTALLED): $(INSTALLED)
 	$(BIN)/python -m pip install -e ".[docs]"
+	touch $@
+
+$(EXTRAS_INSTALLED): $(INSTALLED)
+	$(BIN)/python -m pip install -e ".[dev,demo,export]"
+	if command -v npm; then npm install --prefix examples/web; fi
 	touch $@
 
 $(INSTALLED): setup.py pyproject.toml

@@ -41,6 +41,7 @@ EXTRAS = {
             "pytest>=8",
             "pytest-xdist>=3.8",
             "ruff>=0.9",
+            "selenium>=4.25",
             "setuptools>=77",
             "tensorboard>=2.18",
         ),

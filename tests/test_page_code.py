@@ -43,6 +43,8 @@ LINK = re.compile(r"\]\((?![a-z]+:)([^)#\s]*)(#[^)\s]+)?\)")
 NETWORK, RUN_BY = "needs the network", "run by "
 # A command as it stands in a line: behind what starts several processes, and in the quotes of a shell.
 COMMAND = re.compile(r"(?:^|\s)(?:hf-refseg|-m hf_refseg_cli)(?=\s|$)(.*)")
+# A script of the checkout and what stands behind it, in a block or in a sentence.
+SCRIPT = re.compile(r"python ((?:benchmarks|examples)/\w+\.py)([^`\n#|]*)")
 # What takes long of a block, and what takes its place here.
 SHORTER = {"num_workers=4": "num_workers=0"}
 
@@ -224,6 +226,32 @@ def read_command(arguments: list[str]) -> None:
 
 def read_training(arguments: list[str]) -> None:
     parse_options([*arguments, "--use_cpu", "--bf16", "false"], find_data_class(arguments), "")
+
+
+def test_make_targets_of_pages_are_there() -> None:
+    targets = re.findall(r"^([a-z-]+):", (CHECKOUT / "Makefile").read_text(encoding="utf-8"), re.M)
+    named = {
+        (block.place, target)
+        for block in BLOCKS
+        if block.kind == "bash"
+        for target in re.findall(r"^ *make ([a-z-]+)", block.code, re.M)
+    }
+    assert [each for each in sorted(named) if each[1] not in targets] == [] and len(named) > 8
+
+
+def test_scripts_of_pages_are_there_and_have_the_options() -> None:
+    named = [
+        (page.name, script, re.findall(r"(?<=\s)--[\w-]+", options))
+        for page in PAGES
+        for script, options in SCRIPT.findall(page.read_text(encoding="utf-8").replace("\\\n", " "))
+    ]
+    wrong = []
+    for page, script, options in named:
+        code = (CHECKOUT / script).read_text(encoding="utf-8")
+        # Others hand all options on to `hf-refseg train`.
+        if "add_argument(" in code:
+            wrong += [(page, script, option) for option in options if f'"{option}"' not in code]
+    assert wrong == [] and len(named) > 20
 
 
 def test_data_in_blocks_can_be_read() -> None:
