@@ -17,6 +17,49 @@ from hf_refseg.training.recipe_files import find_recipe, read_recipe
 
 ROWS = possible_rows()
 TABLES = list(dict.fromkeys((row.paper, row.number) for row in ROWS))
+# What rows are about, as classes that their model has, or with a minus has not.
+BUILT = {
+    "lavt 5, without LP": "-UngatedPathway PixelWordAttention",
+    "lavt 5, without PWAM": "UngatedPathway PooledSentence -PixelWordAttention",
+    "lavt 5, without LP and PWAM": "-UngatedPathway PooledSentence -PixelWordAttention",
+    "lavt 6a, Tanh": "LanguageGate Tanh -Sigmoid",
+    "lavt 6a, Sigmoid": "LanguageGate Sigmoid -Tanh",
+    "lavt 6b, InstanceNorm": "InstanceNorm1d",
+    "lavt 6b, BatchNorm": "BatchNorm1d",
+    "lavt 6b, None": "-InstanceNorm1d -BatchNorm1d",
+    "lavt 6c, F_4, F_3, F_2, F_1 (NG)": "UngatedPathway -LanguageGate -VisualStage",
+    "lavt 6c, E_4, E_3, E_2, E_1 (G)": "LanguageGate -VisualStage",
+    "lavt 6c, E_4, E_3, E_2, E_1 (NG)": "-LanguageGate -VisualStage",
+    "lavt 6c, V_4, V_3, V_2 (G)": "LanguageGate VisualStage",
+    "lavt 6c, V_4, V_3, V_2 (NG)": "-LanguageGate VisualStage",
+    "lavt 6d, BCAM": "BidirectionalAttention -PixelWordAttention",
+    "risam 2, #1 w/o FE, RefCOCO": "DeepestFeatures -FeatureEnhancement MutualAwareAttention MutualAwareMaskDecoder",
+    "risam 2, #2 r. MA, RefCOCO": "ConvolutionalFusion -MutualAwareAttention MutualAwareMaskDecoder",
+    "risam 2, #3 r. DE, RefCOCO": "MutualAwareAttention SamMaskDecoder -MutualAwareMaskDecoder",
+    "risam 3, #5 TE (ReSTR), RefCOCO": "JointTransformerEncoder -MutualAwareAttention",
+    "risam 3, #6 SDF (VLT), RefCOCO": "SpatialDynamicFusion -MutualAwareAttention",
+    "risam 3, #7 BCM (BRINet), RefCOCO": "BidirectionalCrossModal -MutualAwareAttention",
+    "risam 3, #8 w/o attn. mask, RefCOCO": "MutualAwareAttention",
+    "risam 5, #9 w/ TOI-A, RefCOCO": "TwoWayDecoderBlock GuidedQueryToken -MutualAwareDecoderBlock",
+    "risam 5, #10 w/o ELG, RefCOCO": "QueryToken -GuidedQueryToken MutualAwareDecoderBlock",
+    "m3att I, 2 layers, shared": "MutualAttention -IndependentMutualAttention -GenericAttention",
+    "m3att I, 2 layers, independent": "IndependentMutualAttention -MutualAttention",
+    "m3att I, 2 layers, generic (LAV only)": "GenericAttention -MutualAttention",
+    "m3att II, #0 Baseline (generic LAV)": "GenericAttention NoInteraction -LanguageReconstruction",
+    "m3att II, #1 Baseline (M3Att)": "MutualAttention NoInteraction -LanguageReconstruction",
+    "m3att II, #2 Baseline + IMI": "MutualAttention IterativeInteraction -LanguageReconstruction",
+    "m3att II, #3 Baseline + IMI*": "MutualAttention PlainInteraction -LanguageReconstruction",
+    "m3att II, #4 Ours": "MutualAttention IterativeInteraction LanguageReconstruction",
+    "m3att III, VLT": "DecoderOutputMaps -KernelMaps",
+    "m3att III, Concate": "ConcatenatedMaps -KernelMaps",
+    "btmae 2, (a) LAVT, RefCOCO": "LavtForReferringSegmentation -BTMAE",
+    "btmae 2, (b) l->v, RefCOCO": "SimpleDecoder -ImpactTokenDecoder NoRefinement -VocabularyHead",
+    "btmae 2, (c) v->l, RefCOCO": "SimpleDecoder -ImpactTokenDecoder VocabularyHead",
+    "btmae 2, (d) l->v and v->l, RefCOCO": "SimpleDecoder -ImpactTokenDecoder BTMAE VocabularyHead",
+    "btmae 2, (e) ITA, RefCOCO": "ImpactTokenDecoder LanguageAwareEncoding -BTMAE",
+    "magnet 3e, None, RefCOCO": "-CrossModalAttention",
+    "magnet 3e, {1}, RefCOCO": "CrossModalAttention PyramidLevel",
+}
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
@@ -24,6 +67,15 @@ def test_a_row_trains_on_generated_data(row: PaperRow) -> None:
     trained = train_one_step(row.generated())
     assert "loss" in trained.losses and trained.is_finite()
     assert trained.moved()
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_a_row_has_what_it_says(name: str) -> None:
+    (row,) = (row for row in ROWS if str(row) == name)
+    trained = train_one_step(row.generated())
+    classes = {described.partition("(")[0] for described in trained.modules.values()}
+    wanted = {each.lstrip("-"): not each.startswith("-") for each in BUILT[name].split()}
+    assert {each: each in classes for each in wanted} == wanted
 
 
 @pytest.mark.parametrize("recipe", ["lavt_refshapes", "m3att_refshapes", "risam_refshapes"])
