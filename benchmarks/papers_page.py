@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hf_refseg.hub.markdown import escape, to_table
 from hf_refseg.papers import Paper, Table, paper_names, read_paper
+from hf_refseg.papers.reader import title_of
 from hf_refseg.papers.results import (
     change_cells,
     describe_results,
@@ -22,7 +23,6 @@ from hf_refseg.papers.results import (
     published_cells,
     read_measured,
     run_command,
-    title_of,
 )
 
 PAGE = Path(__file__).parents[1] / "docs" / "papers.md"

@@ -132,7 +132,7 @@ def show_table(paper: str, number: str, table: Table) -> str:
 
 def headline(paper: str, number: str, table: Table) -> str:
     """What a table is, and what it asks."""
-    from ..papers.results import title_of
+    from ..papers.reader import title_of
 
     title = title_of(number)
     return f"{title[0].upper()}{title[1:]} of {paper}: {table.title}"

@@ -198,10 +198,15 @@ class Paper:
         parts = [name for name in self.tables if name[:-1] == number and name[-1].islower()]
         if parts and number not in self.tables:
             raise ValueError(f"Table {number} is in parts: choose one of {', '.join(parts)}.")
-        for name in (number, f"table {number}"):
-            if name in self.left_out:
-                raise ValueError(f"Of {name} no row can be run: {self.left_out[name]}.")
+        title = title_of(number)
+        if title in self.left_out:
+            raise ValueError(f"Of {title} no row can be run: {self.left_out[title]}.")
         return self.tables[one_of(self.tables, number, "Table")]
+
+
+def title_of(number: str) -> str:
+    """What a table is called in a sentence: "table 5", "table IV", "figure 7"."""
+    return f"table {number}" if number[:1].isdigit() or number.isupper() else number
 
 
 def paper_names() -> list[str]:

@@ -23,11 +23,6 @@ def results_name(paper: str, number: str, dataset: str) -> str:
     return f"{paper}_{slug(number)}_{dataset}.json"
 
 
-def title_of(number: str) -> str:
-    """What a table is called in a sentence: "table 5", "table IV", "figure 7"."""
-    return f"table {number}" if number[0].isdigit() or number.isupper() else number
-
-
 def run_command(paper: str, number: str) -> str:
     """The command that shows a table, and runs it with `--dataset`."""
     return shlex.join(["hf-refseg", "table", paper, number])

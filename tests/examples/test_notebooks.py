@@ -47,6 +47,7 @@ def test_fine_tune_own_data_goes_from_pictures_to_a_scored_model(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     namespace: dict = {"__name__": "__main__"}
     for number, code in enumerate(pieces_of("fine_tune_own_data.ipynb"), start=1):
         exec(compile(code, f"code {number}", "exec"), namespace)
