@@ -62,7 +62,7 @@ class PassFlops:
 
     def by_step(self) -> dict[str, int]:
         """What each step of a method computes, which is the total together; fusion is all but the other steps."""
-        steps = {step: self.parts.get(part, 0) for part, step in ENCODERS.items()}
+        steps = {step: self.parts[part] for part, step in ENCODERS.items()}
         answers = sum(self.parts[task] for task in self.tasks)
         steps["fusion"] = self.total - sum(steps.values()) - self.decoding - answers
         steps["decoder"] = self.decoding
@@ -75,7 +75,7 @@ def count_pass(
     """FLOPs of one image and one sentence; nothing is computed, so that a model of any size is counted in seconds.
 
     Args:
-        model: on the device "meta", in evaluation mode or not; training tasks take no part.
+        model: on the device "meta", in evaluation mode or not; tasks that are for training alone take no part.
         image_size: height and width of the image in pixels.
         tokens: of the sentence.
         frames: of a clip in the place of the image; None = an image.
@@ -92,20 +92,13 @@ def count_pass(
     return PassFlops(flops, tasks, sum(decoding), counter.get_total_flops())
 
 
-def count_flops(
-    model: PreTrainedModel, image_size: tuple[int, int], tokens: int, frames: int | None = None
-) -> dict[str, int]:
-    """FLOPs of one image and one sentence in each part of a model, and in "total"; as `count_pass`."""
-    return count_pass(model, image_size, tokens, frames).by_part()
-
-
 def count_task_flops(
     model: PreTrainedModel, image_size: tuple[int, int], tokens: int, frames: int | None = None
 ) -> dict[str, int]:
     """FLOPs that each training task of a model adds to the pass forward of a training step, by the task's name.
 
     "total" are those of that pass without any of them: of what `encode_inputs`, `fuse` and `decode` compute in
-    training. Arguments and errors as of `count_flops`; a sentence has no padding.
+    training. Arguments and errors as of `count_pass`; a sentence has no padding.
     """
     was_training = model.training
     counts = {}

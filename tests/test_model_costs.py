@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_refseg import LavtConfig, LavtForReferringSegmentation
-from hf_refseg.model_costs import count_flops, count_parameters, count_pass, count_task_flops
+from hf_refseg.model_costs import count_parameters, count_pass, count_task_flops
 
 # Nothing is computed, but each operation takes its time: few layers, of which some shift their windows.
 FEW_LAYERS = {"text_config": SHORT_BERT, "fusion_num_heads": [1, 1]}
@@ -56,9 +56,9 @@ def test_the_total_of_a_clip_is_that_of_a_pass() -> None:
     tiny = ShortVideoLavt()
     model = tiny.build(attn_implementation="eager")
     computed = flops_of_a_pass(model, tiny.clips(batch=1))
-    counted = count_flops(model.to("meta"), (40, 48), tokens=6, frames=3)
+    counted = count_pass(model.to("meta"), (40, 48), tokens=6, frames=3).by_part()
     assert counted["total"] == computed > 0
-    assert counted["total"] > 2 * count_flops(model, (40, 48), tokens=6)["total"]
+    assert counted["total"] > 2 * count_pass(model, (40, 48), tokens=6).by_part()["total"]
 
 
 def test_parts_have_the_flops_of_their_modules() -> None:
@@ -75,11 +75,11 @@ def test_parts_have_the_flops_of_their_modules() -> None:
     for handle in handles:
         handle.remove()
     model.to("meta")
-    counted = count_flops(model, tiny.size, tokens=6)
+    counted = count_pass(model, tiny.size, tokens=6).by_part()
     assert counted["decoder"] == by_hand > 0
     assert counted["backbone"] > 0 and counted["stages"] > 0
     assert counted["total"] == sum(count for part, count in counted.items() if part != "total")
-    twice = count_flops(model, tiny.size, tokens=12)
+    twice = count_pass(model, tiny.size, tokens=12).by_part()
     assert twice["text_encoder"] > 2 * counted["text_encoder"] and twice["decoder"] == counted["decoder"]
 
 
@@ -101,7 +101,7 @@ def test_a_task_costs_what_a_pass_with_it_costs_more(image_features: str) -> Non
     more = flops_of_a_pass(model, inputs) - flops_of_a_pass(alone, inputs)
     counted = count_task_flops(model.to("meta"), tiny.size, tokens=6)
     assert counted["mask_grounding"] == more > 0
-    assert counted["total"] == count_flops(model, tiny.size, tokens=6)["total"] and not model.training
+    assert counted["total"] == count_pass(model, tiny.size, tokens=6).by_part()["total"] and not model.training
 
 
 def test_every_task_has_its_costs() -> None:
@@ -112,7 +112,7 @@ def test_every_task_has_its_costs() -> None:
     assert list(counted) == ["presence_head", "mask_grounding", "language_reconstruction", "total"]
     assert min(counted.values()) > 0
     # In training both of its encoders read a clip.
-    assert counted["total"] > count_flops(model, (40, 48), tokens=6, frames=3)["total"]
+    assert counted["total"] > count_pass(model, (40, 48), tokens=6, frames=3).by_part()["total"]
 
 
 @pytest.mark.parametrize(("cell", "gates"), [("gru", 3), ("lstm", 4)])
@@ -124,7 +124,7 @@ def test_a_recurrent_text_encoder_is_counted(cell: str, gates: int) -> None:
         text_config={**text, "cell": cell}, language_reconstruction={"sentence_vector": "final_state"}, **short
     ).to("meta")
     by_hand = 2 * 6 * 2 * (16 + 24) * 24 * gates
-    assert count_flops(model, tiny.size, tokens=6)["text_encoder"] == by_hand
+    assert count_pass(model, tiny.size, tokens=6).by_part()["text_encoder"] == by_hand
     assert count_task_flops(model, tiny.size, tokens=6)["language_reconstruction"] > by_hand
 
 

@@ -5,7 +5,7 @@ import torch
 import training_step
 from tiny_methods import TinyM3Att, TinyRisam
 
-from hf_refseg.model_costs import count_flops
+from hf_refseg.model_costs import count_pass
 
 
 def test_a_step_counts_forward_and_backward_of_what_is_trained_and_changes_no_weight() -> None:
@@ -14,7 +14,7 @@ def test_a_step_counts_forward_and_backward_of_what_is_trained_and_changes_no_we
     batch = {**inputs, "mask_labels": labels}
     batch["encoder_features"] = training_step.encoder_features(model, batch.pop("pixel_values"))
     counted = sum(training_step.count_flops(model, batch).values())
-    forward = count_flops(tiny.build().to("meta"), tiny.size, tokens=6)
+    forward = count_pass(tiny.build().to("meta"), tiny.size, tokens=6).by_part()
     without_encoder = len(labels) * (forward["total"] - forward["backbone"])
     # Each product has two in the backward pass, but for what comes from the features.
     assert 2.5 * without_encoder < counted <= 3 * without_encoder
