@@ -49,6 +49,14 @@ def pytest_collection() -> Iterator[None]:
     return collected
 
 
+@pytest.fixture(scope="module", autouse=True)
+def later_collections_look_at_less() -> Iterator[None]:
+    """What a file leaves for good, caches of compilers above all, need not be looked through by the files after it."""
+    yield
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take long come first, and short ones last, so that processes which share the files end together."""
