@@ -13,6 +13,9 @@ MAX_VALUE = 80
 # What bad input, or a Hub out of reach, is expected to raise; anything else is a fault of the code.
 EXPECTED_ERRORS = (ValueError, OSError, ImportError, StrictDataclassError, HTTPError)
 
+# What the system says of a path: in its words the path comes last, behind a number.
+WRONG_PATHS = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+
 
 class BadInputError(ValueError):
     """Bad input; the message is one printable line of at most 500 characters, whatever it was made of.
@@ -35,6 +38,8 @@ def message_of(error: Exception) -> str:
     if isinstance(error, HTTPError) and not isinstance(error, HfHubHTTPError):
         reason = reason_of(error)
         return f"The Hub cannot be reached ({reason}): look at the connection, and start the same command again."
+    if isinstance(error, WRONG_PATHS) and error.filename is not None:
+        return one_line(f"{error.filename}: {error.strerror.lower()}. Choose another path, or allow it.", MAX_MESSAGE)
     return reason_of(error, MAX_MESSAGE)
 
 

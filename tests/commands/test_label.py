@@ -152,6 +152,7 @@ def test_wrong_arguments_are_said(model: Path) -> None:
     assert "no sentences of their own: say what to segment (--texts)" in error_of(model, photos)
     assert "no folder nowhere with photographs" in error_of(model, "nowhere", *text)
     assert "takes no split_by, only val_share" in error_of(model, photos, *text, "--split-by", "unc")
+    assert "texts.txt: no such file or directory." in error_of(model, photos, "--texts-file", "texts.txt")
     Path("texts.txt").write_text("\n")
     assert "texts.txt is empty" in error_of(model, photos, "--texts-file", "texts.txt")
     assert "choose one of them" in error_of(model, photos, *text, "--texts-file", "texts.txt")
