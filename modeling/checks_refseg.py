@@ -27,9 +27,13 @@ MAX_LAYERS = 1000
 Conditions = dict[str, tuple[str, Callable[[Any], bool]]]
 
 
-@cache
 def names_of(config_class: type[PreTrainedConfig]) -> frozenset[str]:
     """Names that a configuration takes: its fields, their other names, and what transformers adds."""
+    return _names_of(config_class)  # type: ignore[arg-type]  # To mypy a class is not hashable.
+
+
+@cache
+def _names_of(config_class: type[PreTrainedConfig]) -> frozenset[str]:
     members = {name: member for base in reversed(config_class.__mro__) for name, member in vars(base).items()}
     settable = (name for name, member in members.items() if isinstance(member, property) and member.fset is not None)
     own_fields = (field.name for field in fields(config_class))

@@ -1,5 +1,6 @@
 """What configurations say of MagNet's cross-modal alignment, its module and its loss (sections 3.3 and 3.4)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -52,7 +53,7 @@ class AlignmentLossConfig(TaskConfig):
         require_ranges(values_of(self))
 
 
-def require_each_once(what: str, halves: list[str] | tuple[str, ...]) -> None:
+def require_each_once(what: str, halves: Sequence[str]) -> None:
     """Raises ValueError where a half of the alignment loss is named twice."""
     if len(set(halves)) != len(halves):
         raise ValueError(f"{what}: name each half once, got {list(halves)}.")

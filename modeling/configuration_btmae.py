@@ -4,11 +4,10 @@ Referring Image Segmentation", 2023)."""
 from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 
 from .checks_refseg import Conditions, require_at_least_one, require_even_heads
 from .configuration_encoders_refseg import BERT_BASE, require_maps, require_stages, swin_b
-from .configuration_refseg import RefSegConfig
+from .configuration_refseg import EncoderConfig, RefSegConfig
 
 
 @strict
@@ -135,8 +134,8 @@ class BtmaeConfig(RefSegConfig):
         ),
     }
 
-    backbone_config: PreTrainedConfig | dict | None = None
-    text_config: PreTrainedConfig | dict | None = None
+    backbone_config: EncoderConfig = None
+    text_config: EncoderConfig = None
     special_token_ids: list[int] | tuple[int, ...] = (0, 100, 101, 102, 103)
     feature_size: int = 256
     token_stride: Literal[8, 16, 32] = 16

@@ -190,8 +190,9 @@ def required_multiple(embedding: nn.Module | None) -> int:
     """Of how many pixels timm's embedding of patches wants the sides of images to be multiples."""
     from timm.layers import PatchEmbed
 
-    wants_multiples = isinstance(embedding, PatchEmbed) and embedding.img_size and not embedding.dynamic_img_pad
-    return embedding.patch_size[0] if wants_multiples else 1
+    if isinstance(embedding, PatchEmbed) and embedding.img_size and not embedding.dynamic_img_pad:
+        return embedding.patch_size[0]
+    return 1
 
 
 def is_plain(config: PreTrainedConfig) -> bool:

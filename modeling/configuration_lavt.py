@@ -3,12 +3,11 @@
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 
 from .checks_refseg import Conditions, require_at_least_one
 from .configuration_alignment_refseg import AlignmentLossConfig, require_alignment_module, require_alignment_numbers
 from .configuration_encoders_refseg import BERT_BASE, require_stages, require_text_layers, stage_widths, swin_b
-from .configuration_refseg import RefSegConfig
+from .configuration_refseg import EncoderConfig, RefSegConfig
 
 # Of fusion and pathway, and of what MagNet puts in their place.
 OF_FUSION = (
@@ -135,8 +134,8 @@ class LavtConfig(RefSegConfig):
         "boundary_loss_weight": ('with loss_type="dice_boundary"', lambda config: config.loss_type == "dice_boundary"),
     }
 
-    backbone_config: PreTrainedConfig | dict | None = None
-    text_config: PreTrainedConfig | dict | None = None
+    backbone_config: EncoderConfig = None
+    text_config: EncoderConfig = None
     text_dropout: bool = True
     fusion_type: Literal["pixel_word", "pooled_sentence", "bidirectional", "cross_modal_alignment"] = "pixel_word"
     fusion_hidden_size: int | None = None
@@ -185,7 +184,7 @@ class LavtConfig(RefSegConfig):
     def reads_final_words(self) -> bool:
         """Whether anything reads the words after the last stage; the masks only need those before its update."""
         loss = self.alignment_loss
-        return self.presence_head or (loss is not None and "pixel_to_text" in loss.halves)
+        return self.presence_head or (isinstance(loss, AlignmentLossConfig) and "pixel_to_text" in loss.halves)
 
     @property
     def stage_widths(self) -> list[int]:

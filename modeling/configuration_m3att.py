@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig
 from .checks_refseg import Conditions, require_at_least_one, require_even_heads
 from .configuration_encoders_refseg import BERT_BASE, require_maps, swin_b
 from .configuration_recurrent_text_refseg import RecurrentTextConfig
-from .configuration_refseg import LanguageReconstructionConfig, RefSegConfig
+from .configuration_refseg import EncoderConfig, LanguageReconstructionConfig, RefSegConfig
 
 
 @strict
@@ -111,8 +111,8 @@ class M3AttConfig(RefSegConfig):
         "interaction_type": ("with num_decoder_layers above 1", lambda config: config.num_decoder_layers != 1),
     }
 
-    backbone_config: PreTrainedConfig | dict | None = None
-    text_config: PreTrainedConfig | dict | None = None
+    backbone_config: EncoderConfig = None
+    text_config: EncoderConfig = None
     image_size: int = 480
     max_text_length: int = 20
     fusion_stride: int = 16

@@ -3,7 +3,7 @@
 from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import Mask2FormerConfig, PreTrainedConfig
+from transformers import Mask2FormerConfig
 
 from .checks_refseg import Conditions, require_at_least_one
 from .configuration_alignment_refseg import (
@@ -13,7 +13,7 @@ from .configuration_alignment_refseg import (
     require_each_once,
 )
 from .configuration_encoders_refseg import BERT_BASE, require_stages, require_text_layers, stage_widths, swin_b
-from .configuration_refseg import RefSegConfig
+from .configuration_refseg import EncoderConfig, RefSegConfig
 
 
 @strict
@@ -114,8 +114,8 @@ class MagNetConfig(RefSegConfig):
         "alignment_weight": ("with alignment_losses", lambda config: len(config.alignment_losses) > 0),
     }
 
-    backbone_config: PreTrainedConfig | dict | None = None
-    text_config: PreTrainedConfig | dict | None = None
+    backbone_config: EncoderConfig = None
+    text_config: EncoderConfig = None
     text_stage_layers: list[int] | tuple[int, ...] = (3, 6, 9, 12)
     pyramid_scales: list[int] | tuple[int, ...] = (1, 2, 3, 6)
     cam_image: Literal["paper", "released"] = "released"

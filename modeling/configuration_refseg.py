@@ -2,9 +2,9 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -34,7 +34,15 @@ SAVED_VERSION = "hf_refseg_version"
 # So many unknown names are said.
 MOST_NAMED = 5
 
+# The type of the field of an encoder. A configuration is what it holds, also where a mapping or None is put into it:
+# `RefSegConfig` makes one of them.
+if TYPE_CHECKING:
+    EncoderConfig: TypeAlias = PreTrainedConfig
+else:
+    EncoderConfig = PreTrainedConfig | dict | None
 
+
+@dataclass(kw_only=True)
 class TaskConfig:
     """Base of the configurations of training tasks, which are dataclasses and know the task's name."""
 
@@ -154,6 +162,12 @@ class MaskGroundingConfig(TaskConfig):
             {"special_token_ids": sorted(tokenizer.all_special_ids), "mask_token_id": mask_token_id, **values}
         )
 
+    @property
+    def token_ids(self) -> tuple[int, Sequence[int]]:
+        """`mask_token_id` and `special_token_ids`, neither of which is None once the fields are checked."""
+        assert self.mask_token_id is not None and self.special_token_ids is not None
+        return self.mask_token_id, self.special_token_ids
+
     def validate_fields(self):
         """Checks the ranges; called on construction."""
         for name, source in (
@@ -173,7 +187,8 @@ class MaskGroundingConfig(TaskConfig):
             require_at_least_one(self, "predictor_size")
         if self.reconstructs == "words_and_image" and not self.image_tokens:
             raise ValueError('reconstructs: "words_and_image" finds the image again in its tokens: image_tokens=True.')
-        if min(self.mask_token_id, *self.special_token_ids) < 0:
+        mask_token_id, special_token_ids = self.token_ids
+        if min(mask_token_id, *special_token_ids) < 0:
             raise ValueError("mask_grounding: special_token_ids and mask_token_id: no token has a number below 0.")
         require_ranges(values_of(self))
 
@@ -301,13 +316,14 @@ class RefSegConfig(CheckedConfig):
     # What the method's image processor does otherwise than `RefSegImageProcessor` by default.
     image_processor_defaults: ClassVar[dict[str, Any]] = {}
     # Most tokens of a text that the method's paper reads, special ones included.
-    max_text_length: ClassVar[int] = 20
+    # Without a type, so that it is no field; M3Att's configuration makes one of it.
+    max_text_length = 20
     # How many maps, or stages, of its image encoder the method reads.
     num_image_maps: ClassVar[int] = 1
     # Whether `pixel_values` may be clips (batch, frames, 3, height, width) as well as images.
     takes_clips: ClassVar[bool] = False
-    # Pipelines whose code lies beside the weights; a saved model names them.
-    custom_pipelines: ClassVar[dict[str, dict]] = {}
+    # Pipelines whose code lies beside the weights; a saved model names them. No field either.
+    custom_pipelines = dict[str, dict]()
     # Configurations of encoders that come with the methods, by model type.
     own_encoders: ClassVar[dict[str, type[PreTrainedConfig]]] = {}
     # Under what condition some fields have an effect. Sizes and starting values of a part are not among them: they
@@ -426,7 +442,11 @@ class RefSegConfig(CheckedConfig):
     def validate_sentence_vector(self):
         """Checks that the text encoder has the state that a task reads; called on construction."""
         task, kind = self.language_reconstruction, self.text_config.model_type
-        if task is not None and task.sentence_vector == "final_state" and kind != RECURRENT_TEXT:
+        if (
+            isinstance(task, LanguageReconstructionConfig)
+            and task.sentence_vector == "final_state"
+            and kind != RECURRENT_TEXT
+        ):
             raise ValueError(
                 f'language_reconstruction: sentence_vector="final_state" is that of a recurrent text encoder, and '
                 f"text_config is '{kind}': take \"attention\", or a text_config of model_type '{RECURRENT_TEXT}'."

@@ -3,13 +3,13 @@
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from .checks_refseg import Conditions, require_at_least_one, require_even_heads
 from .configuration_encoders_refseg import require_maps
-from .configuration_refseg import RefSegConfig
+from .configuration_refseg import EncoderConfig, RefSegConfig
 
 
 @strict
@@ -121,8 +121,8 @@ class RisamConfig(RefSegConfig):
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="clip_text_model"),
     }
 
-    backbone_config: PreTrainedConfig | dict | None = None
-    text_config: PreTrainedConfig | dict | None = None
+    backbone_config: EncoderConfig = None
+    text_config: EncoderConfig = None
     freeze_image_encoder: bool = True
     freeze_text_encoder: bool = True
     hidden_size: int = 256

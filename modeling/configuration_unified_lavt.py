@@ -3,9 +3,9 @@
 from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 
 from .configuration_encoders_refseg import stage_widths, swin_b
+from .configuration_refseg import EncoderConfig
 from .configuration_video_lavt import VideoLavtConfig
 from .configuration_video_swin_refseg import VideoSwinConfig
 
@@ -51,7 +51,7 @@ class UnifiedLavtConfig(VideoLavtConfig):
         "image_backbone_config": swin_b(drop_path_rate=0.3),
     }
 
-    image_backbone_config: PreTrainedConfig | dict | None = None
+    image_backbone_config: EncoderConfig = None
     image_streams_in_training: Literal["mixed", "both", "single"] = "mixed"
 
     def check_backbone(self):

@@ -9,6 +9,7 @@ from transformers.configuration_utils import SubConfigSpec
 from .checks_refseg import Conditions
 from .configuration_encoders_refseg import BERT_BASE, require_stages
 from .configuration_lavt import LavtConfig
+from .configuration_refseg import EncoderConfig
 from .configuration_video_swin_refseg import VideoSwinConfig
 
 # The rows of table 1 in which a projection function has two convolutions side by side.
@@ -91,10 +92,11 @@ class VideoLavtConfig(LavtConfig):
         ),
     }
     takes_clips: ClassVar[bool] = True
-    max_text_length: ClassVar[int] = 22
+    max_text_length = 22
 
-    backbone_config: PreTrainedConfig | dict | None = None
-    fusion_type: Literal["pixel_word", "pooled_sentence", "vision_language"] = "pixel_word"
+    backbone_config: EncoderConfig = None
+    # Other kinds than LAVT's, which mypy permits no subclass.
+    fusion_type: Literal["pixel_word", "pooled_sentence", "vision_language"] = "pixel_word"  # type: ignore[assignment]
     loss_type: Literal["cross_entropy", "dice", "dice_focal", "dice_boundary"] = "dice"
     pwam_structure: int = 12
     pwam_projection: Literal["released", "paper"] = "released"

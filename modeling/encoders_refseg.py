@@ -1,7 +1,7 @@
 """Image encoders by kind: those that give maps at once, and those that are run stage by stage."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -53,6 +53,8 @@ class SamStages(SamVisionEncoder):
         config: its configuration.
         blocks: the blocks whose outputs `forward` returns, in their order.
     """
+
+    layers: nn.ModuleList
 
     def __init__(self, config: PreTrainedConfig, blocks: list[int]) -> None:
         super().__init__(config)
@@ -275,7 +277,7 @@ class TimmEncoder(MapEncoder):
 
         It drops the activations inside timm's batch norms; here they come into effect again.
         """
-        for norm in module.modules():
+        for norm in () if module is None else module.modules():
             # PyTorch's own has no parts: these are the activation and the dropout of timm's.
             if type(norm) is nn.SyncBatchNorm and any(norm.children()):
                 norm.__class__ = SyncBatchNormActivation
@@ -344,7 +346,7 @@ class ResizedMaps(nn.Module):
     Of a plain vision transformer the finest come from the earliest layers, as in dense prediction transformers (DPT).
     """
 
-    def __init__(self, encoder: MapEncoder, strides: Sequence[int]) -> None:
+    def __init__(self, encoder: MapEncoder | SwinMaps, strides: Sequence[int]) -> None:
         super().__init__()
         self.encoder = encoder
         self.widths = encoder.widths
@@ -362,7 +364,7 @@ class ResizedMaps(nn.Module):
 
 
 # By model type; of all others transformers has a backbone.
-MAP_ENCODERS = {
+MAP_ENCODERS: dict[str, Callable[[PreTrainedConfig, int], MapEncoder | SwinMaps]] = {
     "clip_vision_model": LayerMaps,
     "sam2_vision_model": Sam2Maps,
     "sam_vision_model": SamMaps,

@@ -55,7 +55,7 @@ class TwoEncoderModel(PreTrainedModel):
     config: RefSegConfig
     base_model_prefix = "model"
     main_input_name = "pixel_values"
-    input_modalities = ("image", "text")
+    input_modalities: tuple[str, ...] = ("image", "text")
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_attention_backend = True
