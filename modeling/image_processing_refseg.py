@@ -47,7 +47,8 @@ NUMBERS = {
 SAVED_BY_TRANSFORMERS = ("auto_map", "feature_extractor_type", "image_processor_type", "processor_class")
 
 
-class RefSegImageProcessorKwargs(ImagesKwargs, total=False):
+# To mypy, which does not read transformers, it is no TypedDict.
+class RefSegImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
     """
     mask_threshold (`float`, *optional*, defaults to 0.5):
         Foreground probability above which a pixel belongs to the mask.
@@ -79,7 +80,8 @@ class RefSegImageProcessor(TorchvisionBackend):
     resample = PILImageResampling.BILINEAR
     image_mean = IMAGENET_DEFAULT_MEAN
     image_std = IMAGENET_DEFAULT_STD
-    size = {"height": 480, "width": 480}
+    # What an image processor has is a `SizeDict`, which transformers makes of this.
+    size: SizeDict = {"height": 480, "width": 480}
     default_to_square = True
     do_resize = True
     do_rescale = True
@@ -119,9 +121,12 @@ class RefSegImageProcessor(TorchvisionBackend):
         self, size: int | dict[str, int] | SizeDict | None = None, default_to_square: bool | None = None, **kwargs
     ) -> dict:
         if size is not None:
-            is_named = isinstance(size, dict | SizeDict)
-            size = dict(size) if is_named else get_size_dict(size, default_to_square=default_to_square)
-            _check_size(size)
+            if isinstance(size, dict | SizeDict):
+                sides = dict(size)
+            else:
+                sides = get_size_dict(size, default_to_square=default_to_square)
+            _check_size(sides)
+            size = sides
         _check_options(kwargs)
         return super()._standardize_kwargs(size=size, default_to_square=default_to_square, **kwargs)
 
@@ -230,7 +235,7 @@ class RefSegImageProcessor(TorchvisionBackend):
 
         torchvision rounds differently in up to a fifth of the values.
         """
-        height, width = size_when_resized(*image.shape[-2:], size)
+        height, width = size_when_resized(image.shape[-2], image.shape[-1], size)
         if tuple(image.shape[-2:]) == (height, width):
             return image
         is_on_cpu, is_8_bit = image.device.type == "cpu", image.dtype == torch.uint8
@@ -375,7 +380,9 @@ class RefSegImageProcessor(TorchvisionBackend):
 
 
 def _check_size(size: Mapping[str, Any]) -> None:
-    are_sides = (isinstance(side, Integral) and side is not True and 0 < side <= MAX_SIDE for side in size.values())
+    are_sides = (
+        isinstance(side, Integral) and side is not True and 0 < int(side) <= MAX_SIDE for side in size.values()
+    )
     if set(size) not in ({"height", "width"}, {"longest_edge"}) or not all(are_sides):
         raise ValueError(
             f'`size` is {{"height": ..., "width": ...}} or {{"longest_edge": ...}} in pixels, not '
@@ -400,7 +407,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
     for name in given.keys() & {"crop_size", "pad_size"}:
         value = given[name]
         sides = dict(value).values() if isinstance(value, dict | SizeDict) else [value]
-        if not all(isinstance(side, Integral) and side > 0 for side in sides if side is not None):
+        if not all(isinstance(side, Integral) and int(side) > 0 for side in sides if side is not None):
             raise ValueError(f"`{name}` has sides of 1 pixel at least, not {reprlib.repr(value)}.")
     as_probability(given.get("mask_threshold", 0.5))
 

@@ -100,7 +100,8 @@ class VideoWindow:
         are_whole = all(isinstance(number, Integral) for number in (self.frames, self.overlap) if number is not None)
         if are_whole and self.overlap is None:
             object.__setattr__(self, "overlap", usual_overlap(self.frames))
-        if not are_whole or not 0 <= self.overlap < (math.inf if self.frames is None else self.frames):
+        limit = math.inf if self.frames is None else self.frames
+        if not are_whole or self.overlap is None or not 0 <= self.overlap < limit:
             raise ValueError(
                 "Window and overlap are whole numbers, the overlap at least 0 and less than the window: got "
                 f"{self.overlap} and {self.frames} frames."
@@ -408,7 +409,9 @@ class _ClipSegmenter:
         self, model: nn.Module, processor: Any, batches: Sequence[Sequence[str]], window: VideoWindow
     ) -> None:
         self.model, self.processor, self.takes_clips = model, processor, window.shows_clips(model)
-        self.length, self.overlap = (window.frames or math.inf, window.overlap) if self.takes_clips else (1, 0)
+        assert window.overlap is not None  # `VideoWindow` fills it in
+        self.length: float = (window.frames or math.inf) if self.takes_clips else 1
+        self.overlap = window.overlap if self.takes_clips else 0
         self.text_inputs = [self._encode(texts) for texts in batches]
 
     def _encode(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -444,13 +447,15 @@ class _ClipSegmenter:
         return at_least_float32(logits), None if presence is None else at_least_float32(presence)
 
     def masks(self, frame: _PendingFrame, threshold: float | None) -> list[FrameMask]:
-        sizes = [frame.size] * len(frame.logits)
-        found = find_masks(_mean_over_clips(frame), self.processor.image_processor, sizes, threshold)
+        outputs = _mean_over_clips(frame)
+        sizes = [frame.size] * len(outputs.logits)
+        found = find_masks(outputs, self.processor.image_processor, sizes, threshold)
         return [each.cpu() for each in found]
 
     def probabilities(self, frame: _PendingFrame) -> list[ProbabilityMap]:
-        sizes = [frame.size] * len(frame.logits)
-        found = find_probabilities(_mean_over_clips(frame), self.processor.image_processor, sizes)
+        outputs = _mean_over_clips(frame)
+        sizes = [frame.size] * len(outputs.logits)
+        found = find_probabilities(outputs, self.processor.image_processor, sizes)
         return [each.cpu() for each in found]
 
 

@@ -284,16 +284,17 @@ class ReferringVideoSegmentationPipeline(ReferringSegmentationPipeline):
         per_frame: bool = False,
     ) -> dict[str, Any]:
         frames, texts = inputs["frames"], inputs["texts"]
-        options = {"window": VideoWindow(window, overlap, per_frame), "threshold": threshold}
+        clips = VideoWindow(window, overlap, per_frame)
         if isinstance(frames, list):
             # A batch. Videos differ in length and size: one after the other goes through the model.
-            answers = [self._segment(*video, **options) for video in zip(frames, texts, strict=True)]
-        else:
-            answers = self._segment(frames, texts, **options)
-        return {"answers": answers, "texts": texts}
+            videos = zip(frames, texts, strict=True)
+            return {"answers": [self._segment(*video, clips, threshold) for video in videos], "texts": texts}
+        return {"answers": self._segment(frames, texts, clips, threshold), "texts": texts}
 
-    def _segment(self, frames: VideoFrames, texts: list[str], **options) -> list[list[FrameMask]]:
-        return list(segment_video(self.model, self.processor, frames, texts, **options))
+    def _segment(
+        self, frames: VideoFrames, texts: list[str], window: VideoWindow, threshold: float | None
+    ) -> list[list[FrameMask]]:
+        return list(segment_video(self.model, self.processor, frames, texts, window=window, threshold=threshold))
 
     def postprocess(self, outputs: dict[str, Any]) -> list[dict]:
         return [

@@ -39,7 +39,8 @@ TOKEN_OPTIONS = {
 PADDING_OPTIONS = ("padding", "padding_side", "pad_to_multiple_of")
 
 
-class RefSegProcessorKwargs(ProcessingKwargs, total=False):
+# To mypy, which does not read transformers, it is no TypedDict.
+class RefSegProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
     images_kwargs: RefSegImageProcessorKwargs
     _defaults = {"text_kwargs": {"padding": True, "return_token_type_ids": False, "return_attention_mask": True}}
 

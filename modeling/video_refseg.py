@@ -1,7 +1,7 @@
 """Videos on their way in: files, folders and lists of frames, read one frame after the other."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import closing, contextmanager
 from os import PathLike
 from pathlib import Path
@@ -54,6 +54,8 @@ class VideoFrames:
             pixels, or, while iterating, a frame of another size than the first; the file is named.
     """
 
+    _source: "_FrameList | _FrameFolder | _VideoFile"
+
     def __init__(self, source: "str | PathLike[str] | Sequence[Image.Image | np.ndarray] | VideoFrames") -> None:
         if isinstance(source, VideoFrames):
             self._source = source._source
@@ -95,7 +97,7 @@ class _FrameList:
             raise ValueError("The list of frames is empty: pass one frame at least.")
         self.frames, self.num_frames = frames, len(frames)
 
-    def __iter__(self) -> Iterator[Image.Image]:
+    def __iter__(self) -> Generator[Image.Image, None, None]:
         for frame in self.frames:
             if not isinstance(frame, Image.Image):
                 frame = Image.fromarray(_checked_array(frame))
@@ -126,7 +128,7 @@ class _FrameFolder:
                 f"{folder} holds no frames: image files ({', '.join(IMAGE_SUFFIXES)}) are expected there."
             )
 
-    def __iter__(self) -> Iterator[Image.Image]:
+    def __iter__(self) -> Generator[Image.Image, None, None]:
         return (open_image(path) for path in self.paths)
 
 
@@ -141,7 +143,7 @@ class _VideoFile:
             # In microseconds, and of sound as well, where there is some.
             self.seconds = container.duration / 1e6 if container.duration else 0.0
 
-    def __iter__(self) -> Iterator[Image.Image]:
+    def __iter__(self) -> Generator[Image.Image, None, None]:
         count, last_start = 0, None
         with self._opened() as (container, stream):
             for count, frame in enumerate(container.decode(stream), start=1):  # noqa: B007
