@@ -1,5 +1,7 @@
 """MagNet's cross-modal alignment loss (section 3.4), also as a training task of methods with features of pixels."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -62,7 +64,7 @@ class CrossModalAlignmentLoss(nn.ModuleDict):
 
     def __init__(
         self,
-        halves: list[str] | tuple[str, ...],
+        halves: Sequence[str],
         pixel_temperature: float,
         text_temperature: float,
         max_pixels: int,

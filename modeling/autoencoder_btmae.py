@@ -191,4 +191,4 @@ class NoRefinement(nn.Module):
 
 
 # What stands in the place of BTMAE(l->v); where language enters between the stages of the image encoder, nothing more.
-ATTENTION_REFINEMENTS = {"tokens": AttentionRefinement, "stages": NoRefinement}
+ATTENTION_REFINEMENTS: dict[str, type[nn.Module]] = {"tokens": AttentionRefinement, "stages": NoRefinement}

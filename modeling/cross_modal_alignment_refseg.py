@@ -75,7 +75,7 @@ class ClosedPathway(nn.Module):
         return pixels
 
 
-PATHWAYS = {"paper": PyramidPathway, "released": ReleasedPathway}
+PATHWAYS: dict[str, type[nn.Module]] = {"paper": PyramidPathway, "released": ReleasedPathway}
 
 
 class TextToPixels(nn.Module):
@@ -289,7 +289,8 @@ def explain_alignment(
 
     `attentions` are those at full resolution, stage by stage, those of the pixels first; `maps` those of the stages.
     """
-    weights, explanations = iter(attentions), {}
+    weights = iter(attentions)
+    explanations: dict[str, Explanation] = {}
     for index, of_stage in enumerate(maps):
         explanations[f"word_attention_{index + 1}"] = words_of_pixels(next(weights), of_stage)
         if config.cam_language == "paper" and aligns_words(config, index):

@@ -19,7 +19,8 @@ def explain_mutual_attention(
     for block, (to_words, to_pixels) in enumerate(zip(attentions[::2], attentions[1::2], strict=True), start=1):
         looks = pixels_of_words(to_pixels, maps, text_mask)
         places = strongest_places(looks.maps.amax(0), SHOWN_PIXELS).to(to_words.device)
-        centers = pixel_centers(*looks.maps.shape[-2:], to_words.device)
+        height, width = looks.maps.shape[-2:]
+        centers = pixel_centers(height, width, to_words.device)
         explanations[f"words_to_pixels_{block}"] = looks
         explanations[f"pixels_to_words_{block}"] = PixelWords(centers[places], to_words[0, 0, places])
     return explanations

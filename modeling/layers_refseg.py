@@ -262,8 +262,8 @@ def to_tokens(maps: Tensor) -> Tensor:
     return maps.movedim(-3, -1).flatten(1, -2)
 
 
-def resize(maps: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
-    """Bilinear resizing of (batch, channels, height, width).
+def resize(maps: Tensor, size: tuple[int, ...], *, align_corners: bool) -> Tensor:
+    """Bilinear resizing of (batch, channels, height, width) to a height and width.
 
     Corners are aligned in the papers' decoders, and not in SAM's.
     """

@@ -6,6 +6,7 @@ Every loss is a scalar. Where there is `is_counted`, bool (batch,), the samples 
 as weights, not as a choice, so that no shape hangs on values.
 """
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ NOT_ANNOTATED = -100
 def weighted_cross_entropy(
     logits: Tensor,
     mask_labels: Tensor,
-    class_weights: tuple[float, float],
+    class_weights: Sequence[float],
     is_counted: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy with a weight per class, divided by the sum of the weights of all pixels of the batch.
@@ -231,7 +232,8 @@ def _target_and_background(
 ) -> tuple[_Pixels, _Pixels]:
     labels = F.interpolate(mask_labels[:, None].float(), features.shape[-2:], mode="nearest-exact").flatten(1) > 0.5
     pixels = F.normalize(at_least_float32(features).flatten(2).transpose(1, 2), dim=-1)
-    return tuple(_draw(pixels, members, max_pixels, generator) for members in (labels, ~labels))
+    target, background = (_draw(pixels, members, max_pixels, generator) for members in (labels, ~labels))
+    return target, background
 
 
 def _draw(pixels: Tensor, members: Tensor, max_pixels: int, generator: torch.Generator | None) -> _Pixels:

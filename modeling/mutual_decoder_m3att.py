@@ -126,7 +126,7 @@ class PlainNorm(ResidualNorm):
         return self.norm(update)
 
 
-ATTENTION = {
+ATTENTION: dict[str, type[nn.Module]] = {
     "shared": MutualAttention,
     "independent": IndependentMutualAttention,
     "generic": GenericAttention,
@@ -203,7 +203,7 @@ class PlainInteraction(nn.Module):
             state_dict[name] = torch.atleast_1d(state_dict[name])
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def forward(self, decoded: Tensor, language: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, decoded: Tensor, language: Tensor, text_mask: Tensor) -> tuple[Tensor, ...]:
         return self.inject(decoded, language, text_mask), language
 
     def inject(self, decoded: Tensor, language: Tensor, text_mask: Tensor) -> Tensor:
@@ -232,7 +232,11 @@ class IterativeInteraction(PlainInteraction):
         return self.inject(decoded, gathered, text_mask), language, weights[:, None]
 
 
-INTERACTION = {"iterative": IterativeInteraction, "plain": PlainInteraction, "none": NoInteraction}
+INTERACTION: dict[str, type[nn.Module]] = {
+    "iterative": IterativeInteraction,
+    "plain": PlainInteraction,
+    "none": NoInteraction,
+}
 
 
 class MutualDecoder(nn.Module):

@@ -64,8 +64,8 @@ class SamDecoder(nn.Module):
 
     def image_positions(self, pixels: Tensor) -> Tensor:
         """Position of each pixel's center, (batch, channels, h, w)."""
-        size = pixels.shape[-2:]
-        grid = pixel_centers(*size, pixels.device, pixels.dtype).unflatten(0, size).to(pixels.dtype)
+        height, width = pixels.shape[-2:]
+        grid = pixel_centers(height, width, pixels.device, pixels.dtype).unflatten(0, (height, width)).to(pixels.dtype)
         return self.positions(grid).permute(2, 0, 1).expand_as(pixels)
 
 
