@@ -1,7 +1,7 @@
 """What a model tells about how it came to a mask: the kinds of explanations, and the base of models that give them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .layers_refseg import AttentionKernel
-from .modeling_outputs_refseg import ReferringSegmentationOutput
+from .modeling_outputs_refseg import RecordedOutput, ReferringSegmentationOutput
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,8 @@ class Explainable(ABC):
     """
 
     explained_outputs: tuple[str, ...] = ()
+    # A model is called as modules are.
+    __call__: Callable[..., ReferringSegmentationOutput]
 
     @torch.no_grad()
     def explain(
@@ -118,7 +120,7 @@ class Explainable(ABC):
         return self.explain_output(output, text_mask)
 
     @abstractmethod
-    def explain_output(self, output: ReferringSegmentationOutput, text_mask: Tensor) -> dict[str, Explanation]:
+    def explain_output(self, output: RecordedOutput, text_mask: Tensor) -> dict[str, Explanation]:
         """What the recorded outputs of one image or clip and one text mean; returns as `explain`.
 
         Args:

@@ -17,7 +17,7 @@ from .layers_refseg import (
     to_map,
     to_tokens,
 )
-from .modeling_outputs_refseg import FusedFeatures
+from .modeling_outputs_refseg import ALWAYS_GIVEN, FusedFeatures
 from .precision_refseg import at_least_float32
 
 
@@ -29,7 +29,7 @@ class BtmaeFeatures(FusedFeatures):
         encoder_pixels (`torch.FloatTensor` of shape `(batch, positions, feature_size)`): X_e.
     """
 
-    encoder_pixels: Tensor | None = None
+    encoder_pixels: Tensor = ALWAYS_GIVEN
 
 
 class ImpactTokens(NamedTuple):
@@ -132,7 +132,7 @@ class RefinedQueries(nn.Module):
         return refined
 
 
-IMPACT_QUERIES = {"encoder": EncoderQueries, "refined": RefinedQueries}
+IMPACT_QUERIES: dict[str, type[nn.Module]] = {"encoder": EncoderQueries, "refined": RefinedQueries}
 
 
 class MaskHead(nn.Module):
@@ -196,7 +196,7 @@ class SimpleDecoder(nn.Module):
         return foreground - background, ()
 
 
-MASK_DECODERS = {"impact_tokens": ImpactTokenDecoder, "simple": SimpleDecoder}
+MASK_DECODERS: dict[str, type[nn.Module]] = {"impact_tokens": ImpactTokenDecoder, "simple": SimpleDecoder}
 
 
 __all__ = ["MASK_DECODERS", "BtmaeFeatures", "ImpactSampling", "ImpactTokens"]

@@ -21,7 +21,7 @@ from .layers_refseg import (
     to_tokens,
 )
 from .losses_refseg import reconstructed_word_loss
-from .modeling_outputs_refseg import ForwardPass
+from .modeling_outputs_refseg import FusedPass
 from .precision_refseg import at_least_float32
 from .training_task_refseg import TrainingTask
 
@@ -159,9 +159,10 @@ class MaskGrounding(TrainingTask):
     ) -> None:
         super().__init__()
         self.config = config
-        if not 0 <= config.mask_token_id < text_config.vocab_size:
+        mask_token_id, _ = config.token_ids
+        if not 0 <= mask_token_id < text_config.vocab_size:
             raise ValueError(
-                f"mask_grounding: mask_token_id is {config.mask_token_id}, but the vocabulary has "
+                f"mask_grounding: mask_token_id is {mask_token_id}, but the vocabulary has "
                 f"{text_config.vocab_size} tokens."
             )
         size = channels if config.predictor_size is None else config.predictor_size
@@ -220,7 +221,7 @@ class MaskGrounding(TrainingTask):
         predicted = self.predictor(torch.cat(tokens, 1), F.pad(text_mask, (0, others), value=1))
         return predicted.split([text_features.shape[1], others], 1)
 
-    def loss(self, model: PreTrainedModel, forward_pass: ForwardPass) -> Tensor:
+    def loss(self, model: PreTrainedModel, forward_pass: FusedPass) -> Tensor:
         """L_grounding (equation 4) of words drawn at random, the same ones each time in evaluation mode.
 
         Samples without a target are left out.
@@ -228,24 +229,23 @@ class MaskGrounding(TrainingTask):
         Raises:
             ValueError: the pass has no `input_ids`.
         """
-        input_ids, targets = forward_pass.input_ids, forward_pass.mask_labels > 0
-        if input_ids is None:
-            raise ValueError("Mask Grounding masks words: pass `input_ids` instead of `text_embeds` along with masks.")
-        task, generator = self.config, generator_of_draws(self.training)
+        input_ids, targets = words_of(forward_pass), forward_pass.mask_labels > 0
+        _, special_token_ids = self.config.token_ids
+        generator = generator_of_draws(self.training)
         is_masked = draw_masked_words(
-            input_ids, forward_pass.attention_mask, task.special_token_ids, task.mask_probability, generator
+            input_ids, forward_pass.attention_mask, special_token_ids, self.config.mask_probability, generator
         )
         logits = self.name_masked_words(model, forward_pass, is_masked)
         return reconstructed_word_loss(logits, input_ids, is_masked & targets.flatten(1).any(1, keepdim=True))
 
-    def name_masked_words(self, model: PreTrainedModel, forward_pass: ForwardPass, is_masked: Tensor) -> Tensor:
+    def name_masked_words(self, model: PreTrainedModel, forward_pass: FusedPass, is_masked: Tensor) -> Tensor:
         """Logits (batch, tokens, vocabulary) where `is_masked` (batch, tokens) takes words out of the texts."""
-        input_ids, attention_mask = forward_pass.input_ids, forward_pass.attention_mask
-        fused, text_mask = forward_pass.fused, forward_pass.text_mask
+        input_ids, fused, text_mask = words_of(forward_pass), forward_pass.fused, forward_pass.text_mask
+        mask_token_id, _ = self.config.token_ids
         # Through frozen layers as well, for the gradient of the mask token.
         embeddings = model.get_input_embeddings()
         with embeddings.register_forward_hook(lambda module, ids, words: self.mask_token(words, is_masked)):
-            text = model.encode_text(input_ids.masked_fill(is_masked, self.config.mask_token_id), attention_mask)
+            text = model.encode_text(input_ids.masked_fill(is_masked, mask_token_id), forward_pass.attention_mask)
         if self.config.image_features == "masked_sentence" and model.maps_hold_language:
             fused = model.fuse(forward_pass.image, text, text_mask)
         maps, targets = grounded_frame(fused.maps[-1], forward_pass.mask_labels > 0)
@@ -268,7 +268,7 @@ class MaskGrounding(TrainingTask):
         """
         image, text, text_mask = model.encode_inputs(pixel_values, input_ids, attention_mask)
         fused = model.fuse(image, text, text_mask)
-        forward_pass = ForwardPass(pixel_values, input_ids, attention_mask, image, text, text_mask, mask_labels, fused)
+        forward_pass = FusedPass(pixel_values, input_ids, attention_mask, image, text, text_mask, mask_labels, fused)
         return self.name_masked_words(model, forward_pass, is_masked)[is_masked].argmax(1)
 
 
@@ -285,7 +285,7 @@ class MaskedVisionLanguage(MaskGrounding):
         super().__init__(config, *others)
         self.paint = nn.Linear(self.predictor.config.hidden_size, 3 * self.PART_SIZE**2)
 
-    def loss(self, model: PreTrainedModel, forward_pass: ForwardPass) -> Tensor:
+    def loss(self, model: PreTrainedModel, forward_pass: FusedPass) -> Tensor:
         """As in Mask Grounding, and the mean absolute difference of the masked parts of the images.
 
         Raises:
@@ -293,7 +293,7 @@ class MaskedVisionLanguage(MaskGrounding):
         """
         return super().loss(model, forward_pass) + self.painting_loss(model, forward_pass)
 
-    def painting_loss(self, model: PreTrainedModel, forward_pass: ForwardPass) -> Tensor:
+    def painting_loss(self, model: PreTrainedModel, forward_pass: FusedPass) -> Tensor:
         """The masked parts of the images from the rest of them and the whole sentences."""
         if forward_pass.pixel_values is None:
             raise ValueError(
@@ -315,6 +315,13 @@ class MaskedVisionLanguage(MaskGrounding):
         parts = parts_of(grounded_frame(pixels, targets)[0], grid, self.PART_SIZE)
         errors = (at_least_float32(painted) - at_least_float32(parts)).abs().mean(2)
         return (errors * is_masked).sum() / is_masked.sum()
+
+
+def words_of(forward_pass: FusedPass) -> Tensor:
+    """The token ids of a pass (batch, tokens); raises ValueError where it got the features of texts alone."""
+    if forward_pass.input_ids is None:
+        raise ValueError("Mask Grounding masks words: pass `input_ids` instead of `text_embeds` along with masks.")
+    return forward_pass.input_ids
 
 
 def grounded_frame(maps: Tensor, mask_labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -356,7 +363,8 @@ def mask_parts(pixel_values: Tensor, is_masked: Tensor) -> Tensor:
     Of clips (batch, frames, 3, height, width) the same parts of all frames.
     """
     hidden = F.interpolate(is_masked[:, None].to(pixel_values.dtype), pixel_values.shape[-2:], mode="nearest")
-    return pixel_values.masked_fill(hidden[(slice(None), *[None] * (pixel_values.ndim - 4))] != 0, 0)
+    all_frames = (slice(None), *[None] * (pixel_values.ndim - 4))
+    return pixel_values.masked_fill(hidden[all_frames] != 0, 0)
 
 
 def parts_of(images: Tensor, grid: tuple[int, int], part_size: int) -> Tensor:
@@ -379,8 +387,9 @@ def mask_centers(mask_labels: Tensor, dtype: torch.dtype = torch.float32) -> Ten
 
     It is computed in `dtype`, in float32 where that is a shorter format.
     """
+    height, width = mask_labels.shape[-2:]
     targets = (mask_labels != 0).flatten(1).unsqueeze(2)
-    centers = pixel_centers(*mask_labels.shape[-2:], mask_labels.device, dtype)
+    centers = pixel_centers(height, width, mask_labels.device, dtype)
     # No matrix product, which autocast would compute in half precision.
     return (targets * centers).sum(1) / targets.sum(1).clamp(min=1)
 

@@ -76,8 +76,9 @@ from .mask_decoder_btmae import (
     ImpactTokens,
 )
 from .modeling_outputs_refseg import (
+    ALWAYS_GIVEN,
     DecoderOutput,
-    ForwardPass,
+    EncodedPass,
     FusedAndDecoded,
     ImageFeatures,
     ReferringSegmentationOutput,
@@ -124,7 +125,7 @@ class BtmaeDecoderOutput(DecoderOutput):
         impact_tokens (`tuple[ImpactTokens]`): for each layer; none with another mask decoder.
     """
 
-    impact_tokens: tuple[ImpactTokens, ...] | None = None
+    impact_tokens: tuple[ImpactTokens, ...] = ALWAYS_GIVEN
 
 
 class PixelTokens(NamedTuple):
@@ -169,6 +170,7 @@ def tokens_of_masked_image(
     model: "BtmaeForReferringSegmentation", image: ImageFeatures, tokens: Tensor, is_masked: Tensor
 ) -> Tensor:
     """Patch masking: the tokens of the image whose masked patches are gray (table 3); `is_masked` (batch, tokens)."""
+    assert image.pixel_values is not None  # `encode_image` adds them
     patches = is_masked.unflatten(1, image.maps[-1].shape[-2:])[:, None].to(image.pixel_values.dtype)
     patches = F.interpolate(patches, scale_factor=model.config.token_stride, mode="nearest")
     patches = patches[..., : image.image_size[0], : image.image_size[1]]
@@ -298,7 +300,7 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             encoder_pixels=encoder_pixels,
         )
 
-    def decode(self, fused: BtmaeFeatures, image_size: tuple[int, int]) -> BtmaeDecoderOutput:
+    def decode(self, fused: BtmaeFeatures, image_size: tuple[int, ...]) -> BtmaeDecoderOutput:
         """Impact token attention: logits at the input size, (batch, height, width) (section 3.3)."""
         logits, impact_tokens = self.mask_decoder(fused)
         logits = resize(logits.unsqueeze(1), image_size, align_corners=False).squeeze(1)
@@ -346,14 +348,15 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         image, text, text_mask = self.encode_inputs(
             pixel_values, input_ids, attention_mask, image_embeds, text_embeds, encoder_features
         )
-        losses, reconstructions = {}, {}
+        losses: dict[str, Tensor] = {}
+        reconstructions: dict[str, Tensor] = {}
         if output_reconstructions or mask_labels is not None:
             losses, reconstructions = self.reconstruct(image, text, text_mask, input_ids)
         finish = self.make_output_with_impact_maps if output_impact_maps else self.make_output
         if mask_labels is None:
             output = self.segment(image, text, text_mask, finish, **recorded)
         else:
-            given = ForwardPass(pixel_values, input_ids, attention_mask, image, text, text_mask, mask_labels)
+            given = EncodedPass(pixel_values, input_ids, attention_mask, image, text, text_mask, mask_labels)
             output = self.forward_with_loss(given, finish, losses, **recorded)
         return BtmaeOutput(**output, **reconstructions)
 
@@ -420,7 +423,7 @@ class BtmaeForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             reconstructed = (output.reconstructed_pixels, output.masked_patches)
             fields = (*reconstructed, output.reconstructed_ids, output.masked_words)
             explanations["reconstruction"] = Reconstruction(*(None if each is None else each[0] for each in fields))
-        if output.impact_maps:
+        if output.impact_maps and output.impact_words:
             maps, words = ([each[0] for each in layers] for layers in (output.impact_maps, output.impact_words))
             explanations["impact_tokens"] = ImpactMaps(maps, words)
         return explanations

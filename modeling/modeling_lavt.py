@@ -24,6 +24,7 @@ Equations, sections and tables are those of the journal version. Where the relea
 they are followed and a configuration field gives the paper's form (`LavtConfig`), but for `DecoderStep`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -36,11 +37,7 @@ from transformers.utils.output_capturing import OutputRecorder
 
 from .alignment_loss_refseg import AlignmentLoss
 from .configuration_lavt import LavtConfig
-from .cross_modal_alignment_refseg import (
-    CrossModalAlignment,
-    Lockstep,
-    explain_alignment,
-)
+from .cross_modal_alignment_refseg import CrossModalAlignment, Lockstep, explain_alignment
 from .encoders_refseg import build_stage_encoder
 from .explanations_refseg import Explainable, Explanation, HeatMaps, words_of_pixels
 from .layers_refseg import (
@@ -56,13 +53,15 @@ from .layers_refseg import (
     to_tokens,
 )
 from .losses_refseg import two_class_boundary_loss, two_class_dice_loss, two_class_focal_loss, weighted_cross_entropy
-from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures, ReferringSegmentationOutput
+from .modeling_outputs_refseg import ALWAYS_GIVEN, DecoderOutput, FusedFeatures, ImageFeatures, RecordedOutput
 from .modeling_refseg import RefSegPreTrainedModel
 from .pretrained_refseg import load_encoder_weights
 from .tasks_refseg import TASKS
 from .text_encoders_refseg import build_text_encoder
 from .two_encoders_refseg import is_frozen
 
+# Makes the multi-modal fusion of the stage of this number.
+BuildFusion = Callable[[LavtConfig, int], nn.Module]
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
 
@@ -124,7 +123,7 @@ class MultiModalFusion(nn.Module):
     Shapes as in `PixelWordAttention`; returns the shape of `pixels`, whatever the width inside.
     """
 
-    LANGUAGE_MAPS = {
+    LANGUAGE_MAPS: dict[str, Callable[..., nn.Module]] = {
         "pixel_word": PixelWordAttention,
         "pooled_sentence": PooledSentence,
         "bidirectional": BidirectionalAttention,
@@ -199,7 +198,8 @@ class Concatenation(nn.Module):
         return self.reduce(torch.cat([visual, language], -1))
 
 
-PATHWAYS = {"sum": Sum, "replacement": Replacement, "concatenation": Concatenation}
+# By `language_pathway`, whose type also names the bool that it was in earlier versions.
+PATHWAYS: dict[str | bool, type[nn.Module]] = {"sum": Sum, "replacement": Replacement, "concatenation": Concatenation}
 
 
 class GatedPathway(nn.Module):
@@ -294,7 +294,7 @@ class AlignedStage(CrossModalAlignment):
         return self.decoder_norm(features), next_pixels, next_text
 
 
-def build_stage(config: LavtConfig, stage: int, fusion_class: type[MultiModalFusion]) -> nn.Module:
+def build_stage(config: LavtConfig, stage: int, fusion_class: BuildFusion) -> nn.Module:
     if config.fusion_type == "cross_modal_alignment":
         return AlignedStage(config, stage)
     if not config.fuses(stage):
@@ -361,7 +361,7 @@ class LavtDecoderOutput(DecoderOutput):
             images in a row.
     """
 
-    pixel_features: Tensor | None = None
+    pixel_features: Tensor = ALWAYS_GIVEN
 
 
 class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
@@ -395,7 +395,7 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
     task_classes = (*TASKS, AlignmentLoss)
     fuses_in_encoder = True
     build_backbone = staticmethod(build_stage_encoder)
-    fusion_class = MultiModalFusion
+    fusion_class: BuildFusion = MultiModalFusion
 
     def __init__(self, config: LavtConfig) -> None:
         super().__init__(config)
@@ -405,6 +405,7 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         self.stages = nn.ModuleList(
             build_stage(config, stage, self.fusion_class) for stage in range(len(config.stage_widths))
         )
+        assert config.decoder_hidden_size is not None  # `LavtConfig` fills it in
         decoder_class = LavtDecoder if config.alignment_loss is None else MapsDecoder
         self.decoder = decoder_class(config.stage_widths[-config.num_decoder_stages :], config.decoder_hidden_size)
         self.loss_weights = {
@@ -448,7 +449,7 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         maps, text = self.encoding.fuse(self, image.maps[0], text, text_mask)
         return FusedFeatures(maps=maps, text_features=text, text_mask=text_mask)
 
-    def decode(self, fused: FusedFeatures, image_size: tuple[int, int]) -> LavtDecoderOutput:
+    def decode(self, fused: FusedFeatures, image_size: tuple[int, ...]) -> LavtDecoderOutput:
         """Foreground minus background at the input size, (batch, height, width)."""
         decoded = self.decoder(list(fused.maps[-self.config.num_decoder_stages :]))
         background, foreground = decoded[:, :2].unbind(1)
@@ -466,7 +467,7 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
 
         `is_counted`, bool (images,), leaves some of them out.
         """
-        losses = {
+        losses: dict[str, Callable[..., Tensor]] = {
             "cross_entropy": partial(weighted_cross_entropy, class_weights=self.config.class_weights),
             "dice": two_class_dice_loss,
             "focal": two_class_focal_loss,
@@ -475,7 +476,7 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         chosen = {name: loss for name, loss in losses.items() if name in self.loss_weights}
         return {name: loss(logits, mask_labels, is_counted=is_counted) for name, loss in chosen.items()}
 
-    def explain_output(self, output: ReferringSegmentationOutput, text_mask: Tensor) -> dict[str, Explanation]:
+    def explain_output(self, output: RecordedOutput, text_mask: Tensor) -> dict[str, Explanation]:
         """The decoder's maps Y_i (figure 8), and the words that each pixel attends to in each stage."""
         if self.config.fusion_type == "cross_modal_alignment":
             maps = output.hidden_states[: len(self.stages)]
@@ -485,7 +486,7 @@ class LavtForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         words = {f"word_attention_{stage}": words_of_pixels(weights, maps) for stage, (weights, maps) in attended}
         return self.explain_decoder(output) | words
 
-    def explain_decoder(self, output: ReferringSegmentationOutput) -> dict[str, Explanation]:
+    def explain_decoder(self, output: RecordedOutput) -> dict[str, Explanation]:
         """The maps Y_i, as the mean size of their values."""
         stages = len(self.stages)
         decoded = enumerate(output.hidden_states[stages - 1 :])

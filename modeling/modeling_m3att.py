@@ -40,7 +40,7 @@ from .encoders_refseg import build_map_encoder
 from .explanations_refseg import Explainable, Explanation, WordWeights, pixels_of_words, words_of_pixels
 from .layers_refseg import MaskClassifier, MultiHeadAttention, map_positions, resize, to_map, to_tokens
 from .losses_refseg import cross_entropy, dice_loss
-from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures, ReferringSegmentationOutput
+from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures, RecordedOutput
 from .modeling_refseg import RefSegPreTrainedModel
 from .mutual_decoder_m3att import (
     GenericAttention,
@@ -142,7 +142,11 @@ class MaskDecoder(nn.Module):
     `text_features` (batch, tokens, channels), `pixels` (batch, channels, h, w); returns (batch, 8 h, 8 w).
     """
 
-    MAPS = {"kernels": KernelMaps, "concatenation": ConcatenatedMaps, "decoder_output": DecoderOutputMaps}
+    MAPS: dict[str, type[nn.Module]] = {
+        "kernels": KernelMaps,
+        "concatenation": ConcatenatedMaps,
+        "decoder_output": DecoderOutputMaps,
+    }
 
     def __init__(self, config: M3AttConfig) -> None:
         super().__init__()
@@ -267,7 +271,7 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         decoded = self.mutual_decoder(self.project_words(text), to_tokens(image.maps[0]), text_mask)
         return FusedFeatures(maps=image.maps, text_features=decoded, text_mask=text_mask)
 
-    def decode(self, fused: FusedFeatures, image_size: tuple[int, int]) -> DecoderOutput:
+    def decode(self, fused: FusedFeatures, image_size: tuple[int, ...]) -> DecoderOutput:
         """Logits at the input size, (batch, height, width) (section III-D)."""
         logits = self.mask_decoder(fused.text_features, fused.text_mask, fused.maps[-1])
         return DecoderOutput(logits=resize(logits.unsqueeze(1), image_size, align_corners=False).squeeze(1))
@@ -279,7 +283,7 @@ class M3AttForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         """
         return {name: loss(output.logits, mask_labels) for name, loss in self.mask_losses.items()}
 
-    def explain_output(self, output: ReferringSegmentationOutput, text_mask: Tensor) -> dict[str, Explanation]:
+    def explain_output(self, output: RecordedOutput, text_mask: Tensor) -> dict[str, Explanation]:
         """The mutual attention of each layer in both directions (figure 1 b), and the interaction between layers."""
         config, maps, attentions = self.config, output.hidden_states[0], iter(output.attentions)
         explanations: dict[str, Explanation] = {}

@@ -52,7 +52,7 @@ from .explanations_refseg import Explainable, Explanation
 from .layers_refseg import AttentionKernel, GateProjection, build_mask_bias, resize, to_map
 from .losses_refseg import cross_entropy, dice_loss
 from .mask2former_magnet import MaskHead
-from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures, ReferringSegmentationOutput
+from .modeling_outputs_refseg import ALWAYS_GIVEN, DecoderOutput, FusedFeatures, ImageFeatures, RecordedOutput
 from .modeling_refseg import RefSegPreTrainedModel
 from .text_encoders_refseg import TextStages
 
@@ -71,10 +71,10 @@ class MagNetDecoderOutput(DecoderOutput):
         text_mask (`torch.FloatTensor` of shape `(batch, tokens)`): the same.
     """
 
-    mask_logits: tuple[Tensor, ...] | None = None
-    pixel_features: Tensor | None = None
-    text_features: Tensor | None = None
-    text_mask: Tensor | None = None
+    mask_logits: tuple[Tensor, ...] = ALWAYS_GIVEN
+    pixel_features: Tensor = ALWAYS_GIVEN
+    text_features: Tensor = ALWAYS_GIVEN
+    text_mask: Tensor = ALWAYS_GIVEN
 
 
 class MagNetForReferringSegmentation(RefSegPreTrainedModel, Explainable):
@@ -152,7 +152,7 @@ class MagNetForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         maps, text = encode_in_lockstep(self.backbone, self.text_encoder, self.stages, image.maps[0], text, text_mask)
         return FusedFeatures(maps=maps, text_features=text, text_mask=text_mask)
 
-    def decode(self, fused: FusedFeatures, image_size: tuple[int, int]) -> MagNetDecoderOutput:
+    def decode(self, fused: FusedFeatures, image_size: tuple[int, ...]) -> MagNetDecoderOutput:
         """The one query's mask logits at the input size, (batch, height, width)."""
         pixels = self.head.pixel_decoder(list(fused.maps))
         scales = list(pixels.multi_scale_features[:3])
@@ -176,7 +176,7 @@ class MagNetForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             )
         return losses
 
-    def explain_output(self, output: ReferringSegmentationOutput, text_mask: Tensor) -> dict[str, Explanation]:
+    def explain_output(self, output: RecordedOutput, text_mask: Tensor) -> dict[str, Explanation]:
         """The alignment of each stage (figure 4): the words that pixels attend to, and the pixels that words do."""
         return explain_alignment(self.config, output.attentions, output.hidden_states, text_mask)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from transformers.utils import ModelOutput, is_tracing, logging
 from .layers_refseg import to_tokens
 
 logger = logging.get_logger(__name__)
+
+# The default of fields that are given always: transformers wants None of all fields of an output but the first.
+ALWAYS_GIVEN: Any = None
 
 
 class NotFiniteError(ValueError):
@@ -32,8 +36,8 @@ class ImageFeatures(ModelOutput):
             The normalized images themselves, where a method reads them as well.
     """
 
-    maps: tuple[Tensor, ...] | None = None
-    image_size: tuple[int, ...] | None = None
+    maps: tuple[Tensor, ...] = ALWAYS_GIVEN
+    image_size: tuple[int, ...] = ALWAYS_GIVEN
     pixel_values: Tensor | None = None
 
     @property
@@ -76,9 +80,9 @@ class FusedFeatures(ModelOutput):
         text_mask (`torch.FloatTensor` of shape `(texts, tokens)`): 1 = token, 0 = padding.
     """
 
-    maps: tuple[Tensor, ...] | None = None
-    text_features: Tensor | None = None
-    text_mask: Tensor | None = None
+    maps: tuple[Tensor, ...] = ALWAYS_GIVEN
+    text_features: Tensor = ALWAYS_GIVEN
+    text_mask: Tensor = ALWAYS_GIVEN
 
 
 @dataclass
@@ -90,7 +94,7 @@ class DecoderOutput(ModelOutput):
             Foreground logits at the size of the image.
     """
 
-    logits: Tensor | None = None
+    logits: Tensor = ALWAYS_GIVEN
 
 
 @dataclass
@@ -107,8 +111,8 @@ class FusedAndDecoded(ModelOutput):
         multimodal_attentions (`tuple[torch.FloatTensor]`): what it records for `output_attentions`.
     """
 
-    fused: FusedFeatures | None = None
-    decoded: DecoderOutput | None = None
+    fused: FusedFeatures = ALWAYS_GIVEN
+    decoded: DecoderOutput = ALWAYS_GIVEN
     multimodal_hidden_states: tuple[Tensor, ...] | None = None
     multimodal_attentions: tuple[Tensor, ...] | None = None
 
@@ -139,15 +143,25 @@ class ReferringSegmentationOutput(ModelOutput):
 
     loss: Tensor | None = None
     loss_components: dict[str, Tensor] | None = None
-    logits: Tensor | None = None
+    logits: Tensor = ALWAYS_GIVEN
     presence_logits: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
 
+class RecordedOutput(ReferringSegmentationOutput):
+    """What a model returns where hidden states and attention weights are asked for.
+
+    A type alone: no object is made of it.
+    """
+
+    hidden_states: tuple[Tensor, ...]
+    attentions: tuple[Tensor, ...]
+
+
 @dataclass(frozen=True)
-class ForwardPass:
-    """What a task may read of a forward pass with labels.
+class EncodedPass:
+    """A forward pass with labels as far as both encoders go.
 
     Args:
         pixel_values: images or clips, as `forward` got them; None where it got features of them.
@@ -157,9 +171,6 @@ class ForwardPass:
         text: those of the texts that `fuse` read, (batch, tokens, channels).
         text_mask: (batch, tokens), 1 = token.
         mask_labels: (batch, height, width), or (batch, frames, height, width); 1 = target, -100 = not annotated.
-        fused: what `fuse` returned.
-        decoded: what `decode` returned; None where nothing was decoded.
-        output: what the model answers, the predictions of tasks included; None where nothing was decoded.
     """
 
     pixel_values: Tensor | None
@@ -169,9 +180,30 @@ class ForwardPass:
     text: Tensor
     text_mask: Tensor
     mask_labels: Tensor
-    fused: FusedFeatures | None = None
-    decoded: DecoderOutput | None = None
-    output: ReferringSegmentationOutput | None = None
+
+
+@dataclass(frozen=True)
+class FusedPass(EncodedPass):
+    """The same once language and vision have met.
+
+    Args:
+        fused: what `fuse` returned.
+    """
+
+    fused: FusedFeatures
+
+
+@dataclass(frozen=True)
+class ForwardPass(FusedPass):
+    """What a task may read of a forward pass with labels: all of it.
+
+    Args:
+        decoded: what `decode` returned.
+        output: what the model answers, the predictions of tasks included.
+    """
+
+    decoded: DecoderOutput
+    output: ReferringSegmentationOutput
 
 
 def what_to_record(
@@ -221,12 +253,16 @@ def require_finite(**answers: Tensor | None) -> None:
 
 
 __all__ = [
+    "ALWAYS_GIVEN",
     "DecoderOutput",
+    "EncodedPass",
     "ForwardPass",
     "FusedAndDecoded",
     "FusedFeatures",
+    "FusedPass",
     "ImageFeatures",
     "NotFiniteError",
+    "RecordedOutput",
     "ReferringSegmentationOutput",
     "join_features",
     "require_finite",

@@ -1,17 +1,16 @@
 """What the models of all methods share: weights of losses, and the way from image and text to the mask."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from operator import itemgetter
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
-from transformers.utils.output_capturing import capture_outputs
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .input_checks_refseg import (
     check_keywords,
@@ -25,6 +24,7 @@ from .input_checks_refseg import (
 )
 from .modeling_outputs_refseg import (
     DecoderOutput,
+    EncodedPass,
     ForwardPass,
     FusedAndDecoded,
     FusedFeatures,
@@ -52,7 +52,10 @@ class RefSegPreTrainedModel(TwoEncoderModel):
     # it bounds the memory.
     texts_per_pass = 8
     # What is recorded while `fuse` and `decode` run, for `output_hidden_states` and `output_attentions`.
-    _can_record_outputs = {"multimodal_hidden_states": [], "multimodal_attentions": []}
+    _can_record_outputs: dict[str, type[nn.Module] | OutputRecorder | list[OutputRecorder]] = {
+        "multimodal_hidden_states": [],
+        "multimodal_attentions": [],
+    }
     # Whether the fused maps have met the sentence.
     maps_hold_language = True
     # Whether language enters between the stages of the image encoder, most of which then runs for each text anew.
@@ -206,7 +209,7 @@ class RefSegPreTrainedModel(TwoEncoderModel):
         )
         if mask_labels is None:
             return self.segment(image, text, text_mask, self.make_output, **recorded)
-        given = ForwardPass(pixel_values, input_ids, attention_mask, image, text, text_mask, mask_labels)
+        given = EncodedPass(pixel_values, input_ids, attention_mask, image, text, text_mask, mask_labels)
         return self.forward_with_loss(given, self.make_output, {}, **recorded)
 
     def encode_inputs(
@@ -222,10 +225,10 @@ class RefSegPreTrainedModel(TwoEncoderModel):
         require_one(pixel_values=pixel_values, image_embeds=image_embeds, encoder_features=encoder_features)
         require_one(input_ids=input_ids, text_embeds=text_embeds)
         require_words(attention_mask)
-        if pixel_values is not None:
-            image_embeds = self._embed_image(pixel_values)
-        elif encoder_features is not None:
+        if encoder_features is not None:
             image_embeds = self.project_image(encoder_features)
+        elif image_embeds is None:
+            image_embeds = self._embed_image(pixel_values)
         if text_embeds is None:
             text = self._embed_text(input_ids, attention_mask)
         else:
@@ -236,7 +239,7 @@ class RefSegPreTrainedModel(TwoEncoderModel):
         return image, text, text_mask
 
     def forward_with_loss(
-        self, given: ForwardPass, finish: Finish, further_losses: dict[str, Tensor], **recorded: bool
+        self, given: EncodedPass, finish: Finish, further_losses: dict[str, Tensor], **recorded: bool
     ) -> ReferringSegmentationOutput:
         """What `finish` makes, and the losses, `further_losses` and those of all training tasks included.
 
@@ -247,7 +250,7 @@ class RefSegPreTrainedModel(TwoEncoderModel):
         output = finish(made)
         require_matching_labels(given.mask_labels, output.logits)
         losses = further_losses | self.compute_losses(made.decoded, given.mask_labels)
-        forward_pass = replace(given, fused=made.fused, decoded=made.decoded, output=output)
+        forward_pass = ForwardPass(**vars(given), fused=made.fused, decoded=made.decoded, output=output)
         losses |= {task.loss_name: task.loss(self, forward_pass) for task in self.tasks}
         return type(output)(
             loss=sum(self.loss_weights[name] * value for name, value in losses.items()),

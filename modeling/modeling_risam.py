@@ -56,7 +56,7 @@ from .layers_refseg import (
     to_tokens,
 )
 from .losses_refseg import dice_loss, focal_loss
-from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures, ReferringSegmentationOutput
+from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures, RecordedOutput
 from .modeling_refseg import RefSegPreTrainedModel
 from .sam_decoder_risam import SamDecoder, WordPromptedSamDecoder, load_sam_model
 from .text_encoders_refseg import build_text_encoder
@@ -171,7 +171,7 @@ class MutualAwareAttention(nn.Module):
     for each word (batch, 1, tokens, positions).
     """
 
-    LANGUAGE_ATTENTION = {"pixels": PixelNormalizedAttention, "shared": SharedAttention}
+    LANGUAGE_ATTENTION: dict[str, type[nn.Module]] = {"pixels": PixelNormalizedAttention, "shared": SharedAttention}
 
     def __init__(self, config: RisamConfig, text_channels: int) -> None:
         super().__init__()
@@ -343,13 +343,13 @@ class MutualAwareMaskDecoder(nn.Module):
         return torch.einsum("bchw,bc->bhw", maps, self.project_query(tokens[:, 0]))
 
 
-FEATURE_ENHANCEMENT = {
+FEATURE_ENHANCEMENT: dict[str, type[nn.Module]] = {
     "cascade": FeatureEnhancement,
     "none": DeepestFeatures,
     "vit_det": PyramidEnhancement,
     "neck": NeckFeatures,
 }
-FUSION = {
+FUSION: dict[str, type[nn.Module]] = {
     "mutual_attention": MutualAwareAttention,
     "convolution": ConvolutionalFusion,
     "transformer_encoder": JointTransformerEncoder,
@@ -357,7 +357,11 @@ FUSION = {
     "bidirectional": BidirectionalCrossModal,
     "none": Unfused,
 }
-MASK_DECODER = {"mutual_aware": MutualAwareMaskDecoder, "sam": SamDecoder, "sam_words": WordPromptedSamDecoder}
+MASK_DECODER: dict[str, type[nn.Module]] = {
+    "mutual_aware": MutualAwareMaskDecoder,
+    "sam": SamDecoder,
+    "sam_words": WordPromptedSamDecoder,
+}
 
 
 def build_backbone(config: RisamConfig) -> nn.Module:
@@ -467,7 +471,7 @@ class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
             pixels, text, *_ = block(pixels, text, text_mask, size)
         return FusedFeatures(maps=(to_map(pixels, size),), text_features=text, text_mask=text_mask)
 
-    def decode(self, fused: FusedFeatures, image_size: tuple[int, int]) -> DecoderOutput:
+    def decode(self, fused: FusedFeatures, image_size: tuple[int, ...]) -> DecoderOutput:
         """Logits at the input size, (batch, height, width) (section 3.4)."""
         logits = self.mask_bias(self.mask_decoder(fused.maps[-1], fused.text_features, fused.text_mask))
         return DecoderOutput(logits=resize(logits.unsqueeze(1), image_size, align_corners=False).squeeze(1))
@@ -476,7 +480,7 @@ class RisamForReferringSegmentation(RefSegPreTrainedModel, Explainable):
         """L_f and L_d (equations 10 and 11), which `loss_weights` adds up (equation 12)."""
         return {"focal": focal_loss(output.logits, mask_labels), "dice": dice_loss(output.logits, mask_labels)}
 
-    def explain_output(self, output: ReferringSegmentationOutput, text_mask: Tensor) -> dict[str, Explanation]:
+    def explain_output(self, output: RecordedOutput, text_mask: Tensor) -> dict[str, Explanation]:
         """The attention of each fusion module (figure 7)."""
         return explain_fusion(self.config.fusion_type, output.attentions, output.hidden_states[0], text_mask)
 

@@ -85,7 +85,8 @@ class UnifiedLavtForReferringSegmentation(VideoLavtForReferringSegmentation):
         self.post_init()
 
     @classmethod
-    def from_encoders(
+    # Constructors may ask for more than those of their base do, but mypy takes `__init__` alone for one.
+    def from_encoders(  # type: ignore[override]
         cls,
         vision_name_or_path: str,
         text_name_or_path: str | None,

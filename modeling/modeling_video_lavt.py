@@ -31,7 +31,7 @@ from .inflation_video_lavt import video_model_from_image
 from .input_checks_refseg import require_annotated_frames
 from .layers_refseg import AttentionKernel, CrossModalAttention
 from .modeling_lavt import ACTIVATIONS, LanguageGate, LavtForReferringSegmentation
-from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures, ReferringSegmentationOutput
+from .modeling_outputs_refseg import DecoderOutput, FusedFeatures, ImageFeatures, RecordedOutput
 from .pwam_video_lavt import ClipFusion, VisionLanguageFusion
 from .video_swin_refseg import build_clip_encoder, kind_of_encoder, load_pretrained_video_swin
 
@@ -159,7 +159,7 @@ class VideoLavtForReferringSegmentation(LavtForReferringSegmentation):
         is_annotated = (mask_labels >= 0).flatten(1).all(1)
         return self.compare_masks(logits, mask_labels.clamp(min=0), is_annotated)
 
-    def explain_output(self, output: ReferringSegmentationOutput, text_mask: Tensor) -> dict[str, Explanation]:
+    def explain_output(self, output: RecordedOutput, text_mask: Tensor) -> dict[str, Explanation]:
         """As in LAVT, frame by frame; and the pixels of all frames that each word attends to where it is updated."""
         config, attentions, explanations = self.config, iter(output.attentions), self.explain_decoder(output)
         for index, maps in enumerate(output.hidden_states[: len(self.stages)]):

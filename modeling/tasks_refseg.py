@@ -14,7 +14,7 @@ from .configuration_refseg import LanguageReconstructionConfig, RefSegConfig
 from .layers_refseg import TokenBatchNorm, masked_mean, sinusoidal_positions, to_tokens
 from .losses_refseg import presence_loss
 from .mask_grounding_refseg import MaskGrounding
-from .modeling_outputs_refseg import ForwardPass, FusedFeatures
+from .modeling_outputs_refseg import EncodedPass, ForwardPass, FusedFeatures, FusedPass
 from .precision_refseg import at_least_float32
 from .training_task_refseg import TrainingTask
 
@@ -71,7 +71,7 @@ class AttendedSentence(nn.Module):
         # A bias would be the same for all words: the softmax takes it out.
         self.score = nn.Linear(channels, 1, bias=False)
 
-    def forward(self, text_features: Tensor, model: PreTrainedModel, forward_pass: ForwardPass) -> Tensor:
+    def forward(self, text_features: Tensor, model: PreTrainedModel, forward_pass: EncodedPass) -> Tensor:
         is_padding = (forward_pass.text_mask == 0).unsqueeze(-1)
         scores = self.score(text_features).masked_fill(is_padding, -math.inf)
         return (scores.softmax(1) * text_features).sum(1)
@@ -83,7 +83,7 @@ class LastWord(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
 
-    def forward(self, text_features: Tensor, model: PreTrainedModel, forward_pass: ForwardPass) -> Tensor:
+    def forward(self, text_features: Tensor, model: PreTrainedModel, forward_pass: EncodedPass) -> Tensor:
         last = (forward_pass.text_mask != 0).sum(1).clamp(min=1) - 1
         return text_features[torch.arange(text_features.shape[0], device=text_features.device), last]
 
@@ -97,7 +97,7 @@ class FinalState(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
 
-    def forward(self, text_features: Tensor, model: PreTrainedModel, forward_pass: ForwardPass) -> Tensor:
+    def forward(self, text_features: Tensor, model: PreTrainedModel, forward_pass: EncodedPass) -> Tensor:
         """Raises ValueError where the pass has no `input_ids`."""
         if forward_pass.input_ids is None:
             raise ValueError(
@@ -132,7 +132,11 @@ class LanguageReconstruction(TrainingTask):
 
     name = "language_reconstruction"
     loss_name = "language_reconstruction"
-    SENTENCE_VECTORS = {"attention": AttendedSentence, "final_state": FinalState, "last_word": LastWord}
+    SENTENCE_VECTORS: dict[str, type[nn.Module]] = {
+        "attention": AttendedSentence,
+        "final_state": FinalState,
+        "last_word": LastWord,
+    }
 
     def __init__(self, config: LanguageReconstructionConfig, word_channels: int, feature_channels: int) -> None:
         super().__init__()
@@ -145,7 +149,7 @@ class LanguageReconstruction(TrainingTask):
         channels = map_channels if model.maps_hold_language else text_channels
         return cls(model.config.language_reconstruction, model.config.text_config.hidden_size, channels)
 
-    def loss(self, model: PreTrainedModel, forward_pass: ForwardPass) -> Tensor:
+    def loss(self, model: PreTrainedModel, forward_pass: FusedPass) -> Tensor:
         """Of the pixels of the last fused map, or of the fused text where the maps hold no language."""
         fused, text_mask = forward_pass.fused, forward_pass.text_mask
         features, feature_mask = fused.text_features, fused.text_mask

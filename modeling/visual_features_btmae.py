@@ -15,13 +15,13 @@ from .modeling_outputs_refseg import ImageFeatures
 STRIDES = (4, 8, 16, 32)
 
 
-def size_at(image_size: tuple[int, int], stride: int) -> tuple[int, int]:
+def size_at(image_size: tuple[int, ...], stride: int) -> tuple[int, int]:
     """Height and width of the map of this stride."""
     height, width = image_size
     return math.ceil(height / stride), math.ceil(width / stride)
 
 
-def require_strides(maps: tuple[Tensor, ...], image_size: tuple[int, int]) -> None:
+def require_strides(maps: tuple[Tensor, ...], image_size: tuple[int, ...]) -> None:
     """Raises ValueError where maps do not have the strides that BTMAE reads."""
     sizes = [tuple(each.shape[-2:]) for each in maps]
     expected = [size_at(image_size, stride) for stride in STRIDES]
@@ -136,6 +136,9 @@ def with_maps(image: ImageFeatures, maps: tuple[Tensor, ...]) -> ImageFeatures:
     return ImageFeatures(maps=maps, image_size=image.image_size, pixel_values=image.pixel_values)
 
 
-ENCODINGS = {"tokens": PlainEncoding, "stages": LanguageAwareEncoding}
+ENCODINGS: dict[str, type[PlainEncoding] | type[LanguageAwareEncoding]] = {
+    "tokens": PlainEncoding,
+    "stages": LanguageAwareEncoding,
+}
 
 __all__ = ["ENCODINGS", "VisualFeatures"]

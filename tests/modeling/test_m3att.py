@@ -29,7 +29,7 @@ from hf_refseg.modeling.configuration_recurrent_text_refseg import RecurrentText
 from hf_refseg.modeling.configuration_refseg import LanguageReconstructionConfig
 from hf_refseg.modeling.layers_refseg import TokenBatchNorm, map_positions
 from hf_refseg.modeling.modeling_m3att import MaskDecoder
-from hf_refseg.modeling.modeling_outputs_refseg import ForwardPass
+from hf_refseg.modeling.modeling_outputs_refseg import EncodedPass
 from hf_refseg.modeling.mutual_decoder_m3att import IterativeInteraction, MutualDecoder, PlainInteraction
 from hf_refseg.modeling.recurrent_text_refseg import RecurrentTextEncoder
 from hf_refseg.modeling.tasks_refseg import LanguageReconstruction
@@ -558,9 +558,9 @@ def test_the_reconstruction_equals_equation_4(sentence_vector: str) -> None:
     assert_close(reconstruction(words[None], sentences, masks[0], features[None], masks[1]), expected)
 
 
-def pass_of(text: Tensor, text_mask: Tensor) -> ForwardPass:
+def pass_of(text: Tensor, text_mask: Tensor) -> EncodedPass:
     """What a task knows of the texts of a pass."""
-    return ForwardPass(
+    return EncodedPass(
         pixel_values=None,
         input_ids=text_mask.long(),
         attention_mask=text_mask,

@@ -35,7 +35,7 @@ from hf_refseg.modeling.mask_grounding_refseg import (
     mask_parts,
     parts_of,
 )
-from hf_refseg.modeling.modeling_outputs_refseg import ForwardPass
+from hf_refseg.modeling.modeling_outputs_refseg import FusedPass
 from hf_refseg.training.optimization import train_first_text_layers
 
 SPECIAL = [0, 1, 2, 3, 4]
@@ -238,7 +238,7 @@ def test_a_masked_word_shows_through_the_main_pass_alone(batch):
         for ids in (batch["input_ids"], other):
             text, text_mask = model.get_text_features(ids).last_hidden_state, torch.ones(4, 5)
             fused = model.fuse(image, text, text_mask)
-            forward_pass = ForwardPass(None, ids, None, image, text, text_mask, batch["mask_labels"], fused)
+            forward_pass = FusedPass(None, ids, None, image, text, text_mask, batch["mask_labels"], fused)
             logits.append(model.mask_grounding.name_masked_words(model, forward_pass, is_masked))
         assert torch.equal(*logits) != shows
 
@@ -509,10 +509,10 @@ def test_masked_vision_language_modeling_paints_masked_parts(batch, count_calls,
     assert_close(again(**batch).loss_components["mask_grounding"], components["mask_grounding"])
 
 
-def forward_pass_of(model: LavtForReferringSegmentation, batch: dict[str, Tensor]) -> ForwardPass:
+def forward_pass_of(model: LavtForReferringSegmentation, batch: dict[str, Tensor]) -> FusedPass:
     image, text, text_mask = model.encode_inputs(batch["pixel_values"], batch["input_ids"], None)
     given = (batch["pixel_values"], batch["input_ids"], None, image, text, text_mask, batch["mask_labels"])
-    return ForwardPass(*given, model.fuse(image, text, text_mask))
+    return FusedPass(*given, model.fuse(image, text, text_mask))
 
 
 def test_painting_reads_the_rest_of_the_image_and_the_whole_sentence(batch):
