@@ -21,10 +21,11 @@ OF_ALIGNMENT = ("text_stage_layers", "pyramid_scales", "cam_image", "cam_languag
 class LavtConfig(RefSegConfig):
     r"""
     Configuration of [`LavtForReferringSegmentation`]. With no arguments it is the main model of the journal version:
-    Swin-B with window 12, BERT base and the Dice loss. Where released weights differ from what is printed, the
-    defaults are theirs; as printed, but for a normalization and a ReLU at the end of each rho_i (equation 10), it is
-    `fusion_activation="relu"`, `fusion_hidden_size=512` and `decoder_norm="none"`. Each ablation of the paper's tables
-    5 and 6 is a field, but for the grouped attention of table 6 d.
+    Swin-B, BERT base and the Dice loss. Where released weights differ from what is printed, the defaults are theirs,
+    and windows, of which nothing is printed, are 12 x 12 as there; as printed, but for a normalization and a ReLU at
+    the end of each rho_i (equation 10), it is `fusion_activation="relu"`, `fusion_hidden_size=512` and
+    `decoder_norm="none"`. Each ablation of the paper's tables 5 and 6 is a field, but for the grouped attention of
+    table 6 d.
 
     Args:
         backbone_config (`PreTrainedConfig` or `dict`, *optional*):
