@@ -191,7 +191,7 @@ class A2dSentences(VideoBuilder):
             raise DataFormatError(
                 f"{where} has no annotations in {folder}. Download them, or list it as a missed video."
             )
-        masks = {}
+        masks: Annotations = {}
         for path in paths:
             if not path.stem.isdecimal():
                 raise DataFormatError(f"{path} ({where}) should be named by the number of its frame. {AGAIN}")

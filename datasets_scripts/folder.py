@@ -122,9 +122,12 @@ class Folder(RowsBuilder):
             raise DataFormatError(
                 f"{unsaid[0].referents[0].where} says no split, others do. Write one for each record, or for none."
             )
-        usual = {"val_share": DRAWN_SHARE, "test_share": DRAWN_SHARE, "seed": 0}
         return draw_splits(
-            root, pictures, **{name: usual[name] if value is None else value for name, value in drawing.items()}
+            root,
+            pictures,
+            val_share=DRAWN_SHARE if self.config.val_share is None else self.config.val_share,
+            test_share=DRAWN_SHARE if self.config.test_share is None else self.config.test_share,
+            seed=self.config.seed or 0,
         )
 
     def _generate_examples(
@@ -167,8 +170,9 @@ class Folder(RowsBuilder):
             mask = referent.mask.draw(*size, partial(self.findings.note, record=referent.where))
         except BadInputError as error:
             raise DataFormatError(f"{referent.where}: {error}") from error
-        is_picture = isinstance(referent.mask, MaskPicture)
-        where = f"{referent.where}, {referent.mask.path.name}" if is_picture else referent.where
+        where = referent.where
+        if isinstance(referent.mask, MaskPicture):
+            where += f", {referent.mask.path.name}"
         if mask.any() == referent.no_target:
             found = "is not empty, though it says no_target" if referent.no_target else "is empty"
             raise DataFormatError(
@@ -202,10 +206,11 @@ def _stored(image: Path | HeldPicture, where: str, orientation: str) -> tuple[st
 
     That is its file, or, where it is held by another file or turned as its camera says, its content.
     """
-    path, content = image, None
+    path = _file_of(image)
+    content: io.BytesIO | None = None
     stored: str | dict[str, Any] = str(path)
     if isinstance(image, HeldPicture):
-        path, content = image.file, io.BytesIO(image.read_bytes())
+        content = io.BytesIO(image.read_bytes())
         stored = {"bytes": content.getvalue(), "path": None}
     size, turn = read_picture(path, where, _size_and_turn, content)
     if turn == STORED_UPRIGHT or orientation == "stored":
@@ -265,7 +270,7 @@ def join_records(records: list[FolderRecord], root: Path, findings: Findings) ->
         with findings.skipping():
             for file in _files_of(record):
                 check_link(file, root, record.where)
-            image_id = record.image_id or record.image.relative_to(root).as_posix()
+            image_id = record.image_id or _file_of(record.image).relative_to(root).as_posix()
             if LONE_SURROGATE.search(image_id):
                 raise DataFormatError(
                     f"{record.where}: the name {short_text(image_id)} is no text in UTF-8, as of files that came out "
@@ -291,8 +296,13 @@ def join_records(records: list[FolderRecord], root: Path, findings: Findings) ->
 
 def _files_of(record: FolderRecord) -> list[Path]:
     """The files of a record whose pixels come to be in its row."""
-    image = record.image.file if isinstance(record.image, HeldPicture) else record.image
+    image = _file_of(record.image)
     return [image, record.mask.path] if isinstance(record.mask, MaskPicture) else [image]
+
+
+def _file_of(image: Path | HeldPicture) -> Path:
+    """The file of a picture, or the one that holds it."""
+    return image.file if isinstance(image, HeldPicture) else image
 
 
 def _add(picture: Picture, record: FolderRecord, place: int) -> None:
@@ -328,7 +338,8 @@ def split_as_said(pictures: list[Picture], findings: Findings) -> dict[str, list
             findings.note("pictures that are in several splits, so that scores are not those of new ones", names)
     splits: dict[str, list[Picture]] = {split: [] for split in ("train", "val", "test")}
     for picture in pictures:
-        for split in dict.fromkeys(referent.split for referent in picture.referents):
+        named = [referent.split for referent in picture.referents if referent.split is not None]
+        for split in dict.fromkeys(named):
             mine = [referent for referent in picture.referents if referent.split == split]
             splits.setdefault(split, []).append(replace(picture, referents=mine))
     return {split: members for split, members in splits.items() if members}

@@ -229,12 +229,14 @@ def _degrees(value: dict[str, Any]) -> float:
     return checked_number(value.get("rotation", 0), -FARTHEST, FARTHEST, "rotation")
 
 
-# With a control for the shape and another one for its labels, the shape's result has the shorter name.
-MASKS: dict[str, Callable[[dict[str, Any], Size], MaskSource]] = {
-    f"{shape}{ending}": read
-    for shape, read in {"rectangle": _rectangle, "ellipse": _ellipse, "polygon": _polygon, "brush": _brush}.items()
-    for ending in ("", "labels")
+SHAPES: dict[str, Callable[[dict[str, Any], Size], MaskSource]] = {
+    "rectangle": _rectangle,
+    "ellipse": _ellipse,
+    "polygon": _polygon,
+    "brush": _brush,
 }
+# With a control for the shape and another one for its labels, the shape's result has the shorter name.
+MASKS = {f"{shape}{ending}": read for shape, read in SHAPES.items() for ending in ("", "labels")}
 LABEL_STUDIO = FolderFormat(
     name="label_studio",
     expects="a JSON file with a list of Label Studio's tasks",

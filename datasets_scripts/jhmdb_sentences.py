@@ -132,8 +132,8 @@ class JhmdbSentences(VideoBuilder):
         for video, numbers in zip(videos, drawn, strict=True):
             for frames in video.annotated.values():
                 frames.update(numbers)
-        frames = sum(video.length for video in videos)
-        if (len(videos), frames) == (VIDEOS, FRAMES):
+        total = sum(video.length for video in videos)
+        if (len(videos), total) == (VIDEOS, FRAMES):
             consequence = "they are those of the list"
         else:
             consequence = (
@@ -141,7 +141,7 @@ class JhmdbSentences(VideoBuilder):
             )
         self.findings.note(
             f"frames to score that are drawn, as {LIST_FILES[0]} is not here",
-            f"{path}: {DRAWN_FRAMES} of each of {len(videos)} videos of {frames} frames; {consequence}",
+            f"{path}: {DRAWN_FRAMES} of each of {len(videos)} videos of {total} frames; {consequence}",
         )
 
     def row(self, video: SampledVideo) -> dict[str, Any]:
@@ -205,7 +205,7 @@ def _listed_video(folder: Path, texts: Iterable[str], root: Path, file: Path) ->
             f"{where} has {length} frames in {folder}, expected 1 to {MAX_FRAMES}, <number>.png. Download them again."
         )
     mask_file = root / "puppet_mask" / folder.parent.name / folder.name / "puppet_mask.mat"
-    annotated = {text: set() for text in texts}
+    annotated: dict[str, set[int]] = {text: set() for text in texts}
     return SampledVideo(folder.name, file, folder, ".png", mask_file, length, annotated)
 
 

@@ -121,7 +121,7 @@ class Call:
 
 SCALAR = Call("number", ("number type", "text"), read_number)
 # By the names of module and function.
-CALLS = {
+CALLS: dict[tuple[str, ...], Call] = {
     ("numpy.core.multiarray", "scalar"): SCALAR,
     ("numpy._core.multiarray", "scalar"): SCALAR,
     ("numpy", "dtype"): Call("number type", ("text", "number", "number"), NumberType),

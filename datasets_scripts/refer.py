@@ -297,8 +297,8 @@ class Instances:
                 findings.note(SHORT_POLYGONS, where)
                 segmentation = kept
         try:
-            size = encoded_size(segmentation) or (image["height"], image["width"])
-            return annotation_to_mask(segmentation, *size, mask_overlap)
+            height, width = encoded_size(segmentation) or (image["height"], image["width"])
+            return annotation_to_mask(segmentation, height, width, mask_overlap)
         except InvalidMaskError as error:
             raise DataFormatError(f"{where}: {error}") from error
 

@@ -109,7 +109,13 @@ def make_scene(split: str, index: int, image_size: int) -> tuple[bytes, list[lis
 
 
 def _make_row(
-    referent: Referent, scene: Scene, owner: np.ndarray, image: dict, image_id: str, ref_id: str, first_ann_id: int
+    referent: Referent[Scene],
+    scene: Scene,
+    owner: np.ndarray,
+    image: dict,
+    image_id: str,
+    ref_id: str,
+    first_ann_id: int,
 ) -> dict:
     mask = draw_mask(owner, referent.targets)
     shapes = {scene.objects[i].shape for i in referent.targets}

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Generic, TypeVar
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 COLORS = {
@@ -61,7 +62,11 @@ class Scene:
     background_seed: str
 
 
-class Expression(ABC):
+# What a phrase is about: one about scenes has a meaning in every kind of them, one about videos in videos alone.
+SceneType = TypeVar("SceneType", bound=Scene, contravariant=True)
+
+
+class Expression(ABC, Generic[SceneType]):
     """A phrase with an exact meaning: the set of objects of a scene that it denotes."""
 
     @property
@@ -70,16 +75,16 @@ class Expression(ABC):
         """The phrase in words."""
 
     @abstractmethod
-    def meaning(self, scene: Scene) -> frozenset[int]:
+    def meaning(self, scene: SceneType) -> frozenset[int]:
         """Indices into `scene.objects` of what the phrase denotes."""
 
     @abstractmethod
-    def is_clear(self, scene: Scene) -> bool:
+    def is_clear(self, scene: SceneType) -> bool:
         """Whether a person would agree: every presupposition holds and no object is near a border of the meaning."""
 
 
 @dataclass(frozen=True)
-class Noun(Expression):
+class Noun(Expression[Scene]):
     """Attributes and a noun: "small red circle", plural "small red circles"."""
 
     words: tuple[str, ...]
@@ -97,7 +102,7 @@ class Noun(Expression):
 
 
 @dataclass(frozen=True)
-class Negation(Expression):
+class Negation(Expression[Scene]):
     """Those of `base` for which `word` is not true: "circle that is not red"."""
 
     base: Noun
@@ -117,7 +122,7 @@ class Negation(Expression):
 
 
 @dataclass(frozen=True)
-class Place(Expression):
+class Place(Expression[Scene]):
     """Those of `base` in one part of the picture: "star on the left" (center in the left 42 %), "star in the middle".
 
     Clear when no object of `base` lies between 42 and 56 % (middle: between 0.16 and 0.25 from the center per axis).
@@ -145,7 +150,7 @@ class Place(Expression):
 
 
 @dataclass(frozen=True)
-class Order(Expression):
+class Order(Expression[Scene]):
     """One of `base` by its rank from a side: "leftmost circle" (rank 1), "second square from the left".
 
     Clear when the centers of its neighbors in that order are at least 6 % of the image side away along the axis.
@@ -174,7 +179,7 @@ class Order(Expression):
 
 
 @dataclass(frozen=True)
-class Relation(Expression):
+class Relation(Expression[Scene]):
     """Those of `base` on one side of the anchor's center: "circle left of the blue square", "star above the ring".
 
     Clear when the anchor is one object, every object of `base` is at least 8 % of the image side to one side of it,
@@ -209,7 +214,7 @@ class Relation(Expression):
 
 
 @dataclass(frozen=True)
-class SameAs(Expression):
+class SameAs(Expression[Scene]):
     """Those of `base`, without the anchor, that share an attribute with it: "star with the same color as the ring"."""
 
     base: Noun
@@ -231,7 +236,7 @@ class SameAs(Expression):
 
 
 @dataclass(frozen=True)
-class SizeComparison(Expression):
+class SizeComparison(Expression[Scene]):
     """Those of `base` of the other size than the anchor: "circle bigger than the red square"."""
 
     base: Noun
@@ -254,7 +259,7 @@ class SizeComparison(Expression):
 
 
 @dataclass(frozen=True)
-class Closest(Expression):
+class Closest(Expression[Scene]):
     """The one of `base`, without the anchor, whose center is closest to the anchor's: "circle closest to the star".
 
     Clear when the next one is at least 1.25 times as far away.
@@ -283,26 +288,26 @@ class Closest(Expression):
 
 
 @dataclass(frozen=True)
-class Quantified(Expression):
+class Quantified(Expression[SceneType]):
     """A phrase with its article or quantifier: "the red circle", "all red circles", "the two stars"."""
 
     quantifier: str
-    base: Expression
+    base: Expression[SceneType]
 
     @property
     def text(self) -> str:
         return f"{self.quantifier} {self.base.text}"
 
-    def meaning(self, scene: Scene) -> frozenset[int]:
+    def meaning(self, scene: SceneType) -> frozenset[int]:
         return self.base.meaning(scene)
 
-    def is_clear(self, scene: Scene) -> bool:
+    def is_clear(self, scene: SceneType) -> bool:
         found = len(self.meaning(scene))
         return self.base.is_clear(scene) and COUNTS.get(self.quantifier, found) == found
 
 
 @dataclass(frozen=True)
-class Conjunction(Expression):
+class Conjunction(Expression[Scene]):
     """Two single objects: "the red circle and the small star"."""
 
     first: Noun

@@ -95,8 +95,11 @@ class VideoScene(Scene):
 
     def at_frame(self, frame: int) -> Scene:
         """The scene of one frame: `visible_objects(frame)` in their places, over the background of all frames."""
-        centers = {i: self.paths[i][frame] for i in self.visible_objects(frame)}
-        placed = tuple(replace(self.objects[i], x=x, y=y) for i, (x, y) in centers.items())
+        placed = tuple(
+            replace(item, x=center[0], y=center[1])
+            for item, path in zip(self.objects, self.paths, strict=True)
+            if (center := path[frame]) is not None
+        )
         return Scene(placed, self.background_seed)
 
     def is_mostly_visible(self, index: int) -> bool:
@@ -118,7 +121,7 @@ def trace_path(center: tuple[float, float], motion: Motion, num_frames: int) -> 
 
 
 @dataclass(frozen=True)
-class Moving(Expression):
+class Moving(Expression[VideoScene]):
     """Those of `base` that move in one direction: "red circle moving left"."""
 
     base: Noun
@@ -136,7 +139,7 @@ class Moving(Expression):
 
 
 @dataclass(frozen=True)
-class Behavior(Expression):
+class Behavior(Expression[VideoScene]):
     """Those of `base` that do something: "circle that moves", "circle that stands still", "circle that appears".
 
     Whether what comes or goes stands still is open to debate, so that "moves" and "stands still" are clear only when
@@ -159,7 +162,7 @@ class Behavior(Expression):
 
 
 @dataclass(frozen=True)
-class Speed(Expression):
+class Speed(Expression[VideoScene]):
     """The one of `base` that moves fastest or slowest: "faster circle", "slower circle", "fastest shape".
 
     Clear when the fastest gets at least twice as far as the next, and when `base` fits two objects, which both move
@@ -202,7 +205,7 @@ REFSHAPES_VIDEO_WORDS: tuple[str, ...] = (*REFSHAPES_WORDS, *_motion_words())
 # --- Sampling --------------------------------------------------------------------------------------------------------
 
 
-def sample_video(seed: int, split: str, index: int, num_frames: int) -> tuple[VideoScene, list[Referent]]:
+def sample_video(seed: int, split: str, index: int, num_frames: int) -> tuple[VideoScene, list[Referent[VideoScene]]]:
     """The video number `index` of a split: 3 or 4 objects, and referents with (kind, expression) pairs about them.
 
     Kinds are "motion" and "attribute". What a motion sentence calls its object fits at least one other object that is
@@ -294,7 +297,7 @@ def _stay_apart(first: ObjectPath, second: ObjectPath, least: float) -> bool:
     )
 
 
-def _sample_referents(scene: VideoScene, rng: random.Random) -> list[Referent]:
+def _sample_referents(scene: VideoScene, rng: random.Random) -> list[Referent[VideoScene]]:
     """Referents, each of one object and with one to three different sentences; no object occurs twice."""
     referents = []
     for index in rng.sample(range(len(scene.objects)), rng.randint(2, len(scene.objects))):
@@ -305,7 +308,7 @@ def _sample_referents(scene: VideoScene, rng: random.Random) -> list[Referent]:
     return referents
 
 
-def _sample_sentence(scene: VideoScene, index: int, rng: random.Random) -> tuple[str, Expression] | None:
+def _sample_sentence(scene: VideoScene, index: int, rng: random.Random) -> tuple[str, Expression[VideoScene]] | None:
     """A kind and an expression that denotes just this object; None when neither kind finds one."""
     samplers = {"motion": _sample_motion_sentence, "attribute": _sample_attribute_sentence}
     kinds = ("attribute", "motion") if rng.random() < ATTRIBUTE_SHARE else ("motion", "attribute")
@@ -325,11 +328,12 @@ def _sample_attribute_sentence(scene: VideoScene, index: int, rng: random.Random
     return None
 
 
-def _sample_motion_sentence(scene: VideoScene, index: int, rng: random.Random) -> Expression | None:
+def _sample_motion_sentence(scene: VideoScene, index: int, rng: random.Random) -> Expression[VideoScene] | None:
     others = [i for i in range(len(scene.objects)) if i != index and scene.is_mostly_visible(i)]
     compares_speeds = rng.random() < SPEED_SHARE
     for attempt in range(20 if others else 0):
         base = _name_alike(scene.objects[index], scene.objects[rng.choice(others)], rng)
+        phrases: list[Expression[VideoScene]]
         if compares_speeds and attempt < 10:
             phrases = [Speed(base, word) for word in SPEED_WORDS]
         else:

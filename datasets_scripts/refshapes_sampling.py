@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Generic
 
 from .refshapes_meaning import (
     COLORS,
@@ -28,6 +29,7 @@ from .refshapes_meaning import (
     Relation,
     SameAs,
     Scene,
+    SceneType,
     ShapeObject,
     SizeComparison,
     distance,
@@ -88,8 +90,13 @@ def _sample_object(rng: random.Random, shapes: list[str], colors: list[str], fil
         radius=radius,
         angle=rng.uniform(-0.25, 0.25),
         pattern_angle=rng.uniform(0, math.pi),
-        tint=tuple(min(255, max(0, channel + rng.randint(-12, 12))) for channel in COLORS[color]),
+        tint=_sample_tint(color, rng),
     )
+
+
+def _sample_tint(color: str, rng: random.Random) -> tuple[int, int, int]:
+    red, green, blue = (min(255, max(0, channel + rng.randint(-12, 12))) for channel in COLORS[color])
+    return red, green, blue
 
 
 def _describe(item: ShapeObject, rng: random.Random, attributes: int, plural: bool = False) -> Noun:
@@ -123,23 +130,23 @@ def _sample_anchor(scene: Scene, index: int, rng: random.Random) -> Noun:
     return _describe_uniquely(scene, other, rng)
 
 
-def _sample_place(scene: Scene, index: int, rng: random.Random) -> Expression:
+def _sample_place(scene: Scene, index: int, rng: random.Random) -> Expression[Scene]:
     base = _sample_base(scene, index, rng)
     if rng.random() < 0.4:
         return Order(base, 1, rng.choice(tuple(EXTREMES)))
     return Place(base, rng.choice((*SIDES, "middle")))
 
 
-def _sample_order(scene: Scene, index: int, rng: random.Random) -> Expression:
+def _sample_order(scene: Scene, index: int, rng: random.Random) -> Expression[Scene]:
     return Order(_sample_base(scene, index, rng), rng.choice((2, 2, 3)), rng.choice(tuple(SIDES)))
 
 
-def _sample_relation(scene: Scene, index: int, rng: random.Random) -> Expression:
+def _sample_relation(scene: Scene, index: int, rng: random.Random) -> Expression[Scene]:
     anchor = _sample_anchor(scene, index, rng)
     return Relation(_sample_base(scene, index, rng), rng.choice(tuple(RELATIONS)), anchor)
 
 
-def _sample_comparison(scene: Scene, index: int, rng: random.Random) -> Expression:
+def _sample_comparison(scene: Scene, index: int, rng: random.Random) -> Expression[Scene]:
     base, anchor = _sample_base(scene, index, rng), _sample_anchor(scene, index, rng)
     draw = rng.random()
     if draw < 0.4:
@@ -149,13 +156,13 @@ def _sample_comparison(scene: Scene, index: int, rng: random.Random) -> Expressi
     return Closest(base, anchor)
 
 
-def _sample_negation(scene: Scene, index: int, rng: random.Random, plural: bool = False) -> Expression:
+def _sample_negation(scene: Scene, index: int, rng: random.Random, plural: bool = False) -> Expression[Scene]:
     base = _sample_base(scene, index, rng, plural)
     false_words = {word for i in base.meaning(scene) for word in scene.objects[i].words} - scene.objects[index].words
     return Negation(base, rng.choice(sorted(false_words))) if false_words else base
 
 
-SINGLE_SAMPLERS: dict[str, Callable[[Scene, int, random.Random], Expression]] = {
+SINGLE_SAMPLERS: dict[str, Callable[[Scene, int, random.Random], Expression[Scene]]] = {
     "attribute": _describe_uniquely,
     "place": _sample_place,
     "relation": _sample_relation,
@@ -165,7 +172,7 @@ SINGLE_SAMPLERS: dict[str, Callable[[Scene, int, random.Random], Expression]] = 
 }
 
 
-def _sample_plural(scene: Scene, index: int, rng: random.Random) -> Expression:
+def _sample_plural(scene: Scene, index: int, rng: random.Random) -> Expression[Scene]:
     draw = rng.random()
     if draw < 0.25:
         return Conjunction(_describe_uniquely(scene, index, rng), _sample_anchor(scene, index, rng))
@@ -177,7 +184,7 @@ def _sample_plural(scene: Scene, index: int, rng: random.Random) -> Expression:
     return Quantified(quantifier, Place(_sample_base(scene, index, rng, plural=True), rng.choice(tuple(SIDES))))
 
 
-def _sample_none(scene: Scene, index: int, rng: random.Random) -> Expression:
+def _sample_none(scene: Scene, index: int, rng: random.Random) -> Expression[Scene]:
     """A sentence close to what is in the scene: attributes of two objects mixed, or a single-target kind at random."""
     if rng.random() < 0.6:
         own, other = rng.sample(scene.objects, 2)
@@ -187,13 +194,13 @@ def _sample_none(scene: Scene, index: int, rng: random.Random) -> Expression:
 
 
 def _search(
-    sampler: Callable[[Scene, int, random.Random], Expression],
+    sampler: Callable[[Scene, int, random.Random], Expression[Scene]],
     scene: Scene,
     index: int,
     rng: random.Random,
     accepts: Callable[[frozenset[int]], bool],
     attempts: int = 10,
-) -> Expression | None:
+) -> Expression[Scene] | None:
     for _ in range(attempts):
         expression = sampler(scene, index, rng)
         if accepts(expression.meaning(scene)) and expression.is_clear(scene):
@@ -201,7 +208,9 @@ def _search(
     return None
 
 
-def _sample_single(scene: Scene, index: int, rng: random.Random, mixture: dict[str, int]) -> tuple[str, Expression]:
+def _sample_single(
+    scene: Scene, index: int, rng: random.Random, mixture: dict[str, int]
+) -> tuple[str, Expression[Scene]]:
     kinds = dict(mixture)
     while True:
         (kind,) = rng.choices(list(kinds), list(kinds.values()))
@@ -212,21 +221,21 @@ def _sample_single(scene: Scene, index: int, rng: random.Random, mixture: dict[s
             del kinds[kind]
 
 
-def _with_article(expression: Expression, rng: random.Random) -> Expression:
+def _with_article(expression: Expression[Scene], rng: random.Random) -> Expression[Scene]:
     return Quantified("the", expression) if rng.random() < 0.5 else expression
 
 
 @dataclass(frozen=True)
-class Referent:
+class Referent(Generic[SceneType]):
     """What a row of the data set is about: a set of objects and (kind, expression) pairs that all denote it."""
 
     targets: frozenset[int]
-    expressions: tuple[tuple[str, Expression], ...]
+    expressions: tuple[tuple[str, Expression[SceneType]], ...]
 
 
-def sample_referents(config_name: str, scene: Scene, rng: random.Random) -> list[Referent]:
+def sample_referents(config_name: str, scene: Scene, rng: random.Random) -> list[Referent[Scene]]:
     """One to four referents of a scene, one to three sentences each; no set of objects occurs twice."""
-    referents: dict[frozenset[int], Referent] = {}
+    referents: dict[frozenset[int], Referent[Scene]] = {}
     for index in rng.sample(range(len(scene.objects)), rng.randint(2, min(4, len(scene.objects)))):
         kind = "single"
         if config_name == "grefshapes":
@@ -241,7 +250,7 @@ def sample_referents(config_name: str, scene: Scene, rng: random.Random) -> list
 
 def _sample_sentences(
     kind: str, scene: Scene, index: int, rng: random.Random, mixture: dict[str, int]
-) -> list[tuple[str, Expression]]:
+) -> list[tuple[str, Expression[Scene]]]:
     """One to three (kind, expression) that denote the same objects; a single object where the kind finds nothing."""
     wanted = rng.randint(1, 3)
     if kind == "plural":

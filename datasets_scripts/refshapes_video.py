@@ -88,7 +88,9 @@ def make_row(seed: int, split: str, index: int, image_size: int, num_frames: int
     }
 
 
-def _make_referent(referent: Referent, scene: VideoScene, owners: Sequence[np.ndarray], ref_id: str) -> dict:
+def _make_referent(
+    referent: Referent[VideoScene], scene: VideoScene, owners: Sequence[np.ndarray], ref_id: str
+) -> dict:
     (target,) = referent.targets
     texts = [(f"{ref_id}-{number}-{kind}", phrase.text) for number, (kind, phrase) in enumerate(referent.expressions)]
     return {
