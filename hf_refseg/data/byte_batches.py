@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 from transformers import BatchFeature
-from transformers.image_utils import SizeDict
+from transformers.image_utils import ChannelDimension, SizeDict
+from transformers.utils import TensorType
 
 from ..modeling.image_processing_refseg import RefSegImageProcessor, size_when_resized
 from ..modeling.picture_files_refseg import is_turned, upright_rgb
@@ -80,28 +81,41 @@ class ByteImageProcessor(RefSegImageProcessor):
     `image_sizes` (images, 2) tell their height and width without the padding.
     """
 
-    def _preprocess_image_like_inputs(self, images: Any, segmentation_maps: Any, **kwargs: Any) -> BatchFeature:
+    def _preprocess_image_like_inputs(
+        self,
+        images: Any,
+        segmentation_maps: Any,
+        do_convert_rgb: bool,
+        input_data_format: ChannelDimension,
+        return_tensors: str | TensorType | None,
+        device: str | torch.device | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
         if not _are_fitted(images, segmentation_maps, **kwargs):
-            return super()._preprocess_image_like_inputs(images, segmentation_maps, **kwargs)
+            return super()._preprocess_image_like_inputs(
+                images, segmentation_maps, do_convert_rgb, input_data_format, return_tensors, device, **kwargs
+            )
         # Straight from the pictures into the batch: on the way of all images there would be four copies in between.
         pixels = np.empty((len(images), *segmentation_maps[0].shape, 3), dtype=np.uint8)
         for place, image in enumerate(images):
             pixels[place] = image
         masks = np.stack(segmentation_maps).view(np.int8)
         data = {"pixel_values": torch.from_numpy(pixels).permute(0, 3, 1, 2), "mask_labels": torch.from_numpy(masks)}
-        return BatchFeature(data=data, tensor_type=kwargs["return_tensors"])
+        return BatchFeature(data=data, tensor_type=return_tensors)
 
-    def process_image(self, image: Any, **kwargs: Any) -> Tensor:
+    def process_image(self, image: Any, *args: Any, **kwargs: Any) -> Tensor:
         return torch.from_numpy(np.array(upright_rgb(image))).permute(2, 0, 1)
 
-    def _preprocess(self, images: list[Tensor], size: SizeDict, do_pad: bool | None, **kwargs: Any) -> BatchFeature:
+    def _preprocess(
+        self, images: list[Tensor], size: SizeDict, do_pad: bool | None = None, **kwargs: Any
+    ) -> BatchFeature:
         kwargs |= {"do_rescale": False, "do_normalize": False}
         batch = super()._preprocess(images, size=size, do_pad=do_pad, **kwargs)
         # The channels stay last in memory, as PIL has them: the device moves them in no time.
         pixels = torch.stack([image.permute(1, 2, 0) for image in batch["pixel_values"]]).permute(0, 3, 1, 2)
         batch["pixel_values"] = pixels
         if size.longest_edge or do_pad:
-            sizes = [_size_before_padding(*image.shape[-2:], size, **kwargs) for image in images]
+            sizes = [_size_before_padding(image.shape[-2], image.shape[-1], size, **kwargs) for image in images]
             batch["image_sizes"] = torch.tensor(sizes).unbind()
         return batch
 

@@ -129,7 +129,9 @@ class DatasetSpec:
         if split_by not in known:
             if not self.partitions[0].splits:
                 return Partition((), split_by)
-            raise ValueError(f"Unknown split_by '{split_by}' for {self.name}. Choose one of: {', '.join(known)}.")
+            raise ValueError(
+                f"Unknown split_by '{split_by}' for {self.name}. Choose one of: {', '.join(filter(None, known))}."
+            )
         return known[split_by]
 
 
@@ -241,23 +243,27 @@ TRAIN_VAL_TEST = ("train", "val", "test")
 def _refer(
     name: str,
     *partitions: Partition,
+    title: str,
+    paper: str,
+    terms: str,
     builder: str = ".datasets_scripts.refer:Refer",
     refs_file: str = "refs(<split_by>).p",
     images: tuple[str, ...] = COCO_IMAGES,
     collection: str = COCO,
-    **known: str,
 ) -> DatasetSpec:
     """A data set of photographs in the layout of the REFER collection."""
     return DatasetSpec(
         name=name,
+        title=title,
         kind="image",
         builder=builder,
         partitions=partitions,
         options=REFER_OPTIONS,
         collection=collection,
+        paper=paper,
+        terms=terms,
         layout=(f"{name}/{refs_file}", f"{name}/instances.json", " or ".join(f"{place}/" for place in images)),
         settings={"dataset": name, "usual_image_dirs": images},
-        **known,
     )
 
 

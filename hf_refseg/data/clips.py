@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, overload
 
 import datasets
 import numpy as np
@@ -125,7 +125,7 @@ class VideoExamples(Dataset):
         return fingerprint(self.rows.without_frames(key))
 
 
-class VideoRows(Sequence):
+class VideoRows(Sequence[dict[str, Any]]):
     """The rows of a video data set with frames as bytes or paths: reading a row opens none of them.
 
     Raises `DataFormatError` when a column is missing.
@@ -139,8 +139,15 @@ class VideoRows(Sequence):
     def __len__(self) -> int:
         return len(self._tables)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._tables[range(len(self))[index]].to_pylist()[0]
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        places = range(len(self))[index]
+        if isinstance(places, range):
+            return [self[place] for place in places]
+        return self._tables[places].to_pylist()[0]
 
     def without_frames(self, index: int) -> dict[str, Any]:
         """A row but its frames."""
@@ -175,7 +182,7 @@ class VideoRows(Sequence):
         return np.concatenate(places), np.concatenate(numbers)
 
 
-class RowFrames(Sequence):
+class RowFrames(Sequence[Image.Image]):
     """The frames of a row of `VideoRows` as RGB images (PIL), each opened anew when it is asked for.
 
     Like the images of `ReferentExamples` they stay in the orientation in which their pixels are stored. Raises
@@ -188,9 +195,15 @@ class RowFrames(Sequence):
     def __len__(self) -> int:
         return len(self._row["frames"])
 
-    def __getitem__(self, number: int) -> Image.Image:
-        number = range(len(self))[number]
-        return open_image(_as_image_row(self._row, None, number, None))
+    @overload
+    def __getitem__(self, number: int) -> Image.Image: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Image.Image]: ...
+    def __getitem__(self, number: int | slice) -> Image.Image | list[Image.Image]:
+        places = range(len(self))[number]
+        if isinstance(places, range):
+            return [self[place] for place in places]
+        return open_image(_as_image_row(self._row, None, places, None))
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,7 @@ class ImageExamples(Dataset):
 def image_bounds(image_ids: Sequence[str]) -> list[int]:
     """Where the rows of each image begin, by the ids of all rows, and behind these their number."""
     ids = np.asarray(image_ids, dtype=object)
-    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else []
+    starts: Iterable[int] = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else []
     return [int(start) for start in starts] + [len(ids)]
 
 

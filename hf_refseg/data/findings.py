@@ -50,7 +50,7 @@ class Findings:
         for folder in self.folders:
             # The folder itself goes by its last name: where it lies is nobody's business.
             inside = record.replace(f"{folder}/", "")
-            record = re.sub(rf"{re.escape(folder)}(?![\w-])", lambda _, name=Path(folder).name: name, inside)
+            record = Path(folder).name.join(re.split(rf"{re.escape(folder)}(?![\w-])", inside))
         self.records.setdefault(kind, []).append(one_line(record))
 
     @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 
 from .rows import DataFormatError, reading_json, unique_keys
 
-SPACE = re.compile(r"[ \t\n\r]*")
+NO_SPACE = re.compile(r"[^ \t\n\r]")
 
 
 class JsonList:
@@ -51,4 +51,5 @@ class JsonList:
                 raise json.JSONDecodeError("Extra data", self._text, place + 1)
 
     def _after_space(self, place: int) -> int:
-        return SPACE.match(self._text, place).end()
+        found = NO_SPACE.search(self._text, place)
+        return found.start() if found else len(self._text)

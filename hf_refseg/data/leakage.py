@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import overload
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
@@ -127,7 +128,11 @@ def drop_images(rows: Dataset, held_out: Set[str]) -> tuple[Dataset, TrainingPar
     return rows.select(kept), part
 
 
-def image_ids_of(rows: Dataset, column: str = "image_id") -> list[str | None]:
+@overload
+def image_ids_of(rows: Dataset) -> list[str]: ...
+@overload
+def image_ids_of(rows: Dataset, column: str) -> list[str | None]: ...
+def image_ids_of(rows: Dataset, column: str = "image_id") -> Sequence[str | None]:
     """The id of each row's image in a column of ids; only this column is read."""
     return rows.select_columns(column)[:][column]
 

@@ -171,11 +171,11 @@ def verify_counts(
         comparisons += [(split, what, number, found[what]) for what, number in zip(counted, wanted, strict=False)]
     if total is not None:
         comparisons += [("all splits", what, number, total[what]) for what, number in partition.totals.items()]
-    comparisons = [comparison for comparison in comparisons if comparison[2] is not None]
-    if any(wanted != found for _, _, wanted, found in comparisons):
+    published = [(split, what, wanted, found) for split, what, wanted, found in comparisons if wanted is not None]
+    if any(wanted != found for _, _, wanted, found in published):
         table = to_table(
             ("split", "what", "published", "found", "difference"),
-            ((*comparison, f"{comparison[3] - comparison[2]:+d}") for comparison in comparisons),
+            ((split, what, wanted, found, f"{found - wanted:+d}") for split, what, wanted, found in published),
         )
         raise DataFormatError(
             f"{named} is not the complete published data set. Download its annotation files again, or "

@@ -59,6 +59,9 @@ class _ShardProcess:
         # Without the folder of the program among those that modules are looked for in; it is told which those are.
         command = [sys.executable, "-I", str(WRITER)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        # As both are pipes.
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._jobs, self._answers = self._process.stdin, self._process.stdout
         with _naming_end():
             self._send((sys.path, list(sys.modules["hf_refseg"].__path__), Image.MAX_IMAGE_PIXELS))
         return self
@@ -73,14 +76,14 @@ class _ShardProcess:
         """The rows that were written; raises what the process did, of which the cause says where it did."""
         with _naming_end():
             self._send((shard, path))
-            rows, error, place = pickle.load(self._process.stdout)
+            rows, error, place = pickle.load(self._answers)
         if error is not None:
             raise error from RuntimeError(f"In a process that writes shards:\n{place}")
         return rows
 
     def _send(self, message: Any) -> None:
-        pickle.dump(pickle.dumps(message), self._process.stdin)
-        self._process.stdin.flush()
+        pickle.dump(pickle.dumps(message), self._jobs)
+        self._jobs.flush()
 
 
 @contextmanager

@@ -35,6 +35,7 @@ def main() -> None:
 
     Image.MAX_IMAGE_PIXELS = most_pixels
     while True:
+        answer: tuple[int, Exception | None, str]
         try:
             answer = (write_shard(*pickle.loads(jobs.get())), None, "")
         except Exception as error:

@@ -103,7 +103,8 @@ def draw_referents(
     described = (
         (row, [each for each in row["referents"] if each["sentences"] and each["annotated_frames"]]) for row in rows
     )
-    waiting, held = filter(lambda pair: pair[1], described), []
+    waiting = filter(lambda pair: pair[1], described)
+    held: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
     while True:
         held += islice(waiting, buffer_size - len(held))
         if not held:
