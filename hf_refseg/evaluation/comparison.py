@@ -128,7 +128,7 @@ def compare_records(
     sums = _sums_by_group(contributions, records)
     metrics = contributions.to_scores(sums.sum(axis=0))
     told = ~np.isnan(metrics).any(axis=0)
-    names = [name for name, is_told in zip(contributions.names, told, strict=True) if is_told]
+    names = [contributions.names[place] for place in np.flatnonzero(told).tolist()]
     resampled = contributions.to_scores(resampled_totals(sums, None, samples, seed))
     pairs = list(combinations(range(len(records)), 2))
     first, second = np.array(pairs).T
@@ -310,7 +310,8 @@ def _sums_by_group(contributions: Contributions, records: Mapping[str, Sequence[
                 f"{counted(len(further), kind)} more: only answers about the same {kind}s can be compared."
             )
     sums = np.zeros((len(known[0]), len(records), *contributions.values.shape[1:]))
-    np.add.at(sums, ([known[0][group] for group in contributions.groups], of_system), contributions.values)
+    places = np.array([known[0][group] for group in contributions.groups])
+    np.add.at(sums, (places, of_system), contributions.values)
     return sums
 
 

@@ -251,7 +251,9 @@ def _by_category(categories: Sequence[str]) -> tuple[list[tuple[str, ...]], list
     for category in filter(None, categories):
         counts[category] += 1
     large = sorted((name for name in counts if counts[name] >= FEWEST_OF_CATEGORY), key=lambda name: -counts[name])
-    names = [() if not each else (each,) if each in large else (OTHER_CATEGORIES,) for each in categories]
+    names: list[tuple[str, ...]] = [
+        () if not each else (each,) if each in large else (OTHER_CATEGORIES,) for each in categories
+    ]
     return names, [*large, OTHER_CATEGORIES]
 
 

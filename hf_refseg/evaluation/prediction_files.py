@@ -173,9 +173,8 @@ class MaskFolder(PredictionFile):
                 "<video_id>/<sent_id>/<frame>.png."
             )
         if place.suffix == ".png":
-            return Prediction(
-                "image", SentenceNames(*parents, sent_id=place.stem), (StoredAnswer(MaskPicture(place)),)
-            )
+            names = SentenceNames(parents[0] if parents else None, sent_id=place.stem)
+            return Prediction("image", names, (StoredAnswer(MaskPicture(place)),))
         of_annotator = ANNOTATOR.fullmatch(parents[0])
         names = (
             SentenceNames(name, annotator=of_annotator[1]) if of_annotator else SentenceNames(parents[0], sent_id=name)

@@ -179,7 +179,11 @@ class Prediction:
 
     def of_object(self, number: int) -> Prediction:
         """What pictures of all objects of a video say of one of them, by the number that it has there."""
-        answers = (replace(answer, mask=replace(answer.mask, value=number)) for answer in self.answers)
+        answers = (
+            replace(answer, mask=replace(answer.mask, value=number))
+            for answer in self.answers
+            if isinstance(answer.mask, MaskPicture)
+        )
         return replace(self, answers=tuple(answers))
 
 

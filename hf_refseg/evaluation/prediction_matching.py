@@ -81,8 +81,8 @@ class Match:
         self.double, self.unclear, self.other_text, self.other_size, self.foreign = (_Fault() for _ in range(5))
         self.missing, self.lacking = _Fault(), _Fault()
         self._by_sent_id: dict[str, list[Sentence]] = {}
-        self._by_text: dict[tuple[str, str], list[Sentence]] = {}
-        self._by_annotator: dict[tuple[str, str], list[Sentence]] = {}
+        self._by_text: dict[tuple[str | None, str], list[Sentence]] = {}
+        self._by_annotator: dict[tuple[str | None, str], list[Sentence]] = {}
         for sentence in self.sentences:
             group_id, _, sent_id = sentence.key
             self._by_sent_id.setdefault(sent_id, []).append(sentence)
@@ -125,8 +125,10 @@ class Match:
             return self._by_annotator.get((names.group_id, names.annotator), [])
         if names.sent_id is not None:
             found = self._by_sent_id.get(names.sent_id, [])
-        else:
+        elif names.text is not None:
             found = self._by_text.get((names.group_id, normalized(names.text)), [])
+        else:
+            found = []
         given = (names.group_id, names.ref_id)
         return [
             sentence

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -34,7 +35,7 @@ class AnswerRecorder:
         self.protocol, self.threshold = protocol, mask_threshold(protocol, threshold)
         self._lines: list[str] = []
         self._frames: dict[int, list[dict[str, Any]]] = {}
-        self._video: dict[str, Any] = {}
+        self._video: Mapping[str, Any] = {}
 
     def pass_image(
         self, example: Mapping[str, Any], answers: Iterable[Answer], places: Sequence[int] | None = None
@@ -130,14 +131,23 @@ class RecordingSource(AnswerSource):
         return self.recorder.pass_video(example, places, numbers, answers)
 
 
-def header_for(protocol: str | Protocol, threshold: float | None, **names: str | None) -> PredictionsHeader:
+def header_for(
+    protocol: str | Protocol,
+    threshold: float | None,
+    *,
+    dataset: str | None = None,
+    split: str | None = None,
+    system: str | None = None,
+) -> PredictionsHeader:
     """The header of what is recorded of answers under a protocol.
 
     Args:
         protocol, threshold: as of `AnswerRecorder`; without a threshold the answers are masks, to which none matters.
-        names: `dataset`, `split` and `system` of `PredictionsHeader`.
+        dataset, split, system: as of `PredictionsHeader`.
     """
     threshold = None if threshold is None else mask_threshold(protocol, threshold)
     if protocol in VIDEO_PROTOCOLS:
-        return PredictionsHeader(threshold=threshold, competing=protocol == "davis_unsupervised", **names)
-    return PredictionsHeader(threshold=threshold, resolution=get_protocol(protocol).resolution, **names)
+        header = PredictionsHeader(threshold=threshold, competing=protocol == "davis_unsupervised")
+    else:
+        header = PredictionsHeader(threshold=threshold, resolution=get_protocol(protocol).resolution)
+    return replace(header, dataset=dataset, split=split, system=system)

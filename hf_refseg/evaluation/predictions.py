@@ -95,7 +95,8 @@ class PredictionSource(AnswerSource):
             stored = self._read((example["image_id"], example["ref_ids"][place], example["sent_ids"][place]))
             answer = StoredAnswer(NoMask()) if stored is None else stored.answers[0]
             size = example["masks"][place].shape
-            yield self._decode(answer, self._model_size or size, stored and self._where(example, place))
+            where = None if stored is None else self._where(example, place)
+            yield self._decode(answer, self._model_size or size, where)
 
     def answer_video(
         self, example: dict[str, Any], places: Sequence[int], numbers: Sequence[int]
@@ -125,7 +126,8 @@ class PredictionSource(AnswerSource):
 
     def _frames(self, example: dict[str, Any], place: int) -> dict[str | int, StoredAnswer]:
         stored = self._read((example["video_id"], example["ref_ids"][place], example["sent_ids"][place]))
-        return {} if stored is None else {answer.frame: answer for answer in stored.answers}
+        answers = () if stored is None else stored.answers
+        return {answer.frame: answer for answer in answers if answer.frame is not None}
 
     def _read(self, key: Key) -> Prediction | None:
         if key not in self._places:

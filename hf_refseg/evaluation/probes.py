@@ -233,10 +233,11 @@ def _evaluated_rows(dataset: Dataset, records: Sequence[Record]) -> Dataset:
 
 
 def _texts(dataset: Dataset) -> Iterator[str]:
+    sentences: Iterator[Any]
     if holds_videos(dataset):
         sentences = (each["sentences"] for referents in _column(dataset, "referents") for each in referents)
     else:
-        sentences = iter(_column(dataset, "sentences"))
+        sentences = _column(dataset, "sentences")
     return (sentence["raw"] for of_referent in sentences for sentence in of_referent)
 
 

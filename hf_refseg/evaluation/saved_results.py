@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..data.catalog import data_options
 from ..files import public_name, unique_names
@@ -200,7 +200,7 @@ def _read_json(path: Path) -> Any:
         raise ResultError(f"{path} is damaged ({error}). Write it again, or leave it out.") from error
 
 
-def _is_result(content: Any) -> bool:
+def _is_result(content: Any) -> TypeGuard[dict[str, Any]]:
     return isinstance(content, dict) and {"protocol", "metrics", "records"} <= content.keys()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,8 @@ def with_shuffled_sentences(dataset: Dataset, seed: int = 0) -> Dataset:
 
 def check_shuffling(dataset: Dataset, max_examples: int | None = None) -> None:
     """Raises ValueError as `with_shuffled_sentences` would of the first images or videos; None = of all."""
+    groups: Sequence[Hashable]
+    first: Iterable[Hashable]
     if holds_videos(dataset):
         described = _described(dataset.select_columns("referents").flatten_indices()["referents"])
         name, groups = "video", _videos_of(described)
@@ -39,8 +41,8 @@ def check_shuffling(dataset: Dataset, max_examples: int | None = None) -> None:
     else:
         name, groups = "image", dataset["image_id"]
         first = list(dict.fromkeys(groups))[:max_examples]
-    first = set(first)
-    shuffle_among_groups([group for group in groups if group in first], name, seed=0)
+    kept = set(first)
+    shuffle_among_groups([group for group in groups if group in kept], name, seed=0)
 
 
 def _shuffle_images(dataset: Dataset, seed: int) -> Dataset:

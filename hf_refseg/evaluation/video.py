@@ -317,9 +317,10 @@ def davis_intervals(
     return percentile_intervals(DAVIS_MEASURES, davis_scores_from_totals(totals), confidence)
 
 
-def a2d_mean_iou(counts: Sequence[tuple[int, int]]) -> float:
+def a2d_mean_iou(counts: Sequence[tuple[float, float]]) -> float:
     """Mean IoU in [0, 1] of a sequence's annotated frames, from `score_frames_a2d`."""
-    return float(per_sample_iou(*zip(*counts, strict=True), A2D).mean())
+    intersections, unions = zip(*counts, strict=True)
+    return float(per_sample_iou(intersections, unions, A2D).mean())
 
 
 def coco_statistics(references: Mapping[str, Mapping[str, Any]], predictions: Sequence[ScoredMask]) -> list[float]:
@@ -354,7 +355,7 @@ def coco_statistics(references: Mapping[str, Mapping[str, Any]], predictions: Se
     return [float(value) for value in evaluation.stats]
 
 
-def check_video_protocol(protocol: str) -> None:
+def check_video_protocol(protocol: str | Protocol) -> None:
     """Raises ValueError where no protocol for videos has this name, ImportError where it needs a missing package."""
     if protocol not in VIDEO_PROTOCOLS:
         raise ValueError(f"Unknown protocol {protocol!r} for videos: choose one of {', '.join(VIDEO_PROTOCOLS)}.")

@@ -17,7 +17,7 @@ from ..data.rows import DataFormatError
 from ..data.video_streams import StreamedVideos
 from ..messages import name_text, short_text
 from ..visualization import ComparisonStrip, StripFrame, spread
-from .protocols import mask_counts
+from .protocols import Protocol, mask_counts
 from .record_scores import video_intervals, video_scores
 from .results import EvaluationResult, Key, Record, Scored, all_records, key_of, name_record, naming_not_finite
 from .systems import Answer, AnswerSource
@@ -59,19 +59,25 @@ class VideoEvaluationResult(EvaluationResult):
 
 @dataclass
 class _Sequence:
-    """One sentence about one video: who it is, its true masks by frame number, and what was found so far.
+    """What is compared of one video: who it is, its true masks by frame number, and what was found so far.
 
-    `place` is the sentence's in the video's item; the objects that nobody describes have none.
+    It is a sentence, or an object that nobody describes.
     """
 
     record: Record
     references: dict[int, dict[str, Any]]
-    place: int | None = None
-    scores: list[tuple[float, float]] = field(default_factory=list)
+    scores: list[tuple[float, float]] = field(default_factory=list, kw_only=True)
+
+
+@dataclass
+class _Sentence(_Sequence):
+    """A sentence about a video, and its place in the video's item."""
+
+    place: int
 
 
 # The sentences of an annotator about a video, and the objects that their answers are compared with.
-_Group = tuple[list[_Sequence], list[_Sequence]]
+_Group = tuple[list[_Sentence], list[_Sequence]]
 
 
 class VideoScoring:
@@ -233,7 +239,7 @@ def _mean_average_precision(detections: Sequence[dict[str, Any]]) -> float:
     return 100 * coco_statistics(references, predictions)[0]
 
 
-def compared_frames(example: Mapping[str, Any], protocol: str) -> list[set[int]]:
+def compared_frames(example: Mapping[str, Any], protocol: str | Protocol) -> list[set[int]]:
     """For each sentence about a video the numbers of the frames on which its answer counts under a protocol.
 
     Raises:
@@ -251,7 +257,7 @@ def compared_frames(example: Mapping[str, Any], protocol: str) -> list[set[int]]
 
 
 def _go_through(
-    example: dict[str, Any], source: AnswerSource, asked: Sequence[_Sequence], compared: Sequence[_Sequence]
+    example: dict[str, Any], source: AnswerSource, asked: Sequence[_Sentence], compared: Sequence[_Sequence]
 ) -> Iterator[tuple[int, Sequence[Answer]]]:
     """Frame number and an answer for each sequence asked for, up to the last frame on which something is compared."""
     annotated = sorted({number for sequence in compared for number in sequence.references})
@@ -277,9 +283,9 @@ def _label(
         yield number, [label_pixels(np.stack(probabilities[first:last])) for first, last in pairwise(bounds)]
 
 
-def _by_annotator(sequences: Sequence[_Sequence]) -> list[list[_Sequence]]:
+def _by_annotator(sequences: Sequence[_Sentence]) -> list[list[_Sentence]]:
     """The sentences of each annotator about a video, of which each is about another object."""
-    groups: dict[str, dict[str, _Sequence]] = {}
+    groups: dict[str, dict[str, _Sentence]] = {}
     for sequence in sequences:
         record = sequence.record
         of_annotator = groups.setdefault(record["annotator"], {})
@@ -293,7 +299,7 @@ def _by_annotator(sequences: Sequence[_Sequence]) -> list[list[_Sequence]]:
     return [list(of_annotator.values()) for of_annotator in groups.values()]
 
 
-def _objects(group: Sequence[_Sequence], example: dict[str, Any]) -> list[_Sequence]:
+def _objects(group: Sequence[_Sentence], example: Mapping[str, Any]) -> list[_Sequence]:
     """What an annotator's answers are compared with: the described objects that are on a frame, and all others.
 
     An object that nobody describes has no text, and the annotator for a sentence.
@@ -372,7 +378,7 @@ def _draw_strips(
     }
 
 
-def _sequences(example: dict[str, Any]) -> list[_Sequence]:
+def _sequences(example: Mapping[str, Any]) -> list[_Sentence]:
     """The sentences about a video."""
     names = {"ref_id": "ref_ids", "sent_id": "sent_ids", "annotator": "annotators", "text": "texts"}
     columns = zip(*(example[name] for name in (*names.values(), "annotated_frames", "masks")), strict=True)
@@ -384,7 +390,7 @@ def _sequences(example: dict[str, Any]) -> list[_Sequence]:
                 f"{name_record(record)}: no frame is annotated, so there is nothing to compare with. Choose a split "
                 "that comes with masks."
             )
-        sequences.append(_Sequence(record, dict(zip(numbers, masks, strict=True)), place))
+        sequences.append(_Sentence(record, dict(zip(numbers, masks, strict=True)), place))
     return sequences
 
 
