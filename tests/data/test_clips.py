@@ -24,6 +24,7 @@ from hf_refseg.data.clips import (
     ClipExamples,
     FrameExamples,
     VideoExamples,
+    VideoRows,
     choose_clip,
 )
 from hf_refseg.data.examples import ReferentExamples
@@ -285,6 +286,12 @@ def test_clips_of_a_batch_have_one_length(rows):
 
 
 # --- VideoExamples -------------------------------------------------------------------------------------------------
+
+
+def test_frames_and_rows_take_slices(rows):
+    frames = VideoExamples(rows)[0]["frames"]
+    assert [np.asarray(frame)[0, 0, 0].item() for frame in frames[27:]] == [27, 28, 29]
+    assert [row["video_id"] for row in VideoRows(rows)[1:3]] == ["none", "short"]
 
 
 def test_a_video_has_all_sentences_and_opens_nothing(rows, monkeypatch):
