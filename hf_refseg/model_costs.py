@@ -31,9 +31,8 @@ def count_parameters(model: nn.Module) -> dict[str, tuple[int, int]]:
     for name, parameter in model.named_parameters():
         if REPLACED not in name:
             counts[name.partition(".")[0]][not parameter.requires_grad] += parameter.numel()
-    return {part: tuple(pair) for part, pair in counts.items()} | {
-        TOTAL: tuple(map(sum, zip(*counts.values(), strict=True)))
-    }
+    trained, frozen = (sum(pair[place] for pair in counts.values()) for place in range(2))
+    return {part: (pair[0], pair[1]) for part, pair in counts.items()} | {TOTAL: (trained, frozen)}
 
 
 @dataclass(frozen=True)

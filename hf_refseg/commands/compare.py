@@ -72,8 +72,9 @@ def compare(
     require_writable(folder)
     predictions = None
     if data is not None:
-        how = {"split": split or "val", "protocol": protocol, "missing": missing or "error"}
-        predictions = score_predictions(results, data, data_options, **how)
+        predictions = score_predictions(
+            results, data, data_options, split=split or "val", protocol=protocol, missing=missing or "error"
+        )
     reports, picture = [], None
     for found in match_results(results) if predictions is None else [predictions.results]:
         systems = dict(zip(name_systems(found), found, strict=True))
@@ -317,8 +318,8 @@ def show_report(report: Mapping[str, Any]) -> str:
     header = ("score", "difference", "95 % interval", "p", "p, corrected")[: 5 if len(pairs) > 1 else 4]
     for pair in pairs:
         differences = [each for each in report["differences"] if pair_of(each) == pair]
-        rows = [show_difference(each)[: len(header)] for each in differences]
-        lines += ["", show_pair(pair), align([header, *rows])]
+        compared = [show_difference(each)[: len(header)] for each in differences]
+        lines += ["", show_pair(pair), align([header, *compared])]
         if "groups" in report:
             lines += ["", f"{show_pair(pair)}, in groups of sentences", show_groups(report["groups"], pair)]
     if report["cases"]:

@@ -61,8 +61,8 @@ def demo(
     kinds = [find_kind(name, name in trusted) for name in systems]
     loaded = []
     for name, kind in zip(systems, kinds, strict=True):
-        options = {"window": SOME_FRAMES} if "window" in kind.options else {}
-        loaded.append(load_system(name, device=device, dtype=dtype, trust_remote_code=name in trusted, **options))
+        window = SOME_FRAMES if "window" in kind.options else None
+        loaded.append(load_system(name, device=device, dtype=dtype, trust_remote_code=name in trusted, window=window))
     with TemporaryDirectory() as folder:
         page = build_page(loaded, write_scenes(Path(folder)) if given is None else given)
         launch(page, server_name=host, server_port=port, share=share)

@@ -128,16 +128,24 @@ def evaluate(
     loading = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
     of_systems = {**asked, **of_videos, **changes, **loading, "dtype": dtype != "float32", "workers": workers}
     file = open_file(predictions, missing, name, split, of_systems)
-    folder = Path("runs", "evaluate", slug(short_name(system or predictions.stem))) if output is None else output
+    shown = system if predictions is None else predictions.stem
+    folder = Path("runs", "evaluate", slug(short_name(shown))) if output is None else output
     require_writable(folder)
     check_data_options(name, data_options)
     state = join_processes(device)
-    regime = training_regime or regime_of_run({} if system is None else load_run_options(system), name)
+    regime = training_regime or regime_of_run(load_run_options(system) if system else {}, name)
     of_run = data_options_of_run(system, name) if system else {}
     options = {**of_run, **data_options}
     rows, protocol = load_rows(name, split, options, protocol, streaming=streaming)
     check_videos(name, protocol, of_videos)
-    check_changes(rows, protocol, max_images, **changes)
+    check_changes(
+        rows,
+        protocol,
+        max_images,
+        shuffle_sentences=shuffle_sentences,
+        probes=probes,
+        save_predictions=save_predictions,
+    )
     rows = with_shuffled_sentences(rows) if shuffle_sentences else rows
     if file is None:
         source = load_source(system, protocol, of_videos, workers, **asked, **loading)
@@ -147,7 +155,7 @@ def evaluate(
     own_name = options.pop("dataset", None)
     parts = [slug(Path(name).name), slug(own_name or ""), options.get("split_by"), split, protocol]
     evaluation = Evaluation(
-        system=system or file.header.system or predictions.name,
+        system=system if file is None else file.header.system or file.path.name,
         dataset=" ".join(filter(None, [name, own_name])),
         split=split,
         protocol=protocol,

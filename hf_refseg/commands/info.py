@@ -164,8 +164,8 @@ def missing_packages() -> dict[str, list[str]]:
 
     from packaging.requirements import Requirement
 
-    missing: dict[str, list[str]] = {extra: [] for extra in metadata("hf_refseg").get_all("Provides-Extra")}
-    requirements = [Requirement(line) for line in requires("hf_refseg")]
+    missing: dict[str, list[str]] = {extra: [] for extra in metadata("hf_refseg").get_all("Provides-Extra", [])}
+    requirements = [Requirement(line) for line in requires("hf_refseg") or []]
     for extra, names in missing.items():
         for requirement in requirements:
             if requirement.marker is None or not requirement.marker.evaluate({"extra": extra}):
@@ -248,7 +248,7 @@ def describe_model(name: str, image_size: int | None = None, frames: int | None 
         PeftModel(model, adapter_config)
     parameters = count_parameters(model)
     tables = [header.items(), rows_of_costs(parameters, flops)]
-    if flops is not None:
+    if flops is not None and image_size is not None:
         tables.append(rows_of_steps(flops, image_size, frames))
     if task_flops is not None:
         tables.append(rows_of_tasks(parameters, task_flops))
@@ -313,7 +313,7 @@ def model_to_train(name: str | None) -> tuple[PreTrainedConfig, tuple[int, int],
 
 def rows_of_costs(parameters: dict[str, tuple[int, int]], flops: PassFlops | None) -> list[tuple[str, ...]]:
     """The header and a row for each part, of what `model_costs` counted."""
-    rows = [("part", "parameters", "trained", "frozen")]
+    rows: list[tuple[str, ...]] = [("part", "parameters", "trained", "frozen")]
     rows += [
         (part, f"{trained + frozen:,}", f"{trained:,}", f"{frozen:,}")
         for part, (trained, frozen) in parameters.items()
@@ -348,7 +348,8 @@ def rows_of_tasks(parameters: dict[str, tuple[int, int]], flops: dict[str, int])
     """The header and a row for each training task, of what `model_costs` counted."""
     from ..model_costs import TOTAL
 
-    rows = [("training task", "parameters", "GFLOPs in training", "of a pass without tasks")]
+    header = ("training task", "parameters", "GFLOPs in training", "of a pass without tasks")
+    rows: list[tuple[str, ...]] = [header]
     rows += [
         (task, f"{sum(parameters[task]):,}", in_billions(count), f"{100 * count / flops[TOTAL]:.2f} %")
         for task, count in flops.items()

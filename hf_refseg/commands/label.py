@@ -92,7 +92,16 @@ def label(
         "instances": instances,
         "dtype": dtype,
     }
-    loaded = load_system(system, device=device, batch_size=batch_size, trust_remote_code=trust_remote_code, **options)
+    loaded = load_system(
+        system,
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+        trust_remote_code=trust_remote_code,
+        threshold=threshold,
+        score_threshold=score_threshold,
+        instances=instances,
+    )
     labeling = Labeling(
         found,
         output,

@@ -85,7 +85,8 @@ def write_leaderboard(tables: Mapping[TableKey, Sequence[SavedResult]]) -> str:
     """The Markdown of all tables."""
     from ..hub.markdown import escape
 
-    parts, data, headings = ["# Leaderboard", INTRODUCTION], None, []
+    parts, data = ["# Leaderboard", INTRODUCTION], None
+    headings: list[str] = []
     for key, results in tables.items():
         if key.condition.describe_data() != data:
             data, headings = key.condition.describe_data(), []

@@ -108,7 +108,8 @@ def with_data_options(command: Callable[..., None]) -> Callable[..., None]:
         # An option that may come several times is an empty list without any.
         command(**arguments, data_options={name: value for name, value in values.items() if value not in (None, [])})
 
-    expanded.__signature__ = inspect.Signature(parameters)
+    # Read by `inspect`, and so by typer; the stubs of functools know no such attribute.
+    expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return expanded
 
 

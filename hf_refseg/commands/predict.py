@@ -76,7 +76,7 @@ def predict(
 
     def report(error: Exception) -> None:
         nonlocal failures
-        if context.parent.params["debug"]:
+        if context.find_root().params["debug"]:
             raise error
         failures += 1
         typer.echo(f"Error: {message_of(error)}", err=True)
@@ -98,11 +98,19 @@ def predict(
     require_place_for_videos(output, [source.name for source in readable if source.is_video], text)
     if not readable:
         raise typer.Exit(1)
-    options = {"score_threshold": score_threshold, "instances": instances, "threshold": threshold}
-    if is_given or "window" in find_kind(system, trust_remote_code).options:
+    reads_clips = is_given or "window" in find_kind(system, trust_remote_code).options
+    loaded = load_system(
+        system,
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        threshold=threshold,
+        window=clips if reads_clips else None,
         # All expressions in one pass.
-        options |= {"window": clips, "batch_size": len(text)}
-    loaded = load_system(system, device=device, dtype=dtype, trust_remote_code=trust_remote_code, **options)
+        batch_size=len(text) if reads_clips else None,
+        score_threshold=score_threshold,
+        instances=instances,
+    )
     output.mkdir(parents=True, exist_ok=True)
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +150,7 @@ def predict_image(system: System, source: Source, texts: Sequence[str], output: 
     image = open_image(source.path)
     found = shown_masks(system.segment(image, texts), system.threshold)
     masks = [each.mask.numpy() for each in found]
-    record = {"image": str(source.path), "predictions": []}
+    record: dict[str, Any] = {"image": str(source.path), "predictions": []}
     for number, (text, each, mask) in enumerate(zip(texts, found, masks, strict=True), start=1):
         mask_path = output / mask_file_name(source.name, number, text)
         write_picture(mask_path, as_picture(mask))

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from ..evaluation.prediction_files import PredictionFile
 
 
-def split_names(names: Sequence[str], predictions: Path | None) -> tuple[str | None, str]:
-    """The system, None where predictions are scored, and the data set; raises `BadParameter` for other numbers."""
+def split_names(names: Sequence[str], predictions: Path | None) -> tuple[str, str]:
+    """The system, "" where predictions are scored, and the data set; raises `BadParameter` for other numbers."""
     if predictions is None and len(names) == 2:
         return names[0], names[1]
     if predictions is not None and len(names) == 1:
-        return None, names[0]
+        return "", names[0]
     wanted = "a system and a data set" if predictions is None else "with --predictions a data set alone"
     raise typer.BadParameter(f"name {wanted}, not {', '.join(names)}", param_hint="[SYSTEM] DATASET")
 

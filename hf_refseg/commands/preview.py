@@ -40,7 +40,7 @@ def preview(
     if output.suffix.lower() != ".png":
         raise ValueError(f"{output} is to be a PNG file: give it a name that ends in .png.")
     require_writable(output.parent)
-    wanted = {} if split is None else {"splits": [split]}
+    wanted: dict[str, Any] = {} if split is None else {"splits": [split]}
     loaded = load_refseg(name, **data_options, **wanted)
     split = next(iter(loaded)) if split is None else split
     picture = preview_dataset(loaded[split], rows, seed=sample_seed, title=f"{name} {split}")

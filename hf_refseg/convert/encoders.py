@@ -68,7 +68,8 @@ def read_swin_config(tensors: Mapping[str, Tensor]) -> dict:
     Raises:
         CheckpointError: where a tensor that every Swin has is missing.
     """
-    depths, heads = [], []
+    depths: list[int] = []
+    heads: list[int] = []
     while f"backbone.layers.{len(depths)}.blocks.0.norm1.weight" in tensors:
         stage = f"backbone.layers.{len(depths)}.blocks."
         depths.append(len({name[len(stage) :].split(".")[0] for name in tensors if name.startswith(stage)}))
@@ -76,11 +77,11 @@ def read_swin_config(tensors: Mapping[str, Tensor]) -> dict:
     projection = required_shape(tensors, "backbone.patch_embed.proj.weight", 4, 5)
     rows, _ = required_shape(tensors, "backbone.layers.0.blocks.0.attn.relative_position_bias_table", 2)
     hidden, width = required_shape(tensors, "backbone.layers.0.blocks.0.mlp.fc1.weight", 2)
-    for stage, number in enumerate(heads):
-        if projection[0] * 2**stage % number:
+    for place, number in enumerate(heads):
+        if projection[0] * 2**place % number:
             raise CheckpointError(
-                f"the checkpoint has {number} attention heads in stage {stage}, which do not divide its "
-                f"{projection[0] * 2**stage} channels: it belongs to another method or version."
+                f"the checkpoint has {number} attention heads in stage {place}, which do not divide its "
+                f"{projection[0] * 2**place} channels: it belongs to another method or version."
             )
     return {
         "model_type": "swin",

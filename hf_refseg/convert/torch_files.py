@@ -7,8 +7,10 @@ import pickletools
 import struct
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 from ..messages import BadInputError, name_text
 
@@ -157,7 +159,9 @@ def _check_pickle(pickled: bytes) -> int:
     memo: dict[int, str | int] = {}
     marks: list[int] = []
     end = 0
-    for count, (opcode, argument, position) in enumerate(pickletools.genops(pickled)):
+    # Of bytes each place is known, and the opcode says what its argument is.
+    steps = cast("Iterator[tuple[pickletools.OpcodeInfo, Any, int]]", pickletools.genops(pickled))
+    for count, (opcode, argument, position) in enumerate(steps):
         end = position + 1
         if count == MAX_OPCODES:
             raise _NotPlainError(f"the list of its content has more than {MAX_OPCODES} steps")

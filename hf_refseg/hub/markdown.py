@@ -47,8 +47,8 @@ def fenced(language: str, text: str) -> str:
 
 def to_table(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
     """A Markdown table whose cells are escaped."""
-    header = [escape(str(cell)) for cell in header]
-    lines = [header, ["---"] * len(header), *([escape(str(cell)) for cell in row] for row in rows)]
+    names = [escape(str(cell)) for cell in header]
+    lines = [names, ["---"] * len(names), *([escape(str(cell)) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

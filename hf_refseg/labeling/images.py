@@ -126,6 +126,8 @@ class Photographs(ImagesToLabel):
             name that is no text.
     """
 
+    folder: Path
+
     def __init__(self, folder: Path, texts: Sequence[str], *, val_share: float = VAL_SHARE) -> None:
         if not folder.is_dir():
             raise ValueError(f"There is no folder {folder} with photographs to label.")
@@ -292,7 +294,7 @@ def _draw(names: Sequence[str], share: float) -> set[str]:
     if len(names) < 2 or not share:
         return set()
     places = {name: int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32 for name in names}
-    return {name for name, place in places.items() if place < share} or {min(names, key=places.get)}
+    return {name for name, place in places.items() if place < share} or {min(names, key=places.__getitem__)}
 
 
 def _names_of_photographs(root: Path) -> Iterator[str]:

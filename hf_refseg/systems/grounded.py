@@ -125,7 +125,7 @@ class GroundedSystem(System):
 
     def describe(self) -> dict[str, Any]:
         """As of any system, with all else that masks depend on."""
-        parts = {"detector": self.detector, "segmenter": self.segmenter}
+        parts: dict[str, Detector | BoxSegmenter] = {"detector": self.detector, "segmenter": self.segmenter}
         return {
             **super().describe(),
             **{part: hash_tensors(each.model.state_dict()) for part, each in parts.items()},
