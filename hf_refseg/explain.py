@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import singledispatchmethod
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,11 +72,15 @@ def draw_explanations(
     model = plain_model(model)
     if not can_explain(model):
         raise ValueError(f"A model of type {model.config.model_type} cannot tell how it came to a mask.")
-    is_image = isinstance(image, Image.Image)
-    if not is_image and not model.config.takes_clips:
+    given: dict[str, Any]
+    if isinstance(image, Image.Image):
+        frames = [upright_rgb(image)]
+        given = {"images": frames[0]}
+    elif model.config.takes_clips:
+        frames = [upright_rgb(each) for each in image]
+        given = {"videos": frames}
+    else:
         raise ValueError(f"A model of type {model.config.model_type} takes images: pass a single frame, not a clip.")
-    frames = [upright_rgb(each) for each in ([image] if is_image else image)]
-    given = {"images": frames[0]} if is_image else {"videos": frames}
     inputs = to_model(model, processor(text=text, return_tensors="pt", **given))
     with evaluation_mode(model):
         explanations = model.explain(**inputs)
@@ -146,10 +151,10 @@ class Artist:
     @draw.register
     def _(self, explanation: Reconstruction) -> Image.Image:
         masked_image = masked_words = None
-        if explanation.pixel_values is not None:
+        if explanation.pixel_values is not None and explanation.masked_patches is not None:
             picture = unnormalized(explanation.pixel_values, self.processor)
             masked_image = MaskedImage(explanation.masked_patches.cpu().numpy(), picture)
-        if explanation.input_ids is not None:
+        if explanation.input_ids is not None and explanation.masked_words is not None:
             masked = explanation.masked_words.tolist()
             reconstructed = self.processor.tokenizer.convert_ids_to_tokens(explanation.input_ids.tolist())
             predicted = [
@@ -158,7 +163,11 @@ class Artist:
             ]
             special = self.processor.tokenizer.all_special_tokens
             shown = [triple for triple in zip(self.words, masked, predicted, strict=True) if triple[0] not in special]
-            masked_words = MaskedWords(*([triple[part] for triple in shown] for part in range(3)))
+            masked_words = MaskedWords(
+                words=[word for word, _, _ in shown],
+                masked_words=[is_masked for _, is_masked, _ in shown],
+                reconstruction=[word for _, _, word in shown],
+            )
         return draw_reconstruction(self.image, masked_image, masked_words)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..evaluation.systems import System
+from ..evaluation.systems import ModelSystem, System
 from ..files import unique_names
 from ..messages import EXPECTED_ERRORS, message_of
 from ..systems import short_name
@@ -205,7 +205,7 @@ class Explanation:
         answers: what it has answered.
     """
 
-    def __init__(self, system: System, answers: gr.State) -> None:
+    def __init__(self, system: ModelSystem, answers: gr.State) -> None:
         self.system = system
         with gr.Accordion("Where each word looks", open=False):
             self.expression = gr.Dropdown(label="Expression", type="value")

@@ -136,12 +136,13 @@ def segment(system: System, subject: Subject, texts: Sequence[str], report: Repo
 def _answers(system: System, subject: Subject, texts: Sequence[str], report: Report) -> Iterator[tuple[Answer, ...]]:
     """For each frame one answer to each text."""
     most = MAX_PIXELS // (len(texts) * subject.size[0] * subject.size[1])
-    if not subject.is_video:
+    frames = subject.frames
+    if not isinstance(frames, VideoFrames):
         _require_room(most, 1, "picture", texts)
-        (image,) = subject.frames
+        (image,) = frames
         yield tuple(one_answer_each(system.name, system.segment(image, texts), len(texts)))
         return
-    num_frames = subject.frames.num_frames
+    num_frames = frames.num_frames
     _require_room(most, num_frames or 1, "video", texts)
     found = system.segment_video(_counted_frames(subject, most, texts), texts)
     for number, of_frame in enumerate(found, start=1):

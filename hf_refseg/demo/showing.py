@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from ..evaluation.systems import ModelSystem, System
 from ..explain import can_explain, draw_explanations
 from ..modeling.inference_refseg import SOME_FRAMES, FrameMask
 from ..modeling.pictures_refseg import take_nearest
+from ..modeling.video_refseg import VideoFrames
 from ..visualization import distinct_color, draw_masks, tint_masks
 from ..visualization.videos import VideoWriter
 from .segmenting import Segmentation, naming_file_alone
@@ -71,9 +73,10 @@ def write_overlay_video(segmentation: Segmentation, threshold: float, shown: Seq
         RequestError: the file that was segmented is no longer there, or damaged.
         ImportError: PyAV is not installed.
     """
-    subject = segmentation.subject
-    with naming_file_alone(subject.path), VideoWriter(path, subject.frames.frames_per_second) as video:
-        for frame, masks in zip(subject.frames, segmentation.masks(threshold), strict=True):
+    subject, frames = segmentation.subject, segmentation.subject.frames
+    assert isinstance(frames, VideoFrames)  # A picture is drawn by `draw_overlay_picture`.
+    with naming_file_alone(subject.path), VideoWriter(path, frames.frames_per_second) as video:
+        for frame, masks in zip(frames, segmentation.masks(threshold), strict=True):
             video.add(draw_masks(frame, *_shown(segmentation, masks, shown)))
     return path
 
@@ -87,7 +90,7 @@ def _shown(
     return arrays, labels, 0.5, [distinct_color(place) for place in places]
 
 
-def tells_how(system: System, *, of_videos: bool) -> bool:
+def tells_how(system: System, *, of_videos: bool) -> TypeGuard[ModelSystem]:
     """Whether a system can tell how it came to a mask of a picture, or of the frames of a video together."""
     if not isinstance(system, ModelSystem) or not can_explain(system.model):
         return False
@@ -102,7 +105,7 @@ def explain(system: ModelSystem, segmentation: Segmentation, place: int) -> Iter
     Raises:
         ValueError: the configuration of the model has nothing to tell.
     """
-    subject = segmentation.subject
-    seen = list(islice(subject.frames, SOME_FRAMES.frames)) if subject.is_video else subject.frames[0]
+    frames = segmentation.subject.frames
+    seen = list(islice(frames, SOME_FRAMES.frames)) if isinstance(frames, VideoFrames) else frames[0]
     for name, picture in draw_explanations(system.model, system.processor, seen, segmentation.texts[place]):
         yield picture, name.replace("_", " ")
