@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
@@ -252,7 +252,7 @@ class OnnxSegmenter:
         threshold, texts = self._threshold(threshold), as_texts(texts)
         if self.settings.num_frames is None:
             return (self(frame, texts, threshold) for frame in frames)
-        reader = _ClipReader(self, texts)
+        reader = _ClipReader(self, texts, self.settings.num_frames)
         return ([_mask_of(*each, threshold) for each in reader.answers(frame)] for frame in slide(reader, frames))
 
     def _threshold(self, given: float | None) -> float:
@@ -303,7 +303,8 @@ class OnnxSegmenter:
     def inner_size(self, image: Image.Image) -> tuple[int, int]:
         """Height and width at which the model sees an image, padding left out."""
         if not self.settings.keeps_aspect_ratio:
-            return tuple(self.settings.image_size)
+            height, width = self.settings.image_size
+            return height, width
         return fit_longest_edge(image.height, image.width, max(self.settings.image_size))
 
     def prepare(self, image: Image.Image) -> NDArray[np.float32]:
@@ -338,18 +339,17 @@ class _Frame:
     pixels: NDArray[np.float32]
     inside: tuple[int, int]
     size: tuple[int, int]
-    logits: NDArray[np.float32] | float = 0.0
-    presence: NDArray[np.float32] | float | None = None
+    logits: NDArray[np.float32] = field(default_factory=lambda: np.zeros((), dtype=np.float32))
+    presence: NDArray[np.float64] | None = None
     num_clips: int = 0
 
 
 class _ClipReader:
     """Runs an export of clips along a video."""
 
-    def __init__(self, segmenter: OnnxSegmenter, texts: Sequence[str]) -> None:
+    def __init__(self, segmenter: OnnxSegmenter, texts: Sequence[str], num_frames: int) -> None:
         self.segmenter, self.texts = segmenter, texts
-        self.length = segmenter.settings.num_frames
-        self.overlap = usual_overlap(self.length)
+        self.length, self.overlap = num_frames, usual_overlap(num_frames)
 
     def prepare(self, frame: Image.Image) -> _Frame:
         image = upright_rgb(frame)
@@ -363,7 +363,8 @@ class _ClipReader:
             frame.logits = frame.logits + np.stack([of_text[index] for of_text in logits])
             frame.num_clips += 1
             if presence[0] is not None:
-                frame.presence = (0.0 if frame.presence is None else frame.presence) + np.asarray(presence)
+                of_clip = np.asarray(presence, dtype=np.float64)
+                frame.presence = of_clip if frame.presence is None else frame.presence + of_clip
 
     def answers(self, frame: _Frame) -> Iterator[tuple[NDArray[np.float32], bool | None]]:
         """`probabilities` and `is_found` of each text."""

@@ -12,8 +12,11 @@ Frame = TypeVar("Frame")
 class ClipReader(Protocol[Frame]):
     """What reads clips of `length` frames, each of which begins with the last `overlap` ones of the clip before."""
 
-    length: float
-    overlap: int
+    @property
+    def length(self) -> float: ...
+
+    @property
+    def overlap(self) -> int: ...
 
     def prepare(self, frame: Image.Image) -> Frame:
         """What is kept of a frame until no further clip holds it."""
