@@ -66,7 +66,7 @@ def checkpoint_to_resume(arguments: RefSegTrainingArguments) -> str | None:
     named = arguments.resume_from_checkpoint
     if named == "auto":
         return last_complete_checkpoint(arguments.output_dir)
-    if named == "never":
+    if named is None or named == "never":
         return None
     if not Path(named, "trainer_state.json").is_file():
         found = "holds no trainer_state.json" if Path(named).is_dir() else "is no folder"

@@ -22,6 +22,7 @@ from hf_refseg.modeling.modeling_outputs_refseg import ReferringSegmentationOutp
 from hf_refseg.training import recipes
 from hf_refseg.training.arguments import ModelArguments, RefSegTrainingArguments
 from hf_refseg.training.building import build_model_and_processor
+from hf_refseg.training.checkpoints import checkpoint_to_resume
 from hf_refseg.training.data_arguments import VideoDataArguments
 from hf_refseg.training.mixed_batches import MixedCollator
 from hf_refseg.training.options import find_data_class, parse_options
@@ -385,3 +386,7 @@ def test_a_wrong_option_is_one_clear_error(cache, tmp_path, options, error) -> N
 def test_a_checkpoint_that_is_none_is_named(cache, tmp_path) -> None:
     with pytest.raises(ValueError, match="resume_from_checkpoint: nowhere is no folder"):
         run_recipe([str(write_recipe(tmp_path, cache)), "--resume_from_checkpoint", "nowhere"])
+
+
+def test_no_checkpoint_is_that_of_a_run_which_begins_anew(tmp_path) -> None:
+    assert checkpoint_to_resume(RefSegTrainingArguments(str(tmp_path), resume_from_checkpoint=None)) is None
