@@ -143,7 +143,8 @@ class RowRun:
         if self.is_elsewhere:
             return self.row.protocol, list(self.row.published)
         data, _ = self.parse(seed)
-        scored = data.image_arguments() if is_beside(self.dataset, self.run) else data
+        images = data.image_arguments() if isinstance(data, VideoDataArguments) else None
+        scored = images if images is not None and is_beside(self.dataset, self.run) else data
         splits = scored.test_splits
         return scored.protocol, None if splits is None else [self.own_name(split) for split in splits]
 
@@ -164,7 +165,8 @@ class RowRun:
     def results(self) -> list[dict[str, Any]]:
         """What is finished of each seed, in order."""
         seeds = sorted(int(path.parent.name.removeprefix("seed-")) for path in self.folder.glob(f"seed-*/{RESULT}"))
-        return [{"seed": seed, **self.result(seed)} for seed in seeds]
+        found = ((seed, self.result(seed)) for seed in seeds)
+        return [{"seed": seed, **result} for seed, result in found if result is not None]
 
 
 @dataclass(frozen=True)

@@ -258,3 +258,8 @@ class ModelArguments:
         changed = [name for name in ("lora_rank", "lora_alpha") if name in given_options(self)]
         if changed and self.adapter != "lora":
             raise ValueError(f"{changed[0]} goes with adapter lora, not with {self.adapter}: leave it out.")
+
+    @property
+    def config_fields(self) -> dict[str, Any]:
+        """`config`, which may have been given as a text, as the mapping that it is."""
+        return to_mapping("config", self.config)

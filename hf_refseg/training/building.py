@@ -40,18 +40,19 @@ def adapt(
     # It lies nowhere: it is new, or not as it was saved.
     if not model.name_or_path:
         if checkpoint is None:
-            base = Path(training.output_dir, "base_model").resolve()
-            check_new_base(base, training)
+            folder = Path(training.output_dir, "base_model").resolve()
+            check_new_base(folder, training)
             if training.process_index == 0:
-                with writing_into(base):
-                    model.save_pretrained(base)
-                    processor.save_pretrained(base)
+                with writing_into(folder):
+                    model.save_pretrained(folder)
+                    processor.save_pretrained(folder)
+            base = str(folder)
         else:
             check_kind(checkpoint, adapter=True)
             base = find_base_model(checkpoint)
             check_config(model.config, base)
             load_weights(model, base)
-        model.name_or_path = str(base)
+        model.name_or_path = base
     rank = arguments.lora_rank if arguments.adapter == "lora" else None
     return add_adapter(model, lora_rank=rank, lora_alpha=arguments.lora_alpha)
 

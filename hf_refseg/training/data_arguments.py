@@ -99,13 +99,13 @@ class ImageDataArguments:
             )
         get_protocol(self.protocol)
         if self.max_train_sentences is not None:
-            self._check_subset()
+            self._check_subset(self.max_train_sentences)
         if self.streaming:
             self._check_streaming()
 
-    def _check_subset(self) -> None:
-        if self.max_train_sentences < 1:
-            raise ValueError(f"max_train_sentences has to be 1 at least, got {self.max_train_sentences}.")
+    def _check_subset(self, sentences: int) -> None:
+        if sentences < 1:
+            raise ValueError(f"max_train_sentences has to be 1 at least, got {sentences}.")
         if len(self.dataset_names) > 1 or self.leakage_list is not None:
             raise ValueError(
                 "max_train_sentences draws from one data set as it is: it goes neither with several of them nor with "
@@ -127,7 +127,12 @@ class ImageDataArguments:
     @property
     def streaming(self) -> bool:
         """Whether the split to train on is read as it is trained on."""
-        return bool(self.dataset_options.get("streaming"))
+        return bool(self.further_options.get("streaming"))
+
+    @property
+    def further_options(self) -> dict[str, Any]:
+        """`dataset_options`, which may have been given as a text, as the mapping that it is."""
+        return to_mapping("dataset_options", self.dataset_options)
 
     @property
     def dataset_names(self) -> list[str]:
@@ -147,7 +152,7 @@ class ImageDataArguments:
         """
         given = {"data_dir": self.data_dir, "mask_overlap": self.mask_overlap}
         return {
-            name: join_options({**given, "split_by": split_by}, self.dataset_options)
+            name: join_options({**given, "split_by": split_by}, self.further_options)
             for name, split_by in self.split_by_of_each().items()
         }
 
@@ -157,7 +162,7 @@ class ImageDataArguments:
 
     def split_by_of_each(self) -> dict[str, str | None]:
         """Who split each data set, by its name."""
-        given = self.split_by or [None]
+        given: list[str | None] = [*self.split_by] if self.split_by else [None]
         return dict(zip(self.dataset_names, given if len(given) > 1 else given * len(self.dataset_names), strict=True))
 
 
@@ -227,7 +232,7 @@ class VideoDataArguments:
         if not self.image_data and "image_share" in given_options(self):
             raise ValueError("image_share goes with image_data: name the images, or leave it out.")
         check_video_protocol(self.protocol)
-        of_images = to_mapping("dataset_options", self.image_data.get("dataset_options"))
+        of_images = to_mapping("dataset_options", self.image_options.get("dataset_options"))
         if self.image_data and (self.streaming or of_images.get("streaming")):
             raise ValueError(
                 "streaming does not go with image_data, as batches are drawn among all images and videos: leave one "
@@ -239,7 +244,17 @@ class VideoDataArguments:
     @property
     def streaming(self) -> bool:
         """Whether the split to train on is read as it is trained on."""
-        return bool(self.dataset_options.get("streaming"))
+        return bool(self.further_options.get("streaming"))
+
+    @property
+    def further_options(self) -> dict[str, Any]:
+        """`dataset_options`, which may have been given as a text, as the mapping that it is."""
+        return to_mapping("dataset_options", self.dataset_options)
+
+    @property
+    def image_options(self) -> dict[str, Any]:
+        """`image_data`, which may have been given as a text, as the mapping that it is."""
+        return to_mapping("image_data", self.image_data)
 
     def image_arguments(self) -> ImageDataArguments | None:
         """The options for the images; None without any.
@@ -247,14 +262,14 @@ class VideoDataArguments:
         Raises:
             ValueError: an option that does not exist, or that has no meaning here.
         """
-        if not self.image_data:
+        if not self.image_options:
             return None
         taken = [option.name for option in fields(ImageDataArguments) if option.name != "cache_image_features"]
-        unknown = [str(name) for name in self.image_data if name not in taken]
+        unknown = [str(name) for name in self.image_options if name not in taken]
         if unknown:
             hint = nearest_names(unknown, taken) or "."
             raise ValueError(f"image_data has no option {', '.join(unknown)}, only {', '.join(taken)}{hint}")
-        return ImageDataArguments(**self.image_data)
+        return ImageDataArguments(**self.image_options)
 
     @property
     def shown_name(self) -> str:
@@ -264,7 +279,7 @@ class VideoDataArguments:
 
     def load_options(self) -> dict[str, Any]:
         """The options of `load_refseg` for the videos."""
-        return join_options({"data_dir": self.data_dir}, self.dataset_options)
+        return join_options({"data_dir": self.data_dir}, self.further_options)
 
     def shown_options(self) -> dict[str, dict[str, Any]]:
         """The options of `load_refseg` for each data set, those of images as well, by its shown name."""

@@ -131,7 +131,7 @@ class ImageData(RunData):
     def most_tested(self) -> int | None:
         return self.arguments.max_test_images
 
-    def report(self, results: dict[str, ImageEvaluationResult]) -> dict[str, Any]:
+    def report(self, results: Mapping[str, ImageEvaluationResult]) -> dict[str, Any]:
         names = list(self.arguments.shown_names.values())
         return {
             "dataset": names if len(names) > 1 else names[0],
@@ -140,7 +140,7 @@ class ImageData(RunData):
             "training_data": {name: asdict(part) for name, part in self.trained.items()},
         }
 
-    def card(self, model: PreTrainedModel | PeftModel, results: dict[str, ImageEvaluationResult]) -> dict[str, Any]:
+    def card(self, model: PreTrainedModel | PeftModel, results: Mapping[str, ImageEvaluationResult]) -> dict[str, Any]:
         return {
             **self.card_scores(results),
             "datasets": list(self.arguments.shown_names.values()),

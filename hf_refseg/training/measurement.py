@@ -187,7 +187,7 @@ def measure(
         parameters = {each: name for name, each in plain_model(model).named_parameters() if each.requires_grad}
         of_losses, gradient = _backward(model, losses, parameters)
         trained = {part_of(name) for name in parameters.values()}
-        total = sum(norms["all"] for _, norms in of_losses.values())
+        total = sum(norm for _, norm, _ in of_losses.values())
         return Measurement(
             step,
             _norm(gradient.values()),
@@ -196,11 +196,11 @@ def measure(
                 name: LossNorms(
                     value=losses[name].item(),
                     weight=float(weight),
-                    gradient=norms["all"],
-                    share=norms["all"] / total if total else 0.0,
-                    parts={part: norms[part] for part in PARTS},
+                    gradient=norm,
+                    share=norm / total if total else 0.0,
+                    parts=by_part,
                 )
-                for name, (weight, norms) in of_losses.items()
+                for name, (weight, norm, by_part) in of_losses.items()
             },
             [
                 BlockNorms(
@@ -303,8 +303,8 @@ class _Recorder:
 
 def _backward(
     model: nn.Module, losses: Mapping[str, Tensor], parameters: Mapping[nn.Parameter, str]
-) -> tuple[dict[str, tuple[float, dict[str, float | None]]], dict[nn.Parameter, Tensor]]:
-    """Of each loss its weight and the norms of its gradient, in all and by part; and the gradient of their sum."""
+) -> tuple[dict[str, tuple[float, float, dict[str, float | None]]], dict[nn.Parameter, Tensor]]:
+    """Of each loss its weight and the norm of its gradient, in all and by part; and the gradient of their sum."""
     weights = plain_model(model).loss_weights
     trained = {part_of(name) for name in parameters.values()}
     of_losses = {}
@@ -315,7 +315,8 @@ def _backward(
             # Not `torch.autograd.grad`, which reentrant checkpoints refuse.
             (weights[name] * loss).backward(retain_graph=True)
         gradient = {each: each.grad for each in parameters if each.grad is not None}
-        of_losses[name] = (weights[name], {"all": _norm(gradient.values()), **_by_part(gradient, parameters, trained)})
+        norm = _norm(gradient.values())
+        of_losses[name] = (weights[name], norm, _by_part(gradient, parameters, trained))
         for each, values in gradient.items():
             whole[each] = whole[each] + values if each in whole else values
     return of_losses, whole

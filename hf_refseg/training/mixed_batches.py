@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,8 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from ..data.byte_batches import FittedReferents
-from ..data.clips import ClipCollator, ClipExamples, FrameExamples
-from ..data.examples import ReferentExamples, RefSegCollator
+from ..data.clips import ClipExamples, FrameExamples
+from ..data.examples import ReferentExamples
 
 
 class MixedExamples(Dataset):
@@ -57,8 +57,8 @@ class MixedExamples(Dataset):
 class MixedCollator:
     """Makes a batch of items that are all images, or all clips."""
 
-    images: RefSegCollator
-    clips: ClipCollator
+    images: Callable[[list], Any]
+    clips: Callable[[list], Any]
 
     def __call__(self, items: Iterable[dict[str, Any]]) -> Any:
         items = list(items)

@@ -37,7 +37,7 @@ def build_new_model(arguments: ModelArguments, sentences: Iterable[str]) -> tupl
     config_class = model_class.config_class
     max_text_length = arguments.max_text_length or config_class.max_text_length
     processor = RefSegProcessor(build_image_processor(arguments), tokenizer, max_text_length=max_text_length)
-    values = with_token_ids(config_class, arguments.config, tokenizer)
+    values = with_token_ids(config_class, arguments.config_fields, tokenizer)
     if "special_token_ids" in {option.name for option in fields(config_class)}:
         values.setdefault("special_token_ids", sorted(tokenizer.all_special_ids))
     text_config = {"vocab_size": len(tokenizer), **values.get("text_config", {})}
@@ -125,7 +125,7 @@ def sides_of(size: Mapping[str, int]) -> tuple[int, int]:
     return (size["height"], size["width"]) if "height" in size else (size["longest_edge"], size["longest_edge"])
 
 
-def model_class_of(model_type: str) -> type[PreTrainedModel]:
+def model_class_of(model_type: str | None) -> type[PreTrainedModel]:
     configs = registered_configs()
     if model_type not in configs:
         raise ValueError(f"Unknown model_type {model_type!r}. Choose one of: {', '.join(configs)}.")

@@ -25,7 +25,7 @@ MAPPINGS = ("config", "dataset_options", "image_data")
 # Shows Trainer's options as well, which are many.
 HELP_TRAINER = "--help_trainer"
 SCRIPT_USAGE = "%(prog)s [RECIPE] [--option value ...]"
-DataArguments = TypeVar("DataArguments", ImageDataArguments, VideoDataArguments)
+DataArguments = TypeVar("DataArguments", bound=ImageDataArguments | VideoDataArguments)
 
 
 def parse_options(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ def describe_recipe(path: Path) -> tuple[str, str, str]:
     recipe = read_recipe(path)
     method = recipe.get("model_type") or f"that of {recipe['model_name_or_path']}"
     data = [*dataset_names(recipe), *dataset_names(recipe.get("image_data") or {})]
-    comment = re.match(r"(?:#.*\n)*", path.read_text(encoding="utf-8"))[0]
+    with path.open(encoding="utf-8") as lines:
+        comment = "".join(takewhile(lambda line: line.startswith("#"), lines))
     (purpose, *_) = re.split(r"(?<=\.)\s", re.sub(r"\s*\n?# ", " ", comment).strip())
     return method, ", ".join(data), purpose
 

@@ -112,10 +112,11 @@ def build_trainer(
 ) -> RefSegTrainer:
     """Where there are videos and images, each step sees the one or the other."""
     each_examples = [each.examples(model, processor, training) for each in data]
-    if len(each_examples) == 1:
-        (examples,) = each_examples
+    if isinstance(arguments, VideoDataArguments) and len(each_examples) > 1:
+        videos, images = each_examples
+        examples = join_examples(videos, images, arguments.image_share)
     else:
-        examples = join_examples(*each_examples, arguments.image_share)
+        (examples,) = each_examples
     return trainer_class(
         model=model,
         args=training,

@@ -72,6 +72,8 @@ class ResumableTrainer(Trainer):
     """
 
     args: RefSegTrainingArguments
+    state: TrainerState
+    push_in_progress: PushInProgress | None
 
     def __init__(self, *, run_options: Mapping[str, Mapping[str, Any]] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -73,13 +73,19 @@ class RunData(ABC):
     shown: ClassVar[str]
     # Names of the pictures of cases, and of the worst and best ones.
     titles: ClassVar[tuple[str, str]]
-    # Draws one of them.
-    draw_cases: ClassVar[Callable[[list], Image.Image]]
 
     arguments: ImageDataArguments | VideoDataArguments
     tested: dict[str, datasets.Dataset]
-    # How the scored model goes through a video.
-    window: VideoWindow | None = None
+
+    @staticmethod
+    @abstractmethod
+    def draw_cases(cases: list[Any], /) -> Image.Image:
+        """Draws a picture of cases."""
+
+    @property
+    def window(self) -> VideoWindow | None:
+        """How the scored model goes through a video."""
+        return None
 
     @property
     @abstractmethod

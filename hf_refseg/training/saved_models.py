@@ -31,6 +31,8 @@ def load_saved_model(arguments: ModelArguments, sentences: Iterable[str]) -> tup
             says.
     """
     name = arguments.model_name_or_path
+    if name is None:
+        raise ValueError("A saved model needs model_name_or_path.")
     check_whole_model(name)
     model, processor = load_model(name, device="cpu", dtype=None)
     if arguments.tokenizer_name_or_path:
@@ -57,7 +59,9 @@ def change_method(model: PreTrainedModel, processor: RefSegProcessor, arguments:
         )
     config_class = model_class.config_class
     processor.max_text_length = config_class.max_text_length
-    return model_class.from_image_lavt(model, **with_token_ids(config_class, arguments.config, processor.tokenizer))
+    return model_class.from_image_lavt(
+        model, **with_token_ids(config_class, arguments.config_fields, processor.tokenizer)
+    )
 
 
 def change_config(model: PreTrainedModel, processor: RefSegProcessor, arguments: ModelArguments) -> PreTrainedModel:
@@ -68,7 +72,7 @@ def change_config(model: PreTrainedModel, processor: RefSegProcessor, arguments:
     Raises:
         ValueError: a field that does not exist, or with which the model would have other weights.
     """
-    given, old, named = arguments.config, model.config, ", ".join(arguments.config)
+    given, old = arguments.config_fields, model.config
     own = {each.name for each in fields(old)} - {each.name for each in fields(PreTrainedConfig)}
     kept = {name: getattr(old, name) for name in own}
     values = {
@@ -76,7 +80,7 @@ def change_config(model: PreTrainedModel, processor: RefSegProcessor, arguments:
         for name, value in given.items()
     }
     changed = type(model)(type(old)(**{**kept, **with_token_ids(type(old), values, processor.tokenizer)}))
-    refused = f"{arguments.model_name_or_path} cannot go on with another {named}"
+    refused = f"{arguments.model_name_or_path} cannot go on with another {', '.join(given)}"
     try:
         report = changed.load_state_dict(model.state_dict(), strict=False)
     except RuntimeError as error:
@@ -94,7 +98,7 @@ def as_mapping(value: Any) -> dict[str, Any]:
     """What a field of a configuration holds, as a mapping: a configuration, or that of a task; empty for None."""
     if isinstance(value, PreTrainedConfig):
         return value.to_dict()
-    return asdict(value) if is_dataclass(value) else {}
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else {}
 
 
 def set_input_sizes(model: PreTrainedModel, processor: RefSegProcessor, arguments: ModelArguments) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from transformers import ProcessorMixin, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput, seed_worker
+from transformers.trainer_utils import EvalLoopOutput, SchedulerType, seed_worker
 
 from ..data.byte_batches import FittedReferents, FittedStream, finish_batch
 from ..data.clips import NOT_ANNOTATED, ClipExamples, FrameExamples
@@ -27,6 +27,7 @@ from ..modeling.modeling_outputs_refseg import NotFiniteError, ReferringSegmenta
 from .adapters import check_kind, describe_adapter
 from .arguments import RefSegTrainingArguments
 from .callbacks import EpochSetter, LossWeightSchedule
+from .data_arguments import to_mapping
 from .mixed_batches import MixedExamples, MixedSampler
 from .optimization import build_muon, decay_parameter_names, synchronize_batch_norm, train_first_text_layers
 from .resuming import ResumableTrainer
@@ -81,6 +82,12 @@ class RefSegTrainer(ResumableTrainer):
     # Whether it is what the argument `diagnose` asks for.
     diagnoses: ClassVar[bool] = False
 
+    # What Trainer sets up and this class replaces.
+    model: nn.Module
+    optimizer: torch.optim.Optimizer | None
+    lr_scheduler: LRScheduler | None
+    is_fsdp_enabled: bool
+
     def __init__(
         self,
         model: nn.Module,
@@ -111,7 +118,8 @@ class RefSegTrainer(ResumableTrainer):
         plain_model(model).config.check_text_length(processing_class.max_text_length)
         if args.text_layers_trained is not None:
             train_first_text_layers(model.text_encoder, args.text_layers_trained)
-        schedules = [LossWeightSchedule(name, **how) for name, how in (args.loss_weight_schedules or {}).items()]
+        scheduled = to_mapping("loss_weight_schedules", args.loss_weight_schedules)
+        schedules = [LossWeightSchedule(name, **how) for name, how in scheduled.items()]
         super().__init__(
             model=synchronize_batch_norm(model, args.world_size, args.device),
             args=args,
@@ -225,9 +233,11 @@ class RefSegTrainer(ResumableTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _require_finite_step(self, outputs: ReferringSegmentationOutput) -> None:
+        # Trainer itself has asked for the loss.
+        assert outputs.loss is not None
         if outputs.loss.isfinite() & outputs.logits.isfinite().all():
             return
-        losses = {"loss": outputs.loss, **outputs.loss_components}
+        losses = {"loss": outputs.loss, **(outputs.loss_components or {})}
         values = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
         raise NotFiniteError(
             f"Step {self.state.global_step + 1}: the loss or the logits are NaN or infinite ({values}), so the "
@@ -305,7 +315,11 @@ class RefSegTrainer(ResumableTrainer):
             return {}
         args = self.args
         drops = args.learning_rate_drops
-        schedule = f"{args.lr_scheduler_type.value} schedule" if drops is None else f"a tenth after epochs {drops}"
+        schedule = (
+            f"{SchedulerType(args.lr_scheduler_type).value} schedule"
+            if drops is None
+            else f"a tenth after epochs {drops}"
+        )
         precision = "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
         plans = self._other_plans()
         planned = [f"until step {plan['until_step']} that of {plan['steps']} steps" for plan in plans]

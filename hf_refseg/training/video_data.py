@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -83,7 +83,7 @@ class VideoData(RunData):
         return cls(
             arguments,
             train=splits[arguments.train_split],
-            evaluated=splits[arguments.eval_split] if evaluated else None,
+            evaluated=None if arguments.eval_split is None else splits[arguments.eval_split],
             tested={name: splits[name] for name in tested if name in annotated},
             submitted={name: splits[name] for name in tested if name not in annotated},
         )
@@ -99,8 +99,12 @@ class VideoData(RunData):
         """Clips for a method that takes them, single frames for another one."""
         evaluated = {} if self.evaluated is None else {self.arguments.shown_name: self.evaluated}
         by_bytes, image_processor = keep_bytes(processor), processor.image_processor
+        read: Callable[..., ClipExamples | FrameExamples]
+        stream: Callable[..., StreamedClips | StreamedFrames]
+        collator: ClipCollator | RefSegCollator
         if model.config.takes_clips:
-            read, stream = (partial(of, num_frames=self.arguments.num_frames) for of in (ClipExamples, StreamedClips))
+            read = partial(ClipExamples, num_frames=self.arguments.num_frames)
+            stream = partial(StreamedClips, num_frames=self.arguments.num_frames)
             collator = ClipCollator(by_bytes)
         else:
             read, stream, collator = FrameExamples, StreamedFrames, RefSegCollator(by_bytes)
@@ -124,14 +128,14 @@ class VideoData(RunData):
     def most_tested(self) -> int | None:
         return self.arguments.max_test_videos
 
-    def report(self, results: dict[str, VideoEvaluationResult]) -> dict[str, Any]:
+    def report(self, results: Mapping[str, VideoEvaluationResult]) -> dict[str, Any]:
         return {
             "dataset": self.arguments.shown_name,
             "protocol": self.arguments.protocol,
             "splits": describe_results(results),
         }
 
-    def card(self, model: PreTrainedModel | PeftModel, results: dict[str, VideoEvaluationResult]) -> dict[str, Any]:
+    def card(self, model: PreTrainedModel | PeftModel, results: Mapping[str, VideoEvaluationResult]) -> dict[str, Any]:
         name = self.arguments.shown_name
         how = f"clips of {self.arguments.num_frames} frames" if model.config.takes_clips else "single frames"
         number = f"{len(self.train)} of {name}" if isinstance(self.train, Dataset) else name
