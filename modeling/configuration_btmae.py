@@ -14,9 +14,9 @@ from .configuration_refseg import EncoderConfig, RefSegConfig
 class BtmaeConfig(RefSegConfig):
     r"""
     Configuration of [`BtmaeForReferringSegmentation`]. With no arguments it is the main model of the paper: Swin-B,
-    whose windows the paper does not name and LAVT's released weights have 12 x 12, and BERT base. Each ablation of the
-    paper's tables 2 and 3 and of its figure 7 is a field; training in two stages is a schedule of the loss weights. Row
-    (a) of table 2 is LAVT, `model_type="lavt"`.
+    whose windows the paper does not name and LAVT's released weights have 12 x 12, and BERT base. Each ablation of
+    the paper's tables 2 and 3 and of its figure 7 is a field; training in two stages is a schedule of the loss
+    weights. Row (a) of table 2 is LAVT, `model_type="lavt"`.
 
     Args:
         backbone_config (`PreTrainedConfig` or `dict`, *optional*):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..evaluation import PredictionSource
     from ..evaluation.results import Record
     from ..evaluation.saved_results import Condition, SavedResult
+    from ..visualization import ComparisonRow, ComparisonStrip
 
 SHOWN_CASES = 10
 # In the tables of groups; the JSON file has all scores.
@@ -125,7 +126,13 @@ class ScoredPredictions:
 
 
 def score_predictions(
-    paths: Sequence[Path], data: str, options: Mapping[str, Any], *, split: str, protocol: str | None, missing: str
+    paths: Sequence[Path],
+    data: str,
+    options: Mapping[str, Any],
+    *,
+    split: str,
+    protocol: str | None,
+    missing: Literal["error", "empty"],
 ) -> ScoredPredictions:
     """Scores files or folders of predictions; raises as `load_refseg` and `evaluate_predictions`."""
     from ..data.loading import load_refseg
@@ -294,7 +301,9 @@ def draw_cases(
         name: find_cases(source, predictions.rows, [case[name] for case in cases], condition.protocol)
         for name, source in zip(names, predictions.sources, strict=True)
     }
-    return draw_answer_strips(answers) if condition.kind == "video" else draw_answers(answers)
+    if condition.kind == "video":
+        return draw_answer_strips(cast("dict[str, list[ComparisonStrip]]", answers))
+    return draw_answers(cast("dict[str, list[ComparisonRow]]", answers))
 
 
 def show_report(report: Mapping[str, Any]) -> str:

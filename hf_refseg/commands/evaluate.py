@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ..evaluation import AnswerSource, EvaluationResult, SystemSource
     from ..evaluation.groups import GroupScores
     from ..evaluation.probes import ProbeScores
+    from ..visualization import ComparisonRow, ComparisonStrip
 
 SHOWN_CASES = 5
 # Options of a system that results tell where they are given.
@@ -147,6 +148,7 @@ def evaluate(
         save_predictions=save_predictions,
     )
     rows = with_shuffled_sentences(rows) if shuffle_sentences else rows
+    source: SystemSource | PredictionSource
     if file is None:
         source = load_source(system, protocol, of_videos, workers, **asked, **loading)
     else:
@@ -175,13 +177,13 @@ def evaluate(
     groups = break_down(result.records, protocol, describe_sentences(rows)) if breakdown else None
     picture = draw_cases(evaluation, rows, result)
     settings = {**options, **of_videos}
-    if file is None:
+    if isinstance(source, PredictionSource):
+        settings |= {"predictions": str(predictions), "missing": source.left_out}
+    else:
         settings |= {
             "dtype": dtype,
             **{option: asked[option] for option in SAVED_OPTIONS if asked[option] is not None},
         }
-    else:
-        settings |= {"predictions": str(predictions), "missing": source.left_out}
     settings["training_regime"] = regime
     settings |= {"shuffled_sentences": shuffle_sentences, "max_images": max_images}
     taken = {option: value for option, value in of_run.items() if option not in data_options}
@@ -328,7 +330,9 @@ def draw_cases(evaluation: Evaluation, rows: Dataset, result: EvaluationResult) 
     protocol = evaluation.protocol
     cases = select_worst_and_best(result.records, SHOWN_CASES, by=SEQUENCE_MEASURES.get(protocol, "iou"))
     compared = find_cases(evaluation.source, rows, cases, protocol)
-    return draw_strips(compared) if protocol in VIDEO_PROTOCOLS else draw_comparison(compared)
+    if protocol in VIDEO_PROTOCOLS:
+        return draw_strips(cast("list[ComparisonStrip]", compared))
+    return draw_comparison(cast("list[ComparisonRow]", compared))
 
 
 def report_of(
@@ -358,8 +362,7 @@ def describe_scores(
     from ..evaluation.probes import probes_table
     from ..messages import counted, one_line
 
-    is_video = evaluation.protocol in VIDEO_PROTOCOLS
-    scored = counted(result.videos, "video") if is_video else counted(result.images, "image")
+    scored = counted(result.examples, "video" if evaluation.protocol in VIDEO_PROTOCOLS else "image")
     lines = [
         f"{one_line(evaluation.system)} on {evaluation.data}, protocol {evaluation.protocol}: "
         f"{counted(result.sentences, 'sentence')}, {scored}, {result.seconds:.0f} s"

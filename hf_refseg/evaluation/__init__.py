@@ -1,6 +1,7 @@
 """Scores of predicted masks: protocols for images and videos, and streaming evaluation of any system on a data set."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from .protocols import (
     Protocol,
@@ -73,6 +74,51 @@ _EVALUATOR_MODULES = {
     "without_head_nouns": ".probes",
     "writing_predictions": ".prediction_files",
 }
+
+# What type checkers and editors read.
+if TYPE_CHECKING:
+    from .comparison import Comparison as Comparison
+    from .comparison import GroupComparison as GroupComparison
+    from .comparison import ScoreDifference as ScoreDifference
+    from .comparison import compare_groups as compare_groups
+    from .comparison import compare_records as compare_records
+    from .comparison import same_sentences as same_sentences
+    from .evaluator import evaluate_answers as evaluate_answers
+    from .evaluator import evaluate_model as evaluate_model
+    from .evaluator import evaluate_system as evaluate_system
+    from .evaluator import find_cases as find_cases
+    from .evaluator import predict_cases as predict_cases
+    from .evaluator import select_worst_and_best as select_worst_and_best
+    from .groups import GroupScores as GroupScores
+    from .groups import break_down as break_down
+    from .groups import describe_sentences as describe_sentences
+    from .image_scoring import ImageEvaluationResult as ImageEvaluationResult
+    from .prediction_files import open_predictions as open_predictions
+    from .prediction_files import writing_predictions as writing_predictions
+    from .prediction_lines import PredictionError as PredictionError
+    from .prediction_lines import PredictionsHeader as PredictionsHeader
+    from .prediction_recorder import AnswerRecorder as AnswerRecorder
+    from .prediction_recorder import RecordingSource as RecordingSource
+    from .prediction_recorder import header_for as header_for
+    from .predictions import PredictionSource as PredictionSource
+    from .predictions import evaluate_predictions as evaluate_predictions
+    from .probes import ProbeScores as ProbeScores
+    from .probes import evaluate_probes as evaluate_probes
+    from .probes import with_mirrored_images as with_mirrored_images
+    from .probes import with_typos as with_typos
+    from .probes import without_head_nouns as without_head_nouns
+    from .record_scores import intervals_of_records as intervals_of_records
+    from .record_scores import scores_of_records as scores_of_records
+    from .record_scores import video_intervals as video_intervals
+    from .record_scores import video_scores as video_scores
+    from .results import EvaluationResult as EvaluationResult
+    from .shuffling import with_shuffled_sentences as with_shuffled_sentences
+    from .systems import Answer as Answer
+    from .systems import AnswerSource as AnswerSource
+    from .systems import ModelSystem as ModelSystem
+    from .systems import System as System
+    from .systems import SystemSource as SystemSource
+    from .video_scoring import VideoEvaluationResult as VideoEvaluationResult
 
 __all__ = [
     "VIDEO_PROTOCOLS",

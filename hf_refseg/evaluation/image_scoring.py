@@ -32,6 +32,10 @@ class ImageEvaluationResult(EvaluationResult):
 
     images: int
 
+    @property
+    def examples(self) -> int:
+        return self.images
+
 
 class ImageScoring:
     """Scores answers about images by one protocol.

@@ -58,6 +58,11 @@ class EvaluationResult:
     seconds: float
     records: list[Record]
 
+    @property
+    def examples(self) -> int:
+        """How many images or videos were scored."""
+        raise NotImplementedError
+
     def to_json(self, path: str | os.PathLike) -> None:
         """Write everything to a JSON file; a file that is there stays whole until the new one is."""
         write_json(path, asdict(self))

@@ -56,6 +56,10 @@ class VideoEvaluationResult(EvaluationResult):
     videos: int
     frames: int
 
+    @property
+    def examples(self) -> int:
+        return self.videos
+
 
 @dataclass
 class _Sequence:

@@ -16,14 +16,14 @@ from ..data.leakage import TrainingPart, drop_images, join_training_splits, read
 from ..data.loading import load_refseg
 from ..data.streams import StreamedReferents
 from ..data.subsets import draw_sentences
-from ..evaluation import ImageEvaluationResult
+from ..evaluation import EvaluationResult
 from ..modeling.image_processing_refseg import RefSegImageProcessor
 from ..modeling.processing_refseg import RefSegProcessor
 from ..visualization import draw_comparison
 from .arguments import RefSegTrainingArguments
 from .data_arguments import ImageDataArguments, with_used_splits
 from .feature_cache import EncodedCollator, cache_image_features
-from .run_data import RunData, RunExamples, describe_results
+from .run_data import Results, RunData, RunExamples, describe_results
 from .streaming import load_with_stream, place_in_stream
 
 
@@ -131,7 +131,7 @@ class ImageData(RunData):
     def most_tested(self) -> int | None:
         return self.arguments.max_test_images
 
-    def report(self, results: Mapping[str, ImageEvaluationResult]) -> dict[str, Any]:
+    def report(self, results: Results) -> dict[str, Any]:
         names = list(self.arguments.shown_names.values())
         return {
             "dataset": names if len(names) > 1 else names[0],
@@ -140,16 +140,16 @@ class ImageData(RunData):
             "training_data": {name: asdict(part) for name, part in self.trained.items()},
         }
 
-    def card(self, model: PreTrainedModel | PeftModel, results: Mapping[str, ImageEvaluationResult]) -> dict[str, Any]:
+    def card(self, model: PreTrainedModel | PeftModel, results: Results) -> dict[str, Any]:
         return {
             **self.card_scores(results),
             "datasets": list(self.arguments.shown_names.values()),
             "training_data": self.describe_parts(),
         }
 
-    def card_key(self, split: str, result: ImageEvaluationResult) -> tuple[str, str, str]:
+    def card_key(self, split: str, result: EvaluationResult) -> tuple[str, str, str]:
         dataset, _, name = split.rpartition("/")
-        label = name if self.arguments.max_test_images is None else f"{name} (first {result.images} images)"
+        label = name if self.arguments.max_test_images is None else f"{name} (first {result.examples} images)"
         return dataset or next(iter(self.arguments.shown_names.values())), label, self.arguments.protocol
 
     def describe_parts(self) -> dict[str, TrainingPart]:

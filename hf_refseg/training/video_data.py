@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,15 +20,15 @@ from ..data.examples import RefSegCollator
 from ..data.loading import load_refseg
 from ..data.prepare import fingerprint_rows
 from ..data.video_streams import StreamedClips, StreamedFrames
+from ..evaluation.results import EvaluationResult
 from ..evaluation.submission import write_submission
 from ..evaluation.systems import hash_tensors
-from ..evaluation.video_scoring import VideoEvaluationResult
 from ..modeling.inference_refseg import VideoWindow, segment_video
 from ..modeling.processing_refseg import RefSegProcessor
 from ..visualization import draw_strips
 from .arguments import RefSegTrainingArguments
 from .data_arguments import VideoDataArguments, with_used_splits
-from .run_data import RunData, RunExamples, describe_results
+from .run_data import Results, RunData, RunExamples, describe_results
 from .streaming import load_with_stream, place_in_stream
 from .trainer import RefSegTrainer
 
@@ -128,14 +128,14 @@ class VideoData(RunData):
     def most_tested(self) -> int | None:
         return self.arguments.max_test_videos
 
-    def report(self, results: Mapping[str, VideoEvaluationResult]) -> dict[str, Any]:
+    def report(self, results: Results) -> dict[str, Any]:
         return {
             "dataset": self.arguments.shown_name,
             "protocol": self.arguments.protocol,
             "splits": describe_results(results),
         }
 
-    def card(self, model: PreTrainedModel | PeftModel, results: Mapping[str, VideoEvaluationResult]) -> dict[str, Any]:
+    def card(self, model: PreTrainedModel | PeftModel, results: Results) -> dict[str, Any]:
         name = self.arguments.shown_name
         how = f"clips of {self.arguments.num_frames} frames" if model.config.takes_clips else "single frames"
         number = f"{len(self.train)} of {name}" if isinstance(self.train, Dataset) else name
@@ -148,8 +148,8 @@ class VideoData(RunData):
             "training": training,
         }
 
-    def card_key(self, split: str, result: VideoEvaluationResult) -> tuple[str, str, str]:
-        label = split if self.arguments.max_test_videos is None else f"{split} (first {result.videos} videos)"
+    def card_key(self, split: str, result: EvaluationResult) -> tuple[str, str, str]:
+        label = split if self.arguments.max_test_videos is None else f"{split} (first {result.examples} videos)"
         return self.arguments.shown_name, label, self.arguments.protocol
 
     def submit(self, trainer: RefSegTrainer) -> dict[str, dict[str, str]]:
