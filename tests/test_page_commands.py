@@ -34,6 +34,7 @@ SCRIPT = re.compile(r"python ((?:benchmarks|examples)/\w+\.py)([^`\n#|]*)")
 ELSEWHERE = {
     "--probes": "tests/evaluation/test_predictions.py",
     "--push-to-hub": "tests/commands/test_cli.py",
+    "--training-memory": "tests/test_training_memory.py",
     "--verify": "tests/commands/test_cli.py",
     "convert": "tests/test_own_data.py",
     "demo": "tests/demo/test_demo_command.py",
