@@ -21,8 +21,8 @@ class MagNetConfig(RefSegConfig):
     r"""
     Configuration of [`MagNetForReferringSegmentation`]. With no arguments it is the main model of the paper: Swin-B,
     whose windows the paper does not name and LAVT's released weights have 12 x 12, BERT base, and a Mask2Former head
-    with one query. The ablations of the paper's tables 3 e and 3 f
-    are fields. Mask Grounding, which needs the tokenizer's ids, is off until `mask_grounding` is given.
+    with one query. The ablations of the paper's tables 3 e and 3 f are fields. Mask Grounding, which needs the
+    tokenizer's ids, is off until `mask_grounding` is given.
 
     Args:
         backbone_config (`PreTrainedConfig` or `dict`, *optional*):

@@ -315,14 +315,15 @@ class RefSegConfig(CheckedConfig):
     citation: ClassVar[str] = ""
     # What the method's image processor does otherwise than `RefSegImageProcessor` by default.
     image_processor_defaults: ClassVar[dict[str, Any]] = {}
-    # Most tokens of a text that the method's paper reads, special ones included.
-    # Without a type, so that it is no field; M3Att's configuration makes one of it.
+    # Most tokens of a text that the method's paper reads, special ones included. With a type it would be a field,
+    # which M3Att's configuration makes of it; of a `ClassVar` type checkers do not permit that.
     max_text_length = 20
     # How many maps, or stages, of its image encoder the method reads.
     num_image_maps: ClassVar[int] = 1
     # Whether `pixel_values` may be clips (batch, frames, 3, height, width) as well as images.
     takes_clips: ClassVar[bool] = False
-    # Pipelines whose code lies beside the weights; a saved model names them. No field either.
+    # Pipelines whose code lies beside the weights; a saved model names them. Each model may have
+    # its own.
     custom_pipelines = dict[str, dict]()
     # Configurations of encoders that come with the methods, by model type.
     own_encoders: ClassVar[dict[str, type[PreTrainedConfig]]] = {}

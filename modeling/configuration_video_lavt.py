@@ -92,6 +92,7 @@ class VideoLavtConfig(LavtConfig):
         ),
     }
     takes_clips: ClassVar[bool] = True
+    # Without a type, as in the base: no field.
     max_text_length = 22
 
     backbone_config: EncoderConfig = None

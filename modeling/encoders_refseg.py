@@ -277,10 +277,11 @@ class TimmEncoder(MapEncoder):
 
         It drops the activations inside timm's batch norms; here they come into effect again.
         """
-        for norm in () if module is None else module.modules():
-            # PyTorch's own has no parts: these are the activation and the dropout of timm's.
-            if type(norm) is nn.SyncBatchNorm and any(norm.children()):
-                norm.__class__ = SyncBatchNormActivation
+        if module is not None:
+            for norm in module.modules():
+                # PyTorch's own has no parts: these are the activation and the dropout of timm's.
+                if type(norm) is nn.SyncBatchNorm and any(norm.children()):
+                    norm.__class__ = SyncBatchNormActivation
         super().add_module(name, module)
 
 

@@ -7,11 +7,14 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from places import CHECKOUT, EXAMPLES
 
+import hf_refseg.evaluation
 from hf_refseg.auto import registered_methods
 
 # Where the modules of each package lie. Scripts are imported by their bare names.
@@ -168,3 +171,15 @@ def test_a_file_that_travels_with_a_checkpoint_is_read_in_one_go() -> None:
     assert {name: count for name, count in lines.items() if count > 500} == {}
     # The contract of a method, and nothing else.
     assert lines["modeling_refseg.py"] <= 300
+
+
+@pytest.mark.parametrize("package", [hf_refseg, hf_refseg.evaluation], ids=lambda package: package.__name__)
+def test_what_type_checkers_read_is_what_is_imported_when_it_is_asked_for(package: ModuleType) -> None:
+    tree = ast.parse(Path(package.__file__).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    imported = {each.name: node.module for node in block.body for each in node.names}
+    at_once = {each.name for node in tree.body if isinstance(node, ast.ImportFrom) for each in node.names}
+    assert imported.keys() == {*package.__all__} - at_once
+    for name, module in imported.items():
+        place = import_module(f"{package.__name__}.{module}")
+        assert getattr(package, name) is getattr(place, name)

@@ -1,13 +1,15 @@
 """What errors about bad input say: one short printable line, whatever the input holds."""
 
 import pickle
+from pathlib import Path
 from traceback import clear_frames
 
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from hf_refseg.data.rows import DataFormatError, InvalidRowError
-from hf_refseg.messages import BadInputError, name_text, one_line, short_text
+from hf_refseg.files import write_whole
+from hf_refseg.messages import BadInputError, message_of, name_text, one_line, short_text
 
 HOSTILE = "a\x1b[2J\r\n\x00\u2028\u202e\ud800" + "x" * 10_000
 
@@ -74,3 +76,11 @@ def test_an_error_of_a_worker_process_is_the_line_alone(workers):
 def test_an_error_survives_pickling():
     error = pickle.loads(pickle.dumps(BadInputError("a\nb")))
     assert (type(error), str(error)) == (BadInputError, r"a\nb")
+
+
+def test_a_path_that_cannot_be_written_is_named_first(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for write in (Path.write_text, lambda path, text: write_whole(path, lambda part: part.write_text(text))):
+        with pytest.raises(OSError) as error:
+            write(tmp_path / "folder", "text")
+        assert message_of(error.value).startswith(f"{tmp_path / 'folder'}: is a directory. Choose another path")

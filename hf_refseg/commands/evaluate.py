@@ -125,7 +125,11 @@ def evaluate(
     asked = {"batch_size": batch_size, "score_threshold": score_threshold, "instances": instances}
     of_videos = {"window": window, "overlap": overlap, "per_frame": per_frame or None}
     of_videos = {option: value for option, value in of_videos.items() if value is not None}
-    changes = {"shuffle_sentences": shuffle_sentences, "probes": probes, "save_predictions": save_predictions}
+    changes: dict[str, Any] = {
+        "shuffle_sentences": shuffle_sentences,
+        "probes": probes,
+        "save_predictions": save_predictions,
+    }
     loading = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
     of_systems = {**asked, **of_videos, **changes, **loading, "dtype": dtype != "float32", "workers": workers}
     file = open_file(predictions, missing, name, split, of_systems)
@@ -139,14 +143,7 @@ def evaluate(
     options = {**of_run, **data_options}
     rows, protocol = load_rows(name, split, options, protocol, streaming=streaming)
     check_videos(name, protocol, of_videos)
-    check_changes(
-        rows,
-        protocol,
-        max_images,
-        shuffle_sentences=shuffle_sentences,
-        probes=probes,
-        save_predictions=save_predictions,
-    )
+    check_changes(rows, protocol, max_images, **changes)
     rows = with_shuffled_sentences(rows) if shuffle_sentences else rows
     source: SystemSource | PredictionSource
     if file is None:

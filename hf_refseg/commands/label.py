@@ -86,22 +86,13 @@ def label(
     if images in DATASETS:
         check_data_options(images, data_options)
     found = find_images(images, collect_texts(texts, texts_file), **data_options)
-    options = {
+    options: dict[str, Any] = {
         "threshold": threshold,
         "score_threshold": score_threshold,
         "instances": instances,
         "dtype": dtype,
     }
-    loaded = load_system(
-        system,
-        device=device,
-        dtype=dtype,
-        batch_size=batch_size,
-        trust_remote_code=trust_remote_code,
-        threshold=threshold,
-        score_threshold=score_threshold,
-        instances=instances,
-    )
+    loaded = load_system(system, device=device, batch_size=batch_size, trust_remote_code=trust_remote_code, **options)
     labeling = Labeling(
         found,
         output,

@@ -36,7 +36,9 @@ def leaderboard(
             metavar="RESULTS...", help="Results of `hf-refseg evaluate`: JSON files, or folders with any in them."
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The Markdown file.")] = Path("leaderboard.md"),
+    output: Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="The Markdown file.")] = Path(
+        "leaderboard.md"
+    ),
 ) -> None:
     """Write tables of results that mix no data sets, splits, protocols, training regimes or sentences."""
     from ..evaluation.saved_results import find_results

@@ -40,7 +40,10 @@ def predict(
     text: Text,
     output: PictureFolder = Path("masks"),
     json: Annotated[
-        Path | None, typer.Option("--json", help="File for scores, boxes and masks (COCO run lengths) of all of them.")
+        Path | None,
+        typer.Option(
+            "--json", dir_okay=False, help="File for scores, boxes and masks (COCO run lengths) of all of them."
+        ),
     ] = None,
     threshold: Annotated[
         float | None,

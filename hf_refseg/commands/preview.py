@@ -17,7 +17,7 @@ def preview(
     ],
     source: DataFolder = None,
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="PNG file, such as sheet.png.")],
+    output: Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="PNG file, such as sheet.png.")],
     split: Annotated[
         str | None, typer.Option(help="Such as val, testA or test; by default the first one.", show_default=False)
     ] = None,

@@ -179,11 +179,10 @@ class Prediction:
 
     def of_object(self, number: int) -> Prediction:
         """What pictures of all objects of a video say of one of them, by the number that it has there."""
-        answers = (
-            replace(answer, mask=replace(answer.mask, value=number))
-            for answer in self.answers
-            if isinstance(answer.mask, MaskPicture)
-        )
+        answers = []
+        for answer in self.answers:
+            assert isinstance(answer.mask, MaskPicture)  # Others hold one object each.
+            answers.append(replace(answer, mask=replace(answer.mask, value=number)))
         return replace(self, answers=tuple(answers))
 
 

@@ -79,7 +79,7 @@ class RefSegTrainingArguments(TrainingArguments):
         default="auto",
         metadata={
             "help": 'Read where a recipe is run: "auto": the newest complete checkpoint in output_dir, if there is '
-            'any; "never"; or the folder of a checkpoint.'
+            'any; "never" or null; or the folder of a checkpoint.'
         },
     )
     diagnose: bool = field(

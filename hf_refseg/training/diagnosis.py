@@ -104,7 +104,7 @@ def check_diagnosis(model: ModelArguments, training: RefSegTrainingArguments) ->
             "diagnose saves no model, but an adapter needs that of a new model saved: leave adapter out, or name a "
             "model in model_name_or_path."
         )
-    if training.resume_from_checkpoint not in ("auto", "never"):
+    if training.resume_from_checkpoint not in ("auto", "never", None):
         raise ValueError(
             "diagnose resumes no training: leave resume_from_checkpoint out. The value of model_name_or_path may be a "
             "checkpoint."
