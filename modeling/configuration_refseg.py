@@ -102,9 +102,10 @@ class MaskGroundingConfig(TaskConfig):
         image_features (`str`, *optional*, defaults to `"sentence"`):
             What text the image features have met: `"sentence"`, those of the main pass (equation 2), although the
             masked words can be read off them; `"masked_sentence"`, features that are fused anew with what is left of
-            the sentence. On RefShapes both came to the same masks after 600 steps (oIoU 33.5 and 33.6, without any
-            image 30.8), but the second fusion costs: with `predictor_size=512` the task takes 4.8 % of a pass forward
-            of LAVT at 480 pixels with the former, and 43 % with the latter.
+            the sentence. On RefShapes the masks are better with the latter step for step (oIoU 54.8 and 53.4 after
+            800 steps), and with the former in the same time (58.1), as a second fusion costs: with
+            `predictor_size=512` the task takes 4.8 % of a pass forward of LAVT at 480 pixels with the former, and
+            43 % with the latter.
         predictor_layers (`int`, *optional*, defaults to 8):
             Layers of the masked token predictor (table 3 c: 4, 8 or 12).
         predictor_size (`int`, *optional*):
