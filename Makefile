@@ -36,11 +36,9 @@ demo-real: $(INSTALLED)
 demo-transfer: $(INSTALLED)
 	$(BIN)/python examples/demo_transfer.py
 
-# Files side by side, in the order of tests/conftest.py: one for each core and one more, as some wait for processes that
-# they start.
+# Files side by side, one for each core, in the order of tests/conftest.py.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(($$($(BIN)/python -c "import os; print(os.cpu_count())") + 1)) \
-		--dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # All tests, those of the demo page and of exported graphs included; pages are opened where there is a Chromium, and the
 # one that runs graphs in the browser where there is npm.

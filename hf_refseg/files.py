@@ -178,6 +178,12 @@ def find_write_fault(error: BaseException) -> str | None:
     return None
 
 
+def require_no_folder(path: Path, option: str) -> None:
+    """Raises ValueError where the file that an option names is a folder."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: pass the name of a file to {option}.")
+
+
 def require_writable(folder: str | os.PathLike[str]) -> None:
     """Sees to it that a folder can be written, or made, before the work whose results it is for; leaves no trace.
 

@@ -9,8 +9,10 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
@@ -98,9 +100,14 @@ def test_commands_of_pages_are_read_by_their_parsers(name: str, folder: Path, mo
                 pytest.fail(f"{place}: {' '.join(arguments)}: {error}")
 
 
+@cache
+def command_line() -> Any:
+    return get_command(app)
+
+
 def read_command(arguments: list[str]) -> None:
     """Reads a command's arguments as the command itself does, and runs nothing."""
-    command, context = get_command(app), None
+    command, context = command_line(), None
     while hasattr(command, "commands"):
         name, *arguments = arguments
         command = command.commands[name]

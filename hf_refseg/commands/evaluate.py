@@ -116,7 +116,7 @@ def evaluate(
         with_shuffled_sentences,
     )
     from ..evaluation.portions import join_processes, leave_processes
-    from ..files import require_writable, slug, write_json
+    from ..files import require_no_folder, require_writable, slug, write_json
     from ..systems import short_name
     from ..training.run_options import load_run_options, regime_of_run
 
@@ -136,6 +136,8 @@ def evaluate(
     shown = system if predictions is None else predictions.stem
     folder = Path("runs", "evaluate", slug(short_name(shown))) if output is None else output
     require_writable(folder)
+    if save_predictions is not None:
+        require_no_folder(save_predictions, "--save-predictions")
     check_data_options(name, data_options)
     state = join_processes(device)
     regime = training_regime or regime_of_run(load_run_options(system) if system else {}, name)

@@ -36,18 +36,15 @@ def leaderboard(
             metavar="RESULTS...", help="Results of `hf-refseg evaluate`: JSON files, or folders with any in them."
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="The Markdown file.")] = Path(
-        "leaderboard.md"
-    ),
+    output: Annotated[Path, typer.Option("--output", "-o", help="The Markdown file.")] = Path("leaderboard.md"),
 ) -> None:
     """Write tables of results that mix no data sets, splits, protocols, training regimes or sentences."""
     from ..evaluation.saved_results import find_results
-    from ..files import require_writable, write_whole
+    from ..files import require_no_folder, require_writable, write_whole
     from ..messages import counted
 
     require_writable(output.parent)
-    if output.is_dir():
-        raise ValueError(f"{output} is a folder: pass the name of a file to --output.")
+    require_no_folder(output, "--output")
     found, others = find_results(results)
     tables = sort_into_tables(found)
     text = write_leaderboard(tables)

@@ -48,9 +48,7 @@ Missing = Annotated[
     Literal["error", "empty"] | None,
     typer.Option(help="What sentences without a prediction are: an error (the default), or answered by empty masks."),
 ]
-SavePredictions = Annotated[
-    Path | None, typer.Option(dir_okay=False, help="File (.jsonl) for the answers that are scored.")
-]
+SavePredictions = Annotated[Path | None, typer.Option(help="File (.jsonl) for the answers that are scored.")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run the code that lies beside a model of no known kind.")
 ]

@@ -41,9 +41,7 @@ def predict(
     output: PictureFolder = Path("masks"),
     json: Annotated[
         Path | None,
-        typer.Option(
-            "--json", dir_okay=False, help="File for scores, boxes and masks (COCO run lengths) of all of them."
-        ),
+        typer.Option("--json", help="File for scores, boxes and masks (COCO run lengths) of all of them."),
     ] = None,
     threshold: Annotated[
         float | None,
@@ -69,7 +67,7 @@ def predict(
     expression, 1 for the first. What is wrong with an image or a video is told, the others are segmented all the same,
     and the exit status is 1.
     """
-    from ..files import OutputError, require_writable, write_json
+    from ..files import OutputError, require_no_folder, require_writable, write_json
     from ..messages import message_of
     from ..modeling.inference_refseg import SOME_FRAMES, VideoWindow
     from ..systems import find_kind, load_system
@@ -88,8 +86,7 @@ def predict(
         raise ValueError("An expression is empty: pass a sentence to every --text.")
     require_writable(output)
     if json is not None:
-        if json.is_dir():
-            raise ValueError(f"{json} is a folder: pass the name of a file to --json.")
+        require_no_folder(json, "--json")
         require_writable(json.parent)
     found = find_sources(sources, video, report)
     is_given = per_frame or window is not None or overlap is not None

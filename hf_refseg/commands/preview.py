@@ -17,7 +17,7 @@ def preview(
     ],
     source: DataFolder = None,
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="PNG file, such as sheet.png.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="PNG file, such as sheet.png.")],
     split: Annotated[
         str | None, typer.Option(help="Such as val, testA or test; by default the first one.", show_default=False)
     ] = None,
@@ -33,12 +33,13 @@ def preview(
     """Draw rows of a data set with masks and sentences, to see at once whether it is read right."""
     from ..data.loading import load_refseg
     from ..data.preview import preview_dataset
-    from ..files import require_writable, write_picture
+    from ..files import require_no_folder, require_writable, write_picture
 
     data_options = with_data_dir(source, data_options)
     check_data_options(name, data_options)
     if output.suffix.lower() != ".png":
         raise ValueError(f"{output} is to be a PNG file: give it a name that ends in .png.")
+    require_no_folder(output, "--output")
     require_writable(output.parent)
     wanted: dict[str, Any] = {} if split is None else {"splits": [split]}
     loaded = load_refseg(name, **data_options, **wanted)

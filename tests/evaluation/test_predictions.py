@@ -882,6 +882,7 @@ REFUSED = [
     (["--predictions", "file.jsonl", "images", "--probes"], "leave --probes out"),
     (["--predictions", "file.jsonl", "images", "--per-frame"], "leave --per-frame out"),
     (["--predictions", "file.jsonl", "images", "--save-predictions", "b"], "leave --save-predictions out"),
+    (["tiny", "images", "--save-predictions", "."], ". is a folder: pass the name of a file to --save-predictions"),
     (["tiny", "images", "--missing", "empty"], "--missing is about --predictions: leave it out"),
     (["tiny", "images", "--shuffle-sentences", "--save-predictions", "b"], "leave --save-predictions out"),
     (["--predictions", "file.jsonl", "videos"], "is about the data set images, not about videos. Choose that"),
