@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import signal
 from pathlib import Path
 
 import pytest
-import train_killed
+from fresh_process import run_program
+from places import SUPPORT
 
 from hf_refseg.training.checkpoints import CHECKSUMS, last_complete_checkpoint
 
@@ -22,18 +22,13 @@ KILLS = (
     ("checkpoint-3/trainer_state.json", "checkpoint-2"),
     ("checkpoint-1", "checkpoint-3"),
 )
-# Only reached where something hangs.
-SECONDS = 120
-# Forked processes need no import of their own.
-FORKED = multiprocessing.get_context("fork")
 
 
 def train(folder: Path, moment: str | None = None) -> tuple[int, str]:
     """Trains until that moment; the exit status, negative after a kill, and the newest complete checkpoint."""
-    process = FORKED.Process(target=train_killed.train, args=(folder, folder.parent / "cache", moment))
-    process.start()
-    process.join(SECONDS)
-    return process.exitcode, last_complete_checkpoint(folder)
+    program = SUPPORT / "train_killed.py"
+    (process,) = run_program(program, str(folder), *filter(None, [moment]), cwd=folder.parent)
+    return process.exit_status, last_complete_checkpoint(folder)
 
 
 def losses(checkpoint: Path) -> list[float]:

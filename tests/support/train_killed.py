@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,13 +27,11 @@ TRAINING = {
 
 
 def train(output_dir: Path, cache: Path, moment: str | None) -> None:
-    """What a forked process does: trains from the newest complete checkpoint on, and ends at the moment, None = never.
+    """Trains from the newest complete checkpoint on, and ends at the moment, None = never.
 
     The moment is "step 2", or a file of the output folder of which half is written, or a folder of which a file is
     removed.
     """
-    # Threads of OpenMP do not survive a fork.
-    torch.set_num_threads(1)
     step = None
     if moment is not None and moment.startswith("step"):
         step = int(moment.split()[1])
@@ -64,3 +63,8 @@ def kill_at(moment: Path) -> None:
     torch.save = write_half(torch.save)
     transformers.modeling_utils.safe_save_file = write_half(transformers.modeling_utils.safe_save_file)
     TrainerState.save_to_json = write_half(TrainerState.save_to_json)
+
+
+if __name__ == "__main__":
+    folder, *moment = sys.argv[1:]
+    train(Path(folder), Path(folder).parent / "cache", moment[0] if moment else None)
