@@ -38,9 +38,9 @@ def message_of(error: Exception) -> str:
     if isinstance(error, HTTPError) and not isinstance(error, HfHubHTTPError):
         reason = reason_of(error)
         return f"The Hub cannot be reached ({reason}): look at the connection, and start the same command again."
-    if isinstance(error, WRONG_PATHS) and error.strerror:
+    if isinstance(error, WRONG_PATHS) and error.filename is not None and error.strerror:
         # Where a file takes another's place, the second is the one that was asked for.
-        path = error.filename2 or error.filename
+        path = error.filename if error.filename2 is None else error.filename2
         return one_line(f"{path}: {error.strerror.lower()}. Choose another path, or allow it.", MAX_MESSAGE)
     return reason_of(error, MAX_MESSAGE)
 

@@ -84,3 +84,4 @@ def test_a_path_that_cannot_be_written_is_named_first(tmp_path):
         with pytest.raises(OSError) as error:
             write(tmp_path / "folder", "text")
         assert message_of(error.value).startswith(f"{tmp_path / 'folder'}: is a directory. Choose another path")
+    assert message_of(FileNotFoundError(2, "Nothing there")) == "[Errno 2] Nothing there"
