@@ -1,7 +1,6 @@
 """The commands of docs/own_data.md go from real photographs to a shared model, at a tiny size, by recipes that run."""
 
 import json
-import re
 import shlex
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from folder_trees import make_metadata
 from golden_lavt import FOLDER as GOLDEN_LAVT
 from golden_lavt import released_checkpoint
+from pages import blocks_of
 from PIL import Image
 from places import CHECKOUT, REAL_DATA
 from tiny_lavt import tiny_processor
@@ -64,8 +64,7 @@ def write_photographs(folder: Path) -> int:
 
 
 def commands() -> list[list[str]]:
-    blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    return [shlex.split(line) for block in blocks for line in block.splitlines()]
+    return [shlex.split(line) for block in blocks_of(PAGE) if block.kind == "bash" for line in block.lines]
 
 
 @pytest.mark.slow_process

@@ -16,7 +16,7 @@ from pathlib import Path
 import datasets
 import pytest
 import yaml
-from page_folder import fill
+from page_folder import draw_page_folder
 from pages import BLOCK, BLOCKS, NETWORK, PAGES, RUN_BY, Block
 from places import CHECKOUT
 
@@ -33,9 +33,7 @@ PYTHON = [block for block in BLOCKS if block.kind == "python"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("pages")
-    fill(root)
-    return root
+    return draw_page_folder(tmp_path_factory.mktemp("pages"))
 
 
 @pytest.mark.parametrize(

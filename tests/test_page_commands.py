@@ -17,8 +17,8 @@ from typing import Any
 import datasets
 import pytest
 import typer
-from page_folder import fill
-from pages import BLOCKS, PAGES, Block
+from page_folder import draw_page_folder
+from pages import BLOCKS, PAGES
 from places import CHECKOUT
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -51,16 +51,12 @@ QUICK = {
 }
 
 
-def lines_of(block: Block) -> list[str]:
-    return block.code.replace("\\\n", " ").splitlines()
-
-
 def commands() -> Iterator[tuple[str, list[str]]]:
     """The arguments of each command of ours, with the place of its block."""
     for block in BLOCKS:
         # What is generated from the files of the papers is compared with them.
         if block.kind == "bash" and block.page.name != "papers.md":
-            for line in lines_of(block):
+            for line in block.lines:
                 for rest in COMMAND.findall(line):
                     # A quote that began before the command ends behind it.
                     rest = rest.removesuffix("'") if rest.count("'") % 2 else rest
@@ -83,9 +79,7 @@ RUN = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("pages")
-    fill(root)
-    return root
+    return draw_page_folder(tmp_path_factory.mktemp("pages"))
 
 
 @pytest.mark.parametrize("name", sorted({arguments[0] for _, arguments in COMMANDS}))
@@ -134,7 +128,7 @@ def test_the_commands_of_a_page_run(page: Path, folder: Path, tmp_path: Path, mo
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for block in RUN:
-        for line in lines_of(block) if block.page == page else ():
+        for line in block.lines if block.page == page else ():
             program, *arguments = shlex.split(line, comments=True) or [""]
             if program == "hf-refseg" and is_run(arguments):
                 result = CliRunner().invoke(app, [*arguments, *QUICK.get(arguments[0], [])])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ class Scored:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationResult:
+class EvaluationResult(ABC):
     """What `evaluate_model` found.
 
     Attributes:
@@ -59,9 +60,9 @@ class EvaluationResult:
     records: list[Record]
 
     @property
+    @abstractmethod
     def examples(self) -> int:
         """How many images or videos were scored."""
-        raise NotImplementedError
 
     def to_json(self, path: str | os.PathLike) -> None:
         """Write everything to a JSON file; a file that is there stays whole until the new one is."""

@@ -18,8 +18,24 @@ from ..yaml_texts import read_yaml
 from .run_options import given_options
 
 
+class DatasetOptions:
+    """What follows from the options of a data set, of images or videos."""
+
+    dataset_options: dict | str | None
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the split to train on is read as it is trained on."""
+        return bool(self.further_options.get("streaming"))
+
+    @property
+    def further_options(self) -> dict[str, Any]:
+        """`dataset_options`, which may have been given as a text, as the mapping that it is."""
+        return to_mapping("dataset_options", self.dataset_options)
+
+
 @dataclass
-class ImageDataArguments:
+class ImageDataArguments(DatasetOptions):
     """Which data to train on, and what to score in the end."""
 
     _argument_group_name = "data"
@@ -125,16 +141,6 @@ class ImageDataArguments:
         check_streamed_split(self)
 
     @property
-    def streaming(self) -> bool:
-        """Whether the split to train on is read as it is trained on."""
-        return bool(self.further_options.get("streaming"))
-
-    @property
-    def further_options(self) -> dict[str, Any]:
-        """`dataset_options`, which may have been given as a text, as the mapping that it is."""
-        return to_mapping("dataset_options", self.dataset_options)
-
-    @property
     def dataset_names(self) -> list[str]:
         return [self.dataset_name] if isinstance(self.dataset_name, str) else self.dataset_name
 
@@ -167,7 +173,7 @@ class ImageDataArguments:
 
 
 @dataclass
-class VideoDataArguments:
+class VideoDataArguments(DatasetOptions):
     """Which videos to train on, images as well, and what to score in the end."""
 
     _argument_group_name = "data"
@@ -240,16 +246,6 @@ class VideoDataArguments:
             )
         if self.streaming:
             check_streamed_split(self)
-
-    @property
-    def streaming(self) -> bool:
-        """Whether the split to train on is read as it is trained on."""
-        return bool(self.further_options.get("streaming"))
-
-    @property
-    def further_options(self) -> dict[str, Any]:
-        """`dataset_options`, which may have been given as a text, as the mapping that it is."""
-        return to_mapping("dataset_options", self.dataset_options)
 
     @property
     def image_options(self) -> dict[str, Any]:

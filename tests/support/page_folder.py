@@ -18,7 +18,7 @@ from hf_refseg.data.prepare import prepare_dataset
 from hf_refseg.training.recipe_files import find_recipe
 
 
-def fill(root: Path) -> None:
+def draw_page_folder(root: Path) -> Path:
     """Draws all of it, small, under the names that the pages use."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
@@ -71,3 +71,4 @@ def fill(root: Path) -> None:
             scored.with_name(name).symlink_to("lavt", target_is_directory=True)
         for name in ("lavt", "magnet", "risam"):
             Path(name).symlink_to(scored, target_is_directory=True)
+    return root

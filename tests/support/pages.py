@@ -28,6 +28,11 @@ class Block(NamedTuple):
         return f"{self.page.relative_to(CHECKOUT)}:{self.line}"
 
     @property
+    def lines(self) -> list[str]:
+        """Those that end in a backslash go on in the next one."""
+        return self.code.replace("\\\n", " ").splitlines()
+
+    @property
     def is_run(self) -> bool:
         return self.marker != NETWORK and not self.marker.startswith(RUN_BY)
 
