@@ -53,6 +53,22 @@ def test_pipeline_and_commands_take_it(tmp_path: Path, monkeypatch: pytest.Monke
     assert "lavt" in CliRunner().invoke(app, ["info", NAME]).output
 
 
+def test_a_training_goes_on_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its card names none of this machine's folders, nor a model of the Hub that is not there."""
+    monkeypatch.chdir(tmp_path)
+    data = ["--dataset_options", '{"train_size": 2, "val_size": 1, "test_size": 1}']
+    short = ["--max_steps", "1", "--per_device_train_batch_size", "2", "--bf16", "false", "--pictures", "0"]
+    command = ["train", "lavt_refshapes", "--model_name_or_path", NAME, "--output_dir", "tuned"]
+    run = CliRunner().invoke(app, [*command, *data, *short, "--eval_strategy", "no", "--save_strategy", "no"])
+    assert run.exit_code == 0, run.output
+    tuned, shipped = (AutoModel.from_pretrained(folder, dtype=torch.float32) for folder in ("tuned", REFSHAPES_DEMO))
+    trained = dict(tuned.named_parameters())
+    for name, weight in shipped.named_parameters():
+        assert torch.allclose(trained[name], weight, atol=2e-2), name
+    card = ModelCard.load("tuned/README.md")
+    assert card.data.base_model is None and str(FOLDER) not in card.content
+
+
 def test_a_folder_of_the_same_name_goes_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert find_model(NAME) == REFSHAPES_DEMO and find_model("other") == "other"
