@@ -110,11 +110,12 @@ def count_task_flops(
                 fused = model.fuse(image, text, text_mask)
                 decoded = model.decode(fused, image.image_size)
             labels = torch.ones_like(decoded.logits, dtype=torch.long)
-            output = model.make_output(FusedAndDecoded(fused=fused, decoded=decoded))
+            made = FusedAndDecoded(fused=fused, decoded=decoded)
+            output = model.make_output(made)
             given = (pixel_values, input_ids, None, image, text, text_mask, labels)
             for task in model.tasks:
                 with FlopCounterMode(display=False) as of_task:
-                    task.predict(fused)
+                    task.predict(made)
                     task.loss(model, ForwardPass(*given, fused, decoded, output))
                 counts[task.name] = of_task.get_total_flops()
     finally:

@@ -305,6 +305,9 @@ class RefSegConfig(CheckedConfig):
             Whether the model also says if there is a target at all; an auxiliary task with the loss `presence`.
         presence_loss_weight (`float`, *optional*, defaults to 1.0):
             Weight of that loss.
+        presence_no_target_weight (`float`, *optional*, defaults to 1.0):
+            How much a text without a target counts in that loss, beside 1 of one with a target. Where few texts have
+            none, more than 1 recognizes more of them, and misses more targets.
         mask_grounding (`MaskGroundingConfig` or `dict`, *optional*):
             Mask Grounding, an auxiliary task of training alone, with the loss `mask_grounding`; `None` = without it.
         language_reconstruction (`LanguageReconstructionConfig` or `dict`, *optional*):
@@ -331,7 +334,8 @@ class RefSegConfig(CheckedConfig):
     # Under what condition some fields have an effect. Sizes and starting values of a part are not among them: they
     # say what it is like, so that an ablation of a recipe changes the one field that leaves it out.
     effective_with: ClassVar[Conditions] = {
-        "presence_loss_weight": ("with presence_head=True", lambda config: config.presence_head)
+        name: ("with presence_head=True", lambda config: config.presence_head)
+        for name in ("presence_loss_weight", "presence_no_target_weight")
     }
 
     freeze_image_encoder: bool = False
@@ -339,6 +343,7 @@ class RefSegConfig(CheckedConfig):
     mask_prior: float | None = None
     presence_head: bool = False
     presence_loss_weight: float | int = 1.0
+    presence_no_target_weight: float | int = 1.0
     mask_grounding: MaskGroundingConfig | dict | None = None
     language_reconstruction: LanguageReconstructionConfig | dict | None = None
 

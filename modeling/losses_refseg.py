@@ -189,15 +189,17 @@ def pixel_to_text_loss(
     return _mean_over_contrasted(_contrast(target, anchors, background, temperature), target, background)
 
 
-def presence_loss(logits: Tensor, mask_labels: Tensor) -> Tensor:
+def presence_loss(logits: Tensor, mask_labels: Tensor, no_target_weight: float = 1.0) -> Tensor:
     """Binary cross-entropy of `logits` (batch,); a target is present where its mask (batch, ...) is not empty.
 
-    The mean over the texts whose masks have a value of at least 0: of others nobody knows.
+    The weighted mean over the texts whose masks have a value of at least 0: of others nobody knows. Texts without a
+    target count `no_target_weight`, 0 or more, all others 1.
     """
     labels, logits = mask_labels.flatten(1), at_least_float32(logits)
-    present, is_known = (labels > 0).any(1).to(logits.dtype), (labels >= 0).any(1)
-    losses = F.binary_cross_entropy_with_logits(logits, present, reduction="none")
-    return (losses * is_known).sum() / is_known.sum().clamp(min=1)
+    present, is_known = (labels > 0).any(1), (labels >= 0).any(1)
+    losses = F.binary_cross_entropy_with_logits(logits, present.to(logits.dtype), reduction="none")
+    weights = torch.where(present, 1.0, no_target_weight) * is_known
+    return (losses * weights).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
 
 
 def reconstructed_word_loss(logits: Tensor, input_ids: Tensor, is_masked: Tensor) -> Tensor:

@@ -283,7 +283,7 @@ class RefSegPreTrainedModel(TwoEncoderModel):
 
     def make_output(self, made: FusedAndDecoded) -> ReferringSegmentationOutput:
         """What `forward` returns without labels."""
-        predictions = {name: value for task in self.tasks for name, value in task.predict(made.fused).items()}
+        predictions = {name: value for task in self.tasks for name, value in task.predict(made).items()}
         states, attentions = made.multimodal_hidden_states, made.multimodal_attentions
         warn_of_missing_attentions(made, self.config)
         return ReferringSegmentationOutput(

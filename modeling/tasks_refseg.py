@@ -9,18 +9,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers import initialization as init
 
 from .configuration_refseg import LanguageReconstructionConfig, RefSegConfig
 from .layers_refseg import TokenBatchNorm, masked_mean, sinusoidal_positions, to_tokens
 from .losses_refseg import presence_loss
 from .mask_grounding_refseg import MaskGrounding
-from .modeling_outputs_refseg import EncodedPass, ForwardPass, FusedFeatures, FusedPass
+from .modeling_outputs_refseg import EncodedPass, ForwardPass, FusedAndDecoded, FusedFeatures, FusedPass
 from .precision_refseg import at_least_float32
 from .training_task_refseg import TrainingTask
 
 
+class SurestPixel(nn.Module):
+    """What the highest of a text's mask logits says to each channel; all weights start at 0.
+
+    `logits` (batch, height, width) or (batch, frames, height, width); gives (batch, channels). No gradient reaches the
+    masks: those of a sentence without a target learn to stay empty by their own loss.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits.detach().flatten(1).amax(1, keepdim=True) * self.weight
+
+
 class PresenceHead(TrainingTask):
-    """Whether there is a target at all, from the coarsest fused map and the text.
+    """Whether there is a target at all, from the coarsest fused map, the text, and the masks.
+
+    Map and text alone tell little but how sentences without a target usually sound: where a model has come to read,
+    its surest pixel tells more than both (docs/training.md).
 
     Args:
         map_channels: channels of the last of the fused maps.
@@ -30,6 +49,8 @@ class PresenceHead(TrainingTask):
     name = "presence_head"
     loss_name = "presence"
     is_for_training_alone = False
+    # Earlier versions knew nothing of the masks, which is what this starts as.
+    _keys_to_ignore_on_load_missing = [r"presence_head\.surest_pixel\."]
 
     def __init__(self, map_channels: int, text_channels: int) -> None:
         super().__init__()
@@ -37,6 +58,7 @@ class PresenceHead(TrainingTask):
         self.classifier = nn.Sequential(
             nn.Linear(2 * map_channels + text_channels, map_channels), nn.GELU(), nn.Linear(map_channels, 1)
         )
+        self.surest_pixel = SurestPixel(map_channels)
 
     @classmethod
     def build(cls, model: PreTrainedModel, map_channels: int, text_channels: int) -> "PresenceHead":
@@ -46,17 +68,24 @@ class PresenceHead(TrainingTask):
     def loss_weight(cls, config: RefSegConfig) -> float:
         return config.presence_loss_weight
 
-    def forward(self, fused: FusedFeatures) -> Tensor:
+    @staticmethod
+    def init_weights(module: nn.Module) -> None:
+        if isinstance(module, SurestPixel):
+            init.zeros_(module.weight)
+
+    def forward(self, fused: FusedFeatures, mask_logits: Tensor) -> Tensor:
         """Logits (batch,): above 0 there is a target."""
         pixels = to_tokens(fused.maps[-1])
         sentence = masked_mean(fused.text_features, fused.text_mask)
-        return self.classifier(self.norm(torch.cat([pixels.mean(1), pixels.amax(1), sentence], 1))).squeeze(1)
+        read = self.classifier[0](self.norm(torch.cat([pixels.mean(1), pixels.amax(1), sentence], 1)))
+        return self.classifier[1:](read + self.surest_pixel(mask_logits)).squeeze(1)
 
-    def predict(self, fused: FusedFeatures) -> dict[str, Tensor]:
-        return {"presence_logits": self(fused)}
+    def predict(self, made: FusedAndDecoded) -> dict[str, Tensor]:
+        return {"presence_logits": self(made.fused, made.decoded.logits)}
 
     def loss(self, model: PreTrainedModel, forward_pass: ForwardPass) -> Tensor:
-        return presence_loss(forward_pass.output.presence_logits, forward_pass.mask_labels)
+        labels, weight = forward_pass.mask_labels, model.config.presence_no_target_weight
+        return presence_loss(forward_pass.output.presence_logits, labels, weight)
 
 
 class AttendedSentence(nn.Module):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .configuration_refseg import RefSegConfig
-from .modeling_outputs_refseg import ForwardPass, FusedFeatures
+from .modeling_outputs_refseg import ForwardPass, FusedAndDecoded
 
 
 class TrainingTask(nn.Module, ABC):
@@ -50,7 +50,7 @@ class TrainingTask(nn.Module, ABC):
     def init_weights(module: nn.Module) -> None:
         """Starts the parameters of a module of the task for which transformers and PyTorch have no rule."""
 
-    def predict(self, fused: FusedFeatures) -> dict[str, Tensor]:
+    def predict(self, made: FusedAndDecoded) -> dict[str, Tensor]:
         """What it answers at inference as well, as fields of [`ReferringSegmentationOutput`]."""
         return {}
 

@@ -46,7 +46,10 @@ MAY_IMPORT = {
         *("modeling", "files", "messages", "yaml_texts"),
     ),
     "convert": ("modeling", "files", "messages"),
-    "training": ("data", "evaluation", "visualization", "hub", "auto", "modeling", "files", "messages", "yaml_texts"),
+    "training": (
+        *("data", "evaluation", "visualization", "hub", "auto", "shipped"),
+        *("modeling", "files", "messages", "yaml_texts"),
+    ),
     "papers": ("training", "evaluation", "hub", "data", "modeling", "files", "messages", "yaml_texts"),
     "systems": (
         *("onnx", "data", "evaluation", "hub", "training.adapters", "auto"),

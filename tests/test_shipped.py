@@ -54,17 +54,19 @@ def test_pipeline_and_commands_take_it(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_training_goes_on_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its card names none of this machine's folders, nor a model of the Hub that is not there."""
+    """With a new task. Its card names none of this machine's folders, nor a model of the Hub that is not there."""
     monkeypatch.chdir(tmp_path)
-    data = ["--dataset_options", '{"train_size": 2, "val_size": 1, "test_size": 1}']
+    data = ["--dataset_name", "grefshapes", "--dataset_options", '{"train_size": 2, "val_size": 1, "test_size": 1}']
+    fields = ["--config", '{"presence_head": true, "presence_no_target_weight": 2}']
     short = ["--max_steps", "1", "--per_device_train_batch_size", "2", "--bf16", "false", "--pictures", "0"]
-    command = ["train", "lavt_refshapes", "--model_name_or_path", NAME, "--output_dir", "tuned"]
-    run = CliRunner().invoke(app, [*command, *data, *short, "--eval_strategy", "no", "--save_strategy", "no"])
+    command = ["train", "lavt_refshapes", "--model_name_or_path", NAME, "--output_dir", "tuned", *data, *fields]
+    run = CliRunner().invoke(app, [*command, *short, "--eval_strategy", "no", "--save_strategy", "no"])
     assert run.exit_code == 0, run.output
     tuned, shipped = (AutoModel.from_pretrained(folder, dtype=torch.float32) for folder in ("tuned", REFSHAPES_DEMO))
     trained = dict(tuned.named_parameters())
     for name, weight in shipped.named_parameters():
         assert torch.allclose(trained[name], weight, atol=2e-2), name
+    assert tuned.config.presence_head and tuned.config.presence_no_target_weight == 2
     card = ModelCard.load("tuned/README.md")
     assert card.data.base_model is None and str(FOLDER) not in card.content
 

@@ -190,6 +190,17 @@ def test_presence() -> None:
     assert presence_loss(logits, torch.full_like(labels, -100)) == 0
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.5, 3.0])
+def test_texts_without_a_target_count_as_much_in_the_presence_loss_as_is_said(weight) -> None:
+    labels = torch.zeros(3, 2, 2, dtype=torch.long)
+    labels[1] = 1
+    logits = torch.tensor([0.7, -0.3, 1.2])
+    absent = [math.log(1 + math.exp(0.7)), math.log(1 + math.exp(1.2))]
+    expected = (weight * sum(absent) + math.log(1 + math.exp(0.3))) / (2 * weight + 1)
+    assert presence_loss(logits, labels, weight).item() == pytest.approx(expected, rel=1e-5)
+    assert presence_loss(logits[:1], labels[:1], 0.0) == 0
+
+
 def test_masked_words_are_a_mean_over_those_of_each_sentence() -> None:
     logits, ids = torch.randn(4, 5, 12), torch.randint(0, 12, (4, 5))
     is_masked = torch.zeros(4, 5, dtype=torch.bool)

@@ -154,6 +154,28 @@ class MethodTests(TinyMethod):
             loaded = self.model_class.from_pretrained(tmp_path)(**self.inputs()).presence_logits
             assert_close(loaded, model(**self.inputs()).presence_logits)
 
+    @torch.no_grad()
+    def test_presence_head_weighs_the_surest_pixel(self) -> None:
+        """With weights of 0 at first, so that models of earlier versions answer as they did."""
+        model, inputs = self.build(presence_head=True, **self.few_layers), self.inputs()
+        head, read = model.presence_head, []
+        head.classifier[0].register_forward_hook(lambda module, inputs, output: read.append(output))
+        before = model(**inputs)
+        assert_close(before.presence_logits, head.classifier[1:](read[0]).squeeze(1))
+        head.surest_pixel.weight.uniform_(-1, 1)
+        surest = before.logits.flatten(1).amax(1, keepdim=True)
+        expected = head.classifier[1:](read[0] + surest * head.surest_pixel.weight).squeeze(1)
+        assert_close(model(**inputs).presence_logits, expected)
+        assert (expected - before.presence_logits).abs().min() > 1e-4
+
+    def test_presence_moves_no_mask(self) -> None:
+        model = self.build(presence_head=True, **self.few_layers)
+        model.presence_head.surest_pixel.weight.data.fill_(0.5)
+        output = model(**self.inputs())
+        output.logits.retain_grad()
+        output.presence_logits.sum().backward()
+        assert output.logits.grad is None
+
     def with_mask_grounding(self, **fields) -> nn.Module:
         """A model with the task, and the presence head beside it."""
         task = {"special_token_ids": [0, 1, 2, 3, 4], "mask_token_id": 4, "predictor_layers": 2, **fields}
