@@ -196,9 +196,9 @@ def presence_loss(logits: Tensor, mask_labels: Tensor, no_target_weight: float =
     target count `no_target_weight`, 0 or more, all others 1.
     """
     labels, logits = mask_labels.flatten(1), at_least_float32(logits)
-    present, is_known = (labels > 0).any(1), (labels >= 0).any(1)
-    losses = F.binary_cross_entropy_with_logits(logits, present.to(logits.dtype), reduction="none")
-    weights = torch.where(present, 1.0, no_target_weight) * is_known
+    present, is_known = (labels > 0).any(1).to(logits.dtype), (labels >= 0).any(1)
+    losses = F.binary_cross_entropy_with_logits(logits, present, reduction="none")
+    weights = is_known * (present + no_target_weight * (1 - present))
     return (losses * weights).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
 
 
