@@ -306,8 +306,8 @@ class RefSegConfig(CheckedConfig):
         presence_loss_weight (`float`, *optional*, defaults to 1.0):
             Weight of that loss.
         presence_no_target_weight (`float`, *optional*, defaults to 1.0):
-            How much a text without a target counts in that loss, beside 1 of one with a target. Where few texts have
-            none, more than 1 recognizes more of them, and misses more targets.
+            How much a text without a target counts in that loss, beside 1 of one with a target. Where such texts are
+            few, more than 1 recognizes more of them, and misses more targets.
         mask_grounding (`MaskGroundingConfig` or `dict`, *optional*):
             Mask Grounding, an auxiliary task of training alone, with the loss `mask_grounding`; `None` = without it.
         language_reconstruction (`LanguageReconstructionConfig` or `dict`, *optional*):

@@ -192,14 +192,14 @@ def pixel_to_text_loss(
 def presence_loss(logits: Tensor, mask_labels: Tensor, no_target_weight: float = 1.0) -> Tensor:
     """Binary cross-entropy of `logits` (batch,); a target is present where its mask (batch, ...) is not empty.
 
-    The weighted mean over the texts whose masks have a value of at least 0: of others nobody knows. Texts without a
-    target count `no_target_weight`, 0 or more, all others 1.
+    The mean over the texts whose masks have a value of at least 0: of others nobody knows. The loss of a text without
+    a target is multiplied by `no_target_weight`, 0 or more, whatever else is in the batch.
     """
     labels, logits = mask_labels.flatten(1), at_least_float32(logits)
     present, is_known = (labels > 0).any(1).to(logits.dtype), (labels >= 0).any(1)
     losses = F.binary_cross_entropy_with_logits(logits, present, reduction="none")
     weights = is_known * (present + no_target_weight * (1 - present))
-    return (losses * weights).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+    return (losses * weights).sum() / is_known.sum().clamp(min=1)
 
 
 def reconstructed_word_loss(logits: Tensor, input_ids: Tensor, is_masked: Tensor) -> Tensor:

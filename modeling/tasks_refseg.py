@@ -20,26 +20,11 @@ from .precision_refseg import at_least_float32
 from .training_task_refseg import TrainingTask
 
 
-class SurestPixel(nn.Module):
-    """What the highest of a text's mask logits says to each channel; all weights start at 0.
-
-    `logits` (batch, height, width) or (batch, frames, height, width); gives (batch, channels). No gradient reaches the
-    masks: those of a sentence without a target learn to stay empty by their own loss.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, logits: Tensor) -> Tensor:
-        return logits.detach().flatten(1).amax(1, keepdim=True) * self.weight
-
-
 class PresenceHead(TrainingTask):
     """Whether there is a target at all, from the coarsest fused map, the text, and the masks.
 
-    Map and text alone tell little but how sentences without a target usually sound: where a model has come to read,
-    its surest pixel tells more than both (docs/training.md).
+    Of the masks it reads the highest logit, without a gradient into them: those of a sentence without a target learn
+    to stay empty by their own loss. In a model that reads, it tells more than map and text (docs/training.md).
 
     Args:
         map_channels: channels of the last of the fused maps.
@@ -50,7 +35,7 @@ class PresenceHead(TrainingTask):
     loss_name = "presence"
     is_for_training_alone = False
     # Earlier versions knew nothing of the masks, which is what this starts as.
-    _keys_to_ignore_on_load_missing = [r"presence_head\.surest_pixel\."]
+    _keys_to_ignore_on_load_missing = [r"presence_head\.highest_logit_weight$"]
 
     def __init__(self, map_channels: int, text_channels: int) -> None:
         super().__init__()
@@ -58,7 +43,7 @@ class PresenceHead(TrainingTask):
         self.classifier = nn.Sequential(
             nn.Linear(2 * map_channels + text_channels, map_channels), nn.GELU(), nn.Linear(map_channels, 1)
         )
-        self.surest_pixel = SurestPixel(map_channels)
+        self.highest_logit_weight = nn.Parameter(torch.zeros(map_channels))
 
     @classmethod
     def build(cls, model: PreTrainedModel, map_channels: int, text_channels: int) -> "PresenceHead":
@@ -70,15 +55,16 @@ class PresenceHead(TrainingTask):
 
     @staticmethod
     def init_weights(module: nn.Module) -> None:
-        if isinstance(module, SurestPixel):
-            init.zeros_(module.weight)
+        if isinstance(module, PresenceHead):
+            init.zeros_(module.highest_logit_weight)
 
     def forward(self, fused: FusedFeatures, mask_logits: Tensor) -> Tensor:
-        """Logits (batch,): above 0 there is a target."""
+        """Logits (batch,): above 0 there is a target; `mask_logits` (batch, height, width), or with frames before."""
         pixels = to_tokens(fused.maps[-1])
         sentence = masked_mean(fused.text_features, fused.text_mask)
         read = self.classifier[0](self.norm(torch.cat([pixels.mean(1), pixels.amax(1), sentence], 1)))
-        return self.classifier[1:](read + self.surest_pixel(mask_logits)).squeeze(1)
+        highest = mask_logits.detach().flatten(1).amax(1, keepdim=True)
+        return self.classifier[1:](read + highest * self.highest_logit_weight).squeeze(1)
 
     def predict(self, made: FusedAndDecoded) -> dict[str, Tensor]:
         return {"presence_logits": self(made.fused, made.decoded.logits)}

@@ -10,7 +10,6 @@ from transformers import TrainingArguments
 
 from ..hub.token import require_token
 from ..shipped import NAME as SHIPPED
-from ..shipped import find_model
 from .data_arguments import to_mapping
 from .run_options import PLACES, given_options, without_paths
 
@@ -248,8 +247,6 @@ class ModelArguments:
 
     def __post_init__(self):
         self.config = to_mapping("config", self.config)
-        if self.model_name_or_path:
-            self.model_name_or_path = find_model(self.model_name_or_path)
         has_new_words = self.tokenizer_name_or_path == WORDS
         if (self.vision_name_or_path is None) != (self.text_name_or_path is None) and not has_new_words:
             raise ValueError("Give vision_name_or_path and text_name_or_path, or neither of them.")

@@ -12,6 +12,7 @@ from huggingface_hub.constants import ENDPOINT
 
 from ..hub.uploads import upload
 from ..messages import align
+from ..shipped import find_model
 from .arguments import ModelArguments
 from .run_data import Results
 from .trainer import RefSegTrainer
@@ -68,4 +69,4 @@ def closing_words(
 def starting_points_on_hub(arguments: ModelArguments) -> list[str] | None:
     """The pretrained models that a run starts from and that others can load; None where there is none."""
     names = (arguments.model_name_or_path, arguments.vision_name_or_path, arguments.text_name_or_path)
-    return [name for name in names if name and not Path(name).exists()] or None
+    return [name for name in names if name and not Path(find_model(name)).exists()] or None

@@ -15,6 +15,7 @@ from ..hub.saved_models import load_model
 from ..modeling.messages_refseg import reason_of
 from ..modeling.modeling_video_lavt import VideoLavtForReferringSegmentation
 from ..modeling.processing_refseg import RefSegProcessor
+from ..shipped import find_model
 from .adapters import is_adapter
 from .arguments import ModelArguments
 from .new_models import build_tokenizer, model_class_of, square_of, with_token_ids
@@ -23,7 +24,8 @@ from .new_models import build_tokenizer, model_class_of, square_of, with_token_i
 def load_saved_model(arguments: ModelArguments, sentences: Iterable[str]) -> tuple[PreTrainedModel, RefSegProcessor]:
     """A saved model and its processor, with the sizes and the fields of its configuration that are named.
 
-    An image LAVT becomes what `model_type` says, where that is a video LAVT.
+    An image LAVT becomes what `model_type` says, where that is a video LAVT. Weights are float32, however they were
+    saved.
 
     Raises:
         ValueError: an adapter, a tokenizer with other words than the model's, a size that it does not take, a
@@ -34,7 +36,8 @@ def load_saved_model(arguments: ModelArguments, sentences: Iterable[str]) -> tup
     if name is None:
         raise ValueError("A saved model needs model_name_or_path.")
     check_whole_model(name)
-    model, processor = load_model(name, device="cpu", dtype=None)
+    # Small updates would be lost in the 8 bits of bfloat16.
+    model, processor = load_model(find_model(name), device="cpu", dtype="float32")
     if arguments.tokenizer_name_or_path:
         words = build_tokenizer(arguments, sentences).get_vocab()
         if words != processor.tokenizer.get_vocab():

@@ -196,9 +196,9 @@ def test_texts_without_a_target_count_as_much_in_the_presence_loss_as_is_said(we
     labels[1] = 1
     logits = torch.tensor([0.7, -0.3, 1.2])
     absent = [math.log(1 + math.exp(0.7)), math.log(1 + math.exp(1.2))]
-    expected = (weight * sum(absent) + math.log(1 + math.exp(0.3))) / (2 * weight + 1)
+    expected = (weight * sum(absent) + math.log(1 + math.exp(0.3))) / 3
     assert presence_loss(logits, labels, weight).item() == pytest.approx(expected, rel=1e-5)
-    assert presence_loss(logits[:1], labels[:1], 0.0) == 0
+    assert presence_loss(logits[:1], labels[:1], weight).item() == pytest.approx(weight * absent[0], rel=1e-5)
 
 
 def test_masked_words_are_a_mean_over_those_of_each_sentence() -> None:

@@ -155,22 +155,22 @@ class MethodTests(TinyMethod):
             assert_close(loaded, model(**self.inputs()).presence_logits)
 
     @torch.no_grad()
-    def test_presence_head_weighs_the_surest_pixel(self) -> None:
+    def test_presence_head_weighs_the_highest_mask_logit(self) -> None:
         """With weights of 0 at first, so that models of earlier versions answer as they did."""
         model, inputs = self.build(presence_head=True, **self.few_layers), self.inputs()
         head, read = model.presence_head, []
         head.classifier[0].register_forward_hook(lambda module, inputs, output: read.append(output))
         before = model(**inputs)
         assert_close(before.presence_logits, head.classifier[1:](read[0]).squeeze(1))
-        head.surest_pixel.weight.uniform_(-1, 1)
-        surest = before.logits.flatten(1).amax(1, keepdim=True)
-        expected = head.classifier[1:](read[0] + surest * head.surest_pixel.weight).squeeze(1)
+        head.highest_logit_weight.uniform_(-1, 1)
+        highest = before.logits.flatten(1).amax(1, keepdim=True)
+        expected = head.classifier[1:](read[0] + highest * head.highest_logit_weight).squeeze(1)
         assert_close(model(**inputs).presence_logits, expected)
         assert (expected - before.presence_logits).abs().min() > 1e-4
 
     def test_presence_moves_no_mask(self) -> None:
         model = self.build(presence_head=True, **self.few_layers)
-        model.presence_head.surest_pixel.weight.data.fill_(0.5)
+        model.presence_head.highest_logit_weight.data.fill_(0.5)
         output = model(**self.inputs())
         output.logits.retain_grad()
         output.presence_logits.sum().backward()
