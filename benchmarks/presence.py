@@ -74,10 +74,6 @@ def describe(values: Tensor, has_target: Tensor) -> dict[str, float]:
     for share in T_ACC:
         threshold = torch.quantile(present, 1 - share / 100)
         scores[f"N-acc at T-acc {share}"] = 100 * (absent < threshold).float().mean().item()
-    return rounded(scores)
-
-
-def rounded(scores: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 1) for name, value in scores.items()}
 
 
