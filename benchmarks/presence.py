@@ -78,7 +78,7 @@ def describe(values: Tensor, has_target: Tensor) -> dict[str, float]:
 
 
 def measure(name: str, scenes: int, batch_size: int) -> dict:
-    model = AutoModelForReferringSegmentation.from_pretrained(name, dtype=torch.float32).eval()
+    model = AutoModelForReferringSegmentation.from_pretrained(name, dtype=torch.float32)
     processor = RefSegProcessor.from_pretrained(name)
     if not model.config.presence_head:
         raise SystemExit(f"{name} has no presence head: train it with --config '{{\"presence_head\": true}}'.")

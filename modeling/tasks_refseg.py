@@ -62,9 +62,10 @@ class PresenceHead(TrainingTask):
         """Logits (batch,): above 0 there is a target; `mask_logits` (batch, height, width), or with frames before."""
         pixels = to_tokens(fused.maps[-1])
         sentence = masked_mean(fused.text_features, fused.text_mask)
-        read = self.classifier[0](self.norm(torch.cat([pixels.mean(1), pixels.amax(1), sentence], 1)))
+        read, activation, answer = self.classifier
+        hidden = read(self.norm(torch.cat([pixels.mean(1), pixels.amax(1), sentence], 1)))
         highest = mask_logits.detach().flatten(1).amax(1, keepdim=True)
-        return self.classifier[1:](read + highest * self.highest_logit_weight).squeeze(1)
+        return answer(activation(hidden + highest * self.highest_logit_weight)).squeeze(1)
 
     def predict(self, made: FusedAndDecoded) -> dict[str, Tensor]:
         return {"presence_logits": self(made.fused, made.decoded.logits)}

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -56,6 +57,7 @@ def test_pipeline_and_commands_take_it(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_training_goes_on_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a new task. Its card names none of this machine's folders, nor a model of the Hub that is not there."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     data = ["--dataset_name", "grefshapes", "--dataset_options", '{"train_size": 2, "val_size": 1, "test_size": 1}']
     fields = ["--config", '{"presence_head": true, "presence_no_target_weight": 2}']
     short = ["--max_steps", "1", "--per_device_train_batch_size", "2", "--bf16", "false", "--pictures", "0"]

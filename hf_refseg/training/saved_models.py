@@ -35,9 +35,10 @@ def load_saved_model(arguments: ModelArguments, sentences: Iterable[str]) -> tup
     name = arguments.model_name_or_path
     if name is None:
         raise ValueError("A saved model needs model_name_or_path.")
-    check_whole_model(name)
+    found = find_model(name)
+    check_whole_model(found)
     # Small updates would be lost in the 8 bits of bfloat16.
-    model, processor = load_model(find_model(name), device="cpu", dtype="float32")
+    model, processor = load_model(found, device="cpu", dtype="float32")
     if arguments.tokenizer_name_or_path:
         words = build_tokenizer(arguments, sentences).get_vocab()
         if words != processor.tokenizer.get_vocab():
