@@ -62,6 +62,14 @@ class RisamConfig(RefSegConfig):
             Whether the decoder's tokens also attend to the pixels (table 5, row 9).
         linguistic_guidance (`bool`, *optional*, defaults to `True`):
             Whether the decoder's tokens hold the words beside the query (table 5, row 10).
+        pixel_positions (`str`, *optional*, defaults to `"none"`):
+            `"sine"`: sines and cosines of their row and column are added to the pixels in front of the mask decoder's
+            blocks. `"none"`: what the image encoder tells of places has to do, as in the paper, whose SAM is
+            pretrained.
+        mask_feature_sizes (`list[int]`, *optional*):
+            Channels of the map that is enlarged once, and of the one enlarged twice, whose product with the query is
+            the mask. `None` = a quarter and an eighth of `hidden_size`, as in SAM; from a small `hidden_size` that is
+            too few to read with.
         focal_loss_weight (`float`, *optional*, defaults to 0.5):
             Weight of the focal loss (equation 12).
         dice_loss_weight (`float`, *optional*, defaults to 0.5):
@@ -103,7 +111,7 @@ class RisamConfig(RefSegConfig):
             lambda config: config.fusion_type != "none",
         ),
         **dict.fromkeys(
-            ("token_to_image_attention", "linguistic_guidance"),
+            ("token_to_image_attention", "linguistic_guidance", "pixel_positions", "mask_feature_sizes"),
             ('with mask_decoder="mutual_aware"', lambda config: config.mask_decoder == "mutual_aware"),
         ),
     }
@@ -138,6 +146,8 @@ class RisamConfig(RefSegConfig):
     num_decoder_blocks: int = 2
     token_to_image_attention: bool = False
     linguistic_guidance: bool = True
+    pixel_positions: Literal["none", "sine"] = "none"
+    mask_feature_sizes: list[int] | tuple[int, ...] | None = None
     focal_loss_weight: float | int = 0.5
     dice_loss_weight: float | int = 0.5
     initializer_range: float = 0.02
@@ -161,6 +171,9 @@ class RisamConfig(RefSegConfig):
                 f"relevance_threshold: a probability below 1, or None, is needed; got {self.relevance_threshold}."
             )
         require_at_least_one(self, "num_attention_blocks", "num_decoder_blocks")
+        sizes = self.mask_feature_sizes
+        if sizes is not None and (len(sizes) != 2 or min(sizes) < 1):
+            raise ValueError(f"mask_feature_sizes: two numbers of at least 1 are needed, got {list(sizes)}.")
         if self.feature_enhancement == "neck":
             self.require_neck()
         if self.fusion_type == "none" and not self.linguistic_guidance:

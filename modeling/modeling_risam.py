@@ -26,6 +26,7 @@ Attention Features", 2024).
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -49,6 +50,7 @@ from .layers_refseg import (
     AttentionKernel,
     MultiHeadAttention,
     build_mask_bias,
+    map_positions,
     masked_mean,
     resize,
     sinusoidal_positions,
@@ -301,6 +303,20 @@ class TwoWayDecoderBlock(MutualAwareDecoderBlock):
         return self.token_to_image_norm(self.token_to_image_attention(tokens, pixels) + tokens)
 
 
+def placed_tokens(pixels: Tensor) -> Tensor:
+    """A map as tokens (batch, positions, channels), to which sines and cosines of their row and column are added."""
+    tokens = to_tokens(pixels)
+    return tokens + map_positions(tokens, tuple(pixels.shape[-2:]))
+
+
+PIXEL_TOKENS: dict[str, Callable[[Tensor], Tensor]] = {"none": to_tokens, "sine": placed_tokens}
+
+
+def doubling(in_channels: int, out_channels: int) -> tuple[nn.Module, ...]:
+    """What makes a map twice as high and wide."""
+    return nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2), nn.BatchNorm2d(out_channels), nn.GELU()
+
+
 class MutualAwareMaskDecoder(nn.Module):
     """Pixels and words to logits at four times the size of the map (section 3.4).
 
@@ -314,29 +330,24 @@ class MutualAwareMaskDecoder(nn.Module):
     def __init__(self, config: RisamConfig) -> None:
         super().__init__()
         channels = config.hidden_size
+        enlarged, final = config.mask_feature_sizes or (channels // 4, channels // 8)
+        self.pixel_tokens = PIXEL_TOKENS[config.pixel_positions]
         self.query = GuidedQueryToken(channels) if config.linguistic_guidance else QueryToken(channels)
         block = TwoWayDecoderBlock if config.token_to_image_attention else MutualAwareDecoderBlock
         self.blocks = nn.ModuleList(block(config) for _ in range(config.num_decoder_blocks))
-        self.upsample = nn.Sequential(
-            nn.ConvTranspose2d(channels, channels // 4, 2, stride=2),
-            nn.BatchNorm2d(channels // 4),
-            nn.GELU(),
-            nn.ConvTranspose2d(channels // 4, channels // 8, 2, stride=2),
-            nn.BatchNorm2d(channels // 8),
-            nn.GELU(),
-        )
+        self.upsample = nn.Sequential(*doubling(channels, enlarged), *doubling(enlarged, final))
         self.project_query = nn.Sequential(
             nn.Linear(channels, channels),
             nn.ReLU(),
             nn.Linear(channels, channels),
             nn.ReLU(),
-            nn.Linear(channels, channels // 8),
+            nn.Linear(channels, final),
         )
 
     def forward(self, pixels: Tensor, text_features: Tensor, text_mask: Tensor) -> Tensor:
         size = pixels.shape[-2:]
         tokens, token_mask = self.query(text_features, text_mask)
-        pixels = to_tokens(pixels)
+        pixels = self.pixel_tokens(pixels)
         for block in self.blocks:
             pixels, tokens = block(pixels, tokens, token_mask)
         maps = self.upsample(to_map(pixels, size))

@@ -31,6 +31,8 @@ ABLATIONS = [
     {"token_to_image_attention": True},
     {"linguistic_guidance": False},
     {"num_decoder_blocks": 1},
+    {"pixel_positions": "sine"},
+    {"mask_feature_sizes": [12, 20]},
     {"feature_enhancement": "vit_det"},
     {"fusion_type": "transformer_encoder"},
     {"fusion_type": "spatial_dynamic"},
@@ -76,6 +78,23 @@ class TestRisam(TinyRisam, MethodTests):
         positions = decoder.image_positions(torch.zeros(1, 32, 64, 64))[0]
         row = torch.nn.functional.normalize(positions[:, 20], dim=0)
         assert (row[:, 0] @ row[:, 1]).item() > 0.9 > (row[:, 0] @ row[:, 30]).item()
+
+    @torch.no_grad()
+    def test_the_mask_decoder_tells_places_apart_with_positions_alone(self) -> None:
+        pixels, words = torch.ones(1, 32, 6, 6), torch.randn(1, 3, 32)
+        for positions, is_flat in (("none", True), ("sine", False)):
+            decoder = self.build(pixel_positions=positions).eval().mask_decoder
+            cells = decoder(pixels, words, torch.ones(1, 3))[0].unflatten(1, (6, 4)).unflatten(0, (6, 4)).mean((1, 3))
+            assert (cells.std() < 1e-7 * cells.abs().max() + 1e-7) == is_flat
+
+    def test_masks_are_products_of_as_many_channels_as_asked_for(self) -> None:
+        shapes = {
+            name: tuple(parameter.shape)
+            for name, parameter in self.build(mask_feature_sizes=[12, 20]).mask_decoder.named_parameters()
+        }
+        assert shapes["upsample.0.weight"][:2] == (32, 12)
+        assert shapes["upsample.3.weight"][:2] == (12, 20)
+        assert shapes["project_query.4.weight"] == (20, 32)
 
     def test_another_image_size_is_named(self) -> None:
         with pytest.raises(ValueError, match=r'64 x 64 pixels, got 64 x 72.*"longest_edge": 64'):
@@ -185,6 +204,9 @@ class TestRisam(TinyRisam, MethodTests):
             ({"fusion_type": "none", "num_attention_blocks": 3}, 'another fusion_type than "none"'),
             ({"fusion_type": "spatial_dynamic", "relevance_threshold": None}, 'fusion_type="mutual_attention"'),
             ({"mask_decoder": "sam_words", "token_to_image_attention": True}, 'mask_decoder="mutual_aware"'),
+            ({"mask_decoder": "sam", "pixel_positions": "sine"}, 'mask_decoder="mutual_aware"'),
+            ({"mask_feature_sizes": [12]}, r"mask_feature_sizes: two numbers .* got \[12\]"),
+            ({"mask_feature_sizes": [12, 0]}, r"mask_feature_sizes: two numbers .* got \[12, 0\]"),
             ({"text_config": {"model_type": "clip"}}, "holds an encoder of images as well"),
         ],
         ids=str,
