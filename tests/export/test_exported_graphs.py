@@ -355,6 +355,9 @@ def test_what_cannot_be_exported_is_said_before_anything_is_written(exported: Ex
     unresized.image_processor.do_resize = False
     with pytest.raises(ValueError, match="do_resize=False"):
         export_model(model, unresized, output)
+    recurrent = {"model_type": "refseg_recurrent_text", "embedding_size": 8, "hidden_size": 16}
+    with pytest.raises(ValueError, match="export a model with another text encoder"):
+        export_model(risam_to_export(text_config=recurrent), processor, output)
     saved = exported.folder.parent / "model"
     assert "leave out --window" in error_of("export", saved, "--output", output, "--window", 4)
     assert "both --picture and --text" in error_of("export", saved, "--output", output, "--text", "red")

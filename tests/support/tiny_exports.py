@@ -26,11 +26,11 @@ def lavt_to_export(**fields) -> PreTrainedModel:
     return LavtForReferringSegmentation(LavtConfig(**{**config, **fields})).eval()
 
 
-def risam_to_export() -> PreTrainedModel:
+def risam_to_export(**fields) -> PreTrainedModel:
     """Without a presence head; the same weights each time."""
     torch.manual_seed(0)
-    config = RisamConfig(backbone_config=SAM, text_config=TEXT, hidden_size=32, num_attention_heads=4)
-    return RisamForReferringSegmentation(config).eval()
+    config = {"backbone_config": SAM, "text_config": TEXT, "hidden_size": 32, "num_attention_heads": 4}
+    return RisamForReferringSegmentation(RisamConfig(**{**config, "pixel_positions": "sine", **fields})).eval()
 
 
 def processor_to_export(size: dict[str, int], **options) -> RefSegProcessor:
