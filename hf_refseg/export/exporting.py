@@ -111,13 +111,13 @@ def _check(
         raise ValueError("Pictures say how far integers change the masks: pass --quantize int8, or leave them out.")
     if num_frames is not None and not model.config.takes_clips:
         raise ValueError(f"A {model.config.model_type} takes images, no clips: leave out the number of frames.")
+    if num_frames is not None and num_frames < 1:
+        raise ValueError(f"A clip has 1 frame at least, not {num_frames}.")
     if model.config.text_config.model_type == RecurrentTextConfig.model_type:
         raise ValueError(
             "A recurrent text encoder reads each text as far as it goes, which no graph for texts of any length can: "
             "export a model with another text encoder (text_config), such as a BERT."
         )
-    if num_frames is not None and num_frames < 1:
-        raise ValueError(f"A clip has 1 frame at least, not {num_frames}.")
     if model.dtype != torch.float32 or model.device.type != "cpu":
         raise ValueError(f"Models are exported in float32 on the CPU, not in {model.dtype} on {model.device}.")
 
