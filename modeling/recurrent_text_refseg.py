@@ -77,6 +77,8 @@ class RecurrentTextEncoder(PreTrainedModel):
         Args:
             input_ids: (batch, tokens); padding stands behind the words.
             attention_mask: (batch, tokens), 1 = word; all words if absent. A text without any word counts as one word.
+
+        `torch.export` makes a graph with as many steps as `max_position_embeddings` says.
         """
         vectors = self.dropout(self.embeddings(input_ids))
         if attention_mask is None:
@@ -85,11 +87,52 @@ class RecurrentTextEncoder(PreTrainedModel):
             lengths = torch.full(input_ids.shape[:1], input_ids.shape[1], device=states.device)
         else:
             lengths = attention_mask.sum(1).clamp(min=1)
-            packed = pack_padded_sequence(vectors, lengths.cpu(), batch_first=True, enforce_sorted=False)
-            states = self.recurrent(packed)[0]
-            states, _ = pad_packed_sequence(states, batch_first=True, total_length=input_ids.shape[1])
+            read = self.read_padded if torch.compiler.is_exporting() else self.read_packed
+            states = read(vectors, lengths)
         final = self.join(final_states(states, lengths))
         return BaseModelOutputWithPooling(last_hidden_state=self.join(states), pooler_output=final)
+
+    def read_packed(self, vectors: Tensor, lengths: Tensor) -> Tensor:
+        """Both directions' states, (batch, tokens, 2 * channels), of `vectors` (batch, tokens, embedding_size).
+
+        `lengths` (batch,) are those of the texts; the states behind them are 0.
+        """
+        packed = pack_padded_sequence(vectors, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        states, _ = pad_packed_sequence(self.recurrent(packed)[0], batch_first=True, total_length=vectors.shape[1])
+        return states
+
+    def read_padded(self, vectors: Tensor, lengths: Tensor) -> Tensor:
+        """As `read_packed`, for a graph, which has no packed texts, and takes as many steps for each of them.
+
+        These are `max_position_embeddings`. Each direction reads its own way, so that padding comes last in both.
+        """
+        tokens, longest = vectors.shape[1], self.config.max_position_embeddings
+        states = nn.functional.pad(vectors, (0, 0, 0, longest - tokens))
+        for forward, backward in zip(self.recurrent.all_weights[::2], self.recurrent.all_weights[1::2], strict=True):
+            behind = reverse_texts(self.read_one_way(reverse_texts(states, lengths), backward), lengths)
+            states = torch.cat([self.read_one_way(states, forward), behind], -1)
+        places = torch.arange(tokens, device=states.device)
+        # A slice would depend on whether a text is as long as the longest one.
+        return (states * (torch.arange(longest, device=states.device) < lengths[:, None])[..., None])[:, places]
+
+    def read_one_way(self, vectors: Tensor, weights: list[nn.Parameter]) -> Tensor:
+        """The states of one layer, (batch, tokens, channels), that reads from the first place to the last one."""
+        state = vectors.new_zeros(1, vectors.shape[0], self.recurrent.hidden_size)
+        # Biases, one layer, no dropout, not in training, one direction, the batch first.
+        settings = (True, 1, 0.0, False, False, True)
+        if self.config.cell == "lstm":
+            return torch.lstm(vectors, (state, state), weights, *settings)[0]
+        return torch.gru(vectors, state, weights, *settings)[0]
+
+
+def reverse_texts(features: Tensor, lengths: Tensor) -> Tensor:
+    """Features (batch, tokens, channels) of each text from its last word to its first; twice leaves them as they are.
+
+    `lengths` (batch,) are those of the texts; padding stays behind them.
+    """
+    tokens = features.shape[1]
+    places = (lengths[:, None] - 1 - torch.arange(tokens, device=features.device)) % tokens
+    return features.gather(1, places[..., None].expand(-1, -1, features.shape[2]))
 
 
 def final_states(states: Tensor, lengths: Tensor) -> Tensor:

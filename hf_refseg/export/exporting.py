@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from ..files import in_place_of, require_new_folder, write_json
-from ..modeling.configuration_recurrent_text_refseg import RecurrentTextConfig
 from ..modeling.configuration_refseg import HF_REFSEG_VERSION
 from ..modeling.inference_refseg import evaluation_mode
 from ..modeling.modeling_refseg import RefSegPreTrainedModel
@@ -20,7 +19,7 @@ from ..modeling.processing_refseg import RefSegProcessor
 from ..onnx import SETTINGS_FILE, ExportSettings, OnnxSegmenter
 from .agreement import compare_masks, generated_scenes, measure_agreement
 from .card import write_card
-from .graphs import graphs_of, trace, written_out_attention
+from .graphs import graphs_of, texts_of_at_most, trace, written_out_attention
 from .onnx_files import QUANTIZED_OPERATORS, quantize_weights, require_packages, write_onnx
 from .settings import describe_images, describe_texts, write_tokenizer
 
@@ -64,7 +63,7 @@ def export_model(
         ImportError: a package that writes ONNX is missing.
         OutputError: the folder cannot be written.
     """
-    _check(model, format, num_frames, quantize, pictures)
+    _check(model, processor, format, num_frames, quantize, pictures)
     if format == "onnx":
         require_packages()
     require_new_folder(output)
@@ -96,6 +95,7 @@ def export_model(
 
 def _check(
     model: RefSegPreTrainedModel,
+    processor: RefSegProcessor,
     format: str,
     num_frames: int | None,
     quantize: str | None,
@@ -113,11 +113,8 @@ def _check(
         raise ValueError(f"A {model.config.model_type} takes images, no clips: leave out the number of frames.")
     if num_frames is not None and num_frames < 1:
         raise ValueError(f"A clip has 1 frame at least, not {num_frames}.")
-    if model.config.text_config.model_type == RecurrentTextConfig.model_type:
-        raise ValueError(
-            "A recurrent text encoder reads each text as far as it goes, which no graph for texts of any length can: "
-            "export a model with another text encoder (text_config), such as a BERT."
-        )
+    if processor.max_text_length < 2:
+        raise ValueError("The processor leaves 1 token of a text: raise its max_text_length to 2 at least.")
     if model.dtype != torch.float32 or model.device.type != "cpu":
         raise ValueError(f"Models are exported in float32 on the CPU, not in {model.dtype} on {model.device}.")
 
@@ -144,8 +141,8 @@ def write_graphs(
         The files by the names of the graphs, and the version of ONNX's operators, None in another format.
     """
     paths, opset = {}, None
-    with evaluation_mode(model), written_out_attention(model):
-        for graph in graphs_of(model, pixel_values):
+    with evaluation_mode(model), written_out_attention(model), texts_of_at_most(model, longest_text):
+        for graph in graphs_of(model, pixel_values, longest_text):
             paths[graph.name] = folder / f"{graph.name}{SUFFIXES[format]}"
             program = trace(graph, longest_text)
             if format == "onnx":

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils._pytree import tree_map
 
+from ..modeling.configuration_recurrent_text_refseg import RecurrentTextConfig
 from ..modeling.inference_refseg import evaluation_mode
 from ..modeling.modeling_outputs_refseg import ImageFeatures, ReferringSegmentationOutput
 from ..modeling.modeling_refseg import RefSegPreTrainedModel
@@ -79,14 +80,15 @@ def answers_of(output: ReferringSegmentationOutput) -> tuple[Tensor, ...]:
     return tuple(output[name] for name in ANSWERS if output.get(name) is not None)
 
 
-def graphs_of(model: RefSegPreTrainedModel, pixel_values: Tensor) -> list[Graph]:
+def graphs_of(model: RefSegPreTrainedModel, pixel_values: Tensor, longest_text: int) -> list[Graph]:
     """The graphs of a model, as many as its method allows: two where an image is encoded before a text is read.
 
     Args:
         model: in evaluation mode.
         pixel_values: one image (1, 3, height, width), or one clip (1, frames, 3, height, width).
+        longest_text: tokens of the longest text.
     """
-    tokens = draw_tokens(model, TRACED_TEXTS, TRACED_TOKENS)
+    tokens = draw_tokens(model, TRACED_TEXTS, min(TRACED_TOKENS, longest_text))
     answers = list(ANSWERS if model.config.presence_head else ANSWERS[:1])
     if model.fuses_in_encoder:
         inputs = {"pixel_values": pixel_values, **tokens}
@@ -120,6 +122,21 @@ def trace(graph: Graph, longest_text: int) -> ExportedProgram:
     shapes |= {name: texts for name in shapes if name in TOKENS}
     with torch.no_grad():
         return torch.export.export(graph.module, (), graph.inputs, dynamic_shapes=shapes)
+
+
+@contextmanager
+def texts_of_at_most(model: RefSegPreTrainedModel, longest_text: int) -> Iterator[None]:
+    """While it lasts, the graph of a recurrent text encoder takes so many steps, instead of as many as it could."""
+    text_config = model.config.text_config
+    if not isinstance(text_config, RecurrentTextConfig):
+        yield
+        return
+    before = text_config.max_position_embeddings
+    text_config.max_position_embeddings = longest_text
+    try:
+        yield
+    finally:
+        text_config.max_position_embeddings = before
 
 
 @contextmanager

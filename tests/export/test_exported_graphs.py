@@ -341,6 +341,22 @@ def test_files_of_different_exports_are_named(exported: Exported, tmp_path: Path
             OnnxSegmenter(folder)(picture(), ["red"])
 
 
+def test_a_recurrent_text_encoder_goes_along(tmp_path: Path) -> None:
+    recurrent = {"model_type": "refseg_recurrent_text", "embedding_size": 8, "hidden_size": 16}
+    model, processor = risam_to_export(text_config=recurrent), processor_to_export({"longest_edge": 64})
+    # Fewer tokens than are traced elsewhere.
+    processor.max_text_length = 5
+    settings = export_model(model, processor, tmp_path / "exported")
+    assert settings.agreement["differences"]["logits"] <= settings.agreement["tolerance"]
+    # The graph's steps are as many as a text may have tokens; the model's are untouched.
+    assert model.config.text_config.max_position_embeddings == 512
+    prepared, size = prepare_image(processor, picture(), TEXTS), (50, 90)
+    expected = list(probabilities_of_images(model, processor, [prepared], sizes=[size]))
+    found = OnnxSegmenter(tmp_path / "exported")(picture(), TEXTS)
+    for mine, its in zip(found, expected, strict=True):
+        np.testing.assert_allclose(mine.probabilities, its.probabilities, atol=1e-5)
+
+
 def test_what_cannot_be_exported_is_said_before_anything_is_written(exported: Exported, tmp_path: Path) -> None:
     model, processor, output = exported.model, exported.processor, tmp_path / "new"
     for options, message in (
@@ -355,9 +371,10 @@ def test_what_cannot_be_exported_is_said_before_anything_is_written(exported: Ex
     unresized.image_processor.do_resize = False
     with pytest.raises(ValueError, match="do_resize=False"):
         export_model(model, unresized, output)
-    recurrent = {"model_type": "refseg_recurrent_text", "embedding_size": 8, "hidden_size": 16}
-    with pytest.raises(ValueError, match="export a model with another text encoder"):
-        export_model(risam_to_export(text_config=recurrent), processor, output)
+    of_one_token = processor_to_export({"longest_edge": 64})
+    of_one_token.max_text_length = 1
+    with pytest.raises(ValueError, match="max_text_length to 2 at least"):
+        export_model(model, of_one_token, output)
     saved = exported.folder.parent / "model"
     assert "leave out --window" in error_of("export", saved, "--output", output, "--window", 4)
     assert "both --picture and --text" in error_of("export", saved, "--output", output, "--text", "red")

@@ -230,6 +230,28 @@ class TestM3Att(TinyM3Att, MethodTests):
         for (name, first), second in zip(models[0].named_buffers(), models[1].buffers(), strict=True):
             assert_close(first, second, msg=lambda text, name=name: f"{name}: {text}")
 
+    @pytest.mark.slow_process
+    @pytest.mark.parametrize(
+        "fields", [{}, {"cell": "lstm", "directions": "concatenate", "num_hidden_layers": 2}], ids=["gru", "lstm"]
+    )
+    @torch.no_grad()
+    def test_a_graph_reads_texts_of_any_length_as_they_are_packed(self, fields: dict) -> None:
+        torch.manual_seed(0)
+        encoder = RecurrentTextEncoder(RecurrentTextConfig(**RECURRENT, **fields, max_position_embeddings=9)).eval()
+
+        def texts(*lengths: int) -> dict[str, Tensor]:
+            ids = torch.randint(1, 97, (len(lengths), max(lengths)), generator=torch.Generator().manual_seed(0))
+            return {"input_ids": ids, "attention_mask": (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None])}
+
+        axes = {0: torch.export.Dim("texts"), 1: torch.export.Dim("tokens", max=9)}
+        shapes = dict.fromkeys(("input_ids", "attention_mask"), axes)
+        graph = torch.export.export(encoder, (), texts(5, 2, 4), dynamic_shapes=shapes).module()
+        # With the longest text there may be, and one without any word.
+        for inputs in (texts(9, 3), texts(2, 0, 1, 2)):
+            expected, found = encoder(**inputs), graph(**inputs)
+            assert_close(found.last_hidden_state, expected.last_hidden_state)
+            assert_close(found.pooler_output, expected.pooler_output)
+
     @pytest.mark.parametrize("text_config", [TINY_BERT, RECURRENT], ids=["bert", "recurrent"])
     def test_from_encoders_takes_over_pretrained_weights(self, text_config: dict, tmp_path) -> None:
         swin, bert = SwinModel(SwinConfig(**TINY_SWIN), add_pooling_layer=False), BertModel(BertConfig(**TINY_BERT))
