@@ -61,7 +61,7 @@ class Answer:
         numbers = [] if self.score is None else [self.score]
         if self.mask is None and values.size:
             # NaN is the least and the largest one where there is any.
-            numbers += [values.min(), values.max()]
+            numbers += [float(values.min()), float(values.max())]
         if not all(math.isfinite(number) for number in numbers):
             raise NotFiniteError("An answer holds NaN or infinity: the system that gave it is damaged.")
         if not all(0 <= number <= 1 for number in numbers):

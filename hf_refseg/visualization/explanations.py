@@ -58,9 +58,9 @@ def draw_heat_maps(
     if len(maps) != len(titles) or not maps:
         raise ValueError(f"{len(maps)} maps for {len(titles)} titles: give one for each, and one at least.")
     arrays = [_checked_map(each, len(images)) for each in maps]
-    ranges = [(0.0, max(each.max() for each in arrays))] * len(arrays)
+    ranges = [(0.0, float(max(each.max() for each in arrays)))] * len(arrays)
     if not shared_scale:
-        ranges = [(each.min(), each.max()) for each in arrays]
+        ranges = [(float(each.min()), float(each.max())) for each in arrays]
     font_size = max(12, cell_width // 15)
     headings = [text_cell(title, cell_width, 2 * font_size, font_size) for title in titles]
     rows = []
