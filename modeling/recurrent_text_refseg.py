@@ -113,7 +113,7 @@ class RecurrentTextEncoder(PreTrainedModel):
             states = torch.cat([self.read_one_way(states, forward), behind], -1)
         places = torch.arange(tokens, device=states.device)
         # A slice would depend on whether a text is as long as the longest one.
-        return (states * (torch.arange(longest, device=states.device) < lengths[:, None])[..., None])[:, places]
+        return states[:, places] * (places < lengths[:, None])[..., None]
 
     def read_one_way(self, vectors: Tensor, weights: list[nn.Parameter]) -> Tensor:
         """The states of one layer, (batch, tokens, channels), that reads from the first place to the last one."""
